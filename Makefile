@@ -1,0 +1,46 @@
+# make setup | reproduce | quick | test | test-slow | lock
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The folder prepared beside the checkout, where there is one; else TFDS's usual places.
+ifneq ($(wildcard ../shared/tfds),)
+export TFDS_DATA_DIR ?= $(abspath ../shared/tfds)
+endif
+
+.PHONY: setup reproduce quick test test-slow lock
+.DELETE_ON_ERROR:
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt .requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bnrepro needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+reproduce: setup
+	$(BIN)/python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
+	  --config.seeds=3 --workdir=runs/reproduce/mnist_sigmoid
+
+quick: setup
+	$(BIN)/python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
+	  --config.seeds=2 --config.steps=3000 --config.eval_every=250 --preview \
+	  --workdir=runs/quick/mnist_sigmoid
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+# Pins every transitive dependency for Python 3.11 and newer.
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  requirements.txt --output-file .requirements.lock
