@@ -1,0 +1,363 @@
+"""Data sets by the names TFDS gives them, read as NumPy arrays and kept in a cache.
+
+A prepared set (ArrayRecord files, as TFDS writes them) is looked for in `data_dir`,
+`$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and what comes from the
+cache does not import TFDS either.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+import tempfile
+import typing
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+_log = logging.getLogger(__name__)
+
+_NAME = r"(?P<name>[A-Za-z]\w*)(/(?P<config>\w[\w.+-]*))?"
+_VERSION = r"(?P<version>\d+\.\d+\.\d+)"
+_INFO = "dataset_info.json"
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class DatasetError(Exception):
+    """A data set that cannot be had, or is damaged; the message is one sentence for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A labelled set of images of one size, all of it in memory.
+
+    Attributes:
+      name: as records and tables show it: "mnist/3.0.1", or "digits (scikit-learn 8x8, stand-in
+        for mnist)".
+      train_images, test_images: pixels in [0, 255].
+      train_labels, test_labels: indices into class_names.
+      class_names: one for each label.
+      stand_in: whether scikit-learn's digits stand in for MNIST.
+    """
+
+    name: str
+    train_images: UInt8[np.ndarray, "train height width channels"]
+    train_labels: Int32[np.ndarray, "train"]
+    test_images: UInt8[np.ndarray, "test height width channels"]
+    test_labels: Int32[np.ndarray, "test"]
+    class_names: tuple[str, ...]
+    stand_in: bool
+
+
+class Reference(typing.NamedTuple):
+    """What TFDS's `name[/config][:version]` names; None where a part is left open."""
+
+    name: str
+    config: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        config = f"/{self.config}" if self.config else ""
+        return f"{self.name}{config}" + (f":{self.version}" if self.version else "")
+
+    @property
+    def full_name(self) -> str:
+        """`name[/config]/version`: where TFDS puts the set in a data folder."""
+        return "/".join(part for part in self if part)
+
+
+# The names of the one set that is downloaded, or stood in for, where it is not found.
+MNIST = (Reference("mnist"), Reference("mnist", version="3.0.1"))
+
+
+def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """Reads a data set into memory; where there is none, tries to get MNIST.
+
+    Where MNIST is neither found nor to be downloaded, scikit-learn's 8x8 digits stand in for it,
+    and a warning says so.
+
+    Args:
+      name: `name[/config][:version]`, as TFDS writes it. The highest version is taken where none
+        is named, and the only config where none is.
+      data_dir: the folder to look into first.
+
+    Returns:
+      The set, with TFDS's split `test`, or `validation` where there is no `test`, as the test set.
+
+    Raises:
+      DatasetError: a malformed name; a set that is not found, or is found in several configs; a
+        damaged or foreign file, which the message names.
+    """
+    wanted = parse_name(name)
+    folders = data_folders(data_dir)
+    found = find_prepared(wanted, folders)
+    if found is None and wanted in MNIST:
+        from bnrepro.data import prepare  # here, since it imports TFDS
+
+        try:
+            prepare.prepare_mnist(folders[0])
+        except OSError as error:
+            _log.warning(
+                "MNIST is not in %s and cannot be put there (%s): scikit-learn's 8x8 digits stand "
+                "in for it. For the real data, run `python -m scripts.prepare_data mnist` where "
+                "there is a network, or name the folder that has it by data_dir or TFDS_DATA_DIR.",
+                _or(folders),
+                error,
+            )
+            return _digits()
+        found = find_prepared(wanted, folders)
+    if found is None:
+        known = sorted({str(known) for folder in folders for known in _prepared(folder)})
+        raise DatasetError(
+            f"The data set {name!r} is not in {_or(folders)}: prepare it there by `python -m "
+            f"scripts.prepare_data {name}` or TFDS's `tfds build --file_format=array_record`, or "
+            "name the folder that has it by data_dir or TFDS_DATA_DIR"
+            + (f" (prepared there: {', '.join(known)})." if known else ".")
+        )
+    folder, full_name = found
+    try:
+        fingerprint = _fingerprint(folder)
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    cache = _cache_folder() / f"{full_name.replace('/', '-')}.npz"
+    dataset = _read_cache(cache, full_name, fingerprint)
+    if dataset is None:
+        dataset = _read_prepared(folder, full_name)
+        _write_cache(cache, dataset, fingerprint)
+    return dataset
+
+
+def parse_name(name: str) -> Reference:
+    """Takes TFDS's `name[/config][:version]` apart; anything else is a DatasetError."""
+    match = re.fullmatch(f"{_NAME}(:{_VERSION})?", name, re.ASCII)
+    if match is None:
+        raise DatasetError(
+            f"{name!r} names no data set: TFDS's names are name[/config][:version], such as mnist, "
+            "mnist:3.0.1 or tiny_imagenet/100."
+        )
+    return Reference(**match.groupdict())
+
+
+def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
+    """The folders that may hold prepared sets, the first to be looked into first."""
+    candidates = (data_dir, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
+    folders = [pathlib.Path(folder).expanduser() for folder in candidates if folder]
+    return list(dict.fromkeys(folders))
+
+
+def find_prepared(
+    wanted: Reference, folders: list[pathlib.Path]
+) -> tuple[pathlib.Path, str] | None:
+    """The folder and full name ("mnist/3.0.1") of the set a name means; None if no folder has it.
+
+    Raises:
+      DatasetError: the name leaves the config open, and there are several.
+    """
+    for folder in folders:
+        found = [
+            prepared
+            for prepared in _prepared(folder, wanted.name)
+            if wanted.config in (None, prepared.config)
+            and wanted.version in (None, prepared.version)
+        ]
+        if len({prepared.config for prepared in found}) > 1:
+            choices = ", ".join(sorted(map(str, found)))
+            raise DatasetError(f"{str(wanted)!r} may be any of {choices} in {folder}: name one.")
+        if found:
+            newest = max(found, key=lambda each: [int(n) for n in str(each.version).split(".")])
+            return folder / newest.full_name, newest.full_name
+    return None
+
+
+def _prepared(folder: pathlib.Path, name: str = "*") -> list[Reference]:
+    """The sets a data folder holds, or those of one name."""
+    infos = [path for depth in ("*", "*/*") for path in folder.glob(f"{name}/{depth}/{_INFO}")]
+    full_names = [info.parent.relative_to(folder).as_posix() for info in infos]
+    matches = [re.fullmatch(f"{_NAME}/{_VERSION}", full_name, re.ASCII) for full_name in full_names]
+    return [Reference(**match.groupdict()) for match in matches if match]
+
+
+def _or(folders: list[pathlib.Path]) -> str:
+    return " or ".join(map(str, folders))
+
+
+def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
+    """Reads the files that TFDS wrote; a DatasetError names the one that is not as it should be."""
+    for path in (folder / _INFO, folder / "features.json"):
+        try:
+            json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path} is not the JSON TFDS writes: {error}.") from error
+
+    import tensorflow_datasets as tfds  # here, since it takes a second that a cached set need not
+
+    try:
+        builder = tfds.builder_from_directory(folder)
+        info = builder.info
+        shards = {
+            split: list(zip(map(str, files.filepaths), files.shard_lengths, strict=True))
+            for split, files in info.splits.items()
+        }
+    except Exception as error:  # TFDS and protobuf raise many kinds
+        raise DatasetError(
+            f"{folder / _INFO} and features.json do not describe a set: {first_line(error)}."
+        ) from error
+    if info.full_name != name:
+        raise DatasetError(f"{folder / _INFO} describes {info.full_name}, not {name}.")
+    image, label = (dict(info.features).get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise DatasetError(
+            f"{folder / 'features.json'} must have an image (Image) and a label (ClassLabel), "
+            f"but has {', '.join(info.features)}."
+        )
+    test_split = "test" if "test" in shards else "validation"
+    for split in ("train", test_split):
+        if not any(length for _, length in shards.get(split, [])):
+            raise DatasetError(f"{folder / _INFO} has no examples in a split named {split}.")
+    train_images, train_labels = _read_split(builder, "train", shards["train"])
+    test_images, test_labels = _read_split(builder, test_split, shards[test_split])
+    return Dataset(
+        name, train_images, train_labels, test_images, test_labels, tuple(label.names), False
+    )
+
+
+def _read_split(
+    builder: typing.Any, split: str, shards: list[tuple[str, int]]
+) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, "n"]]:
+    """All images and labels of a split, in the order of its shards, (file, size) each."""
+    import tensorflow_datasets as tfds
+
+    for path, length in shards:
+        _check_shard(path, length)
+    # TFDS reads and parses; it would decode an image as well, but takes twice as long for that.
+    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    num_classes = builder.info.features["label"].num_classes
+    shape = builder.info.features["image"].shape
+    total = sum(length for _, length in shards)
+    images = np.empty(0, np.uint8)
+    labels = np.empty(total, np.int32)
+    end = 0
+    for path, length in shards:
+        start, end = end, end + length
+        try:
+            for index, example in enumerate(source.__getitems__(range(start, end)), start):
+                image = _decode(example["image"])
+                if not images.size:  # a size that features.json leaves open is the first image's
+                    shape = tuple(n or m for n, m in zip(shape, image.shape, strict=True))
+                    images = np.empty((total, *shape), np.uint8)
+                if image.shape != shape or image.dtype != np.uint8:
+                    raise ValueError(
+                        f"image {index - start} is {image.dtype} {image.shape}, not uint8 {shape}"
+                    )
+                if not 0 <= example["label"] < num_classes:
+                    raise ValueError(f"label {example['label']} is not below {num_classes}")
+                images[index] = image
+                labels[index] = example["label"]
+        except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
+            raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
+    return images, labels
+
+
+def _check_shard(path: str, length: int) -> None:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(path)  # does not raise, whatever the file is
+    if not reader.ok():
+        raise DatasetError(f"{path} is missing, cut short, or not an ArrayRecord file.")
+    if reader.num_records() != length:
+        raise DatasetError(
+            f"{path} holds {reader.num_records()} examples where {_INFO} says {length}."
+        )
+    reader.close()
+
+
+def _decode(encoded: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, as part of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+
+
+def _fingerprint(folder: pathlib.Path) -> str:
+    """A digest of all that is in a folder, file names included."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{content} {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+def _cache_folder() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
+
+
+def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | None:
+    """The set a cache file holds; None if it holds another one, or is damaged or missing."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
+            if cached["fingerprint"] != fingerprint:
+                _log.info("%s is of other files than are there now: reading those.", path)
+                return None
+            arrays = {key: cached[key] for key in _ARRAYS}
+            class_names = tuple(cached["class_names"].tolist())
+            return Dataset(name, **arrays, class_names=class_names, stand_in=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
+        _log.info("%s is damaged (%s): making it anew.", path, first_line(error))
+        return None
+
+
+def _write_cache(path: pathlib.Path, dataset: Dataset, fingerprint: str) -> None:
+    """Puts a set into a cache file, which is complete or absent at any moment."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            temporary = pathlib.Path(file.name)
+            np.savez(
+                file,
+                fingerprint=fingerprint,
+                class_names=dataset.class_names,
+                **{key: getattr(dataset, key) for key in _ARRAYS},
+            )
+        temporary.replace(path)
+    except OSError as error:
+        _log.warning("%s cannot be kept for the next time: %s.", path, error)
+    finally:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 8x8 digits: of each class, every fifth image in their order is for testing."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    images = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)  # from 0..16
+    labels = digits.target.astype(np.int32)
+    test = np.zeros(len(labels), bool)
+    for digit in range(10):
+        test[np.flatnonzero(labels == digit)[4::5]] = True
+    return Dataset(
+        name="digits (scikit-learn 8x8, stand-in for mnist)",
+        train_images=images[~test],
+        train_labels=labels[~test],
+        test_images=images[test],
+        test_labels=labels[test],
+        class_names=tuple(map(str, digits.target_names)),
+        stand_in=True,
+    )

@@ -1,0 +1,1 @@
+"""What is done across runs, each by `python -m scripts.NAME`."""

@@ -1,0 +1,47 @@
+"""Prepares a data set ahead of time, for example `python -m scripts.prepare_data mnist`.
+
+MNIST needs no more than a network. Any other set is prepared by TFDS's own code for it, which may
+need TensorFlow.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepares the set that the command line names and says where it stands.
+
+    Raises:
+      SystemExit: after one sentence on stderr, with code 2, if the set cannot be prepared.
+    """
+    parser = argparse.ArgumentParser(prog="python -m scripts.prepare_data", description=__doc__)
+    parser.add_argument("name", help="name[/config][:version], as TFDS writes it")
+    parser.add_argument(
+        "--data_dir", help="where to put it (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
+    )
+    options = parser.parse_args(arguments)
+
+    import tensorflow_datasets as tfds  # here, so that --help need not wait for it
+
+    from bnrepro.data import datasets, prepare
+
+    try:
+        wanted = datasets.parse_name(options.name)
+        target = datasets.data_folders(options.data_dir)[0]
+        found = datasets.find_prepared(wanted, [target])
+        if found:
+            folder, _ = found
+        elif wanted in datasets.MNIST:
+            folder = prepare.prepare_mnist(target)
+        else:
+            builder = tfds.builder(options.name, data_dir=target)
+            builder.download_and_prepare(file_format="array_record")
+            folder = builder.data_path
+    except Exception as error:  # TFDS and each set's own code raise any kind
+        parser.exit(2, f"{options.name} cannot be prepared: {datasets.first_line(error)}.\n")
+    sys.stdout.write(f"{options.name} {'was already' if found else 'is'} prepared in {folder}\n")
+
+
+if __name__ == "__main__":
+    main()

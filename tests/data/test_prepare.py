@@ -1,0 +1,233 @@
+import gzip
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import mnist
+
+from bnrepro.data import DatasetError, load_dataset, prepare
+from scripts import prepare_data
+
+pytestmark = pytest.mark.usefixtures("isolated")
+
+
+def by_pixels(images, labels):
+    """Label by image, whatever the order: TFDS shuffles what it writes."""
+    return {image.tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+
+
+def names(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def test_the_prepared_set_has_the_pixels_and_labels_of_the_downloaded_files(
+    server, pixels_and_labels, tmp_path
+):
+    prepare.prepare_mnist(tmp_path)
+    dataset = load_dataset("mnist", tmp_path)
+    train = by_pixels(dataset.train_images, dataset.train_labels)
+    assert train == by_pixels(*pixels_and_labels["train"])
+    assert by_pixels(dataset.test_images, dataset.test_labels) == by_pixels(
+        *pixels_and_labels["t10k"]
+    )
+    assert len(train) == 60
+
+
+def test_tfds_takes_the_prepared_set_for_its_own_mnist(server, tmp_path):
+    folder = prepare.prepare_mnist(tmp_path)
+    assert folder == tmp_path / "mnist" / "3.0.1"
+    builder = tfds.builder("mnist", data_dir=tmp_path)
+    assert builder.is_prepared()
+    example = builder.as_data_source("test")[0]
+    assert example["image"].shape == (28, 28, 1)
+
+
+def test_a_prepared_set_is_not_downloaded_again(server, tmp_path):
+    _, asked_for = server
+    prepare.prepare_mnist(tmp_path)
+    prepare.prepare_mnist(tmp_path)
+    assert len(asked_for) == 4
+    assert names(tmp_path) == ["mnist"]
+
+
+def test_the_checksums_are_those_tfds_has_registered():
+    registered = prepare._Mnist.url_infos
+    url = "https://storage.googleapis.com/cvdf-datasets/mnist/train-images-idx3-ubyte.gz"
+    assert len(registered) == 4
+    assert registered[url].checksum == (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    )
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"<html>"])
+def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(server, tmp_path, damage):
+    files, _ = server
+    files["t10k-labels-idx1-ubyte.gz"] = damage(files["t10k-labels-idx1-ubyte.gz"])
+    with pytest.raises(DatasetError, match=r"t10k-labels-idx1-ubyte\.gz.* has wrong checksum"):
+        prepare.prepare_mnist(tmp_path)
+    assert not names(tmp_path)
+    with pytest.raises(DatasetError, match="wrong checksum"):  # the digits must not hide it
+        load_dataset("mnist", tmp_path)
+
+
+def test_an_interrupted_preparation_leaves_nothing(server, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "read_idx", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare_mnist(tmp_path)
+    assert not names(tmp_path)
+
+
+def test_another_process_that_was_faster_is_no_error(server, tmp_path, monkeypatch):
+    download = prepare._download
+
+    def be_overtaken(folder):
+        download(folder)
+        monkeypatch.setattr(prepare, "_download", download)
+        prepare.prepare_mnist(tmp_path)
+
+    monkeypatch.setattr(prepare, "_download", be_overtaken)
+    assert (prepare.prepare_mnist(tmp_path) / "dataset_info.json").exists()
+    assert names(tmp_path) == ["mnist"]
+
+
+def test_without_a_network_nothing_is_left_and_the_url_is_named(no_network, tmp_path):
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1.*idx\d-ubyte\.gz cannot be"):
+        prepare.prepare_mnist(tmp_path)
+    assert not names(tmp_path)
+
+
+def test_a_file_the_server_does_not_have_is_a_connection_error(server, tmp_path):
+    files, _ = server
+    files.clear()
+    with pytest.raises(ConnectionError, match="HTTPError"):
+        prepare.prepare_mnist(tmp_path)
+
+
+def test_a_host_that_stays_silent_is_a_connection_error(no_network, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/train-images-idx3-ubyte.gz"
+        monkeypatch.setattr(prepare._Mnist, "url_infos", {url: None})
+        monkeypatch.setattr(prepare, "_TIMEOUT", (0.1, 0.1))
+        with pytest.raises(ConnectionError, match="Timeout"):
+            prepare.prepare_mnist(tmp_path)
+
+
+def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"mnist/3\.0\.1 has no dataset_info\.json"):
+        prepare.prepare_mnist(tmp_path)
+
+
+def test_an_idx_file_is_read_as_the_bytes_it_holds(tmp_path):
+    (tmp_path / "labels.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff"))
+    np.testing.assert_array_equal(prepare.read_idx(tmp_path / "labels.gz", (3,)), [5, 0, 255])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no gzip",
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff")[:-9],
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00"),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff\xff"),
+        gzip.compress(b"\0\0\x0d\x01\0\0\0\x03\x05\x00\xff"),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x02\x05\x00"),
+    ],
+    ids=["no gzip", "gzip cut short", "too short", "too long", "floats", "another size"],
+)
+def test_a_file_that_is_no_idx_of_the_shape_is_named(tmp_path, content):
+    (tmp_path / "labels.gz").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"labels\.gz is not"):
+        prepare.read_idx(tmp_path / "labels.gz", (3,))
+
+
+def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
+    server, tmp_path, capsys
+):
+    prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
+    folder = tmp_path / "mnist" / "3.0.1"
+    assert capsys.readouterr().out.endswith(f"mnist is prepared in {folder}\n")
+    prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
+    assert capsys.readouterr().out == f"mnist was already prepared in {folder}\n"
+
+
+def test_the_command_line_takes_the_folder_from_the_environment(
+    server, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    prepare_data.main(["mnist"])
+    assert (tmp_path / "sets" / "mnist" / "3.0.1").is_dir()
+
+
+def exit_and_stderr(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        prepare_data.main(arguments)
+    return exit_.value.code, capsys.readouterr().err
+
+
+def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
+    code, message = exit_and_stderr(capsys, "no_such_set", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert message == "no_such_set cannot be prepared: Dataset no_such_set not found.\n"
+
+
+def test_a_malformed_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
+    code, message = exit_and_stderr(capsys, "../x", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert message.startswith("../x cannot be prepared: '../x' names no data set")
+    assert message.count("\n") == 1
+
+
+def test_no_network_is_one_sentence_and_exit_code_2(no_network, tmp_path, capsys):
+    code, message = exit_and_stderr(capsys, "mnist", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert "cannot be downloaded: ConnectionError" in message
+    assert message.count("\n") == 1
+
+
+def test_a_wrong_checksum_is_one_sentence_and_exit_code_2(server, tmp_path, capsys):
+    files, _ = server
+    files["t10k-labels-idx1-ubyte.gz"] += b"x"
+    code, message = exit_and_stderr(capsys, "mnist", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert message.splitlines()[-1].endswith("has wrong checksum.")
+    assert "Traceback" not in message
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, message = exit_and_stderr(capsys, "mnist", f"--data_dir={tmp_path / 'file'}")
+    assert code == 2
+    assert "file" in message
+    assert message.count("\n") == 1
+
+
+def test_help_waits_for_no_heavy_import():
+    script = (
+        "import sys; sys.argv = ['prepare_data', '--help']\n"
+        "from scripts import prepare_data\n"
+        "try: prepare_data.main()\n"
+        "except SystemExit as exit_: assert exit_.code == 0\n"
+        "assert not {'jax', 'tensorflow_datasets'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert b"python -m scripts.prepare_data mnist" in shown.stdout.replace(b"\n", b" ")
+
+
+def test_the_files_we_ask_for_are_the_four_of_tfds(server, tmp_path):
+    _, asked_for = server
+    prepare.prepare_mnist(tmp_path)
+    assert sorted(asked_for) == sorted(
+        [
+            mnist._MNIST_TRAIN_DATA_FILENAME,
+            mnist._MNIST_TRAIN_LABELS_FILENAME,
+            mnist._MNIST_TEST_DATA_FILENAME,
+            mnist._MNIST_TEST_LABELS_FILENAME,
+        ]
+    )
