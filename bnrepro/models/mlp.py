@@ -1,0 +1,50 @@
+"""The fully connected network of the MNIST experiments ([BN] 4.1)."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+# Makes a normalization layer, given `use_running_average` and `name`.
+Normalizer = Callable[..., nn.Module]
+
+
+class MLP(nn.Module):
+    """Hidden layers of `activation(norm(dense(x)))`, then a linear layer to the classes.
+
+    Hidden layer i consists of `dense_i` and, where there is a normalizer, `norm_i`; the latter's
+    bias takes the place of the former's ([BN] 3.2). The output layer is `logits`.
+
+    Attributes:
+      hidden: units of each hidden layer.
+      num_classes: number of logits.
+      activation: elementwise, after the normalization.
+      normalizer: makes a layer that is called as `layer(x)`, or None for none.
+      init_std: standard deviation of the Gaussian that all weights are drawn from.
+    """
+
+    hidden: Sequence[int]
+    num_classes: int
+    activation: Callable[[jax.Array], jax.Array]
+    normalizer: Normalizer | None
+    init_std: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *features"], *, train: bool
+    ) -> Float[Array, "batch classes"]:
+        """Logits of a minibatch; inputs of any shape are flattened."""
+        kernel_init = nn.initializers.normal(self.init_std)
+        x = x.reshape(x.shape[0], -1)
+        for i, units in enumerate(self.hidden):
+            x = nn.Dense(
+                units,
+                use_bias=self.normalizer is None,
+                kernel_init=kernel_init,
+                name=f"dense_{i}",
+            )(x)
+            if self.normalizer is not None:
+                x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
+            x = self.activation(x)
+        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="logits")(x)

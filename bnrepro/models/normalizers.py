@@ -1,0 +1,68 @@
+"""The normalizers a config can name."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+
+from bnrepro.layers import BatchNorm, BatchRenorm, renorm_schedules
+from bnrepro.models.mlp import Normalizer
+
+NORMALIZERS = ("batch_norm", "batch_renorm", "group_norm", "layer_norm", "none")
+
+
+def make_normalizer(
+    name: str,
+    *,
+    steps: int,
+    momentum: Any = 0.99,
+    epsilon: Any = 1e-5,
+    r_max: float = 3.0,
+    d_max: float = 5.0,
+    warmup: float = 5 / 130,
+    r_max_end: float = 40 / 130,
+    d_max_end: float = 25 / 130,
+    num_groups: int = 10,
+) -> Normalizer | None:
+    """The normalizer of that name, called with `use_running_average` and `name`.
+
+    Args:
+      name: one of `NORMALIZERS`.
+      steps: length of the run, which Batch Renorm's ramp is scaled to.
+      momentum: of the moving averages.
+      epsilon: added to the variance.
+      r_max: see `renorm_schedules`, as for the four that follow.
+      d_max: likewise.
+      warmup: likewise, a share of the run.
+      r_max_end: likewise.
+      d_max_end: likewise.
+      num_groups: of group_norm; must divide the number of features.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if name == "none":
+        return None
+    if name == "batch_norm":
+        return partial(BatchNorm, momentum=momentum, epsilon=epsilon)
+    if name == "batch_renorm":
+        r_schedule, d_schedule = renorm_schedules(
+            steps,
+            r_max=r_max,
+            d_max=d_max,
+            warmup=warmup,
+            r_max_end=r_max_end,
+            d_max_end=d_max_end,
+        )
+        return partial(
+            BatchRenorm, momentum=momentum, epsilon=epsilon, r_max=r_schedule, d_max=d_schedule
+        )
+
+    # These take no statistics over the minibatch and are the same in training and evaluation.
+    if name == "group_norm":
+        return lambda use_running_average, name: nn.GroupNorm(
+            num_groups=num_groups, epsilon=epsilon, name=name
+        )
+    if name == "layer_norm":
+        return lambda use_running_average, name: nn.LayerNorm(epsilon=epsilon, name=name)
+    raise ValueError(f"unknown normalizer {name!r}; known are {', '.join(NORMALIZERS)}")

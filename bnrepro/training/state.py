@@ -1,0 +1,70 @@
+"""Everything a run needs to go on from where it is."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+NOT_DIVERGED = -1
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of one seed's run or, stacked along a first axis, of several.
+
+    Attributes:
+      step: updates done.
+      sample_key: key of the sampler.
+      dropout_key: key of what else is random in a step.
+      params: of the model.
+      batch_stats: moving averages of its normalizers.
+      opt_state: of the optimizer.
+      average: exponentially decayed averages of `params` and `batch_stats`, to evaluate with;
+        empty if none are kept.
+      diverged_at: the first step whose loss was not finite, or `NOT_DIVERGED`.
+    """
+
+    step: Int[Array, "*seeds"]
+    sample_key: Key[Array, "*seeds"]
+    dropout_key: Key[Array, "*seeds"]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Any
+    diverged_at: Int[Array, "*seeds"]
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The variables that the model is evaluated with."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def initial_state(
+    seed: Int[Array, ""],
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    example: Any,
+    ema_decay: float,
+) -> TrainState:
+    """The state before the first step; `example` is an input of shape (1, ...).
+
+    Initial weights, sampling and dropout have keys of their own, the same for every variant: runs
+    of one seed differ in nothing but what their configs say.
+    """
+    init_key, sample_key, dropout_key = jax.random.split(jax.random.key(seed), 3)
+    variables = model.init(init_key, example, train=True)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.int32(0),
+        sample_key=sample_key,
+        dropout_key=dropout_key,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        average={"params": params, "batch_stats": batch_stats} if ema_decay else {},
+        diverged_at=jnp.int32(NOT_DIVERGED),
+    )

@@ -1,0 +1,142 @@
+"""Many steps of many seeds in one program do what single steps of single seeds do."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.data.samplers import epochs
+from bnrepro.models import MLP, make_normalizer
+from bnrepro.training import (
+    Probe,
+    evaluate,
+    initial_states,
+    make_optimizer,
+    make_train_steps,
+    train_step,
+)
+
+EXAMPLES, BATCH, MICROBATCH, STEPS = 40, 8, 4, 6
+SEEDS = jnp.array([5, 9])
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (EXAMPLES, 4, 4, 1)), jnp.uint8)
+    return images, jnp.asarray(rng.integers(0, 3, EXAMPLES), jnp.int32)
+
+
+def preprocess(images):
+    return images.astype(jnp.float32) / 255
+
+
+def parts(normalizer="batch_renorm"):
+    model = MLP((7, 6), 3, nn.sigmoid, make_normalizer(normalizer, steps=20), 0.5)
+    optimizer = make_optimizer("sgd", learning_rate=0.5)
+    return {"model": model, "optimizer": optimizer, "ema_decay": 0.0}
+
+
+def states_of(seeds, common):
+    return initial_states(seeds, example=jnp.zeros((1, 4, 4, 1)), **common)
+
+
+def train_steps(num_steps, common):
+    return make_train_steps(
+        num_steps,
+        sampler=epochs(EXAMPLES, BATCH),
+        preprocess=preprocess,
+        microbatch_size=MICROBATCH,
+        **common,
+    )
+
+
+def assert_close(actual, expected, rtol=1e-4):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=1e-5), actual, expected)
+
+
+def numbers(state):
+    return state.params, state.batch_stats, state.step
+
+
+def test_a_scan_over_seeds_equals_single_steps_of_each_seed_alone(data):
+    common = parts()
+    together, metrics = train_steps(STEPS, common)(states_of(SEEDS, common), *data)
+    images, labels = data
+    sampler, single = epochs(EXAMPLES, BATCH), jax.jit(partial(train_step, **common))
+    for i in range(len(SEEDS)):
+        state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], common))
+        losses = []
+        for step in range(STEPS):
+            index = sampler(state.sample_key, jnp.int32(step))
+            x, y = preprocess(images[index]), labels[index]
+            state, out = single(state, x.reshape(2, MICROBATCH, 4, 4, 1), y.reshape(2, MICROBATCH))
+            losses.append(out["loss"])
+        assert_close(numbers(jax.tree.map(lambda x, i=i: x[i], together)), numbers(state))
+        assert_close(metrics["loss"][i], np.mean(losses))
+
+
+def test_stopping_between_does_not_change_what_comes_out(data):
+    common = parts()
+    whole, _ = train_steps(STEPS, common)(states_of(SEEDS, common), *data)
+    half = train_steps(STEPS // 2, common)
+    parted, _ = half(half(states_of(SEEDS, common), *data)[0], *data)
+    assert_close(numbers(parted), numbers(whole))
+
+
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(data):
+    common = parts()
+    steps = train_steps(STEPS, common)
+    first, second = (steps(states_of(SEEDS, common), *data)[0] for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, numbers(first), numbers(second))
+    assert (first.params["logits"]["kernel"][0] != first.params["logits"]["kernel"][1]).any()
+
+
+def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer():
+    plain, normed = (states_of(SEEDS, parts(name)) for name in ("none", "batch_norm"))
+    for layer in ("dense_0", "dense_1", "logits"):
+        np.testing.assert_array_equal(plain.params[layer]["kernel"], normed.params[layer]["kernel"])
+    np.testing.assert_array_equal(
+        jax.random.key_data(plain.sample_key), jax.random.key_data(normed.sample_key)
+    )
+
+
+def test_evaluation_uses_the_stored_averages_and_each_example_by_itself(data):
+    common = parts("batch_norm")
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    images, labels = preprocess(data[0]), data[1]
+    whole = evaluate(state.evaluated, images, labels, model=common["model"])
+    single = [
+        evaluate(state.evaluated, images[i : i + 1], labels[i : i + 1], model=common["model"])
+        for i in range(8)
+    ]
+    first = evaluate(state.evaluated, images[:8], labels[:8], model=common["model"])
+    assert_close(first["loss"], np.mean([one["loss"] for one in single]))
+    assert_close(first["accuracy"], np.mean([one["accuracy"] for one in single]))
+    # A fresh network's averages are 0 and 1: the normalizer passes its input on.
+    x = np.asarray(images, np.float64).reshape(EXAMPLES, -1)
+    for layer in ("dense_0", "dense_1"):
+        x = x @ np.asarray(state.params[layer]["kernel"], np.float64) / np.sqrt(1 + 1e-5)
+        x = 1 / (1 + np.exp(-x))
+    logits = x @ np.asarray(state.params["logits"]["kernel"], np.float64)
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(EXAMPLES), labels]
+    assert_close(whole["loss"], losses.mean())
+    assert_close(whole["accuracy"], (logits.argmax(-1) == np.asarray(labels)).mean())
+
+
+def test_a_probe_measures_inside_a_model_from_outside(data):
+    common = parts("none")
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    images, labels = preprocess(data[0]), data[1]
+    probe = Probe(
+        captures=lambda module, method: module.name == "dense_0",
+        measure=lambda captured: {"mean": captured["dense_0"]["__call__"][0].mean()},
+    )
+    measured = evaluate(state.evaluated, images, labels, model=common["model"], probe=probe)
+    kernel = np.asarray(state.params["dense_0"]["kernel"], np.float64)
+    expected = (np.asarray(images, np.float64).reshape(EXAMPLES, -1) @ kernel).mean()
+    assert_close(measured["mean"], expected)
+    assert set(measured) == {"loss", "accuracy", "mean"}

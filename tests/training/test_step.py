@@ -1,0 +1,161 @@
+"""One step against the same step written out in NumPy or with flax and optax alone."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnrepro import BatchNorm, BatchRenorm
+from bnrepro.training import make_optimizer, train_step
+from bnrepro.training.state import NOT_DIVERGED, initial_state
+
+
+class Network(nn.Module):
+    norm: type[nn.Module] | None
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.Dense(8, name="dense")(x)
+        if self.norm is not None:
+            x = self.norm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        return nn.Dense(3, name="logits")(nn.relu(x))
+
+
+def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1):
+    model, optimizer = Network(norm), make_optimizer("sgd", learning_rate=learning_rate)
+    state = initial_state(jnp.int32(0), model, optimizer, jnp.zeros((1, 5)), ema_decay)
+    step = jax.jit(partial(train_step, model=model, optimizer=optimizer, ema_decay=ema_decay))
+    return model, state, step
+
+
+def batch(microbatches, size, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(microbatches, size, 5)).astype(np.float32)
+    return jnp.asarray(images), jnp.asarray(rng.integers(0, 3, (microbatches, size)), jnp.int32)
+
+
+def assert_close(actual, expected, **tolerance):
+    jax.tree.map(
+        partial(np.testing.assert_allclose, **({"rtol": 2e-5, "atol": 1e-6} | tolerance)),
+        actual,
+        expected,
+    )
+
+
+def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
+    _, state, step = setup()
+    images, labels = batch(1, 12)
+    new_state, metrics = step(state, images, labels)
+
+    flax_model = Network(nn.BatchNorm)
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updates = flax_model.apply(variables, images[0], train=True, mutable="batch_stats")
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[0])
+        return losses.mean(), (logits, updates["batch_stats"])
+
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    assert_close(new_state.params, jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads))
+    assert_close(new_state.batch_stats, batch_stats)
+    assert_close(metrics["loss"], loss)
+    assert_close(metrics["accuracy"], (logits.argmax(-1) == labels[0]).mean())
+    assert int(new_state.step) == 1
+
+
+@pytest.mark.parametrize("norm", [BatchNorm, BatchRenorm])
+def test_gradient_and_statistics_are_the_means_of_what_each_microbatch_gives_by_itself(norm):
+    _, state, step = setup(norm)
+    images, labels = batch(3, 4)
+    new_state, metrics = step(state, images, labels)
+    alone = [step(state, images[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    # Of SGD, the mean of the updates is the update of the mean gradient.
+    for field in ("params", "batch_stats"):
+        mean = jax.tree.map(lambda *x: sum(x) / 3, *(getattr(new, field) for new, _ in alone))
+        assert_close(getattr(new_state, field), mean)
+    for metric in ("loss", "accuracy"):
+        assert_close(metrics[metric], sum(m[metric] for _, m in alone) / 3)
+
+
+def test_microbatches_do_not_see_each_other():
+    _, state, step = setup()
+    images, labels = batch(2, 4)
+    far = images.at[1].add(100.0)
+    both, _ = step(state, far, labels)
+    first, _ = step(state, images[:1], labels[:1])
+    second, _ = step(state, far[1:], labels[1:])
+    assert_close(
+        both.batch_stats["norm"]["var"],
+        (first.batch_stats["norm"]["var"] + second.batch_stats["norm"]["var"]) / 2,
+    )
+
+
+def test_without_normalization_the_division_into_microbatches_changes_nothing():
+    _, state, step = setup(norm=None)
+    images, labels = batch(1, 12)
+    whole, _ = step(state, images, labels)
+    split, _ = step(state, images.reshape(4, 3, 5), labels.reshape(4, 3))
+    assert_close(split.params, whole.params)
+
+
+def test_the_update_counter_of_batch_renorm_counts_steps_not_microbatches():
+    _, state, step = setup(BatchRenorm)
+    for _ in range(3):
+        state, _ = step(state, *batch(4, 3))
+    assert int(state.batch_stats["norm"]["count"]) == 3
+    assert state.batch_stats["norm"]["count"].dtype == jnp.int32
+
+
+def test_averages_of_all_parameters_follow_the_recursion():
+    _, state, step = setup(ema_decay=0.75)
+    expected = {"params": state.params, "batch_stats": state.batch_stats}
+    # (1 + t) / (10 + t) until that exceeds the decay, at t = 26.
+    for t in range(30):
+        state, _ = step(state, *batch(1, 6, seed=t))
+        decay = min(0.75, (1 + t) / (10 + t))
+        now = {"params": state.params, "batch_stats": state.batch_stats}
+        expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, now)
+    assert_close(state.average, expected)
+    assert state.evaluated is state.average
+
+
+def test_without_averages_the_parameters_themselves_are_evaluated():
+    _, state, _ = setup()
+    assert_close(state.evaluated, {"params": state.params, "batch_stats": state.batch_stats})
+
+
+def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered():
+    _, state, step = setup(norm=None)
+    images, labels = batch(1, 6)
+    state, _ = step(state, images, labels)
+    assert int(state.diverged_at) == NOT_DIVERGED
+    for _ in range(3):
+        state, _ = step(state, images * jnp.inf, labels)
+    assert int(state.diverged_at) == 2
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_optimizers_are_those_of_optax(name):
+    params, grads = {"w": jnp.arange(3.0)}, {"w": jnp.array([1.0, -2.0, 0.5])}
+    ours, theirs = make_optimizer(name, learning_rate=0.1), getattr(optax, name)(0.1)
+    assert_close(
+        ours.update(grads, ours.init(params), params)[0],
+        theirs.update(grads, theirs.init(params), params)[0],
+    )
+
+
+def test_momentum_is_that_of_the_optimizer_or_refused():
+    grads = {"w": jnp.ones(2)}
+    optimizer = make_optimizer("sgd", learning_rate=1.0, momentum=0.5)
+    state = optimizer.init(grads)
+    _, state = optimizer.update(grads, state)
+    updates, _ = optimizer.update(grads, state)
+    assert_close(updates, {"w": np.full(2, -1.5)})
+    with pytest.raises(ValueError, match=r"momentum.*0\.5"):
+        make_optimizer("adam", learning_rate=1.0, momentum=0.5)
+    with pytest.raises(ValueError, match=r"'sdg'.*sgd"):
+        make_optimizer("sdg", learning_rate=1.0)
