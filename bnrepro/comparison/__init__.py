@@ -1,0 +1,1 @@
+"""How the variants of a config, times its seeds, become records."""

@@ -1,0 +1,214 @@
+"""The keys of a config, what each may be, and the variants it spells out."""
+
+import copy
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from bnrepro.data import SAMPLERS
+from bnrepro.models import NORMALIZERS
+from bnrepro.training import OPTIMIZERS
+
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+
+
+class ConfigError(Exception):
+    """A setting that cannot be; the message is one sentence for the user."""
+
+
+class _Number(NamedTuple):
+    kind: type
+    low: float
+    high: float
+    open_low: bool = False  # low itself is out
+    open_high: bool = False
+
+    def check(self, key: str, value: Any) -> None:
+        kinds = (int, float) if self.kind is float else (int,)
+        wanted = "a number" if self.kind is float else "an integer"
+        _require(
+            isinstance(value, kinds) and not isinstance(value, bool),
+            f"{key} must be {wanted}, got {value!r}",
+        )
+        inside = (
+            (value > self.low or (value == self.low and not self.open_low))
+            and (value < self.high or (value == self.high and not self.open_high))
+            and math.isfinite(value)
+        )
+        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        bounds = f"{left}{self.low:,}, {self.high:,}{right}"
+        _require(inside, f"{key} must be in {bounds}, got {value!r}")
+
+
+class _Choice(NamedTuple):
+    known: Iterable[str]
+
+    def check(self, key: str, value: Any) -> None:
+        known = sorted(self.known)
+        _require(
+            value in known,
+            f"{key} is unknown: {value!r}; known are {', '.join(known)}" + _nearest(value, known),
+        )
+
+
+class _Is(NamedTuple):
+    kind: type
+
+    def check(self, key: str, value: Any) -> None:
+        wanted = {str: "a string", bool: "True or False"}[self.kind]
+        _require(isinstance(value, self.kind), f"{key} must be {wanted}, got {value!r}")
+
+
+class _Sizes(NamedTuple):
+    def check(self, key: str, value: Any) -> None:
+        _require(
+            isinstance(value, list | tuple)
+            and len(value) > 0
+            and all(isinstance(size, int) and 1 <= size <= 2**20 for size in value),
+            f"{key} must be a tuple of positive integers, got {value!r}",
+        )
+
+
+_RULES: dict[str, Any] = {
+    "dataset": _Is(str),
+    "data_dir": _Is(str),
+    "binary_input": _Is(bool),
+    "seeds": _Number(int, 1, 10_000),
+    "first_seed": _Number(int, 0, 2**31 - 10_001),
+    "steps": _Number(int, 1, 10**9),
+    "batch_size": _Number(int, 1, 2**20),
+    "microbatch_size": _Number(int, 1, 2**20),
+    "eval_every": _Number(int, 1, 10**9),
+    "ema_decay": _Number(float, 0, 1, open_high=True),
+    "preview": _Is(bool),
+    "model.hidden": _Sizes(),
+    "model.activation": _Choice(ACTIVATIONS),
+    "model.init_std": _Number(float, 0, 1e3, open_low=True),
+    "optimizer.name": _Choice(OPTIMIZERS),
+    "optimizer.learning_rate": _Number(float, 0, 1e6, open_low=True),
+    "optimizer.momentum": _Number(float, 0, 1, open_high=True),
+    "sampler.name": _Choice(SAMPLERS),
+    "normalizer.name": _Choice(NORMALIZERS),
+    "normalizer.momentum": _Number(float, 0, 1),
+    "normalizer.epsilon": _Number(float, 0, 1e3, open_low=True),
+    "normalizer.r_max": _Number(float, 1, 1e6),
+    "normalizer.d_max": _Number(float, 0, 1e6),
+    "normalizer.warmup": _Number(float, 0, 1),
+    "normalizer.r_max_end": _Number(float, 0, 1),
+    "normalizer.d_max_end": _Number(float, 0, 1),
+    "normalizer.num_groups": _Number(int, 1, 2**20),
+}
+# These hold for a whole comparison; a variant cannot change them.
+_COMMON = {"variants", "baseline", "dataset", "data_dir", "seeds", "first_seed", "steps",
+           "eval_every", "preview"}  # fmt: skip
+
+
+def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The full config of each variant, checked.
+
+    Args:
+      config: as plain nested dicts.
+
+    Returns:
+      Name of the variant -> config without `variants` and `baseline`.
+
+    Raises:
+      ConfigError: a key or a value that cannot be.
+    """
+    common = {key: value for key, value in config.items() if key not in ("variants", "baseline")}
+    _check(common)
+    variants: Any = config.get("variants")
+    _require(
+        isinstance(variants, Mapping) and len(variants) > 0,
+        "variants must name at least one variant",
+    )
+    resolved = {}
+    for name, overrides in config["variants"].items():
+        _require(
+            isinstance(overrides, Mapping), f"variants.{name} must be a dict, got {overrides!r}"
+        )
+        resolved[name] = _override(common, overrides, f"variants.{name}.", "")
+        try:
+            _check(resolved[name])
+        except ConfigError as error:
+            raise ConfigError(f"variant {name}: {error}") from None
+    baseline = config.get("baseline")
+    _require(
+        baseline in variants,
+        f"baseline must be one of the variants ({', '.join(variants)}), got {baseline!r}",
+    )
+    return resolved
+
+
+def _override(
+    base: Mapping[str, Any], overrides: Mapping[str, Any], where: str, prefix: str
+) -> dict[str, Any]:
+    result = copy.deepcopy(dict(base))
+    for key, value in overrides.items():
+        path = prefix + key
+        _require(path not in _COMMON, f"{where}{path} cannot differ between variants")
+        _require(
+            key in base, f"{where}{path} is no config key" + _nearest(path, [*_RULES, "model"])
+        )
+        if isinstance(base[key], Mapping):
+            _require(isinstance(value, Mapping), f"{where}{path} must be a dict, got {value!r}")
+            value = _override(base[key], value, where, f"{path}.")
+        result[key] = value
+    return result
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    flat = {
+        f"{key}.{field}" if isinstance(value, Mapping) else key: inner
+        for key, value in config.items()
+        for field, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
+    for key in flat:
+        _require(key in _RULES, f"{key} is no config key" + _nearest(key, _RULES))
+    for key, rule in _RULES.items():
+        _require(key in flat, f"the config lacks {key}")
+        rule.check(key, flat[key])
+
+    batch_size, microbatch_size = flat["batch_size"], flat["microbatch_size"]
+    _require(
+        batch_size % microbatch_size == 0,
+        f"batch_size must be a multiple of microbatch_size, got {batch_size} and {microbatch_size}",
+    )
+    _require(
+        flat["steps"] % flat["eval_every"] == 0,
+        f"steps must be a multiple of eval_every, got {flat['steps']} and {flat['eval_every']}",
+    )
+    name = flat["normalizer.name"]
+    _require(
+        not (name.startswith("batch_") and microbatch_size == 1),
+        f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
+        "own mean to learn from; take 2 or more, or group_norm, layer_norm or none",
+    )
+    for end in ("normalizer.r_max_end", "normalizer.d_max_end"):
+        _require(
+            flat[end] >= flat["normalizer.warmup"],
+            f"{end} must be at least normalizer.warmup, got {flat[end]:g} and "
+            f"{flat['normalizer.warmup']:g}",
+        )
+    if name == "group_norm":
+        groups = flat["normalizer.num_groups"]
+        _require(
+            all(size % groups == 0 for size in flat["model.hidden"]),
+            f"normalizer.num_groups must divide all of model.hidden, got {groups} and "
+            f"{flat['model.hidden']}",
+        )
+    _require(
+        not (flat["optimizer.name"] == "adam" and flat["optimizer.momentum"]),
+        f"adam takes no optimizer.momentum, got {flat['optimizer.momentum']}; set it to 0",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _nearest(word: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

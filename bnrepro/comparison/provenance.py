@@ -1,0 +1,75 @@
+"""Where numbers come from: commit, command, versions, machine, data set, times."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bnrepro.data import Dataset
+
+_PACKAGES = ("bnrepro", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+
+
+def provenance(
+    before: Mapping[str, Any], dataset: Dataset, variant: str, seconds: float
+) -> dict[str, Any]:
+    """What to keep with the numbers of a workdir, after one more variant.
+
+    Args:
+      before: what the workdir says already; times of other variants are taken over.
+      dataset: what was trained on.
+      variant: the one just trained.
+      seconds: how long that took, compilation and evaluation included.
+    """
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    command = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
+    return {
+        "command": " ".join([*command, *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dataset": dataset.name,
+        "stand_in": dataset.stand_in,
+        "seconds": {**before.get("seconds", {}), variant: round(seconds, 1)},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "devices": [device.device_kind for device in jax.devices()],
+        },
+    }
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command on the checkout that this code runs from; "" without one."""
+    try:
+        result = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.strip()
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it in /proc only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

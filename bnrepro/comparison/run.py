@@ -1,0 +1,171 @@
+"""Trains every variant of a config with all its seeds, and keeps the records."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Float, UInt8
+
+from bnrepro.comparison.config import ConfigError, variant_configs
+from bnrepro.comparison.provenance import provenance
+from bnrepro.data import SAMPLERS, Dataset, load_dataset
+from bnrepro.models import MLP, make_normalizer
+from bnrepro.records import Run, metric_rows, open_workdir, write_events, write_run
+from bnrepro.training import Probe, evaluate, initial_states, make_optimizer, make_train_steps
+from bnrepro.training.state import NOT_DIVERGED
+
+# What is measured inside a variant's model, given its config.
+MakeProbe = Callable[[Mapping[str, Any]], Probe]
+# Told of the variant at work and its steps done so far.
+Progress = Callable[[str, int], None]
+
+_ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
+
+
+def run_comparison(
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    make_probe: MakeProbe | None = None,
+    progress: Progress = lambda variant, step: None,
+    overwrite: bool = False,
+) -> Run:
+    """Trains what `workdir` does not hold yet of `config`, and returns all of it.
+
+    Whatever ends it, the workdir is left with complete files of what was measured until then; the
+    same call goes on with the first variant that is not finished.
+
+    Args:
+      config: as plain nested dicts; `configs/mnist_sigmoid.py` explains the keys.
+      workdir: where the records go.
+      make_probe: what to measure inside the models at each evaluation.
+      progress: called at the start of a variant and after each evaluation.
+      overwrite: replace what the workdir holds.
+
+    Raises:
+      ConfigError: a setting that cannot be.
+      DatasetError: a data set that cannot be had.
+      RecordsError: a workdir that cannot be used.
+    """
+    variants = variant_configs(config)
+    dataset = load_dataset(config["dataset"], config["data_dir"] or None)
+    samplers = {name: _sampler(variant, dataset) for name, variant in variants.items()}
+    run = open_workdir(workdir, config, overwrite=overwrite)
+
+    for name in run.variants:
+        variant = variants[name]
+        if run.finished(name):
+            progress(name, variant["steps"])
+            continue
+        others = run.metrics[run.metrics["variant"] != name]
+        rows: list[Any] = []
+        start = perf_counter()
+        probe = make_probe(variant) if make_probe else None
+        try:
+            for step, new_rows in train_variant(name, variant, dataset, samplers[name], probe):
+                rows += new_rows
+                progress(name, step)
+        finally:
+            # Also when interrupted: what was measured is kept, and complete.
+            run = dataclasses.replace(
+                run,
+                metrics=pd.concat([others, metric_rows(rows)], ignore_index=True),
+                provenance=provenance(run.provenance, dataset, name, perf_counter() - start),
+            )
+            write_run(run)
+        write_events(run, name)
+    return run
+
+
+def train_variant(
+    name: str,
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    sampler: Callable[[Array, Array], Array],
+    probe: Probe | None,
+) -> Iterator[tuple[int, list[tuple[str, int, int, str, str, float]]]]:
+    """Trains all seeds of one variant; yields (step, rows for the records) at each evaluation."""
+    model = MLP(
+        hidden=tuple(config["model"]["hidden"]),
+        num_classes=len(dataset.class_names),
+        activation=_ACTIVATIONS[config["model"]["activation"]],
+        normalizer=make_normalizer(**config["normalizer"], steps=config["steps"]),
+        init_std=config["model"]["init_std"],
+    )
+    optimizer = make_optimizer(**config["optimizer"])
+    preprocess = _binary if config["binary_input"] else _unit_range
+    images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+    test_images = preprocess(jnp.asarray(dataset.test_images))
+    test_labels = jnp.asarray(dataset.test_labels)
+    seeds = config["first_seed"] + np.arange(config["seeds"])
+
+    evaluate_all = jax.jit(
+        jax.vmap(partial(evaluate, model=model, probe=probe), in_axes=(0, None, None))
+    )
+    train_steps = make_train_steps(
+        config["eval_every"],
+        model=model,
+        optimizer=optimizer,
+        sampler=sampler,
+        preprocess=preprocess,
+        microbatch_size=config["microbatch_size"],
+        ema_decay=config["ema_decay"],
+    )
+    states = initial_states(
+        jnp.asarray(seeds),
+        model=model,
+        optimizer=optimizer,
+        example=test_images[:1],
+        ema_decay=config["ema_decay"],
+    )
+
+    diverged: set[int] = set()
+    train_metrics: dict[str, Array] = {}
+    for step in range(0, config["steps"] + 1, config["eval_every"]):
+        if step > 0:
+            states, train_metrics = train_steps(states, images, labels)
+        test_metrics = evaluate_all(states.evaluated, test_images, test_labels)
+        splits = jax.device_get({"train": train_metrics, "test": test_metrics})
+        diverged_at = np.asarray(states.diverged_at)
+
+        rows = []
+        for i, seed in enumerate(seeds.tolist()):
+            if i in diverged:
+                continue
+            if diverged_at[i] != NOT_DIVERGED or not math.isfinite(splits["test"]["loss"][i]):
+                diverged.add(i)
+                at = step if diverged_at[i] == NOT_DIVERGED else int(diverged_at[i])
+                rows.append((name, seed, at, "train", "diverged", 1.0))
+                continue
+            rows += [
+                (name, seed, step, split, metric, float(values[i]))
+                for split, metrics in splits.items()
+                for metric, values in metrics.items()
+            ]
+        yield step, rows
+        if len(diverged) == len(seeds):
+            return
+
+
+def _sampler(config: Mapping[str, Any], dataset: Dataset) -> Callable[[Array, Array], Array]:
+    try:
+        return SAMPLERS[config["sampler"]["name"]](len(dataset.train_labels), config["batch_size"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _binary(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return (images > 127).astype(jnp.float32)
+
+
+def _unit_range(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return images.astype(jnp.float32) / 255

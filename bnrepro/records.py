@@ -1,0 +1,221 @@
+"""What a run writes, and its reader and writer: the one interface between training and reports.
+
+A workdir holds
+
+- `config.json`: the config, as launched;
+- `metrics.csv`: variant, seed, step, split, metric, value;
+- `provenance.json`: commit, command, versions, machine, data set and times;
+- what `report` makes of them: `summary.csv`, `summary.md`, `figures/`;
+- `tensorboard/`: the metrics as TensorBoard events, one run a variant and seed.
+
+A file is complete or absent: it is written beside and renamed.
+"""
+
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tensorboardX import SummaryWriter
+
+METRIC_COLUMNS = ("variant", "seed", "step", "split", "metric", "value")
+_METRIC_TYPES = {
+    "variant": "str",
+    "seed": "int64",
+    "step": "int64",
+    "split": "str",
+    "metric": "str",
+    "value": "float64",
+}
+CONFIG, METRICS, PROVENANCE = "config.json", "metrics.csv", "provenance.json"
+SUMMARY_CSV, SUMMARY_MD, FIGURES, TENSORBOARD = (
+    "summary.csv",
+    "summary.md",
+    "figures",
+    "tensorboard",
+)
+_OURS = {CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD, FIGURES, TENSORBOARD}
+# What a process that was killed while writing leaves behind.
+_PARTIAL = ".partial-"
+
+# Where data lies is no setting of the experiment.
+_NO_SETTINGS = ("data_dir",)
+
+
+class RecordsError(Exception):
+    """A workdir that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one workdir holds.
+
+    Attributes:
+      workdir: where it was read from.
+      config: as launched.
+      metrics: one row a number, with the columns `METRIC_COLUMNS`.
+      provenance: where the numbers come from.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    metrics: pd.DataFrame
+    provenance: dict[str, Any]
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants in the order of tables and figures."""
+        return variant_order(self.config)
+
+    def finished(self, variant: str) -> bool:
+        """Whether all seeds of a variant have run to their end or diverged."""
+        rows = self.metrics[self.metrics["variant"] == variant]
+        last = rows[rows["step"] == self.config["steps"]]["seed"]
+        diverged = rows[rows["metric"] == "diverged"]["seed"]
+        return len({*last, *diverged}) == self.config["seeds"]
+
+
+def variant_order(config: Mapping[str, Any]) -> list[str]:
+    """The baseline first, the others by name: a ConfigDict does not keep the order of its keys."""
+    baseline = config["baseline"]
+    return [baseline, *sorted(name for name in config["variants"] if name != baseline)]
+
+
+def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> Run:
+    """Makes a workdir for runs of `config`, or opens the one that holds such runs already.
+
+    Raises:
+      RecordsError: it cannot be written, or holds something else.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise RecordsError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+
+    if (workdir / CONFIG).exists() and not overwrite:
+        run = read_run(workdir)
+        differing = _differences(run.config, config)
+        if differing:
+            raise RecordsError(
+                f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
+                "another --workdir, the same config to go on with it, or --overwrite to replace it"
+            )
+        return run
+    names = {path.name for path in workdir.iterdir()}
+    foreign = sorted(name for name in names - _OURS if not name.startswith(_PARTIAL))
+    if foreign:
+        raise RecordsError(f"{workdir} holds what no run of ours wrote: {', '.join(foreign[:3])}")
+    for path in workdir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    run = Run(workdir, dict(config), _typed([]), {})
+    write_run(run)
+    return run
+
+
+def write_run(run: Run) -> None:
+    """Writes metrics, provenance and, last, the config: where that is, all is."""
+    with complete_file(run.workdir / METRICS) as path:
+        run.metrics.to_csv(path, index=False)
+    _write_json(run.workdir / PROVENANCE, run.provenance)
+    _write_json(run.workdir / CONFIG, run.config)
+
+
+def read_run(workdir: Path) -> Run:
+    """Reads what a workdir holds.
+
+    Raises:
+      RecordsError: it is no workdir, or one of its files is damaged.
+    """
+    if not (workdir / CONFIG).is_file():
+        raise RecordsError(f"{workdir} is no workdir: it has no {CONFIG}")
+    path = workdir / METRICS
+    try:
+        text = path.read_text()
+        metrics = pd.read_csv(io.StringIO(text), dtype=_METRIC_TYPES, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if tuple(metrics.columns) != METRIC_COLUMNS:
+        raise RecordsError(f"{path} must have the columns {', '.join(METRIC_COLUMNS)}")
+    if not text.endswith("\n"):
+        raise RecordsError(f"{path} is cut short: its last line has no end")
+    return Run(workdir, _read_json(workdir / CONFIG), metrics, _read_json(workdir / PROVENANCE))
+
+
+def write_events(run: Run, variant: str) -> None:
+    """Writes a variant's metrics as TensorBoard events, a TensorBoard run for each seed."""
+    rows = run.metrics[run.metrics["variant"] == variant]
+    for seed, metrics in rows.groupby("seed"):
+        folder = run.workdir / TENSORBOARD / variant / f"seed_{seed}"
+        shutil.rmtree(folder, ignore_errors=True)
+        with SummaryWriter(str(folder)) as writer:
+            for row in metrics.itertuples():
+                writer.add_scalar(f"{row.split}/{row.metric}", row.value, row.step)
+
+
+def metric_rows(rows: list[tuple[str, int, int, str, str, float]]) -> pd.DataFrame:
+    """A metrics table from rows in the order of `METRIC_COLUMNS`."""
+    return _typed(rows)
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it at the end: complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _typed(rows: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(_METRIC_TYPES)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with complete_file(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RecordsError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise RecordsError(f"cannot read {path}: it must hold one JSON object")
+    return content
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, as `key: old -> new`."""
+    old_flat, new_flat = _flatten(old), _flatten(new)
+    return [
+        f"{key}: {old_flat.get(key)} there, {new_flat.get(key)} here"
+        for key in sorted({*old_flat, *new_flat})
+        if key not in _NO_SETTINGS and old_flat.get(key) != new_flat.get(key)
+    ]
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            # As JSON has it: a tuple and a list are the same setting.
+            flat[prefix + key] = json.loads(json.dumps(value))
+    return flat

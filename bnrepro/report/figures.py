@@ -1,0 +1,100 @@
+"""Figures of a comparison, written as SVG and PNG."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from scipy import stats
+
+from bnrepro.records import FIGURES, Run, complete_file
+from bnrepro.report.summary import accuracy_by_seed
+
+# Okabe and Ito's colours, told apart by the colour-blind as well.
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 10,
+    "legend.frameon": False,
+    # The same figure gives the same file.
+    "svg.hashsalt": "bnrepro",
+}
+
+
+def accuracy_figure(run: Run) -> list[Path]:
+    """Figure (a): test accuracy against steps, mean and 95% interval over seeds."""
+    accuracy = 100 * accuracy_by_seed(run)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.subplots()
+        for variant, colour in _coloured(run):
+            seeds = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
+            mean = seeds.mean(axis=1)
+            axes.plot(seeds.index, mean, color=colour, label=variant)
+            if seeds.shape[1] > 1:
+                count = seeds.count(axis=1)
+                half = stats.t.ppf(0.975, count - 1) * seeds.sem(axis=1)
+                axes.fill_between(
+                    seeds.index, mean - half, mean + half, color=colour, alpha=0.25, lw=0
+                )
+        # The start, near chance, would flatten all that follows.
+        axes.set_ylim(_lower_limit(accuracy.to_numpy()), 100)
+        axes.set(xlabel="training steps", ylabel="test accuracy, %")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.legend(loc="lower right")
+        axes.set_title(_title(run, f"{run.config['seeds']} seeds, band: 95% interval"), fontsize=9)
+        return _save(figure, run.workdir / FIGURES / "accuracy")
+
+
+def sigmoid_input_figure(run: Run) -> list[Path]:
+    """Figures (b, c): percentiles of one sigmoid's input over training, a panel a variant."""
+    seed = run.config["first_seed"]
+    rows = run.metrics[
+        (run.metrics["seed"] == seed) & run.metrics["metric"].str.startswith("sigmoid_input/")
+    ]
+    with mpl.rc_context(_STYLE):
+        names = run.variants
+        figure = Figure(figsize=(2.8 * len(names) + 0.6, 3.2), layout="constrained")
+        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axes, (variant, colour) in zip(panels, _coloured(run), strict=True):
+            percentiles = rows[rows["variant"] == variant].pivot(
+                index="step", columns="metric", values="value"
+            )
+            for metric, style in zip(percentiles.columns, ("--", "-", "--"), strict=False):
+                axes.plot(percentiles.index, percentiles[metric], style, color=colour, lw=1.2)
+            axes.set_title(variant)
+            axes.set_xlabel("training steps")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panels[0].set_ylabel("input to the sigmoid")
+        title = "15th, 50th and 85th percentile over the test set, first unit of the last layer"
+        figure.suptitle(_title(run, f"{title}, seed {seed}"), fontsize=9)
+        return _save(figure, run.workdir / FIGURES / "sigmoid_input")
+
+
+def _coloured(run: Run) -> list[tuple[str, str]]:
+    return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(run.variants)]
+
+
+def _lower_limit(percent: np.ndarray) -> float:
+    """Leaves room for nine tenths of all values."""
+    return max(0.0, 5 * np.floor(np.nanquantile(percent, 0.1) / 5) - 5)
+
+
+def _title(run: Run, text: str) -> str:
+    marks = ["PREVIEW"] * run.config["preview"] + ["STAND-IN DATA"] * run.provenance["stand_in"]
+    return ", ".join([*marks, run.provenance["dataset"], text])
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
+    for path in paths:
+        with complete_file(path) as beside:
+            # A date would make two equal figures differ.
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(beside, format=path.suffix[1:], dpi=150, metadata=metadata)
+    return paths

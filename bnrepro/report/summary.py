@@ -1,0 +1,90 @@
+"""From the metrics of a run to one number a variant, with its 95% interval over seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bnrepro.records import SUMMARY_CSV, Run, complete_file
+
+SUMMARY_COLUMNS = (
+    "variant", "metric", "mean", "ci95_low", "ci95_high", "seeds", "steps", "dataset",
+)  # fmt: skip
+
+
+def accuracy_by_seed(run: Run) -> pd.DataFrame:
+    """Test accuracy: one row a step, one column a (variant, seed); diverged seeds are left out."""
+    metrics = run.metrics
+    diverged = metrics[metrics["metric"] == "diverged"]
+    out = set(zip(diverged["variant"], diverged["seed"], strict=True))
+    rows = metrics[(metrics["split"] == "test") & (metrics["metric"] == "accuracy")]
+    table = rows.pivot(index="step", columns=["variant", "seed"], values="value")
+    return table[[column for column in table.columns if column not in out]]
+
+
+def by_seed(run: Run, accuracies: Sequence[float]) -> pd.DataFrame:
+    """What is summarized: one row a (variant, seed), one column a metric.
+
+    Columns: `final` and `best` test accuracy; `final_minus_baseline`, of the same seed;
+    `steps_to_<accuracy>`, the first evaluation that reaches it (NaN if none does), for the
+    given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the best of the baseline's
+    run of the same seed.
+    """
+    accuracy = accuracy_by_seed(run)
+    table = pd.DataFrame({"final": accuracy.apply(_last), "best": accuracy.max()})
+    baseline = run.config["baseline"]
+    own = table[table.index.get_level_values("variant") == baseline].droplevel("variant")
+    reference = own.reindex(table.index.get_level_values("seed")).set_index(table.index)
+    table["final_minus_baseline"] = table["final"] - reference["final"]
+    for threshold in accuracies:
+        table[f"steps_to_{threshold:g}"] = _steps_to(accuracy, threshold)
+    table["steps_to_baseline_best"] = _steps_to(accuracy, reference["best"])
+    return table
+
+
+def summarize(run: Run, accuracies: Sequence[float]) -> pd.DataFrame:
+    """Mean and 95% interval (Student's t) over seeds of each column of `by_seed`.
+
+    Returns:
+      A table with `SUMMARY_COLUMNS`. `seeds` counts those that have a value: the ones that did not
+      diverge and, for steps, that got there. `steps` is the length of the shortest of the runs.
+    """
+    table = by_seed(run, accuracies)
+    last_step: Any = accuracy_by_seed(run).apply(lambda column: column.last_valid_index())
+    rows = []
+    for variant in run.variants:
+        seeds = table[table.index.get_level_values("variant") == variant]
+        steps = int(last_step[seeds.index].min()) if len(seeds) else 0
+        for metric in table.columns:
+            mean, low, high, count = mean_interval(seeds[metric].to_numpy())
+            rows.append((variant, metric, mean, low, high, count, steps, run.provenance["dataset"]))
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float, float, int]:
+    """Mean, 95% interval by Student's t, and number of the values that are not NaN."""
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return np.nan, np.nan, np.nan, 0
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, np.nan, np.nan, 1
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return mean, mean - float(half), mean + float(half), len(values)
+
+
+def write_summary(run: Run, summary: pd.DataFrame) -> None:
+    """Writes `summary.csv`."""
+    with complete_file(run.workdir / SUMMARY_CSV) as path:
+        summary.to_csv(path, index=False)
+
+
+def _last(column: pd.Series) -> float:
+    return column.loc[column.last_valid_index()]
+
+
+def _steps_to(accuracy: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
+    reached = accuracy.ge(threshold, axis="columns")
+    return reached.idxmax().where(reached.any())

@@ -1,0 +1,103 @@
+"""Configs: what each key may be, and what is said when it is not."""
+
+import pytest
+
+from bnrepro.comparison.config import ConfigError, variant_configs
+from configs import mnist_sigmoid, mnist_sigmoid_rates, mnist_sigmoid_retelling
+
+
+def config(**changes):
+    """The MNIST config with `changes` to its keys; `a__b` is key a.b."""
+    result = mnist_sigmoid.get_config().to_dict()
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        inner = result
+        for parent in parents:
+            inner = inner[parent]
+        inner[key] = value
+    return result
+
+
+@pytest.mark.parametrize("module", [mnist_sigmoid, mnist_sigmoid_rates, mnist_sigmoid_retelling])
+def test_every_config_of_the_repository_is_valid(module):
+    assert variant_configs(module.get_config().to_dict())
+
+
+def test_the_papers_setting_is_what_the_config_says():
+    plain = variant_configs(config())["plain"]
+    assert plain["model"]["hidden"] == (100, 100, 100)
+    assert (plain["steps"], plain["batch_size"], plain["binary_input"]) == (50_000, 60, True)
+
+
+def test_variants_differ_in_their_overrides_alone():
+    variants = variant_configs(config())
+    assert set(variants) == {"plain", "batch_norm", "batch_renorm"}
+    for name, variant in variants.items():
+        expected = variants["plain"]["normalizer"] | {"name": "none" if name == "plain" else name}
+        assert variant == variants["plain"] | {"normalizer": expected}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepps": 3}, "stepps is no config key; did you mean steps?"),
+        ({"steps": "many"}, "steps must be an integer, got 'many'"),
+        ({"steps": 2.0}, "steps must be an integer, got 2.0"),
+        ({"steps": 0}, r"steps must be in \[1, 1,000,000,000\], got 0"),
+        ({"steps": True}, "steps must be an integer, got True"),
+        ({"steps": 10**12}, "steps must be in"),
+        ({"seeds": -1}, r"seeds must be in \[1, 10,000\], got -1"),
+        ({"batch_size": 50}, "multiple of microbatch_size, got 50 and 60"),
+        ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
+        ({"ema_decay": "x"}, "ema_decay must be a number, got 'x'"),
+        ({"optimizer__name": "sdg"}, "'sdg'; known are adam, rmsprop, sgd; did you mean sgd"),
+        ({"optimizer__learning_rate": float("nan")}, "learning_rate must be in .* got nan"),
+        ({"optimizer__learning_rate": float("inf")}, "learning_rate must be in .* got inf"),
+        ({"optimizer__learning_rate": 0.0}, r"learning_rate must be in \(0, "),
+        ({"normalizer__name": "batchnorm"}, "did you mean batch_norm"),
+        ({"normalizer__r_max": 0.5}, r"r_max must be in \[1, "),
+        ({"normalizer__d_max": -1.0}, r"d_max must be in \[0, "),
+        ({"normalizer__r_max_end": 0.01}, "r_max_end must be at least normalizer.warmup"),
+        ({"normalizer__epsilon": -1e-5}, "epsilon must be in"),
+        ({"model__hidden": ()}, "hidden must be a tuple of positive integers"),
+        ({"model__hidden": (100, 0)}, "hidden must be a tuple of positive integers"),
+        ({"model__activation": "sigmoidal"}, "did you mean sigmoid"),
+        ({"sampler__name": "epoch"}, "did you mean epochs"),
+        ({"dataset": 3}, "dataset must be a string, got 3"),
+        ({"binary_input": "yes"}, "binary_input must be True or False, got 'yes'"),
+        ({"baseline": "zero"}, "baseline must be one of the variants"),
+        ({"variants": {}}, "at least one variant"),
+        ({"variants": {"plain": 3}}, "variants.plain must be a dict"),
+        ({"variants": {"plain": {"steps": 5}}}, "steps cannot differ between variants"),
+        ({"variants": {"plain": {"normaliser": {}}}}, "normaliser is no config key"),
+        ({"variants__plain": {"optimizer": {"rate": 1.0}}}, "optimizer.rate is no config key"),
+        ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
+        ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
+        ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(changes, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        variant_configs(config(**changes))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_key_is_named():
+    incomplete = config()
+    del incomplete["normalizer"]["epsilon"]
+    with pytest.raises(ConfigError, match=r"lacks normalizer\.epsilon"):
+        variant_configs(incomplete)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
+def test_statistics_over_a_microbatch_of_one_are_refused_with_the_reason(name):
+    changes = {"microbatch_size": 1, "variants": {"plain": {"normalizer": {"name": name}}}}
+    with pytest.raises(ConfigError, match=rf"{name} cannot train on a microbatch_size of 1"):
+        variant_configs(config(**changes))
+
+
+def test_groups_that_do_not_divide_the_units_are_refused_with_both_numbers():
+    variants = {"plain": {"normalizer": {"name": "group_norm"}, "model": {"hidden": (25,)}}}
+    with pytest.raises(ConfigError, match=r"num_groups .* got 10 and \(25,\)"):
+        variant_configs(config(variants=variants))

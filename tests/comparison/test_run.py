@@ -1,0 +1,202 @@
+"""A comparison from config to records, on a set small enough to train in a second."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnrepro.comparison import run as run_module
+from bnrepro.comparison.config import ConfigError
+from bnrepro.comparison.run import run_comparison
+from bnrepro.data import Dataset
+from bnrepro.records import RecordsError, read_run
+from configs import mnist_sigmoid
+from experiments.mnist_sigmoid import sigmoid_input
+
+
+def small_dataset():
+    """Two classes told apart by which half of the image is bright."""
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        labels = rng.integers(0, 2, n).astype(np.int32)
+        images = rng.integers(0, 140, (n, 4, 4, 1))
+        images[np.arange(n), 2 * labels] += 100
+        return images.astype(np.uint8), labels
+
+    train, test = split(120), split(60)
+    return Dataset("small/1.0.0", *train, *test, class_names=("top", "bottom"), stand_in=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dataset():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+        yield
+
+
+PLAIN = {"plain": {"normalizer": {"name": "none"}}}
+
+
+def config(**changes):
+    result = mnist_sigmoid.get_config().to_dict()
+    result |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
+    result["model"]["hidden"] = (6, 5)
+    result["variants"] = {**PLAIN, "batch_norm": {"normalizer": {"name": "batch_norm"}}}
+    return result | changes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workdir with the finished run of `config()`, and the progress that was told."""
+    workdir, progress = tmp_path_factory.mktemp("finished") / "w", []
+    run_comparison(
+        config(),
+        workdir,
+        make_probe=sigmoid_input,
+        progress=lambda variant, step: progress.append((variant, step)),
+    )
+    return workdir, progress
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return Path(shutil.copytree(finished[0], tmp_path / "copied"))
+
+
+def test_records_hold_every_metric_of_every_evaluation_of_every_seed(finished):
+    workdir, progress = finished
+    run = read_run(workdir)
+    metrics = run.metrics
+    assert set(metrics["variant"]) == {"plain", "batch_norm"}
+    assert set(metrics["seed"]) == {0, 1}
+    at = metrics.groupby(["split", "metric"])["step"].apply(lambda steps: sorted(set(steps)))
+    assert at["train", "loss"] == at["train", "accuracy"] == [10, 20]
+    percentiles = [f"sigmoid_input/p{p}" for p in (15, 50, 85)]
+    for metric in ("loss", "accuracy", *percentiles):
+        assert at["test", metric] == [0, 10, 20]
+    assert len(metrics) == 2 * 2 * (2 * 2 + 3 * 5)
+    assert progress == [(name, step) for name in ("plain", "batch_norm") for step in (0, 10, 20)]
+    assert run.provenance["dataset"] == "small/1.0.0"
+    assert set(run.provenance["seconds"]) == {"plain", "batch_norm"}
+    assert (workdir / "tensorboard" / "batch_norm" / "seed_1").is_dir()
+
+
+def test_the_probe_sees_what_enters_the_last_sigmoid(finished):
+    # Fresh averages are 0 and 1, so before the first step the normalizer passes its input on, but
+    # for epsilon; the plain network's bias is still zero. Weights are those of the same seed.
+    metrics = read_run(finished[0]).metrics
+    start = metrics[metrics["step"] == 0].set_index(["variant", "seed", "metric"])["value"]
+    for p in (15, 50, 85):
+        plain, normed = (start[v, 0, f"sigmoid_input/p{p}"] for v in ("plain", "batch_norm"))
+        np.testing.assert_allclose(normed, plain, rtol=1e-4)
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_like_an_uninterrupted_one(finished, tmp_path):
+    def interrupt(variant, step):
+        if (variant, step) == ("batch_norm", 10):
+            raise KeyboardInterrupt
+
+    workdir = tmp_path / "w"
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(config(), workdir, make_probe=sigmoid_input, progress=interrupt)
+    half = read_run(workdir)
+    assert half.finished("plain")
+    assert not half.finished("batch_norm")
+    assert half.metrics["step"][half.metrics["variant"] == "batch_norm"].max() == 10
+
+    trained = []
+    run_comparison(
+        config(), workdir, make_probe=sigmoid_input, progress=lambda *at: trained.append(at)
+    )
+    assert ("plain", 0) not in trained
+    # To the last digit, too: the same seeds on the same machine.
+    whole, resumed = (folder / "metrics.csv" for folder in (finished[0], workdir))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
+    monkeypatch.setattr(run_module, "train_variant", lambda *args: pytest.fail("trained again"))
+    before = (copied / "metrics.csv").read_bytes()
+    run_comparison(config(), copied)
+    assert (copied / "metrics.csv").read_bytes() == before
+
+
+def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go_on(
+    tmp_path, monkeypatch
+):
+    original = run_module.make_optimizer
+
+    def exploding(name, learning_rate, momentum):
+        if learning_rate != 9:
+            return original(name, learning_rate=learning_rate, momentum=momentum)
+        # The fifth update makes the weights infinite, so the sixth step's loss is not finite.
+        return optax.sgd(lambda count: jnp.where(count < 4, 0.1, jnp.inf))
+
+    monkeypatch.setattr(run_module, "make_optimizer", exploding)
+    variants = {"a": {"optimizer": {"learning_rate": 9.0}}, "b": {}}
+    run = run_comparison(config(variants=variants, baseline="a", eval_every=2), tmp_path / "w")
+    diverged = run.metrics[run.metrics["metric"] == "diverged"]
+    assert diverged[["variant", "seed", "step", "value"]].to_numpy().tolist() == [
+        ["a", 0, 6, 1.0],
+        ["a", 1, 6, 1.0],
+    ]
+    wild = run.metrics[run.metrics["variant"] == "a"]
+    assert wild[wild["metric"] == "loss"]["step"].max() == 4
+    assert np.isfinite(run.metrics["value"]).all()
+    assert run.finished("a")
+    assert run.finished("b")
+
+
+def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
+    finished, tmp_path, monkeypatch
+):
+    original = run_module.initial_states
+
+    def spoilt(*args, **kwargs):
+        states = original(*args, **kwargs)
+        kernel = states.params["logits"]["kernel"].at[1].set(np.inf)
+        logits = states.params["logits"] | {"kernel": kernel}
+        return dataclasses.replace(states, params=states.params | {"logits": logits})
+
+    monkeypatch.setattr(run_module, "initial_states", spoilt)
+    run_comparison(config(variants=PLAIN), tmp_path / "w", make_probe=sigmoid_input)
+    spoilt_run = read_run(tmp_path / "w").metrics
+    healthy = read_run(finished[0]).metrics
+    healthy = healthy[(healthy["variant"] == "plain") & (healthy["seed"] == 0)]
+    untouched = spoilt_run[spoilt_run["seed"] == 0]
+    assert untouched.reset_index(drop=True).equals(healthy.reset_index(drop=True))
+    assert set(spoilt_run[spoilt_run["seed"] == 1]["metric"]) == {"diverged"}
+
+
+def test_mistakes_are_found_before_anything_is_written(tmp_path):
+    workdir = tmp_path / "w"
+    with pytest.raises(ConfigError, match=r"batch_size must be in \[1, 120\].*got 240"):
+        run_comparison(config(batch_size=240), workdir)
+    with pytest.raises(ConfigError):
+        run_comparison(config(steps=-1), workdir)
+    assert not workdir.exists()
+
+
+def test_results_of_another_config_are_kept_unless_asked_to_overwrite(copied):
+    before = (copied / "metrics.csv").read_bytes()
+    other = config(steps=10, variants=PLAIN)
+    with pytest.raises(RecordsError, match="steps: 20 there, 10 here"):
+        run_comparison(other, copied)
+    assert (copied / "metrics.csv").read_bytes() == before
+    run_comparison(other, copied, overwrite=True)
+    assert json.loads((copied / "config.json").read_text())["steps"] == 10
+    assert read_run(copied).metrics["step"].max() == 10
+
+
+def test_a_network_with_batch_norm_learns_what_can_be_learned(tmp_path):
+    variants = {"batch_norm": {"normalizer": {"name": "batch_norm"}}}
+    changes = {"variants": variants, "baseline": "batch_norm", "seeds": 3}
+    run = run_comparison(config(steps=200, eval_every=200, **changes), tmp_path / "w")
+    final = run.metrics.set_index(["metric", "split", "step"])["value"]
+    assert final["accuracy", "test", 200].min() > 0.9

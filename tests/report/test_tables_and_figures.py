@@ -1,0 +1,97 @@
+"""What a person sees: cells, captions and figures."""
+
+import io
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from bnrepro.report import figures, tables
+from bnrepro.report.summary import summarize
+from tests.records_fixtures import ACCURACY, small_run
+
+ACCURACIES = (0.95, 0.97)
+
+
+def table_of(run):
+    return tables.comparison_table(run, summarize(run, ACCURACIES), ACCURACIES)
+
+
+def test_cells_show_mean_and_half_of_the_interval(tmp_path):
+    table = table_of(small_run(tmp_path))
+    assert list(table.index) == ["plain", "batch_norm"]
+    # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
+    assert table.loc["plain", "final, %"] == "92.00 ± 4.97"
+    # The hand-computed case of test_summary: 2.67 ± 1.43, above zero.
+    assert table.loc["batch_norm", "final − plain, %"] == "+2.67 ± 1.43*"
+    assert table.loc["plain", "final − plain, %"] == "0"
+    assert table.loc["batch_norm", "steps to 95%"] == "10 ± 0 (2 of 3)"
+    assert table.loc["plain", "steps to 97%"] == "never"
+    assert table.loc["plain", "seeds"] == "3"
+
+
+def test_a_difference_that_may_be_zero_has_no_mark(tmp_path):
+    wide = {**ACCURACY, ("batch_norm", 1): (0.1, 0.91, 0.5)}
+    assert "*" not in table_of(small_run(tmp_path, wide)).loc["batch_norm", "final − plain, %"]
+
+
+def test_diverged_seeds_are_counted(tmp_path):
+    run = small_run(tmp_path, extra=[("plain", 1, 15, "train", "diverged", 1.0)])
+    assert table_of(run).loc["plain", "seeds"] == "2 (1 diverged)"
+
+
+def test_one_seed_is_shown_without_an_interval(tmp_path):
+    one = {key: value for key, value in ACCURACY.items() if key[1] == 0}
+    assert table_of(small_run(tmp_path, one, seeds=1)).loc["plain", "final, %"] == "94.00"
+
+
+def test_the_caption_tells_previews_stand_in_data_and_unfinished_variants(tmp_path):
+    assert tables.caption(small_run(tmp_path)).startswith("Test accuracy on mnist/3.0.1, 20 steps")
+    assert "PREVIEW" in tables.caption(small_run(tmp_path, preview=True))
+    run = small_run(tmp_path)
+    run.provenance["stand_in"] = True
+    assert "STAND-IN DATA" in tables.caption(run)
+    assert "UNFINISHED: batch_norm, plain" not in tables.caption(small_run(tmp_path))
+    assert "UNFINISHED: plain, batch_norm" in tables.caption(small_run(tmp_path, steps=30))
+
+
+def test_markdown_and_terminal_show_the_same_cells(tmp_path):
+    run = small_run(tmp_path)
+    table = table_of(run)
+    tables.write_markdown(run, table)
+    out = io.StringIO()
+    tables.print_table(run, table, Console(file=out, width=150))
+    markdown = (tmp_path / "summary.md").read_text()
+    assert markdown.splitlines()[0].startswith("|")
+    for cell in table.to_numpy().ravel():
+        assert cell in markdown
+        assert cell in out.getvalue()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_figures_are_written_as_svg_and_png_and_not_empty(tmp_path, seeds):
+    few = {key: value for key, value in ACCURACY.items() if key[1] < seeds}
+    run = small_run(tmp_path, few, seeds=seeds)
+    paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
+    assert [path.name for path in paths] == [
+        "accuracy.svg",
+        "accuracy.png",
+        "sigmoid_input.svg",
+        "sigmoid_input.png",
+    ]
+    for path in paths:
+        if path.suffix == ".png":
+            picture = imread(path)
+            # Each variant's colour is there: black and blue.
+            for colour in ((0, 0, 0), (0, 0x72 / 255, 0xB2 / 255)):
+                assert (abs(picture[..., :3] - colour).max(-1) < 0.02).sum() > 100
+        else:
+            assert "plain" not in path.read_text()[:100]
+            assert path.stat().st_size > 5_000
+
+
+def test_the_same_records_give_the_same_figure_to_the_last_byte(tmp_path):
+    first, second = (
+        figures.accuracy_figure(small_run(tmp_path / name))[0].read_bytes() for name in "ab"
+    )
+    assert first == second

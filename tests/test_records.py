@@ -1,0 +1,159 @@
+"""A workdir is complete or absent, reads back what was written, and is not overwritten unasked."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnrepro.records import (
+    METRIC_COLUMNS,
+    RecordsError,
+    complete_file,
+    metric_rows,
+    open_workdir,
+    read_run,
+    write_events,
+    write_run,
+)
+from tests.records_fixtures import small_run
+
+
+def test_what_was_written_reads_back_to_the_last_digit(tmp_path):
+    run = small_run(tmp_path / "w", extra=[("plain", 0, 5, "train", "loss", 0.1 + 0.2)])
+    write_run(run)
+    again = read_run(run.workdir)
+    pd.testing.assert_frame_equal(again.metrics, run.metrics, check_exact=True)
+    assert tuple(again.metrics.columns) == METRIC_COLUMNS
+    assert again.config == run.config
+    assert again.provenance == run.provenance
+
+
+def test_a_file_is_complete_or_absent(tmp_path):
+    path = tmp_path / "file.txt"
+    with pytest.raises(KeyboardInterrupt), complete_file(path) as beside:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("old")
+    with complete_file(path) as beside:
+        beside.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_new_workdir_holds_the_config_and_no_numbers(tmp_path):
+    config = small_run(tmp_path).config
+    run = open_workdir(tmp_path / "a" / "b", config)
+    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text()) == config
+    assert run.metrics.empty
+    assert not run.finished("plain")
+
+
+def test_the_same_config_opens_what_is_there_wherever_the_data_lies(tmp_path):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    again = open_workdir(run.workdir, run.config | {"data_dir": "/elsewhere"})
+    assert len(again.metrics) == len(run.metrics)
+
+
+def test_another_config_is_refused_with_the_keys_that_differ_and_loses_nothing(tmp_path):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    with pytest.raises(RecordsError, match=r"steps: 20 there, 40 here.*--overwrite"):
+        open_workdir(run.workdir, run.config | {"steps": 40})
+    assert len(read_run(run.workdir).metrics) == len(run.metrics)
+
+
+def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    (run.workdir / "summary.csv").write_text("old")
+    (run.workdir / "figures").mkdir()
+    new = open_workdir(run.workdir, run.config | {"steps": 40}, overwrite=True)
+    assert new.metrics.empty
+    assert {path.name for path in run.workdir.iterdir()} == {
+        "config.json",
+        "metrics.csv",
+        "provenance.json",
+    }
+
+
+def test_a_folder_of_something_else_is_refused_even_when_overwriting(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RecordsError, match=r"no run of ours wrote: thesis\.tex"):
+        open_workdir(tmp_path, {"baseline": "plain", "variants": {}}, overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_a_workdir_whose_making_was_interrupted_is_taken_up(tmp_path):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    (run.workdir / "config.json").unlink()
+    assert open_workdir(run.workdir, run.config).metrics.empty
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordsError, match="cannot write to the workdir"):
+        open_workdir(tmp_path / "file", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{", "config.json"),
+        ("config.json", "[]", "one JSON object"),
+        ("metrics.csv", "variant,seed,step,split,metric,value\nplain,0,1", "metrics.csv"),
+        ("metrics.csv", "a,b\n1,2\n", "columns variant"),
+        ("metrics.csv", "", "metrics.csv"),
+        ("provenance.json", "", "provenance.json"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, message):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    (run.workdir / name).write_text(content)
+    with pytest.raises(RecordsError, match=message):
+        read_run(run.workdir)
+
+
+def test_a_folder_without_a_config_is_no_workdir(tmp_path):
+    with pytest.raises(RecordsError, match="no workdir"):
+        read_run(tmp_path)
+
+
+def test_a_variant_is_finished_when_every_seed_got_to_the_end_or_diverged(tmp_path):
+    run = small_run(tmp_path)
+    assert run.finished("plain")
+    assert not run.finished("missing")
+    cut = run.metrics[(run.metrics["step"] < 20) | (run.metrics["seed"] < 2)]
+    short = type(run)(run.workdir, run.config, cut, {})
+    assert not short.finished("plain")
+    row = metric_rows([("plain", 2, 13, "train", "diverged", 1.0)])
+    diverged = type(run)(run.workdir, run.config, pd.concat([cut, row]), {})
+    assert diverged.finished("plain")
+
+
+def test_the_baseline_comes_first_the_others_by_name(tmp_path):
+    changes = {"variants": {"b": {}, "a": {}, "plain": {}}}
+    assert small_run(tmp_path, **changes).variants == ["plain", "a", "b"]
+
+
+def test_tensorboard_events_hold_the_metrics(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c  # noqa: F401  (the format's checksum)
+
+    run = small_run(tmp_path)
+    write_events(run, "plain")
+    folders = sorted(path.name for path in (tmp_path / "tensorboard" / "plain").iterdir())
+    assert folders == ["seed_0", "seed_1", "seed_2"]
+    (path,) = (tmp_path / "tensorboard" / "plain" / "seed_1").iterdir()
+    data, values = path.read_bytes(), {}
+    while data:  # a record: length (8 bytes), its checksum (4), the event, its checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        values |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+        data = data[16 + length :]
+    np.testing.assert_allclose(values[10, "test/accuracy"], 0.92)
+    assert len(values) == 3
