@@ -1,0 +1,20 @@
+r"""The smaller network of a retelling of the paper: 2 hidden layers of 50, minibatches of 64.
+
+    python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid_retelling.py \
+        --workdir=runs/mnist_sigmoid_retelling
+
+RUNTIME
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mnist_sigmoid
+
+
+def get_config() -> ConfigDict:
+    """The comparison of configs/mnist_sigmoid.py with another network and batch size."""
+    config = mnist_sigmoid.get_config()
+    config.model.hidden = (50, 50)
+    config.batch_size = 64
+    config.microbatch_size = 64
+    return config

@@ -1,0 +1,137 @@
+"""The command line that all experiments share: flags, progress, and mistakes in one sentence."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from ml_collections import config_flags
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bnrepro.records import Run
+
+# A mistake of the user's, as opposed to 1 for a fault of ours.
+_USAGE_ERROR = 2
+_INTERRUPTED = 130
+
+# Called with the config as plain dicts, the workdir, and whether to replace what that holds.
+Experiment = Callable[[dict[str, Any], Path, bool], None]
+
+
+def launch(experiment: Experiment, *, doc: str) -> None:
+    """Parses the command line, runs the experiment, and ends the process.
+
+    Exit codes: 0 done; 2 a mistake, told in one sentence on stderr before anything is trained or
+    written; 130 interrupted, with complete files of what was measured until then.
+    """
+    config_flag = config_flags.DEFINE_config_file(
+        "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
+    )
+    workdir_flag = flags.DEFINE_string("workdir", None, "Folder that all results are written to.")
+    overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
+    if {"-h", "--help", "-help"} & set(sys.argv[1:]):
+        print(f"{doc}\n{_flags_help()}")
+        sys.exit(0)
+    try:
+        if not any(argument.startswith("--config=") for argument in sys.argv):
+            raise ValueError("give the config: --config=configs/NAME.py")
+        rest = flags.FLAGS(sys.argv)
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
+        if not workdir_flag.value:
+            raise ValueError("give the folder for the results: --workdir=runs/NAME")
+        config, workdir = config_flag.value.to_dict(), Path(workdir_flag.value)
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
+        _fail(error)
+
+    # Only now: --help and a mistyped flag need not wait for JAX.
+    from bnrepro.comparison.config import ConfigError
+    from bnrepro.data import DatasetError
+    from bnrepro.records import RecordsError
+
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
+    try:
+        experiment(config, workdir, overwrite_flag.value)
+    except (ConfigError, DatasetError, RecordsError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
+@contextmanager
+def progress_bar(config: Mapping[str, Any]) -> Iterator[Callable[[str, int], None]]:
+    """A bar over the steps of all variants, with the time left; called with (variant, steps)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from bnrepro.records import variant_order
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    variants = variant_order(config)
+    # On stderr: what is piped on is the table alone.
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("", total=config["steps"] * len(variants))
+
+    def progress(variant: str, step: int) -> None:
+        bar.start()
+        done = variants.index(variant) * config["steps"] + step
+        text = f"{variant}, step {step:,} of {config['steps']:,}"
+        bar.update(task, completed=done, description=text)
+
+    try:
+        yield progress
+    finally:
+        # Stopping a bar that was never shown would print an empty line.
+        if bar.live.is_started:
+            bar.stop()
+
+
+def show(run: "Run", table: "pd.DataFrame", paths: Sequence[Path]) -> None:
+    """Shows the table, and says where everything was written."""
+    from rich.console import Console
+
+    from bnrepro.report.tables import print_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    print_table(run, table, console)
+    pictures = ", ".join(path.name for path in paths if path.suffix == ".png")
+    print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
+
+
+def _flags_help() -> str:
+    known = (flags.FLAGS[name] for name in ("config", "workdir", "overwrite"))
+    return "\n".join(f"  --{flag.name}: {flag.help}" for flag in known)
+
+
+def _fail(error: BaseException) -> None:
+    message = str(error)
+    if isinstance(error, AttributeError | KeyError):
+        # Of an unknown key, ml_collections says its name and the nearest one, in errors in errors.
+        cause: Any = error
+        while isinstance(cause, BaseException):
+            cause = cause.args[0]
+        message = f"no such config key: {cause}"
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(_USAGE_ERROR)

@@ -1,0 +1,61 @@
+r"""Does Batch Normalization train faster and end higher? The MNIST experiment of [BN] 4.1.
+
+    python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
+        --workdir=runs/mnist_sigmoid [--config.steps=5000] [--config.seeds=3]
+
+Trains the sigmoid network without normalization, with Batch Norm and with Batch Renorm. Writes
+the records, a table and figures (a) to (c) to the workdir, and shows the table. The same command
+again goes on with what is not finished.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from bnrepro.training import Probe
+
+# Accuracies that the table tells the steps to.
+ACCURACIES = (0.95, 0.97)
+
+
+def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
+    """Runs the comparison and reports it."""
+    from bnrepro.comparison.run import run_comparison
+    from bnrepro.report import figures, summary, tables
+
+    with cli.progress_bar(config) as progress:
+        run = run_comparison(
+            config, workdir, make_probe=sigmoid_input, progress=progress, overwrite=overwrite
+        )
+    numbers = summary.summarize(run, ACCURACIES)
+    table = tables.comparison_table(run, numbers, ACCURACIES)
+    summary.write_summary(run, numbers)
+    tables.write_markdown(run, table)
+    paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
+    cli.show(run, table, paths)
+
+
+def sigmoid_input(config: Mapping[str, Any]) -> "Probe":
+    """Percentiles 15, 50, 85 over the test set of the input to the last layer's first sigmoid.
+
+    That input is what the last normalizer puts out or, without one, the last linear layer.
+    """
+    import jax.numpy as jnp
+
+    from bnrepro.training import Probe
+
+    kind = "dense" if config["normalizer"]["name"] == "none" else "norm"
+    name = f"{kind}_{len(config['model']['hidden']) - 1}"
+
+    def measure(captured: Any) -> dict[str, Any]:
+        unit = captured[name]["__call__"][0][:, 0]
+        return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in (15, 50, 85)}
+
+    return Probe(captures=lambda module, method: module.name == name, measure=measure)
+
+
+if __name__ == "__main__":
+    cli.launch(main, doc=__doc__)

@@ -1,0 +1,102 @@
+"""The command line: help, mistakes, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.mnist_sigmoid", *arguments]
+
+
+CONFIG = "--config=configs/mnist_sigmoid.py"
+
+
+def run(*arguments, **env):
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | env,
+    )
+
+
+def test_help_shows_the_command_and_the_flags_without_loading_jax():
+    result = run("--help", PYTHONPROFILEIMPORTTIME="1")
+    assert result.returncode == 0
+    assert "python -m experiments.mnist_sigmoid --config=" in result.stdout
+    assert "--workdir" in result.stdout
+    assert " jax\n" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.stepss=3"], 'Did you mean "steps"'),
+        (["--config.variants.plain.nothing=3"], "no such config key: 'nothing'"),
+        (["--config.steps=abc"], "--config.steps=abc"),
+        (["--config.steps=1.5"], "--config.steps=1.5"),
+        (["--wrokdir=x"], "Did you mean: workdir"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--workdir="], "--workdir=runs/NAME"),
+        # These are found by what has to load JAX first.
+        (["--config.steps=-500"], "steps must be in"),
+        (["--config.dataset=no_such_set"], "no_such_set"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
+    tmp_path, arguments, message
+):
+    workdir = tmp_path / "w"
+    result = run(CONFIG, f"--workdir={workdir}", *arguments, TFDS_DATA_DIR=str(tmp_path))
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert not workdir.exists()
+
+
+def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
+    workdir = tmp_path / "w"
+    # Without a set or a network, the digits that come with scikit-learn.
+    env = os.environ | {
+        "TFDS_DATA_DIR": str(tmp_path / "tfds"),
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
+    arguments = command(
+        CONFIG,
+        f"--workdir={workdir}",
+        "--config.steps=1000000",
+        "--config.eval_every=20",
+        "--config.seeds=1",
+        "--config.model.hidden=(5,)",
+    )
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        while not (workdir / "config.json").exists():
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "goes on" in stderr
+    from bnrepro.records import read_run
+
+    metrics = read_run(workdir).metrics
+    assert set(metrics["variant"]) <= {"plain"}
