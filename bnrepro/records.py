@@ -25,6 +25,8 @@ from typing import Any
 import pandas as pd
 from tensorboardX import SummaryWriter
 
+# variant, seed, step, split, metric, value
+Row = tuple[str, int, int, str, str, float]
 METRIC_COLUMNS = ("variant", "seed", "step", "split", "metric", "value")
 _METRIC_TYPES = {
     "variant": "str",
@@ -164,7 +166,7 @@ def write_events(run: Run, variant: str) -> None:
                 writer.add_scalar(f"{row.split}/{row.metric}", row.value, row.step)
 
 
-def metric_rows(rows: list[tuple[str, int, int, str, str, float]]) -> pd.DataFrame:
+def metric_rows(rows: list[Row]) -> pd.DataFrame:
     """A metrics table from rows in the order of `METRIC_COLUMNS`."""
     return _typed(rows)
 

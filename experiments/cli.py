@@ -78,8 +78,6 @@ def progress_bar(config: Mapping[str, Any]) -> Iterator[Callable[[str, int], Non
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from bnrepro.records import variant_order
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -87,16 +85,16 @@ def progress_bar(config: Mapping[str, Any]) -> Iterator[Callable[[str, int], Non
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    variants = variant_order(config)
+    done = dict.fromkeys(config["variants"], 0)
     # On stderr: what is piped on is the table alone.
     bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("", total=config["steps"] * len(variants))
+    task = bar.add_task("", total=config["steps"] * len(done))
 
     def progress(variant: str, step: int) -> None:
         bar.start()
-        done = variants.index(variant) * config["steps"] + step
+        done[variant] = step
         text = f"{variant}, step {step:,} of {config['steps']:,}"
-        bar.update(task, completed=done, description=text)
+        bar.update(task, completed=sum(done.values()), description=text)
 
     try:
         yield progress

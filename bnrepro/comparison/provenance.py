@@ -18,15 +18,14 @@ _PACKAGES = ("bnrepro", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-d
 
 
 def provenance(
-    before: Mapping[str, Any], dataset: Dataset, variant: str, seconds: float
+    before: Mapping[str, Any], dataset: Dataset, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What to keep with the numbers of a workdir, after one more variant.
+    """What to keep with the numbers of a workdir.
 
     Args:
       before: what the workdir says already; times of other variants are taken over.
       dataset: what was trained on.
-      variant: the one just trained.
-      seconds: how long that took, compilation and evaluation included.
+      seconds: how long the variants just trained took, compilation and evaluation included.
     """
     module = getattr(sys.modules["__main__"], "__spec__", None)
     command = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
@@ -37,7 +36,10 @@ def provenance(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "dataset": dataset.name,
         "stand_in": dataset.stand_in,
-        "seconds": {**before.get("seconds", {}), variant: round(seconds, 1)},
+        "seconds": {
+            **before.get("seconds", {}),
+            **{variant: round(time, 1) for variant, time in seconds.items()},
+        },
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
         "machine": {

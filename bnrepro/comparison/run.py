@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +22,7 @@ from bnrepro.comparison.config import ConfigError, variant_configs
 from bnrepro.comparison.provenance import provenance
 from bnrepro.data import SAMPLERS, Dataset, load_dataset
 from bnrepro.models import MLP, make_normalizer
-from bnrepro.records import Run, metric_rows, open_workdir, write_events, write_run
+from bnrepro.records import Row, Run, metric_rows, open_workdir, write_events, write_run
 from bnrepro.training import Probe, evaluate, initial_states, make_optimizer, make_train_steps
 from bnrepro.training.state import NOT_DIVERGED
 
@@ -42,13 +45,13 @@ def run_comparison(
     """Trains what `workdir` does not hold yet of `config`, and returns all of it.
 
     Whatever ends it, the workdir is left with complete files of what was measured until then; the
-    same call goes on with the first variant that is not finished.
+    same call goes on with the variants that are not finished.
 
     Args:
       config: as plain nested dicts; `configs/mnist_sigmoid.py` explains the keys.
       workdir: where the records go.
       make_probe: what to measure inside the models at each evaluation.
-      progress: called at the start of a variant and after each evaluation.
+      progress: called at each evaluation, from the thread that trains the variant.
       overwrite: replace what the workdir holds.
 
     Raises:
@@ -60,30 +63,51 @@ def run_comparison(
     dataset = load_dataset(config["dataset"], config["data_dir"] or None)
     samplers = {name: _sampler(variant, dataset) for name, variant in variants.items()}
     run = open_workdir(workdir, config, overwrite=overwrite)
+    rows: dict[str, list[Row]] = {name: [] for name in run.variants if not run.finished(name)}
+    stop = threading.Event()
 
-    for name in run.variants:
-        variant = variants[name]
-        if run.finished(name):
-            progress(name, variant["steps"])
-            continue
-        others = run.metrics[run.metrics["variant"] != name]
-        rows: list[Any] = []
+    def train(name: str) -> float:
         start = perf_counter()
-        probe = make_probe(variant) if make_probe else None
+        probe = make_probe(variants[name]) if make_probe else None
+        for step, new_rows in train_variant(name, variants[name], dataset, samplers[name], probe):
+            rows[name] += new_rows
+            progress(name, step)
+            if stop.is_set():
+                break
+        return perf_counter() - start
+
+    for name in set(run.variants) - set(rows):
+        progress(name, config["steps"])
+    # XLA keeps but one CPU core busy with networks this small: each core trains its own variant.
+    side_by_side = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+    with ThreadPoolExecutor(side_by_side) as pool:
+        futures = {pool.submit(train, name): name for name in rows}
         try:
-            for step, new_rows in train_variant(name, variant, dataset, samplers[name], probe):
-                rows += new_rows
-                progress(name, step)
-        finally:
-            # Also when interrupted: what was measured is kept, and complete.
-            run = dataclasses.replace(
-                run,
-                metrics=pd.concat([others, metric_rows(rows)], ignore_index=True),
-                provenance=provenance(run.provenance, dataset, name, perf_counter() - start),
-            )
-            write_run(run)
-        write_events(run, name)
+            for future in as_completed(futures):
+                name = futures[future]
+                run = _with_rows(run, {name: rows[name]}, dataset, {name: future.result()})
+                write_run(run)
+                write_events(run, name)
+        except BaseException:
+            # Also when interrupted, what was measured is kept, and complete.
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            write_run(_with_rows(run, rows, dataset, {}))
+            raise
     return run
+
+
+def _with_rows(
+    run: Run, rows: Mapping[str, list[Row]], dataset: Dataset, seconds: Mapping[str, float]
+) -> Run:
+    """The run with new rows of some variants, in the order of the variants."""
+    parts = {name: run.metrics[run.metrics["variant"] == name] for name in run.variants}
+    parts |= {name: metric_rows(new) for name, new in rows.items()}
+    return dataclasses.replace(
+        run,
+        metrics=pd.concat(parts.values(), ignore_index=True),
+        provenance=provenance(run.provenance, dataset, seconds),
+    )
 
 
 def train_variant(
@@ -92,7 +116,7 @@ def train_variant(
     dataset: Dataset,
     sampler: Callable[[Array, Array], Array],
     probe: Probe | None,
-) -> Iterator[tuple[int, list[tuple[str, int, int, str, str, float]]]]:
+) -> Iterator[tuple[int, list[Row]]]:
     """Trains all seeds of one variant; yields (step, rows for the records) at each evaluation."""
     model = MLP(
         hidden=tuple(config["model"]["hidden"]),

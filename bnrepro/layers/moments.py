@@ -62,7 +62,7 @@ def batch_moments(
     if one_pass and mask is None and whole:
         longest = max(whole, key=lambda axis: x.shape[axis])
         sample = lax.slice_in_dim(x, 0, None, _SHIFT_STRIDE, longest)
-    shift = lax.optimization_barrier(lax.stop_gradient(_mean(sample, axes, mask)))
+    shift = lax.stop_gradient(_mean(sample, axes, mask))
 
     deviation = x - jnp.expand_dims(shift, axes)
     offset = _mean(deviation, axes, mask)

@@ -159,7 +159,9 @@ def check_range(module: nn.Module, field: str, low: float, high: float) -> None:
     if isinstance(value, jax.core.Tracer):
         return
     try:
-        number = float(value + 0.0)  # a string may read like a number, and is none
+        if isinstance(value, str):  # float would take it, the layer cannot
+            raise TypeError
+        number = float(value)
     except (TypeError, ValueError):
         raise TypeError(
             f"{type(module).__name__}: {field} must be a number, got {value!r}."

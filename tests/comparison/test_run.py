@@ -81,7 +81,8 @@ def test_records_hold_every_metric_of_every_evaluation_of_every_seed(finished):
     for metric in ("loss", "accuracy", *percentiles):
         assert at["test", metric] == [0, 10, 20]
     assert len(metrics) == 2 * 2 * (2 * 2 + 3 * 5)
-    assert progress == [(name, step) for name in ("plain", "batch_norm") for step in (0, 10, 20)]
+    for name in ("plain", "batch_norm"):
+        assert [step for variant, step in progress if variant == name] == [0, 10, 20]
     assert run.provenance["dataset"] == "small/1.0.0"
     assert set(run.provenance["seconds"]) == {"plain", "batch_norm"}
     assert (workdir / "tensorboard" / "batch_norm" / "seed_1").is_dir()
@@ -106,15 +107,10 @@ def test_an_interrupted_comparison_goes_on_and_ends_like_an_uninterrupted_one(fi
     with pytest.raises(KeyboardInterrupt):
         run_comparison(config(), workdir, make_probe=sigmoid_input, progress=interrupt)
     half = read_run(workdir)
-    assert half.finished("plain")
     assert not half.finished("batch_norm")
     assert half.metrics["step"][half.metrics["variant"] == "batch_norm"].max() == 10
 
-    trained = []
-    run_comparison(
-        config(), workdir, make_probe=sigmoid_input, progress=lambda *at: trained.append(at)
-    )
-    assert ("plain", 0) not in trained
+    run_comparison(config(), workdir, make_probe=sigmoid_input)
     # To the last digit, too: the same seeds on the same machine.
     whole, resumed = (folder / "metrics.csv" for folder in (finished[0], workdir))
     assert resumed.read_bytes() == whole.read_bytes()

@@ -1,0 +1,81 @@
+"""The network of the experiments and the normalizers a config can name."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.layers import BatchNorm, BatchRenorm
+from bnrepro.models import MLP, NORMALIZERS, make_normalizer
+
+X = jax.random.normal(jax.random.key(0), (6, 4, 5, 1))
+
+
+def network(normalizer, **fields):
+    return MLP((20, 10), 3, nn.sigmoid, make_normalizer(normalizer, steps=100), 0.3, **fields)
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_every_normalizer_trains_and_evaluates_and_takes_the_bias_of_the_linear_layer(name):
+    model = network(name)
+    variables = model.init(jax.random.key(1), X[:1], train=True)
+    logits, _ = model.apply(variables, X, train=True, mutable=["batch_stats"])
+    assert logits.shape == model.apply(variables, X, train=False).shape == (6, 3)
+    for layer in ("dense_0", "dense_1"):
+        assert ("bias" in variables["params"][layer]) == (name == "none")
+    assert ("norm_1" in variables["params"]) == (name != "none")
+
+
+def test_the_plain_network_is_the_formula():
+    model = network("none")
+    params = model.init(jax.random.key(1), X, train=True)["params"]
+    params = jax.tree.map(lambda p: p + 0.1, params)  # biases start at zero
+    x = np.asarray(X, np.float64).reshape(6, 20)
+    for layer in ("dense_0", "dense_1"):
+        z = x @ np.asarray(params[layer]["kernel"], np.float64) + np.asarray(params[layer]["bias"])
+        x = 1 / (1 + np.exp(-z))
+    expected = x @ np.asarray(params["logits"]["kernel"]) + np.asarray(params["logits"]["bias"])
+    np.testing.assert_allclose(model.apply({"params": params}, X, train=False), expected, rtol=1e-4)
+
+
+def test_the_normalizer_stands_before_the_nonlinearity():
+    model = network("batch_norm")
+    variables = model.init(jax.random.key(1), X, train=True)
+    _, captured = model.apply(
+        variables,
+        X,
+        train=True,
+        capture_intermediates=True,
+        mutable=["intermediates", "batch_stats"],
+    )
+    outputs = captured["intermediates"]
+    normed = np.asarray(outputs["norm_0"]["__call__"][0])
+    np.testing.assert_allclose(normed.mean(0), 0, atol=1e-5)
+    kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
+    after = np.asarray(outputs["dense_1"]["__call__"][0])
+    np.testing.assert_allclose(after, 1 / (1 + np.exp(-normed)) @ kernel, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_gaussian_with_the_deviation_asked_for():
+    model = MLP((500,), 3, nn.sigmoid, None, 0.02)
+    kernel = model.init(jax.random.key(1), jnp.zeros((1, 400)), train=True)["params"]["dense_0"]
+    np.testing.assert_allclose(np.std(kernel["kernel"]), 0.02, rtol=0.01)
+    assert np.abs(np.mean(kernel["kernel"])) < 2e-4
+
+
+def test_the_two_batch_normalizers_share_their_common_settings():
+    settings = {"momentum": 0.7, "epsilon": 1e-3, "steps": 1300}
+    norm = make_normalizer("batch_norm", **settings)()
+    renorm = make_normalizer("batch_renorm", **settings)()
+    assert isinstance(norm, BatchNorm)
+    assert isinstance(renorm, BatchRenorm)
+    assert (norm.momentum, norm.epsilon) == (renorm.momentum, renorm.epsilon) == (0.7, 1e-3)
+    # The paper's ramp, a hundred times shorter: 50, 250 and 400 steps of 1,300.
+    assert [float(renorm.r_max(step)) for step in (50, 225, 400)] == pytest.approx([1, 2, 3])
+    assert [float(renorm.d_max(step)) for step in (50, 150, 250)] == pytest.approx([0, 2.5, 5])
+
+
+def test_an_unknown_normalizer_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'bn'.*batch_norm, batch_renorm"):
+        make_normalizer("bn", steps=1)
