@@ -20,14 +20,15 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# Both train anew each time: what they show is made by the code as it stands.
 reproduce: setup
 	$(BIN)/python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
-	  --config.seeds=3 --workdir=runs/reproduce/mnist_sigmoid
+	  --config.seeds=3 --workdir=runs/reproduce/mnist_sigmoid --overwrite
 
 quick: setup
 	$(BIN)/python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
-	  --config.seeds=2 --config.steps=3000 --config.eval_every=250 --preview \
-	  --workdir=runs/quick/mnist_sigmoid
+	  --config.seeds=3 --config.steps=3000 --config.eval_every=250 --config.preview=True \
+	  --workdir=runs/quick/mnist_sigmoid --overwrite
 
 test: setup
 	$(BIN)/ruff check .

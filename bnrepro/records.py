@@ -173,12 +173,18 @@ def metric_rows(rows: list[Row]) -> pd.DataFrame:
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A path beside `path` to write to, renamed to it at the end: complete or absent.
+
+    Raises:
+      RecordsError: it cannot be written.
+    """
     beside = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         beside.replace(path)
+    except OSError as error:
+        raise RecordsError(f"cannot write {path}: {error.strerror}") from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """Trains every variant of a config with all its seeds, and keeps the records."""
 
 import dataclasses
+import logging
 import math
 import os
 import threading
@@ -31,6 +32,7 @@ MakeProbe = Callable[[Mapping[str, Any]], Probe]
 # Told of the variant at work and its steps done so far.
 Progress = Callable[[str, int], None]
 
+_log = logging.getLogger(__name__)
 _ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
 
 
@@ -64,6 +66,8 @@ def run_comparison(
     samplers = {name: _sampler(variant, dataset) for name, variant in variants.items()}
     run = open_workdir(workdir, config, overwrite=overwrite)
     rows: dict[str, list[Row]] = {name: [] for name in run.variants if not run.finished(name)}
+    if not rows:
+        _log.warning("%s is finished: nothing is trained anew", workdir)
     stop = threading.Event()
 
     def train(name: str) -> float:

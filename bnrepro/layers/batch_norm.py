@@ -55,6 +55,4 @@ class BatchNorm(BatchNormalization):
                 average_mean.value = self.updated(average_mean.value, mean, moments)
                 average_var.value = self.updated(average_var.value, var, moments)
 
-        inverse_std = lax.rsqrt(var + self.epsilon)
-        x_hat = (x - self.broadcastable(mean, x)) * self.broadcastable(inverse_std, x)
-        return self.affine(x_hat, x)
+        return self.affine(x, mean, lax.rsqrt(var + self.epsilon))

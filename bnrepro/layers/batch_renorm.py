@@ -68,8 +68,7 @@ class BatchRenorm(BatchNormalization):
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
         mu, sigma = average_mean.value, average_std.value
         if use_running_average:
-            x_hat = (x - self.broadcastable(mu, x)) / self.broadcastable(sigma, x)
-            return self.affine(x_hat, x)
+            return self.affine(x, mu, 1 / sigma)
 
         moments = self.minibatch_moments(x, mask)
         mu_b, sigma_b = moments.mean, jnp.sqrt(moments.var + self.epsilon)
@@ -82,8 +81,7 @@ class BatchRenorm(BatchNormalization):
             average_std.value = self.updated(sigma, sigma_b, moments)
             count.value = count.value + 1
 
-        x_hat = (x - self.broadcastable(mu_b, x)) * self.broadcastable(r / sigma_b, x)
-        return self.affine(x_hat + self.broadcastable(d, x), x)
+        return self.affine(x, mu_b, r / sigma_b, d)
 
 
 def _clip_magnitude(d: Array, d_max: Any) -> Array:

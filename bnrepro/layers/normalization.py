@@ -138,18 +138,28 @@ class BatchNormalization(nn.Module):
         # A stored average keeps its precision, as the carry of a scan must.
         return moved if jnp.iscomplexobj(moved) else moved.astype(average.dtype)
 
-    def affine(self, y: Inexact[Array, "..."], x: Array) -> Inexact[Array, "..."]:
-        """`scale * y + bias`, in the dtype that flax.linen would give for an input `x`."""
+    def affine(
+        self, x: Array, mean: Array, multiplier: Array, offset: Array | None = None
+    ) -> Inexact[Array, "..."]:
+        """`scale * ((x - mean) * multiplier + offset) + bias`, in the dtype of flax.linen's layer.
+
+        Factors and offsets, one a feature, are combined before they meet `x`.
+        """
         shape = self.feature_shape(x)
         operands = [x]
         if self.use_scale:
             scale = self.param("scale", self.scale_init, shape, self.param_dtype)
             operands.append(scale)
-            y = y * self.broadcastable(scale, x)
+            multiplier = multiplier * scale
+            offset = None if offset is None else offset * scale
         if self.use_bias:
             bias = self.param("bias", self.bias_init, shape, self.param_dtype)
             operands.append(bias)
-            y = y + self.broadcastable(bias, x)
+            offset = bias if offset is None else offset + bias
+        # The difference comes first: at the mean it is exactly zero, whatever its factor.
+        y = (x - self.broadcastable(mean, x)) * self.broadcastable(multiplier, x)
+        if offset is not None:
+            y = y + self.broadcastable(offset, x)
         return y.astype(canonicalize_dtype(*operands, dtype=self.dtype))
 
 
