@@ -194,8 +194,8 @@ def png(array):
         (png(np.zeros((14, 28), np.uint8)), 0, r"image 59 is uint8 \(14, 28, 1\)"),
         (png(np.zeros((28, 28, 3), np.uint8)), 0, r"image 59 is uint8 \(28, 28, 3\)"),
         (png(np.zeros((28, 28), np.uint16)), 0, r"image 59 is uint16 \(28, 28, 1\)"),
-        (png(np.zeros((28, 28), np.uint8)), 10, "label 10 is not below 10"),
-        (None, 0, ""),
+        (png(np.zeros((28, 28), np.uint8)), 10, r"label 10 is not in \[0, 10\)"),
+        (None, 0, "not enough values to unpack"),
     ],
     ids=["no image", "cut short", "another size", "colour", "16 bits", "label", "no image field"],
 )

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnrepro.data.samplers import epochs, shuffled_index, with_replacement
+from bnrepro.data.samplers import (
+    by_label,
+    epochs,
+    make_sampler,
+    shuffled_index,
+    with_replacement,
+)
 
 KEY = jax.random.key(3)
 
@@ -77,3 +83,77 @@ def test_with_replacement_draws_all_examples_equally_often_and_repeats_some_with
 def test_a_minibatch_larger_than_the_set_is_refused_with_both_numbers(batch_size):
     with pytest.raises(ValueError, match=rf"\[1, 10\].*got {batch_size}"):
         epochs(10, batch_size)
+
+
+LABELS = np.repeat(np.arange(10), [5, 9, 4, 6, 4, 8, 12, 4, 7, 5])[
+    np.random.default_rng(0).permutation(64)
+]
+
+
+def drawn_labels(sampler, steps):
+    """(steps, batch) indices, and the labels they have."""
+    indices = draw(sampler, steps)
+    return indices, LABELS[indices]
+
+
+@pytest.mark.parametrize(("count", "images"), [(2, 3), (1, 4), (10, 2)])
+def test_a_minibatch_holds_so_many_labels_and_so_many_different_images_of_each(count, images):
+    indices, labels = drawn_labels(by_label(LABELS, count, images, repeat_labels=False), 50)
+    for batch, of_batch in zip(indices, labels, strict=True):
+        _, counts = np.unique(of_batch, return_counts=True)
+        assert counts.tolist() == [images] * count
+        assert len(set(batch.tolist())) == count * images
+
+
+def test_microbatches_of_one_image_a_label_hold_each_label_once():
+    _, labels = drawn_labels(by_label(LABELS, 4, 2, repeat_labels=False), 50)
+    for batch in labels.reshape(50, 2, 4):
+        assert set(batch[0]) == set(batch[1])
+        assert len(set(batch[0])) == 4
+
+
+def test_labels_drawn_with_replacement_come_up_again_and_without_never():
+    _, repeated = drawn_labels(by_label(LABELS, 8, 2, repeat_labels=True), 100)
+    distinct = np.array([len(np.unique(batch)) for batch in repeated])
+    # Of 8 draws of 10 labels, 10 (1 - 0.9^8) = 5.70 differ on average.
+    assert abs(distinct.mean() - 5.70) < 0.4
+    assert (repeated[:, :8] == repeated[:, 8:]).all()
+
+
+@pytest.mark.parametrize("repeat_labels", [True, False])
+def test_all_labels_and_all_images_of_a_label_come_up_equally_often(repeat_labels):
+    indices, labels = drawn_labels(by_label(LABELS, 2, 2, repeat_labels=repeat_labels), 4000)
+    first_labels = labels[:, 0]
+    assert stats.chisquare(np.bincount(first_labels, minlength=10)).pvalue > 1e-4
+    sixes = indices[:, 0][first_labels == 6]
+    counts = np.array([(sixes == i).sum() for i in np.flatnonzero(LABELS == 6)])
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_minibatches_by_label_are_the_same_for_the_same_key_and_step():
+    sampler = by_label(LABELS, 3, 2, repeat_labels=True)
+    np.testing.assert_array_equal(sampler(KEY, jnp.int32(7)), draw(sampler, 9)[7])
+
+
+SIZES = {"labels_per_batch": 2, "examples_per_label": 3, "repeat_labels": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "changes", "message"),
+    [
+        ("labels", 7, {}, "got 2 x 3 and 7"),
+        ("labels", 33, {"labels_per_batch": 11}, "at most 10, the number of labels.*got 11"),
+        ("labels", 10, {"examples_per_label": 5}, "at most 4, .* of label 2, got 5"),
+        ("epochs", 65, {}, r"\[1, 64\].*got 65"),
+        ("label", 6, {}, "unknown sampler 'label'; known are epochs, labels"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_with_the_numbers(name, batch_size, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_sampler(name, LABELS, batch_size, **SIZES | changes)
+
+
+def test_more_labels_than_there_are_may_be_drawn_with_replacement():
+    sampler = make_sampler("labels", LABELS, 40, **{**SIZES, "labels_per_batch": 20,
+                           "examples_per_label": 2, "repeat_labels": True})  # fmt: skip
+    assert draw(sampler, 2).shape == (2, 40)
