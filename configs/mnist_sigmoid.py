@@ -42,6 +42,16 @@ def get_config() -> ConfigDict:
 
     config.sampler = ConfigDict()
     config.sampler.name = "epochs"
+    # Of sampler labels: labels x images of each; labels drawn with replacement or not.
+    config.sampler.labels_per_batch = 2
+    config.sampler.examples_per_label = 30
+    config.sampler.repeat_labels = False
+
+    # Beside the test set with moving averages: so many training images with them, and so many
+    # minibatches of test images, sampled like those of training, with their own statistics.
+    config.evaluation = ConfigDict()
+    config.evaluation.train_examples = 0
+    config.evaluation.minibatches = 0
 
     config.normalizer = ConfigDict()
     config.normalizer.name = "none"

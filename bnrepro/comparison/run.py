@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,16 +21,31 @@ from jaxtyping import Array, Float, UInt8
 
 from bnrepro.comparison.config import ConfigError, variant_configs
 from bnrepro.comparison.provenance import provenance
-from bnrepro.data import SAMPLERS, Dataset, load_dataset
+from bnrepro.data import Dataset, Sampler, load_dataset, make_sampler
 from bnrepro.models import MLP, make_normalizer
 from bnrepro.records import Row, Run, metric_rows, open_workdir, write_events, write_run
-from bnrepro.training import Probe, evaluate, initial_states, make_optimizer, make_train_steps
+from bnrepro.training import (
+    Probe,
+    evaluate,
+    evaluate_minibatches,
+    initial_states,
+    make_optimizer,
+    make_train_steps,
+)
 from bnrepro.training.state import NOT_DIVERGED
 
 # What is measured inside a variant's model, given its config.
 MakeProbe = Callable[[Mapping[str, Any]], Probe]
 # Told of the variant at work and its steps done so far.
 Progress = Callable[[str, int], None]
+
+
+class Samplers(NamedTuple):
+    """How minibatches are drawn from either set; from the test set only if they are asked for."""
+
+    train: Sampler
+    test: Sampler | None
+
 
 _log = logging.getLogger(__name__)
 _ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
@@ -63,7 +78,7 @@ def run_comparison(
     """
     variants = variant_configs(config)
     dataset = load_dataset(config["dataset"], config["data_dir"] or None)
-    samplers = {name: _sampler(variant, dataset) for name, variant in variants.items()}
+    samplers = {name: _samplers(variant, dataset) for name, variant in variants.items()}
     run = open_workdir(workdir, config, overwrite=overwrite)
     rows: dict[str, list[Row]] = {name: [] for name in run.variants if not run.finished(name)}
     if not rows:
@@ -118,7 +133,7 @@ def train_variant(
     name: str,
     config: Mapping[str, Any],
     dataset: Dataset,
-    sampler: Callable[[Array, Array], Array],
+    samplers: Samplers,
     probe: Probe | None,
 ) -> Iterator[tuple[int, list[Row]]]:
     """Trains all seeds of one variant; yields (step, rows for the records) at each evaluation."""
@@ -132,18 +147,14 @@ def train_variant(
     optimizer = make_optimizer(**config["optimizer"])
     preprocess = _binary if config["binary_input"] else _unit_range
     images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-    test_images = preprocess(jnp.asarray(dataset.test_images))
-    test_labels = jnp.asarray(dataset.test_labels)
     seeds = config["first_seed"] + np.arange(config["seeds"])
 
-    evaluate_all = jax.jit(
-        jax.vmap(partial(evaluate, model=model, probe=probe), in_axes=(0, None, None))
-    )
+    evaluate_all = _make_evaluate(config, dataset, samplers.test, model, preprocess, probe)
     train_steps = make_train_steps(
         config["eval_every"],
         model=model,
         optimizer=optimizer,
-        sampler=sampler,
+        sampler=samplers.train,
         preprocess=preprocess,
         microbatch_size=config["microbatch_size"],
         ema_decay=config["ema_decay"],
@@ -152,7 +163,7 @@ def train_variant(
         jnp.asarray(seeds),
         model=model,
         optimizer=optimizer,
-        example=test_images[:1],
+        example=preprocess(images[:1]),
         ema_decay=config["ema_decay"],
     )
 
@@ -161,8 +172,7 @@ def train_variant(
     for step in range(0, config["steps"] + 1, config["eval_every"]):
         if step > 0:
             states, train_metrics = train_steps(states, images, labels)
-        test_metrics = evaluate_all(states.evaluated, test_images, test_labels)
-        splits = jax.device_get({"train": train_metrics, "test": test_metrics})
+        splits = jax.device_get({"train": train_metrics, **evaluate_all(states.evaluated)})
         diverged_at = np.asarray(states.diverged_at)
 
         rows = []
@@ -184,9 +194,59 @@ def train_variant(
             return
 
 
-def _sampler(config: Mapping[str, Any], dataset: Dataset) -> Callable[[Array, Array], Array]:
+def _make_evaluate(
+    config: Mapping[str, Any],
+    dataset: Dataset,
+    test_sampler: Sampler | None,
+    model: nn.Module,
+    preprocess: Callable[[Array], Array],
+    probe: Probe | None,
+) -> Callable[[Any], dict[str, dict[str, Array]]]:
+    """Evaluates the variables of all seeds in one compiled call: {split: {metric: (seeds,)}}.
+
+    Splits: `test`, the whole test set with the stored averages; where the config asks for them,
+    `train_set`, the first training images likewise, and `test_minibatches`, minibatches of test
+    images with their own statistics, the same ones each time.
+    """
+    evaluation = config["evaluation"]
+    # Arguments of the compiled function, not constants in it.
+    arrays = {"test": (preprocess(jnp.asarray(dataset.test_images)), dataset.test_labels)}
+    if count := evaluation["train_examples"]:
+        first = preprocess(jnp.asarray(dataset.train_images[:count]))
+        arrays["train_set"] = (first, dataset.train_labels[:count])
+    stored = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
+    indices = None
+    if test_sampler is not None:
+        draw = partial(test_sampler, jax.random.key(config["first_seed"]))
+        indices = jax.vmap(draw)(jnp.arange(evaluation["minibatches"]))
+
+    def one_seed(variables: Any, arrays: Any, stored: Any, indices: Any) -> Any:
+        splits = {
+            split: evaluate(variables, *data, model=model, probe=probe if split == "test" else None)
+            for split, data in arrays.items()
+        }
+        if indices is not None:
+            splits["test_minibatches"] = evaluate_minibatches(
+                variables,
+                indices,
+                *stored,
+                model=model,
+                preprocess=preprocess,
+                microbatch_size=config["microbatch_size"],
+            )
+        return splits
+
+    all_seeds = jax.jit(jax.vmap(one_seed, in_axes=(0, None, None, None)))
+    return lambda variables: all_seeds(variables, arrays, stored, indices)
+
+
+def _samplers(config: Mapping[str, Any], dataset: Dataset) -> Samplers:
+    make = partial(make_sampler, **config["sampler"], batch_size=config["batch_size"])
     try:
-        return SAMPLERS[config["sampler"]["name"]](len(dataset.train_labels), config["batch_size"])
+        return Samplers(
+            train=make(labels=dataset.train_labels),
+            test=make(labels=dataset.test_labels) if config["evaluation"]["minibatches"] else None,
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

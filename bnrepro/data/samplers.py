@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Key, UInt32
 
@@ -49,19 +50,112 @@ def with_replacement(num_examples: int, batch_size: int) -> Sampler:
     return sample
 
 
-SAMPLERS = {"epochs": epochs, "with_replacement": with_replacement}
+def by_label(
+    labels: Int[np.ndarray, "n"],
+    labels_per_batch: int,
+    examples_per_label: int,
+    *,
+    repeat_labels: bool,
+) -> Sampler:
+    """Minibatches of few labels ([BRN] 4.3): some labels, and different images of each.
+
+    The order is one image of each label, then another of each, and so on: where a minibatch is
+    split into microbatches, images of one label come into different ones (the paper's
+    half-minibatches).
+
+    Args:
+      labels: of all examples.
+      labels_per_batch: labels drawn for a minibatch.
+      examples_per_label: images drawn of each, no image twice.
+      repeat_labels: draw labels with replacement, as the paper does; one that comes up twice has
+        twice the images.
+
+    Raises:
+      ValueError: more labels than there are, without replacement; a label with too few images.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if not repeat_labels and labels_per_batch > len(classes):
+        raise ValueError(
+            f"labels_per_batch must be at most {len(classes)}, the number of labels, where none is "
+            f"repeated, got {labels_per_batch}."
+        )
+    if counts.min() < examples_per_label:
+        raise ValueError(
+            f"examples_per_label must be at most {counts.min()}, the number of images of label "
+            f"{classes[counts.argmin()]}, got {examples_per_label}."
+        )
+    # Examples sorted by label: those of one are found from its first.
+    order = jnp.asarray(np.argsort(labels, kind="stable"), jnp.int32)
+    firsts, sizes = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
+    capacity = int(counts.max())
+
+    def sample(key: Key[Array, ""], step: Int[Array, ""]) -> Int[Array, "batch"]:
+        label_key, image_key = jax.random.split(jax.random.fold_in(key, step))
+        drawn = jax.random.choice(
+            label_key, len(classes), (labels_per_batch,), replace=repeat_labels
+        )
+
+        def images(key: Key[Array, ""], label: Int[Array, ""]) -> Int[Array, "images"]:
+            places = jnp.arange(examples_per_label)
+            return firsts[label] + shuffled_index(key, places, sizes[label], capacity)
+
+        keys = jax.random.split(image_key, labels_per_batch)
+        return order[jax.vmap(images)(keys, drawn).T.ravel()]
+
+    return sample
 
 
-def shuffled_index(key: Key[Array, ""], index: Int[Array, "n"], size: int) -> Int[Array, "n"]:
+SAMPLERS = ("epochs", "labels", "with_replacement")
+
+
+def make_sampler(
+    name: str,
+    labels: Int[np.ndarray, "n"],
+    batch_size: int,
+    *,
+    labels_per_batch: int,
+    examples_per_label: int,
+    repeat_labels: bool,
+) -> Sampler:
+    """The sampler of that name, one of `SAMPLERS`; the last three arguments are of `labels`.
+
+    Raises:
+      ValueError: an unknown name, or sizes that cannot be.
+    """
+    if name == "epochs":
+        return epochs(len(labels), batch_size)
+    if name == "with_replacement":
+        return with_replacement(len(labels), batch_size)
+    if name != "labels":
+        raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLERS)}")
+    if labels_per_batch * examples_per_label != batch_size:
+        raise ValueError(
+            f"labels_per_batch times examples_per_label must be batch_size, got "
+            f"{labels_per_batch} x {examples_per_label} and {batch_size}."
+        )
+    return by_label(labels, labels_per_batch, examples_per_label, repeat_labels=repeat_labels)
+
+
+def shuffled_index(
+    key: Key[Array, ""],
+    index: Int[Array, "n"],
+    size: int | Int[Array, ""],
+    capacity: int | None = None,
+) -> Int[Array, "n"]:
     """Where a random permutation of range(size) takes `index`, without making the permutation.
 
-    Sorting 60,000 numbers takes 29 ms on one CPU core, as long as 80 training steps of the MNIST
-    network, and a step needs but 60 of them. A Feistel network keyed by `key` permutes a power of
-    four at least `size`; what falls outside is permuted again until it falls inside (Black &
-    Rogaway, Ciphers with arbitrary finite domains, 2002), as the index_shuffle of TensorFlow and
-    Grain does.
+    Sorting 60,000 numbers takes as long as many training steps of a small network, and a step needs
+    but 60 of them. A Feistel network keyed by `key` permutes a power of four at least `size`; what
+    falls outside is permuted again until it falls inside (Black & Rogaway, Ciphers with arbitrary
+    finite domains, 2002), as the index_shuffle of TensorFlow and Grain does.
+
+    Args:
+      key: names the permutation.
+      index: in [0, size).
+      size: how many are permuted.
+      capacity: an upper bound of `size`, where that is traced.
     """
-    half_bits = max(1, math.ceil(math.log2(size) / 2)) if size > 1 else 1
+    half_bits = max(1, math.ceil(math.log2(capacity or int(size)) / 2))
     half_mask = jnp.uint32((1 << half_bits) - 1)
     round_keys = jax.random.bits(key, (_ROUNDS,), jnp.uint32)
 

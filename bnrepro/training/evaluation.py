@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
+
+from bnrepro.training.step import forward, loss_and_accuracy, split
 
 
 class Probe(NamedTuple):
@@ -38,6 +40,30 @@ def evaluate(
         mutable=["intermediates"],
     )
     measured = probe.measure(captured["intermediates"]) if probe else {}
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
-    return {"loss": losses.mean(), "accuracy": accuracy, **measured}
+    return {**loss_and_accuracy(logits, labels), **measured}
+
+
+def evaluate_minibatches(
+    variables: Any,
+    indices: Int[Array, "minibatches batch"],
+    images: UInt8[Array, "examples ..."],
+    labels: Int[Array, "examples"],
+    *,
+    model: nn.Module,
+    preprocess: Callable[[Array], Array],
+    microbatch_size: int,
+) -> dict[str, Float[Array, ""]]:
+    """Mean loss and accuracy with the statistics of the minibatches themselves ([BRN] 4.3).
+
+    The model runs as in training, on microbatches of the size given; what is stored stays as it is.
+    """
+
+    def one(index: Int[Array, "batch"]) -> dict[str, Float[Array, ""]]:
+        x, y = (
+            split(preprocess(images[index]), microbatch_size),
+            split(labels[index], microbatch_size),
+        )
+        logits, _ = forward(variables, x, jax.random.key(0), model=model)
+        return loss_and_accuracy(logits, y)
+
+    return jax.tree.map(jnp.mean, jax.lax.map(one, indices))

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from bnrepro.training.state import TrainState, initial_state
-from bnrepro.training.step import train_step
+from bnrepro.training.step import split, train_step
 
 # Indices of one step's examples, from a key and the step.
 Sampler = Callable[[Array, Array], Array]
@@ -62,11 +62,7 @@ def make_train_steps(
 
         def body(state: TrainState, index: Int[Array, "batch"]) -> tuple[TrainState, Any]:
             x, y = preprocess(images[index]), labels[index]
-            return step_fn(
-                state,
-                x.reshape(-1, microbatch_size, *x.shape[1:]),
-                y.reshape(-1, microbatch_size),
-            )
+            return step_fn(state, split(x, microbatch_size), split(y, microbatch_size))
 
         state, metrics = jax.lax.scan(body, state, indices)
         return state, jax.tree.map(jnp.mean, metrics)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
@@ -31,30 +31,14 @@ def train_step(
     """
     dropout_key = jax.random.fold_in(state.dropout_key, state.step)
 
-    def forward(params: Any, key: Array, images: Array) -> tuple[Array, Any]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        return logits, updates.get("batch_stats", {})
-
-    def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
-        if len(images) == 1:
-            # A mapped axis of length one would still turn each product into a batched one.
-            logits, batch_stats = forward(params, dropout_key, images[0])
-            logits = logits[None]
-        else:
-            keys = jax.random.split(dropout_key, len(images))
-            logits, mapped = jax.vmap(forward, in_axes=(None, 0, 0))(params, keys, images)
-            batch_stats = jax.tree.map(_average, mapped)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), (logits, batch_stats)
+    def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, batch_stats = forward(variables, images, dropout_key, model=model)
+        metrics = loss_and_accuracy(logits, labels)
+        return metrics["loss"], (metrics, batch_stats)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), grads = gradient(state.params)
+    (loss, (metrics, batch_stats)), grads = gradient(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
@@ -78,8 +62,40 @@ def train_step(
         average=average,
         diverged_at=jnp.where(first, step, state.diverged_at),
     )
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
-    return new_state, {"loss": loss, "accuracy": accuracy}
+    return new_state, metrics
+
+
+def forward(
+    variables: Any, images: Float[Array, "microbatches size ..."], key: Array, *, model: nn.Module
+) -> tuple[Float[Array, "microbatches size classes"], Any]:
+    """Logits in training mode, each microbatch normalized by itself, and the new batch_stats."""
+
+    def one(variables: Any, images: Array, key: Array) -> tuple[Array, Any]:
+        logits, updates = model.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        return logits, updates.get("batch_stats", {})
+
+    if len(images) == 1:
+        # A mapped axis of length one would still turn each product into a batched one.
+        logits, batch_stats = one(variables, images[0], key)
+        return logits[None], batch_stats
+    keys = jax.random.split(key, len(images))
+    logits, mapped = jax.vmap(one, in_axes=(None, 0, 0))(variables, images, keys)
+    return logits, jax.tree.map(_average, mapped)
+
+
+def loss_and_accuracy(
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> dict[str, Float[Array, ""]]:
+    """Mean cross-entropy, in nats, and share of examples whose largest logit is the label's."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return {"loss": losses.mean(), "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
+
+
+def split(batch: Shaped[Array, "batch ..."], microbatch_size: int) -> Shaped[Array, "m size ..."]:
+    """A batch as microbatches: (microbatches, microbatch size, ...)."""
+    return batch.reshape(-1, microbatch_size, *batch.shape[1:])
 
 
 def _average(mapped: Array) -> Array:

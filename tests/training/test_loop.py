@@ -13,6 +13,7 @@ from bnrepro.models import MLP, make_normalizer
 from bnrepro.training import (
     Probe,
     evaluate,
+    evaluate_minibatches,
     initial_states,
     make_optimizer,
     make_train_steps,
@@ -140,3 +141,27 @@ def test_a_probe_measures_inside_a_model_from_outside(data):
     expected = (np.asarray(images, np.float64).reshape(EXAMPLES, -1) @ kernel).mean()
     assert_close(measured["mean"], expected)
     assert set(measured) == {"loss", "accuracy", "mean"}
+
+
+def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_changes(data):
+    common = parts("batch_norm")
+    model = common["model"]
+    variables = jax.tree.map(lambda x: x[0], states_of(SEEDS, common)).evaluated
+    # Averages that would give nonsense if they were used.
+    variables["batch_stats"] = jax.tree.map(lambda x: x + 100, variables["batch_stats"])
+    before = jax.tree.map(np.array, variables)
+    images, labels = data
+    indices = jnp.arange(24).reshape(3, 8)
+    measured = evaluate_minibatches(
+        variables, indices, images, labels, model=model, preprocess=preprocess, microbatch_size=4
+    )
+    losses, hits = [], []
+    for index in np.arange(24).reshape(6, 4):
+        logits, _ = model.apply(
+            variables, preprocess(images[index]), train=True, mutable=["batch_stats"]
+        )
+        log_probabilities = jax.nn.log_softmax(logits)
+        losses.append(-log_probabilities[np.arange(4), labels[index]].mean())
+        hits.append((logits.argmax(-1) == labels[index]).mean())
+    assert_close(measured, {"loss": np.mean(losses), "accuracy": np.mean(hits)})
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
