@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.3
+    config.optimizer.learning_rate = 3.0
     config.optimizer.momentum = 0.0
 
     config.sampler = ConfigDict()

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import mnist_sigmoid
 
-LEARNING_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
+LEARNING_RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 INIT_STDS = (0.01, 0.03, 0.1, 0.3)
 
 

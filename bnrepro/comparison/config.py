@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -130,6 +131,11 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     )
     resolved = {}
     for name, overrides in config["variants"].items():
+        _require(
+            re.fullmatch(r"[\w+=.,-][\w+=., -]*", name) is not None and name not in (".", ".."),
+            f"variants must have names of letters, digits, spaces and _+=.,- (folders are named "
+            f"after them), got {name!r}",
+        )
         _require(
             isinstance(overrides, Mapping), f"variants.{name} must be a dict, got {overrides!r}"
         )

@@ -68,6 +68,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"binary_input": "yes"}, "binary_input must be True or False, got 'yes'"),
         ({"baseline": "zero"}, "baseline must be one of the variants"),
         ({"variants": {}}, "at least one variant"),
+        ({"variants": {"../plain": {}}}, "names of letters, digits.*got '../plain'"),
         ({"variants": {"plain": 3}}, "variants.plain must be a dict"),
         ({"variants": {"plain": {"steps": 5}}}, "steps cannot differ between variants"),
         ({"variants": {"plain": {"normaliser": {}}}}, "normaliser is no config key"),
