@@ -104,16 +104,17 @@ def progress_bar(config: Mapping[str, Any]) -> Iterator[Callable[[str, int], Non
             bar.stop()
 
 
-def show(run: "Run", table: "pd.DataFrame", paths: Sequence[Path]) -> None:
-    """Shows the table, and says where everything was written."""
+def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path]) -> None:
+    """Writes and shows the table, and says where everything was written."""
     from rich.console import Console
 
-    from bnrepro.report.tables import print_table
+    from bnrepro.report.tables import print_table, write_markdown
 
+    write_markdown(run, table, caption)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    print_table(run, table, console)
+    print_table(table, caption, console)
     pictures = ", ".join(path.name for path in paths if path.suffix == ".png")
     print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
 

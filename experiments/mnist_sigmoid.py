@@ -31,11 +31,10 @@ def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
             config, workdir, make_probe=sigmoid_input, progress=progress, overwrite=overwrite
         )
     numbers = summary.summarize(run, ACCURACIES)
-    table = tables.comparison_table(run, numbers, ACCURACIES)
+    table = tables.comparison_table(run, numbers)
     summary.write_summary(run, numbers)
-    tables.write_markdown(run, table)
     paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
-    cli.show(run, table, paths)
+    cli.show(run, table, tables.caption(run), paths)
 
 
 def sigmoid_input(config: Mapping[str, Any]) -> "Probe":

@@ -1,12 +1,14 @@
 """Figures of a comparison, written as SVG and PNG."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, ScalarFormatter
 from scipy import stats
 
 from bnrepro.records import FIGURES, Run, complete_file
@@ -26,13 +28,17 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def accuracy_figure(run: Run) -> list[Path]:
-    """Figure (a): test accuracy against steps, mean and 95% interval over seeds."""
+def accuracy_figure(
+    run: Run, variants: Sequence[str] | None = None, name: str = "accuracy"
+) -> list[Path]:
+    """Test accuracy against steps, mean and 95% interval over seeds, of all or some variants."""
     accuracy = 100 * accuracy_by_seed(run)
+    variants = run.variants if variants is None else variants
+    accuracy = accuracy.loc[:, accuracy.columns.get_level_values("variant").isin(variants)]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.subplots()
-        for variant, colour in _coloured(run):
+        for variant, colour in _coloured(variants):
             seeds = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
             mean = seeds.mean(axis=1)
             axes.plot(seeds.index, mean, color=colour, label=variant)
@@ -48,7 +54,34 @@ def accuracy_figure(run: Run) -> list[Path]:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.legend(loc="lower right")
         axes.set_title(_title(run, f"{run.config['seeds']} seeds, band: 95% interval"), fontsize=9)
-        return _save(figure, run.workdir / FIGURES / "accuracy")
+        return _save(figure, run.workdir / FIGURES / name)
+
+
+def accuracy_against_figure(
+    run: Run, summary: pd.DataFrame, places: Mapping[str, tuple[int, str]], xlabel: str
+) -> list[Path]:
+    """Final accuracy against a number, a line a title: `places` is {variant: (number, title)}."""
+    finals = summary[summary["metric"] == "final"].set_index("variant")
+    titles = list(dict.fromkeys(title for _, title in places.values()))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.subplots()
+        for title, colour in _coloured(titles):
+            points = sorted((x, variant) for variant, (x, of) in places.items() if of == title)
+            numbers = [x for x, _ in points]
+            rows = 100 * finals.loc[[name for _, name in points], ["mean", "ci95_high"]]
+            half = (rows["ci95_high"] - rows["mean"]).fillna(0)
+            axes.errorbar(
+                numbers, rows["mean"], half, color=colour, label=title, marker="o", ms=3, capsize=2
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({x for x, _ in places.values()}))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set(xlabel=xlabel, ylabel="final test accuracy, %")
+        axes.legend(loc="lower right")
+        text = f"{run.config['steps']:,} steps, {run.config['seeds']} seeds, bars: 95% interval"
+        axes.set_title(_title(run, text), fontsize=9)
+        return _save(figure, run.workdir / FIGURES / "accuracy_against")
 
 
 def sigmoid_input_figure(run: Run) -> list[Path]:
@@ -61,7 +94,7 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
         names = run.variants
         figure = Figure(figsize=(2.8 * len(names) + 0.6, 3.2), layout="constrained")
         panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, (variant, colour) in zip(panels, _coloured(run), strict=True):
+        for axes, (variant, colour) in zip(panels, _coloured(names), strict=True):
             percentiles = rows[rows["variant"] == variant].pivot(
                 index="step", columns="metric", values="value"
             )
@@ -76,8 +109,8 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
         return _save(figure, run.workdir / FIGURES / "sigmoid_input")
 
 
-def _coloured(run: Run) -> list[tuple[str, str]]:
-    return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(run.variants)]
+def _coloured(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(names)]
 
 
 def _lower_limit(percent: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """From the metrics of a run to one number a variant, with its 95% interval over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,44 +14,53 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 
 
-def accuracy_by_seed(run: Run) -> pd.DataFrame:
-    """Test accuracy: one row a step, one column a (variant, seed); diverged seeds are left out."""
+def accuracy_by_seed(run: Run, split: str = "test") -> pd.DataFrame:
+    """Accuracy: one row a step, one column a (variant, seed); diverged seeds are left out."""
     metrics = run.metrics
     diverged = metrics[metrics["metric"] == "diverged"]
     out = set(zip(diverged["variant"], diverged["seed"], strict=True))
-    rows = metrics[(metrics["split"] == "test") & (metrics["metric"] == "accuracy")]
+    rows = metrics[(metrics["split"] == split) & (metrics["metric"] == "accuracy")]
     table = rows.pivot(index="step", columns=["variant", "seed"], values="value")
     return table[[column for column in table.columns if column not in out]]
 
 
-def by_seed(run: Run, accuracies: Sequence[float]) -> pd.DataFrame:
+def by_seed(
+    run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """What is summarized: one row a (variant, seed), one column a metric.
 
     Columns: `final` and `best` test accuracy; `final_minus_baseline`, of the same seed;
+    `final_<split>`, final accuracy on what else was evaluated (`train_set`, `test_minibatches`);
     `steps_to_<accuracy>`, the first evaluation that reaches it (NaN if none does), for the
     given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the best of the baseline's
-    run of the same seed.
+    run of the same seed. Baselines are those given for a variant, else the config's.
     """
     accuracy = accuracy_by_seed(run)
     table = pd.DataFrame({"final": accuracy.apply(_last), "best": accuracy.max()})
-    baseline = run.config["baseline"]
-    own = table[table.index.get_level_values("variant") == baseline].droplevel("variant")
-    reference = own.reindex(table.index.get_level_values("seed")).set_index(table.index)
+    pairs = [
+        ((baselines or {}).get(variant, run.config["baseline"]), seed)
+        for variant, seed in table.index
+    ]
+    reference = table.reindex(pd.MultiIndex.from_tuples(pairs)).set_index(table.index)
     table["final_minus_baseline"] = table["final"] - reference["final"]
+    for split in sorted(set(run.metrics["split"]) - {"train", "test"}):
+        table[f"final_{split}"] = accuracy_by_seed(run, split).apply(_last)
     for threshold in accuracies:
         table[f"steps_to_{threshold:g}"] = _steps_to(accuracy, threshold)
     table["steps_to_baseline_best"] = _steps_to(accuracy, reference["best"])
     return table
 
 
-def summarize(run: Run, accuracies: Sequence[float]) -> pd.DataFrame:
+def summarize(
+    run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Mean and 95% interval (Student's t) over seeds of each column of `by_seed`.
 
     Returns:
       A table with `SUMMARY_COLUMNS`. `seeds` counts those that have a value: the ones that did not
       diverge and, for steps, that got there. `steps` is the length of the shortest of the runs.
     """
-    table = by_seed(run, accuracies)
+    table = by_seed(run, accuracies, baselines)
     last_step: Any = accuracy_by_seed(run).apply(lambda column: column.last_valid_index())
     rows = []
     for variant in run.variants:

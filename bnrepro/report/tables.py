@@ -1,6 +1,6 @@
 """The table of a comparison, as text for a terminal and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,15 +10,20 @@ from rich.table import Table
 from bnrepro.records import SUMMARY_MD, Run, complete_file
 
 
-def comparison_table(run: Run, summary: pd.DataFrame, accuracies: Sequence[float]) -> pd.DataFrame:
+def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
     """The summary as a person reads it: one row a variant, cells like "97.92 ± 0.05"."""
     baseline = run.config["baseline"]
-    columns = {
+    titles = {
         "final": ("final, %", _percent),
         "best": ("best, %", _percent),
         "final_minus_baseline": (f"final − {baseline}, %", _difference),
-        **{f"steps_to_{a:g}": (f"steps to {a:.0%}", _steps) for a in accuracies},
+        "final_train_set": ("training set, %", _percent),
+        "final_test_minibatches": ("own statistics, %", _percent),
         "steps_to_baseline_best": (f"to {baseline}'s best", _steps),
+    }
+    columns = {
+        metric: titles.get(metric) or (f"steps to {float(metric.rpartition('_')[2]):.0%}", _steps)
+        for metric in dict.fromkeys(summary["metric"])
     }
     cells: Any = summary.set_index(["variant", "metric"])
     diverged = run.metrics[run.metrics["metric"] == "diverged"].groupby("variant").size()
@@ -36,7 +41,26 @@ def comparison_table(run: Run, summary: pd.DataFrame, accuracies: Sequence[float
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def caption(run: Run) -> str:
+def pivot_table(
+    summary: pd.DataFrame, places: Mapping[str, tuple[str, str]], missing: str
+) -> pd.DataFrame:
+    """Final accuracy of each variant in the (row, column) that `places` gives it."""
+    finals: Any = summary[summary["metric"] == "final"].set_index("variant")
+    rows: dict[str, dict[str, str]] = {}
+    for variant, (row, column) in places.items():
+        rows.setdefault(row, {})[column] = _percent(finals.loc[variant], 0)
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(missing)
+
+
+def differences(summary: pd.DataFrame, variants: Mapping[str, str]) -> pd.Series:
+    """Final accuracy less that of the baseline, for {row: variant}."""
+    cells: Any = summary[summary["metric"] == "final_minus_baseline"].set_index("variant")
+    return pd.Series(
+        {row: _difference(cells.loc[name], 0) for row, name in variants.items()}, dtype=object
+    )
+
+
+def caption(run: Run, *remarks: str) -> str:
     """What the numbers are of, and what to beware of."""
     config = run.config
     parts = [
@@ -52,18 +76,18 @@ def caption(run: Run) -> str:
     unfinished = [name for name in run.variants if not run.finished(name)]
     if unfinished:
         parts.insert(0, f"UNFINISHED: {', '.join(unfinished)}")
-    return ". ".join(parts) + "."
+    return ". ".join([*parts, *remarks]) + "."
 
 
-def write_markdown(run: Run, table: pd.DataFrame) -> None:
-    """Writes `summary.md`: caption and table."""
+def write_markdown(run: Run, table: pd.DataFrame, caption: str) -> None:
+    """Writes `summary.md`: table and caption."""
     with complete_file(run.workdir / SUMMARY_MD) as path:
-        path.write_text(f"{table.to_markdown(disable_numparse=True)}\n\n{caption(run)}\n")
+        path.write_text(f"{table.to_markdown(disable_numparse=True)}\n\n{caption}\n")
 
 
-def print_table(run: Run, table: pd.DataFrame, console: Console) -> None:
+def print_table(table: pd.DataFrame, caption: str, console: Console) -> None:
     """Shows the table on a terminal, fitted to its width."""
-    shown = Table(caption=caption(run), caption_justify="left")
+    shown = Table(caption=caption, caption_justify="left")
     shown.add_column("")
     for column in table.columns:
         shown.add_column(str(column), justify="right")

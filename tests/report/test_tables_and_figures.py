@@ -14,7 +14,7 @@ ACCURACIES = (0.95, 0.97)
 
 
 def table_of(run):
-    return tables.comparison_table(run, summarize(run, ACCURACIES), ACCURACIES)
+    return tables.comparison_table(run, summarize(run, ACCURACIES))
 
 
 def test_cells_show_mean_and_half_of_the_interval(tmp_path):
@@ -58,9 +58,9 @@ def test_the_caption_tells_previews_stand_in_data_and_unfinished_variants(tmp_pa
 def test_markdown_and_terminal_show_the_same_cells(tmp_path):
     run = small_run(tmp_path)
     table = table_of(run)
-    tables.write_markdown(run, table)
+    tables.write_markdown(run, table, tables.caption(run))
     out = io.StringIO()
-    tables.print_table(run, table, Console(file=out, width=150))
+    tables.print_table(table, tables.caption(run), Console(file=out, width=150))
     markdown = (tmp_path / "summary.md").read_text()
     assert markdown.splitlines()[0].startswith("|")
     for cell in table.to_numpy().ravel():
@@ -95,3 +95,34 @@ def test_the_same_records_give_the_same_figure_to_the_last_byte(tmp_path):
         figures.accuracy_figure(small_run(tmp_path / name))[0].read_bytes() for name in "ab"
     )
     assert first == second
+
+
+def test_a_pivot_puts_each_variant_in_its_place_and_says_what_is_missing(tmp_path):
+    summary = summarize(small_run(tmp_path), ())
+    table = tables.pivot_table(summary, {"plain": ("1", "x"), "batch_norm": ("2", "y")}, "refused")
+    assert table.to_dict() == {
+        "x": {"1": "92.00 ± 4.97", "2": "refused"},
+        "y": {"1": "refused", "2": "94.67 ± 3.79"},
+    }
+    shown = tables.differences(summary, {"2": "batch_norm"})
+    assert shown.to_dict() == {"2": "+2.67 ± 1.43*"}
+
+
+def test_what_else_was_evaluated_has_a_column(tmp_path):
+    extra = [
+        ("plain", seed, step, "train_set", "accuracy", 0.9 + seed / 100 + step / 1000)
+        for seed in range(3)
+        for step in (0, 10, 20)
+    ]
+    table = table_of(small_run(tmp_path, extra=extra))
+    # 0.92, 0.93, 0.94 at the last step.
+    assert table.loc["plain", "training set, %"] == "93.00 ± 2.48"
+    assert table.loc["batch_norm", "training set, %"] == "–"
+
+
+def test_accuracy_against_a_number_is_drawn_with_a_line_a_title(tmp_path):
+    run = small_run(tmp_path)
+    places = {"plain": (2, "one"), "batch_norm": (4, "other")}
+    paths = figures.accuracy_against_figure(run, summarize(run, ()), places, "size")
+    assert [path.name for path in paths] == ["accuracy_against.svg", "accuracy_against.png"]
+    assert imread(paths[1]).std() > 0.01

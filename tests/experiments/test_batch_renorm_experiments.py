@@ -1,0 +1,65 @@
+"""The two comparisons of the Batch Renorm paper, on a set small enough to train in a second."""
+
+import pytest
+
+from bnrepro.comparison import run as run_module
+from bnrepro.records import read_run
+from configs import non_iid as non_iid_config
+from configs import small_batch as small_batch_config
+from experiments import non_iid, small_batch
+from tests.small_dataset import small_dataset
+
+
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
+    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+
+
+def shrunk(module, names):
+    config = module.get_config().to_dict()
+    config |= {"seeds": 2, "steps": 4, "eval_every": 2}
+    config["model"]["hidden"] = (6,)
+    config["variants"] = {name: config["variants"][name] for name in names}
+    return config
+
+
+def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_renorm(
+    tmp_path, capsys
+):
+    names = ["batch_norm 64", "batch_norm 4", "batch_renorm 4", "none 1"]
+    small_batch.main(shrunk(small_batch_config, names), tmp_path / "w", False)
+    lines = (tmp_path / "w" / "summary.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5]]
+    assert lines[0].split("|")[1].strip() == "microbatch size"
+    assert [row[0] for row in cells] == ["64", "4", "1"]
+    header = [title.strip() for title in lines[0].split("|")[1:-1]]
+    by_size = {row[0]: dict(zip(header, row, strict=True)) for row in cells}
+    assert by_size["1"]["batch_norm"] == by_size["1"]["batch_renorm"] == "refused"
+    assert by_size["4"]["ImageNet, [BRN]"] == "74.2, 76.5"
+    finals = read_run(tmp_path / "w").metrics
+    finals = finals[(finals["step"] == 4) & (finals["split"] == "test")]
+    finals = finals[finals["metric"] == "accuracy"].groupby("variant")["value"].mean()
+    lead = 100 * (finals["batch_renorm 4"] - finals["batch_norm 4"])
+    assert by_size["4"]["batch_renorm − batch_norm"].startswith(f"{lead:+.2f} ±")
+    assert {path.name for path in (tmp_path / "w" / "figures").glob("*.png")} == {
+        "accuracy_against.png",
+        "curves_at_4.png",
+    }
+    assert "Inception-v3" in capsys.readouterr().out
+
+
+def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_path):
+    sizes = {"iid batch_norm": 16, "2x32 batch_norm": 16, "2x32 batch_norm halves": 8}
+    config = shrunk(non_iid_config, sizes)
+    for name, microbatch_size in sizes.items():
+        variant = config["variants"][name]
+        variant |= {"batch_size": 16, "microbatch_size": microbatch_size}
+        if "sampler" in variant:
+            variant["sampler"]["examples_per_label"] = 8
+    config["evaluation"] = {"train_examples": 50, "minibatches": 3}
+    non_iid.main(config, tmp_path / "w", False)
+    metrics = read_run(tmp_path / "w").metrics
+    assert set(metrics["split"]) == {"test", "test_minibatches", "train", "train_set"}
+    header = (tmp_path / "w" / "summary.md").read_text().splitlines()[0]
+    for title in ("final, %", "training set, %", "own statistics, %", "ImageNet, [BRN]"):
+        assert title in header
