@@ -1,0 +1,60 @@
+"""A training step, an evaluation, the gradients: compiled once for each layer and shape."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def train(layer, variables, x, mask=None):
+    """The output in training mode, and the new `batch_stats`."""
+    y, updates = layer.apply(
+        variables, x, use_running_average=False, mask=mask, mutable=["batch_stats"]
+    )
+    return y, updates["batch_stats"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(layer, variables, x):
+    return layer.apply(variables, x, use_running_average=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def train_and_differentiate(layer, variables, x, dy, mask=None):
+    """As `train`, and the gradients of sum(dy * y) of `params` and of x."""
+
+    def loss(params, x):
+        y, stats = train(layer, {**variables, "params": params}, x, mask)
+        return jnp.sum(jnp.real(dy * y)), (y, stats)
+
+    gradients, outputs = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        variables.get("params", {}), x
+    )
+    return *outputs, *gradients
+
+
+def gradients(layer, variables, x, dy, mask=None):
+    return train_and_differentiate(layer, variables, x, dy, mask)[2:]
+
+
+def some_variables(layer, x, further_arguments=(True,)):
+    """Variables for inputs like x, with nothing at 0 or 1 that a mistake could hide behind."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, *further_arguments))
+
+    def value(path, like):
+        if like.dtype == jnp.int32:
+            return jnp.zeros(like.shape, like.dtype)
+        numbers = rng.uniform(0.5, 2.0, like.shape)
+        if path[-1].key in ("bias", "mean"):
+            numbers = numbers * rng.choice([-1, 1], like.shape)
+        return jnp.asarray(numbers, like.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def normal(*shape, mean=0.0, std=1.0, seed=0, dtype=np.float32):
+    """Normally distributed numbers, the same at every call."""
+    return np.random.default_rng(seed).normal(mean, std, shape).astype(dtype)

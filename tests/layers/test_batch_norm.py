@@ -1,0 +1,269 @@
+"""BatchNorm is the paper's, and flax.linen's wherever that is right."""
+
+import functools
+
+import flax.linen as nn
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+from bnrepro import BatchNorm
+from tests.layers import reference
+from tests.layers.running import (
+    evaluate,
+    gradients,
+    normal,
+    some_variables,
+    train,
+    train_and_differentiate,
+)
+
+# --- the paper ---
+
+SHAPES_AND_AXES = [((6, 3), -1), ((4, 3, 5), 1), ((4, 3, 2, 5), (1, -1)), ((3, 5), 0)]
+
+
+@given(
+    st.sampled_from(SHAPES_AND_AXES),
+    st.floats(-1e3, 1e3, width=32),
+    st.sampled_from([1e-2, 1.0, 1e3]),
+    st.sampled_from([1e-5, 0.1]),
+    st.booleans(),
+)
+def test_a_training_step_is_algorithm_1(shape_and_axis, mean, std, epsilon, masked):
+    """Claim A1: the minibatch's own mean and biased variance, then scale and shift."""
+    shape, axis = shape_and_axis
+    x = normal(*shape, mean=mean, std=std)
+    mask = normal(*shape, seed=1) < 1.0 if masked else None
+    layer = BatchNorm(axis=axis, epsilon=epsilon, momentum=0.9)
+    variables = some_variables(layer, x)
+    y, stats = train(layer, variables, x, mask)
+
+    gamma, beta, mu, var = (
+        reference.per_feature(variables[collection][name], x, axis)
+        for collection, name in [
+            ("params", "scale"),
+            ("params", "bias"),
+            ("batch_stats", "mean"),
+            ("batch_stats", "var"),
+        ]
+    )
+    right = reference.batch_norm(x, gamma, beta, epsilon=epsilon, axis=axis, mask=mask)
+    # The mean is a float32: y is as near as its last digit lets it be.
+    resolution = np.spacing(np.float32(abs(mean))) / np.sqrt(std**2 / 9 + epsilon)
+    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5 + 8 * resolution)
+    mu_b, var_b, _ = reference.minibatch(x, axis, mask)
+    for name, old, new in (("mean", mu, mu_b), ("var", var, var_b)):
+        moved = reference.moved(old, new, 0.9).squeeze()
+        np.testing.assert_allclose(stats[name], moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES)
+def test_gradients_are_the_papers_closed_form(shape, axis):
+    """[BN] section 3: also through the minibatch's mean and variance."""
+    x, dy = normal(*shape, mean=2, std=3), normal(*shape, seed=1)
+    layer = BatchNorm(axis=axis)
+    variables = some_variables(layer, x)
+    params, dx = gradients(layer, variables, x, dy)
+    gamma = reference.per_feature(variables["params"]["scale"], x, axis)
+    right_dx, right_scale, right_bias = reference.batch_norm_gradients(x, dy, gamma, axis=axis)
+    np.testing.assert_allclose(dx, right_dx, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["scale"], right_scale, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["bias"], right_bias, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_is_a_fixed_affine_map_of_the_averages():
+    x = normal(5, 3)
+    layer = BatchNorm(epsilon=0.01)
+    variables = some_variables(layer, x)
+    p, s = variables["params"], variables["batch_stats"]
+    var = np.asarray(s["var"], np.float64)
+    mean, scale, bias = np.asarray(s["mean"]), np.asarray(p["scale"]), np.asarray(p["bias"])
+    right = (x - mean) / np.sqrt(var + 0.01) * scale + bias
+    np.testing.assert_allclose(evaluate(layer, variables, x), right, rtol=1e-5, atol=1e-6)
+
+
+def test_scale_sigma_and_bias_mu_undo_it():
+    """Claim A3: gamma = sigma, beta = mu restore the input."""
+    x = normal(50, 4, mean=3, std=2)
+    mean, var, _ = reference.minibatch(x)
+    params = {"scale": np.float32(np.sqrt(var + 1e-5))[0], "bias": np.float32(mean)[0]}
+    layer = BatchNorm()
+    y, _ = train(layer, {**some_variables(layer, x), "params": params}, x)
+    np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolutions_channel_has_one_mean_and_variance():
+    """Claim A4: 64 of each, over 10 x 200 x 200 = 400,000 values."""
+    layer = BatchNorm(momentum=0.0)
+    full = jax.ShapeDtypeStruct((10, 200, 200, 64), jnp.float32)
+    shapes = jax.eval_shape(lambda x: layer.init(jax.random.key(0), x, False), full)
+    assert {leaf.shape for leaf in jax.tree.leaves(shapes)} == {(64,)}
+    # The values on 8 of the 64 channels, in half precision.
+    x = normal(10, 200, 200, 8, mean=1, dtype=np.float16)
+    _, stats = train(layer, some_variables(layer, x), x)
+    mean, var, size = reference.minibatch(x)
+    assert set(size.ravel()) == {400_000}
+    np.testing.assert_allclose(stats["mean"], mean.ravel(), rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], var.ravel(), rtol=1e-5)
+
+
+# --- flax.linen ---
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def seen(layer, variables, x, dy, mask=None):
+    """All that a user sees of a layer."""
+    evaluated = evaluate(layer, variables, x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return evaluated, train_and_differentiate(layer, variables, x, dy, mask)
+    return evaluated, train(layer, variables, x, mask)
+
+
+def assert_same(ours, theirs, tolerance):
+    """The same tree, with the same types, and values within a tolerance."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert our_leaf.dtype == their_leaf.dtype
+        wide = np.complex128 if jnp.iscomplexobj(our_leaf) else np.float64
+        np.testing.assert_allclose(
+            np.asarray(our_leaf).astype(wide),
+            np.asarray(their_leaf).astype(wide),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+HALF = {"float16": 2e-3, "bfloat16": 2e-2}  # a rounding or two
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "dtype", "tolerance"),
+    [
+        ({}, (6, 3), "float32", 1e-5),
+        ({"axis": 1, "use_bias": False}, (4, 3, 5), "float32", 1e-5),
+        ({"axis": (1, -1), "use_scale": False}, (4, 3, 2, 5), "float32", 1e-5),
+        ({"axis": (-1, 0), "use_fast_variance": False}, (4, 3, 2), "float32", 1e-5),
+        (
+            {"momentum": 0.5, "epsilon": 0.1, "use_bias": False, "use_scale": False},
+            (6, 3),
+            "float16",
+            HALF["float16"],
+        ),
+        ({}, (6, 3), "complex64", 1e-5),
+        ({}, (6, 3), "int32", 1e-5),
+        ({"dtype": jnp.bfloat16}, (6, 3), "float32", HALF["bfloat16"]),
+        ({"dtype": jnp.float32}, (6, 3), "bfloat16", 1e-5),
+        ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", HALF["bfloat16"]),
+        ({"force_float32_reductions": False}, (6, 3), "float16", 4 * HALF["float16"]),
+        (
+            {"force_float32_reductions": False, "param_dtype": jnp.bfloat16},
+            (6, 3),
+            "bfloat16",
+            4 * HALF["bfloat16"],
+        ),
+    ],
+    ids=str,
+)
+def test_it_agrees_with_flax_and_takes_its_variables(fields, shape, dtype, tolerance):
+    ours, theirs = BatchNorm(**fields), nn.BatchNorm(**fields)
+    x, dy = normal(*shape, mean=1, std=2).astype(dtype), normal(*shape, seed=1)
+    if dtype == "complex64":
+        x = x + 1j * normal(*shape, seed=2)
+    variables = some_variables(theirs, x)
+    assert_same(seen(ours, variables, x, dy), seen(theirs, variables, x, dy), tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "of_examples"), [("bfloat16", True), ("complex64", False)])
+def test_masks_mean_what_they_do_to_flax(dtype, of_examples):
+    x, dy = normal(6, 3, 4, mean=1, std=2).astype(dtype), normal(6, 3, 4, seed=1)
+    mask = normal(*(6, 1, 1) if of_examples else x.shape, seed=3) < 0.5
+    variables = some_variables(nn.BatchNorm(axis=1), x)
+    ours, theirs = (
+        seen(layer_type(axis=1), variables, x, dy, mask) for layer_type in (BatchNorm, nn.BatchNorm)
+    )
+    assert_same(ours, theirs, 1e-5)
+
+
+def test_it_initializes_as_flax_does():
+    x = normal(6, 3)
+    fields = {
+        "scale_init": nn.initializers.normal(1.0),
+        "bias_init": nn.initializers.uniform(1.0),
+        "param_dtype": jnp.float16,
+    }
+    ours, theirs = (
+        jax.jit(layer_type(use_running_average=False, **fields).init)(jax.random.key(0), x)
+        for layer_type in (BatchNorm, nn.BatchNorm)
+    )
+    assert_same(ours, theirs, 0)
+
+
+@pytest.mark.parametrize("transform", [jax.vmap, jax.pmap])
+def test_across_a_mapped_axis_it_agrees_with_flax(transform):
+    x, dy = normal(8, 4, 3), normal(8, 4, 3, seed=1)
+    variables = some_variables(nn.BatchNorm(), x)
+    ours, theirs = (
+        transform(
+            functools.partial(seen, layer_type(axis_name="devices")),
+            axis_name="devices",
+            in_axes=(None, 0, 0),
+        )(variables, x, dy)
+        for layer_type in (BatchNorm, nn.BatchNorm)
+    )
+    assert_same(ours, theirs, 1e-5)
+
+
+def test_groups_of_devices_agree_with_flax():
+    x = normal(8, 4, 3)
+    variables = some_variables(nn.BatchNorm(), x)
+    groups = ((0, 2), (1, 3), (4, 7), (5, 6))
+    ours, theirs = (
+        jax.pmap(
+            functools.partial(train, layer_type(axis_name="devices", axis_index_groups=groups)),
+            axis_name="devices",
+            in_axes=(None, 0),
+        )(variables, x)
+        for layer_type in (BatchNorm, nn.BatchNorm)
+    )
+    assert_same(ours, theirs, 1e-5)
+
+
+def test_a_flax_model_that_swaps_the_import_trains_the_same():
+    x, labels = normal(8, 6, 6, 2), np.arange(8) % 3
+
+    def net(layer_type):
+        class Net(nn.Module):
+            @nn.compact
+            def __call__(self, x, train):
+                x = nn.Conv(4, (3, 3), use_bias=False)(x)
+                x = nn.relu(layer_type(use_running_average=not train, momentum=0.9)(x))
+                x = nn.Dense(5)(x.mean((1, 2)))
+                x = nn.relu(layer_type(use_running_average=not train)(x))
+                return nn.Dense(3)(x)
+
+        return Net()
+
+    def step(net, variables):
+        def loss(params):
+            logits, updates = net.apply(
+                {**variables, "params": params}, x, True, mutable=["batch_stats"]
+            )
+            chosen = jnp.take_along_axis(nn.log_softmax(logits), labels[:, None], 1)
+            return -jnp.mean(chosen), updates["batch_stats"]
+
+        grads, stats = jax.grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], grads)
+        trained = {"params": params, "batch_stats": stats}
+        return trained, net.apply(trained, x, False)
+
+    variables = some_variables(net(nn.BatchNorm), x, (False,))
+    trained = {of: jax.jit(functools.partial(step, net(of))) for of in (BatchNorm, nn.BatchNorm)}
+    ours = theirs = variables
+    for _ in range(3):
+        ours, our_logits = trained[BatchNorm](ours)
+        theirs, their_logits = trained[nn.BatchNorm](theirs)
+    assert_same((ours, our_logits), (theirs, their_logits), 1e-4)

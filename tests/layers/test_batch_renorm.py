@@ -1,0 +1,287 @@
+"""BatchRenorm is the paper's, step for step, and so is the ramp of its limits."""
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+
+from bnrepro import BatchNorm, BatchRenorm, renorm_schedules
+from tests.layers import reference
+from tests.layers.running import (
+    evaluate,
+    gradients,
+    normal,
+    some_variables,
+    train,
+    train_and_differentiate,
+)
+
+
+def broadcastable(variables, x, axis=-1):
+    """gamma, beta, mu and sigma, shaped to broadcast against x."""
+    params, stats = variables["params"], variables["batch_stats"]
+    return [
+        reference.per_feature(value, x, axis)
+        for value in (params["scale"], params["bias"], stats["mean"], stats["std"])
+    ]
+
+
+# --- Algorithm 1 ---
+
+
+def test_one_step_by_hand():
+    """Two values, 1 and 5: mu_B = 3, sigma_B = 2; limits that r stays within and d does not."""
+    layer = BatchRenorm(r_max=3.0, d_max=0.25, epsilon=0.0, momentum=0.75)
+    variables = {
+        "params": {"scale": jnp.array([10.0]), "bias": jnp.array([100.0])},
+        "batch_stats": {
+            "mean": jnp.array([1.0]),
+            "std": jnp.array([4.0]),
+            "count": jnp.array(7, jnp.int32),
+        },
+    }
+    y, stats = train(layer, variables, np.float32([[1], [5]]))
+    # r = 2/4, d = min((3 - 1)/4, 0.25): x_hat = -1 * 0.5 + 0.25 and 1 * 0.5 + 0.25.
+    np.testing.assert_allclose(y, [[97.5], [107.5]], rtol=1e-6)
+    np.testing.assert_allclose(stats["mean"], [0.75 * 1 + 0.25 * 3])
+    # The deviation is averaged: 3.5. By way of the variance it would be sqrt(13) = 3.61.
+    np.testing.assert_allclose(stats["std"], [0.75 * 4 + 0.25 * 2])
+    assert stats["count"] == 8 and stats["count"].dtype == jnp.int32
+
+
+@given(
+    st.sampled_from([((6, 3), -1), ((4, 3, 5), 1), ((4, 3, 2, 5), (1, -1))]),
+    st.sampled_from([(1.0, 0.0), (1.2, 0.3), (3.0, 5.0)]),
+    st.floats(-3, 3, width=32),
+    st.sampled_from([0.1, 1.0, 10.0]),
+    st.booleans(),
+)
+def test_training_steps_are_algorithm_1(shape_and_axis, limits, mean, std, masked):
+    """r and d from the averages before the update; whatever is clipped, on whichever side."""
+    shape, axis = shape_and_axis
+    layer = BatchRenorm(r_max=limits[0], d_max=limits[1], axis=axis, momentum=0.9)
+    variables = some_variables(layer, np.zeros(shape, np.float32))
+    gamma, beta, mu, sigma = broadcastable(variables, np.zeros(shape), axis)
+    for step in range(3):
+        x = normal(*shape, mean=mean, std=std, seed=step)
+        mask = normal(*shape, seed=10 + step) < 1.0 if masked else None
+        y, stats = train(layer, variables, x, mask)
+        variables = {**variables, "batch_stats": stats}
+        right = reference.batch_renorm(
+            x, mu, sigma, *limits, gamma, beta, momentum=0.9, axis=axis, mask=mask
+        )
+        mu, sigma = right.mu, right.sigma
+        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(stats["mean"], mu.squeeze(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(stats["std"], sigma.squeeze(), rtol=1e-5)
+        assert stats["count"] == step + 1
+
+
+def test_scale_and_shift_come_after_the_correction():
+    """tensorpack#1065: y = gamma (x' r + d) + beta, not (gamma x' + beta) r + d."""
+    x = normal(20, 3, mean=2, std=3)
+    layer = BatchRenorm()
+    variables = some_variables(layer, x)
+    gamma, beta, mu, sigma = broadcastable(variables, x)
+    right = reference.batch_renorm(x, mu, sigma, 3, 5, gamma, beta, momentum=0.99)
+    y, _ = train(layer, variables, x)
+    np.testing.assert_allclose(y, right.y, rtol=1e-5, atol=1e-5)
+    wrong = reference.batch_norm(x, gamma, beta) * right.r + right.d
+    assert np.min(np.max(abs(y - wrong), 0)) > 0.1  # so the example tells one from the other
+
+
+def test_evaluation_is_a_fixed_affine_map_of_the_averages():
+    x = normal(5, 3)
+    layer = BatchRenorm(epsilon=0.5)  # which is in sigma already
+    variables = some_variables(layer, x)
+    gamma, beta, mu, sigma = broadcastable(variables, x)
+    right = gamma * (x - mu) / sigma + beta
+    np.testing.assert_allclose(evaluate(layer, variables, x), right, rtol=1e-5, atol=1e-5)
+
+
+def test_while_nothing_is_clipped_training_gives_what_evaluation_does():
+    """Claims A5 and A8: (x - mu_B) / sigma_B * r + d = (x - mu) / sigma."""
+    x = normal(20, 3, mean=1)
+    layer = BatchRenorm(r_max=100.0, d_max=100.0)
+    variables = some_variables(layer, x)
+    y, _ = train(layer, variables, x)
+    np.testing.assert_allclose(y, evaluate(layer, variables, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedules", [False, True])
+def test_with_limits_1_and_0_it_is_batch_norm(schedules):
+    """Claim A6, in outputs and gradients; the paper's ramp begins there."""
+    x, dy = normal(6, 3, mean=2, std=3), normal(6, 3, seed=1)
+    r_max, d_max = renorm_schedules() if schedules else (1.0, 0.0)
+    layer = BatchRenorm(r_max=r_max, d_max=d_max)
+    variables = some_variables(layer, x)
+    y, _, params, dx = train_and_differentiate(layer, variables, x, dy)
+    stats = some_variables(BatchNorm(), x)["batch_stats"]
+    right_y, _, right_params, right_dx = train_and_differentiate(
+        BatchNorm(), {**variables, "batch_stats": stats}, x, dy
+    )
+    np.testing.assert_allclose(y, right_y, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dx, right_dx, rtol=1e-4, atol=1e-6)
+    for name, value in right_params.items():
+        np.testing.assert_allclose(params[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("limits", [(3.0, 5.0), (1.1, 0.1)])
+@pytest.mark.parametrize(("shape", "axis"), [((6, 3), -1), ((4, 3, 5), 1)])
+def test_gradients_are_the_papers_closed_form(shape, axis, limits):
+    """[BRN] section 3: through mu_B and sigma_B, none through r and d, clipped or not."""
+    x, dy = normal(*shape, mean=1, std=1.5), normal(*shape, seed=1)
+    layer = BatchRenorm(r_max=limits[0], d_max=limits[1], axis=axis)
+    variables = some_variables(layer, x)
+    gamma, beta, mu, sigma = broadcastable(variables, x, axis)
+    step = reference.batch_renorm(x, mu, sigma, *limits, gamma, beta, momentum=0.99, axis=axis)
+    right = reference.batch_renorm_gradients(x, dy, step.r, step.d, gamma, axis=axis)
+    params, dx = gradients(layer, variables, x, dy)
+    np.testing.assert_allclose(dx, right[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["scale"], right[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["bias"], right[2], rtol=1e-4, atol=1e-5)
+
+
+def test_complex_numbers_are_corrected_towards_the_moving_mean():
+    x = (normal(50, 2, mean=3) + 1j * normal(50, 2, mean=-4, seed=1)).astype(np.complex64)
+    layer = BatchRenorm(r_max=1.5, d_max=0.5, use_scale=False, use_bias=False)
+    variables = some_variables(layer, x)
+    y, stats = train(layer, variables, x)
+    mu_b, var_b, _ = reference.minibatch(x)
+    _, _, mu, sigma = broadcastable({**variables, "params": {"scale": [1, 1], "bias": [0, 0]}}, x)
+    sigma_b = np.sqrt(var_b + 1e-5)
+    d = (mu_b - mu) / sigma
+    assert np.all(abs(d) > 0.5)
+    right = (x - mu_b) / sigma_b * np.clip(sigma_b / sigma, 1 / 1.5, 1.5) + d / abs(d) * 0.5
+    np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["mean"], (mu + 0.01 * (mu_b - mu))[0], rtol=1e-5)
+
+
+# --- limits that change ---
+
+
+def test_the_limits_follow_their_schedule_in_a_step_compiled_once():
+    """keras-contrib#127: a limit read while tracing stays what it was at the first step."""
+    r_max, d_max = optax.linear_schedule(1.0, 4.0, 10), lambda count: count / 10
+    layer = BatchRenorm(r_max=r_max, d_max=d_max, momentum=1.0)  # the averages stay
+    x = normal(30, 2, mean=9, std=9)  # beyond any limit
+    variables = some_variables(layer, x)
+    gamma, beta, mu, sigma = broadcastable(variables, x)
+    traces = []
+
+    @jax.jit
+    def step(stats):
+        traces.append(1)
+        return train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
+
+    def scanned(stats, _):
+        y, stats = train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
+        return stats, y
+
+    _, scanned_ys = jax.jit(lambda stats: jax.lax.scan(scanned, stats, length=10))(
+        variables["batch_stats"]
+    )
+    stats = variables["batch_stats"]
+    for k in range(10):
+        y, stats = step(stats)
+        right = reference.batch_renorm(x, mu, sigma, 1 + 0.3 * k, k / 10, gamma, beta, momentum=1.0)
+        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(scanned_ys[k], right.y, rtol=1e-4, atol=1e-5)
+    assert len(traces) == 1
+
+
+def test_limits_may_be_traced_and_mapped_over():
+    x = normal(6, 3, mean=4, std=5)
+    variables = some_variables(BatchRenorm(), x)
+    gamma, beta, mu, sigma = broadcastable(variables, x)
+    limits = np.float32([[1, 0], [1.5, 0.5], [3, 5]])
+
+    @functools.partial(jax.vmap, in_axes=0)
+    def mapped(limit):
+        layer = BatchRenorm(r_max=limit[0], d_max=limit[1])
+        return train.__wrapped__(layer, variables, x)[0]
+
+    for y, (r_max, d_max) in zip(jax.jit(mapped)(limits), limits, strict=True):
+        right = reference.batch_renorm(x, mu, sigma, r_max, d_max, gamma, beta, momentum=0.99)
+        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "r_max", "d_max"),
+    [
+        (0, 1, 0),
+        (5_000, 1, 0),
+        (15_000, 1 + 2 * 10 / 35, 2.5),
+        (22_500, 2, 5 * 17.5 / 20),
+        (25_000, 1 + 2 * 20 / 35, 5),
+        (40_000, 3, 5),
+        (200_000, 3, 5),
+    ],
+)
+def test_the_ramp_is_the_papers(step, r_max, d_max):
+    """[BRN] section 4: 1 and 0 up to 5,000; r_max = 3 at 40,000; d_max = 5 at 25,000; linear."""
+    for function in (lambda schedule: schedule, jax.jit):
+        r_schedule, d_schedule = (function(schedule) for schedule in renorm_schedules())
+        np.testing.assert_allclose(r_schedule(step), r_max, rtol=1e-6)
+        np.testing.assert_allclose(d_schedule(step), d_max, rtol=1e-6, atol=1e-7)
+
+
+def test_the_ramp_stretches_to_a_run_of_any_length():
+    r_max, d_max = renorm_schedules(
+        1000, r_max=2.0, d_max=1.0, warmup=0.1, r_max_end=0.5, d_max_end=0.3
+    )
+    np.testing.assert_allclose([r_max(k) for k in (100, 300, 500)], [1, 1.5, 2], rtol=1e-6)
+    np.testing.assert_allclose([d_max(k) for k in (100, 200, 300)], [0, 0.5, 1], rtol=1e-6)
+    tenth, _ = renorm_schedules(13_000)
+    np.testing.assert_allclose([tenth(k) for k in (500, 2_250, 4_000)], [1, 2, 3], rtol=1e-6)
+
+
+@given(st.integers(1, 50), st.floats(0, 1), st.floats(0, 1))
+def test_any_ramp_begins_at_batch_norm_and_never_falls(total_steps, first, second):
+    warmup, end = sorted((first, second))
+    for schedule in renorm_schedules(total_steps, warmup=warmup, r_max_end=end, d_max_end=end):
+        values = [float(schedule(k)) for k in range(total_steps + 2)]
+        assert values[0] in (0.0, 1.0)
+        assert np.all(np.diff(values) >= 0)
+        assert values[-1] in (3.0, 5.0)
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("given_limits", "shown"),
+    [
+        ({"r_max": 0.5}, "r_max must be at least 1, got 0.5"),
+        ({"r_max": float("nan")}, "r_max must be at least 1, got nan"),
+        ({"r_max": float("inf")}, "r_max must be at least 1, got inf"),
+        ({"d_max": -1}, "d_max must be at least 0, got -1"),
+        ({"d_max": float("nan")}, "d_max must be at least 0, got nan"),
+    ],
+)
+def test_a_limit_out_of_its_range_is_named_with_its_value(given_limits, shown):
+    for function in (BatchRenorm, renorm_schedules):
+        with pytest.raises(ValueError) as error:
+            function(**given_limits)
+        assert str(error.value) == f"{function.__name__}: {shown}."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ({"total_steps": 0}, "total_steps must be at least 1, got 0"),
+        ({"warmup": -0.1}, "warmup must be in [0, 1], got -0.1"),
+        ({"warmup": float("nan")}, "warmup must be in [0, 1], got nan"),
+        ({"warmup": 0.25, "r_max_end": 0.2}, "r_max_end must be in [0.25, 1], got 0.2"),
+        ({"warmup": 0.1, "d_max_end": 1.5}, "d_max_end must be in [0.1, 1], got 1.5"),
+    ],
+)
+def test_a_ramp_out_of_its_range_is_named_with_its_value(arguments, shown):
+    with pytest.raises(ValueError) as error:
+        renorm_schedules(**arguments)
+    assert str(error.value) == f"renorm_schedules: {shown}."

@@ -1,0 +1,269 @@
+"""The moments of a minibatch are those of float64, whatever the data and however it is spread."""
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bnrepro.layers.batch_norm import BatchNorm
+from bnrepro.layers.moments import batch_moments
+from tests.layers import reference
+from tests.layers.running import normal, some_variables, train
+
+jitted = jax.jit(batch_moments, static_argnums=1, static_argnames="one_pass")
+
+
+def features_of(x, axes):
+    return tuple(axis for axis in range(x.ndim) if axis not in axes)
+
+
+def expected(x, axes, mask=None):
+    mean, var, size = reference.minibatch(x, features_of(x, axes), mask)
+    return mean.squeeze(axes), var.squeeze(axes), size.squeeze(axes)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((4096, 4), (0,)), ((10, 40, 40, 4), (0, 1, 2)), ((60, 4, 20, 20), (0, 2, 3)), ((2, 4), (0,))],
+)
+def test_variance_is_right_to_1e_5_however_large_the_mean(shape, axes, one_pass):
+    # No looser at 1e5 and 1e6: x - shift is exact there, so that the mean drops out at once.
+    means = np.float32([1e4, -1e5, 1e6, 0])
+    x = (normal(*shape) + reference.per_feature(means, np.ones(shape), shape.index(4))).astype(
+        np.float32
+    )
+    right_mean, right_var, _ = expected(x, axes)
+    # Compiled as one or operation by operation.
+    for moments_of in (batch_moments, jitted) if x.ndim == 2 else (jitted,):
+        moments = moments_of(jnp.asarray(x), axes, one_pass=one_pass)
+        np.testing.assert_allclose(moments.var, right_var, rtol=1e-5)
+        # A mean in float32 cannot be nearer than half the distance between its numbers.
+        assert np.all(abs(moments.mean - right_mean) <= 2 * np.spacing(abs(means)) + 1e-6)
+
+
+@pytest.mark.parametrize("outliers", [slice(0, 1), slice(0, None, 32), slice(31, None, 32)])
+def test_no_outlier_spoils_the_variance_wherever_it_stands(outliers):
+    """Not as the first value, nor as every one of those that the shift is taken from, or none."""
+    x = normal(2**15, 2)
+    x[outliers] += 1e6
+    _, right, _ = expected(x, (0,))
+    np.testing.assert_allclose(jitted(x, (0,)).var, right, rtol=1e-5)
+
+
+SHAPES = [
+    ((7,), (0,)),
+    ((64, 3), (0,)),
+    ((3, 33), (1,)),
+    ((5, 4, 6), (0, 2)),
+    ((9, 2, 2, 3), (0, 1, 2)),
+]
+
+
+@st.composite
+def batches(draw):
+    """Values of any scale and offset, some with an outlier in front, and junk where masked."""
+    shape, axes = draw(st.sampled_from(SHAPES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    x = rng.normal(draw(st.sampled_from([0.0, 1.0, -300.0])), 1.0, shape)
+    exponent = draw(st.integers(-15, 15))
+    if exponent < 12 and draw(st.booleans()):
+        x[(0,) * len(shape)] = draw(st.sampled_from([1e4, -1e6]))
+    x = (x * 10.0**exponent).astype(np.float32)
+    mask = draw(st.sampled_from(["none", "all", "some", "examples"]))
+    if mask == "none":
+        return x, axes, None
+    if mask == "all":
+        return x, axes, np.ones(shape, bool)
+    example = [size if axis == axes[0] else 1 for axis, size in enumerate(shape)]
+    mask = rng.random(shape if mask == "some" else example) < 0.6
+    # At least two values of each feature count.
+    np.moveaxis(mask, axes[0], 0)[:2] = True
+    junk = draw(st.sampled_from([np.nan, np.inf, -1e30]))
+    return np.where(mask, x, np.float32(junk)), axes, mask
+
+
+@given(batches(), st.booleans())
+def test_moments_are_those_of_float64(batch, one_pass):
+    x, axes, mask = batch
+    moments = jitted(x, axes, mask=mask, one_pass=one_pass)
+    mean, var, size = expected(np.where(True if mask is None else mask, x, 0), axes, mask)
+    deviation = np.sqrt(var)
+    assert np.all(abs(moments.mean - mean) <= 1e-6 * (abs(mean) + deviation))
+    np.testing.assert_allclose(moments.var, var, rtol=1e-5)
+    np.testing.assert_array_equal(np.broadcast_to(moments.size, size.shape), size)
+
+
+@given(
+    st.sampled_from([np.float16, jnp.bfloat16, np.float32]),
+    st.sampled_from([((600, 3), -1), ((20, 3, 40), 1), ((12, 4, 25, 2), (1, -1))]),
+    st.floats(-100, 100),
+    st.booleans(),
+)
+def test_a_layer_accumulates_in_float32_whatever_its_input(dtype, shape_and_axis, mean, masked):
+    # With momentum 0 the averages are the moments of the minibatch.
+    shape, axis = shape_and_axis
+    x = normal(*shape, mean=mean, std=10.0).astype(dtype)
+    mask = normal(*shape, seed=1) < 0.5 if masked else None
+    layer = BatchNorm(momentum=0.0, axis=axis)
+    _, stats = train(layer, some_variables(layer, x), x, mask)
+    right = reference.minibatch(x.astype(np.float64), axis, mask)
+    np.testing.assert_allclose(stats["mean"], right.mean.squeeze(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], right.var.squeeze(), rtol=1e-5)
+
+
+@given(
+    st.sampled_from(SHAPES),
+    st.floats(-(2.0**50), 2.0**50, width=32),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_variance_is_never_negative_nor_nan(shape_and_axes, constant, ulps, one_pass):
+    shape, axes = shape_and_axes
+    constant = np.float32(constant)
+    noise = np.random.default_rng(0).integers(-ulps, ulps + 1, shape)
+    x = (constant + noise * np.spacing(abs(constant))).astype(np.float32)
+    var = jitted(x, axes, one_pass=one_pass).var
+    assert np.all(var >= 0)
+    assert np.all(np.sqrt(var) <= 4 * (ulps + 1) * np.spacing(abs(constant)))
+
+
+def test_of_complex_numbers_the_variance_is_real():
+    x = (normal(50, 3, mean=1e3) + 1j * normal(50, 3, mean=-2e3, std=2, seed=1)).astype(
+        np.complex64
+    )
+    mean, var, _ = expected(x, (0,))
+    moments = jitted(x, (0,))
+    np.testing.assert_allclose(moments.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(moments.var, var, rtol=1e-5)
+    assert moments.var.dtype == np.float32
+
+
+def test_over_no_value_at_all_they_are_finite_and_the_size_says_so():
+    x = np.full((4, 2), np.nan, np.float32)
+    moments = jitted(x, (0,), mask=np.zeros((4, 1), bool))
+    assert np.all(np.isfinite(moments.mean)) and np.all(np.isfinite(moments.var))
+    np.testing.assert_array_equal(moments.size, [0, 0])
+
+
+def jitted_vmap(function, axis_name):
+    return jax.jit(jax.vmap(function, axis_name=axis_name))
+
+
+UNEQUAL = np.array([5, 1, 2, 0, 5, 3, 1, 4])  # how many of five examples count, on each device
+
+
+def spread(mean):
+    """Eight devices' shares of five examples with two features, and the mask of UNEQUAL."""
+    x = normal(8, 5, 2, mean=mean) + 3 * np.arange(8, dtype=np.float32)[:, None, None]
+    mask = (np.arange(5) < UNEQUAL[:, None])[..., None]
+    return np.where(mask, x, np.float32(np.nan)), mask
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("transform", [jitted_vmap, jax.pmap])
+def test_across_devices_every_example_weighs_alike(transform, masked, mean):
+    """google/flax#2417: with unequal masks, the mean of the devices' means is another number."""
+    x, mask = spread(mean)
+    if not masked:
+        x, mask = np.where(mask, x, np.float32(mean)), np.ones_like(mask)
+    moments = transform(
+        lambda x, mask: batch_moments(x, (0,), mask=mask if masked else None, axis_name="devices"),
+        axis_name="devices",
+    )(x, mask)
+    right_mean, right_var, size = expected(np.where(mask, x, 0), (0, 1), mask)
+    for device in range(8):
+        np.testing.assert_allclose(moments.mean[device], right_mean, rtol=2e-7, atol=1e-6)
+        np.testing.assert_allclose(moments.var[device], right_var, rtol=1e-5)
+    np.testing.assert_array_equal(np.broadcast_to(moments.size[0], size.shape), size)
+
+
+def test_groups_of_devices_share_among_themselves_only():
+    x, mask = spread(100.0)
+    groups = [[0, 3], [1, 2], [4, 7], [5, 6]]
+    moments = jax.pmap(
+        lambda x, mask: batch_moments(
+            x, (0,), mask=mask, axis_name="devices", axis_index_groups=groups
+        ),
+        axis_name="devices",
+    )(x, mask)
+    for group in groups:
+        mean, var, _ = expected(np.where(mask, x, 0)[group], (0, 1), mask[group])
+        for device in group:
+            np.testing.assert_allclose(moments.mean[device], mean, rtol=1e-6)
+            np.testing.assert_allclose(moments.var[device], var, rtol=1e-5)
+
+
+def test_a_mapped_axis_may_be_the_only_one_reduced():
+    x = normal(31, 4, mean=1e4)
+    moments = jax.jit(
+        jax.vmap(lambda x: batch_moments(x, (), axis_name="batch"), axis_name="batch")
+    )(x)
+    mean, var, _ = expected(x, (0,))
+    np.testing.assert_allclose(moments.mean[0], mean, rtol=2e-7)
+    np.testing.assert_allclose(moments.var[0], var, rtol=1e-5)
+    assert moments.size[0] == 31
+
+
+@pytest.mark.parametrize(
+    "spec", [PartitionSpec("devices"), PartitionSpec(None, "devices"), PartitionSpec()]
+)
+def test_they_do_not_depend_on_how_a_mesh_holds_the_batch(spec):
+    x = normal(64, 8, mean=1e4)
+    mesh = jax.make_mesh((8,), ("devices",))
+    held = jax.device_put(x, NamedSharding(mesh, spec))
+    mean, var, _ = expected(x, (0,))
+    for moments_of in (batch_moments, jitted):
+        moments = moments_of(held, (0,))
+        np.testing.assert_allclose(moments.mean, mean, rtol=2e-7)
+        np.testing.assert_allclose(moments.var, var, rtol=1e-5)
+
+
+def test_shard_map_shares_them_too():
+    x = normal(64, 8, mean=1e4)
+    mesh = jax.make_mesh((8,), ("devices",))
+    held = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
+    moments = jax.jit(
+        jax.shard_map(
+            lambda x: batch_moments(x, (0,), axis_name="devices")[:2],
+            mesh=mesh,
+            in_specs=PartitionSpec("devices"),
+            out_specs=PartitionSpec(),
+        )
+    )(held)
+    mean, var, _ = expected(x, (0,))
+    np.testing.assert_allclose(moments[0], mean, rtol=2e-7)
+    np.testing.assert_allclose(moments[1], var, rtol=1e-5)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_gradients_are_those_of_mean_and_variance(mapped, one_pass):
+    """d mean / dx = 1/m and d var / dx = 2 (x - mean) / m, also at a large mean."""
+    x = normal(8, 6, 3, mean=1e4)
+    mask = normal(8, 6, 1, seed=1) < 0.7
+    mean, _, m = reference.minibatch(x, -1, mask)
+    moments_of = functools.partial(batch_moments, one_pass=one_pass)
+
+    @jax.jit
+    def total(x):
+        if mapped:
+            of_one = functools.partial(moments_of, axis_name="devices")
+            moments = jax.vmap(lambda x, mask: of_one(x, (0,), mask=mask), axis_name="devices")(
+                x, mask
+            )
+            return jnp.sum(3 * moments.mean[0] + 5 * moments.var[0])
+        moments = moments_of(x, (0, 1), mask=mask)
+        return jnp.sum(3 * moments.mean + 5 * moments.var)
+
+    right = np.where(mask, 3 / m + 5 * 2 * (x - mean) / m, 0)
+    # As near as if the mean itself were rounded to float32.
+    np.testing.assert_allclose(
+        jax.grad(total)(x), right, atol=np.max(10 / m) * np.spacing(1e4, dtype=np.float32) / 2
+    )

@@ -1,0 +1,313 @@
+"""What the two layers share: drop-in for flax.linen's, one mode at a time, and mistakes named."""
+
+import dataclasses
+import functools
+import inspect
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro import BatchNorm, BatchRenorm
+from tests.layers import reference
+from tests.layers.running import (
+    evaluate,
+    gradients,
+    normal,
+    some_variables,
+    train,
+    train_and_differentiate,
+)
+
+both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+
+
+@both_layers
+def test_it_has_every_field_of_flax_batch_norm_with_its_default(layer_type):
+    def fields(of):
+        return {f.name: f.default for f in dataclasses.fields(of) if f.name not in own}
+
+    own = {"parent", "name", "r_max", "d_max"}
+    assert fields(layer_type) == fields(nn.BatchNorm)
+
+
+@both_layers
+def test_it_is_called_as_flax_batch_norm_is(layer_type):
+    def parameters(of):
+        return {
+            name: (parameter.kind, parameter.default)
+            for name, parameter in inspect.signature(of.__call__).parameters.items()
+        }
+
+    assert parameters(layer_type) == parameters(nn.BatchNorm)
+
+
+@both_layers
+def test_mutable_true_gives_back_the_collections_that_flax_does(layer_type):
+    x = normal(6, 3)
+    layer, theirs = layer_type(use_running_average=False), nn.BatchNorm(use_running_average=False)
+
+    def updates(layer):
+        variables = layer.init(jax.random.key(0), x)
+        return layer.apply(variables, x, mutable=True)[1]
+
+    assert jax.eval_shape(lambda: updates(layer)).keys() == updates(theirs).keys()
+
+
+# --- evaluation and training (jax-ml/jax#139) ---
+
+
+@both_layers
+def test_evaluation_leaves_the_averages_alone_even_if_they_are_mutable(layer_type):
+    """jax#139: evaluation must not change the batch statistics, bit for bit."""
+    x = normal(6, 3, mean=7)
+    layer = layer_type(use_running_average=True)
+    variables = some_variables(layer_type(), x)
+    y, updates = layer.apply(variables, x, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+    np.testing.assert_array_equal(y, layer.apply(variables, x))
+
+
+@both_layers
+def test_in_evaluation_an_example_does_not_depend_on_the_rest_of_the_batch(layer_type):
+    """jax#139: evaluation must not use the batch's statistics."""
+    x = normal(6, 3)
+    layer, variables = layer_type(), some_variables(layer_type(), x)
+    alone = evaluate(layer, variables, x[:1])
+    np.testing.assert_array_equal(evaluate(layer, variables, x)[:1], alone)
+    others = np.concatenate([x[:1], np.full((5, 3), np.nan, np.float32)])
+    np.testing.assert_array_equal(evaluate(layer, variables, others)[:1], alone)
+
+
+@both_layers
+def test_the_mode_has_to_be_given_once(layer_type):
+    """jax#139: which statistics are used is never a guess."""
+    x = normal(6, 3)
+    variables = some_variables(layer_type(), x)
+    with pytest.raises(ValueError, match="use_running_average"):
+        layer_type().apply(variables, x)
+    with pytest.raises(ValueError, match="use_running_average"):
+        layer_type(use_running_average=True).apply(variables, x, use_running_average=True)
+
+
+@both_layers
+def test_initializing_does_not_move_the_averages(layer_type):
+    layer = layer_type(use_running_average=False)
+    stats = layer.init(jax.random.key(0), normal(6, 3, mean=5))["batch_stats"]
+    assert {name: set(np.ravel(value)) for name, value in stats.items()} == (
+        {"mean": {0.0}, "var": {1.0}}
+        if layer_type is BatchNorm
+        else {"mean": {0.0}, "std": {1.0}, "count": {0}}
+    )
+
+
+# --- numbers ---
+
+
+@both_layers
+@pytest.mark.parametrize("batch_size", [2, 3, 7, 100, 1000, 4001])
+def test_a_constant_channel_comes_out_as_exactly_its_bias(layer_type, batch_size):
+    """pytorch#5410. (flax.linen.BatchNorm misses it for five of these six batch sizes.)"""
+    x = np.full((batch_size, 4), [1e7, 1.2345e10, 0.1, 0], np.float32)
+    x[:, 3] = normal(batch_size)
+    # Batch Renorm's d is another shift, towards the moving mean; without it there is the bias.
+    layer = layer_type() if layer_type is BatchNorm else layer_type(r_max=1.0, d_max=0.0)
+    variables = some_variables(layer, x)
+    bias = np.asarray(variables["params"]["bias"])[:3]
+    y, _ = train(layer, variables, x)
+    np.testing.assert_array_equal(y[:, :3], np.tile(bias, (batch_size, 1)))
+    if batch_size in (7, 1000):  # outside jit as well
+        y, _ = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+        np.testing.assert_array_equal(y[:, :3], np.tile(bias, (batch_size, 1)))
+
+
+def test_a_constant_channel_does_so_across_a_mapped_axis_too():
+    x = np.full((7, 5, 1), 1e7, np.float32)
+    mask = np.random.default_rng(0).random((7, 5, 1)) < 0.5
+    layer = BatchNorm(axis_name="batch")
+    variables = some_variables(layer, x[0])
+    y, _ = jax.vmap(lambda x, mask: train(layer, variables, x, mask), axis_name="batch")(x, mask)
+    assert np.all(y == variables["params"]["bias"][0])
+
+
+@both_layers
+def test_no_variance_below_zero_makes_a_nan(layer_type):
+    """google/flax#1491: E[x^2] - E[x]^2 goes below zero, and its root is NaN."""
+    x = normal(50, 20, mean=1e3, std=1e-3)
+    naive = np.mean(x * x, 0) - np.mean(x, 0) ** 2
+    assert np.any(naive < 0)  # so the example is one
+    layer = layer_type(epsilon=1e-12)
+    variables = some_variables(layer, x)
+    y, stats = train(layer, variables, x)
+    grads = gradients(layer, variables, x, np.ones_like(x))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((y, stats, grads)))
+
+
+@both_layers
+@pytest.mark.parametrize(("transform", "examples"), [(jax.vmap, 1), (jax.vmap, 3), (jax.pmap, 1)])
+def test_a_mapped_batch_is_normalized_as_the_whole(layer_type, transform, examples):
+    """dm-haiku#788: also if each call sees one example, and has no other axis to reduce."""
+    shape = (8, 4) if examples == 1 else (8, examples, 4)
+    x, dy = normal(*shape, mean=3), normal(*shape, seed=1)
+    whole = layer_type()
+    mapped = layer_type(axis_name="batch")
+    variables = some_variables(whole, x)
+    y, stats, _, dx = train_and_differentiate(whole, variables, x, dy)
+    mapped_y, mapped_stats, _, mapped_dx = transform(
+        lambda x, dy: train_and_differentiate(mapped, variables, x, dy), axis_name="batch"
+    )(x, dy)
+    np.testing.assert_allclose(mapped_y, y, rtol=1e-5, atol=1e-5)
+    for name, value in stats.items():
+        np.testing.assert_allclose(
+            mapped_stats[name], np.broadcast_to(value, (8, *value.shape)), rtol=1e-6
+        )
+    np.testing.assert_allclose(mapped_dx, dx, rtol=1e-4, atol=1e-5)
+
+
+@both_layers
+def test_across_devices_masks_weigh_every_example_alike(layer_type):
+    """google/flax#2417: a mean of means over eight devices, one of them without an example."""
+    x = normal(8, 5, 4) + np.arange(8, dtype=np.float32)[:, None, None]
+    mask = (np.arange(5) < np.array([5, 1, 2, 0, 5, 3, 1, 4])[:, None])[..., None]
+    layer = layer_type(axis_name="devices", momentum=0.0)
+    variables = some_variables(layer, x[0])
+    _, stats = jax.pmap(lambda x, mask: train(layer, variables, x, mask), axis_name="devices")(
+        x, mask
+    )
+    mean, var, _ = reference.minibatch(x, mask=mask)
+    spread = {"var": var, "std": np.sqrt(var + 1e-5)}
+    for name in stats.keys() & {"mean", "var", "std"}:
+        right = {"mean": mean, **spread}[name].reshape(1, 4)
+        np.testing.assert_allclose(stats[name], np.repeat(right, 8, 0), rtol=1e-5)
+
+
+@both_layers
+def test_a_batch_with_no_example_that_counts_leaves_the_averages_alone(layer_type):
+    x = normal(6, 3)
+    layer, variables = layer_type(), some_variables(layer_type(), x)
+    y, stats = train(layer, variables, x, np.zeros((6, 1), bool))
+    assert np.all(np.isfinite(y))
+    for name in stats.keys() & {"mean", "var", "std"}:
+        np.testing.assert_array_equal(stats[name], variables["batch_stats"][name])
+
+
+@both_layers
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"momentum": jnp.float32(0.9)},
+        {"dtype": jnp.bfloat16},
+        {"param_dtype": jnp.bfloat16, "force_float32_reductions": False},
+        {"param_dtype": jnp.float16, "force_float32_reductions": False, "axis_name": "batch"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.complex64, np.int32])
+def test_averages_keep_their_type_through_a_scan(layer_type, given, dtype):
+    if dtype == np.complex64 and "dtype" in given:
+        given = {"dtype": np.complex64}  # complex numbers are not made real
+    x = normal(4, 6, 3, std=5).astype(dtype)
+    mask = np.arange(6)[:, None] < 5
+    layer = layer_type(use_running_average=False, **given)
+    variables = jax.eval_shape(layer.init, jax.random.key(0), x[0])
+
+    @functools.partial(jax.vmap, in_axes=(None, 0), axis_name="batch")
+    def updates(given, x):
+        return layer.apply(given, x, mask=mask, mutable=["batch_stats"])[1]["batch_stats"]
+
+    def steps(params, stats):
+        def step(stats, x):
+            updated = updates({"params": params, "batch_stats": stats}, x[None])
+            return jax.tree.map(lambda value: value[0], updated), None
+
+        return jax.lax.scan(step, stats, x)[0]
+
+    # A scan refuses a carry that changes its type.
+    stats = jax.eval_shape(steps, variables["params"], variables["batch_stats"])
+    assert stats == variables["batch_stats"]
+
+
+# --- mistakes ---
+
+
+@both_layers
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("momentum", -0.1, "momentum must be in [0, 1], got -0.1"),
+        ("momentum", 1.5, "momentum must be in [0, 1], got 1.5"),
+        ("momentum", float("nan"), "momentum must be in [0, 1], got nan"),
+        ("momentum", jnp.float32(2), "momentum must be in [0, 1], got 2"),
+        ("epsilon", -1, "epsilon must be at least 0, got -1"),
+        ("epsilon", float("nan"), "epsilon must be at least 0, got nan"),
+        ("epsilon", float("inf"), "epsilon must be at least 0, got inf"),
+    ],
+)
+def test_a_field_out_of_its_range_is_named_with_its_value(layer_type, field, value, shown):
+    with pytest.raises(ValueError) as error:
+        layer_type(**{field: value})
+    assert str(error.value) == f"{layer_type.__name__}: {shown}."
+
+
+@both_layers
+@pytest.mark.parametrize("value", ["0.9", None, [0.9, 0.99]])
+def test_a_field_that_is_no_number_is_named_with_its_value(layer_type, value):
+    with pytest.raises(TypeError) as error:
+        layer_type(momentum=value)
+    assert f"momentum must be a number, got {value!r}" in str(error.value)
+
+
+@both_layers
+@pytest.mark.parametrize("axis", [3, -4, (0, 3)])
+def test_an_axis_that_the_input_lacks_is_named_with_the_shape(layer_type, axis):
+    with pytest.raises(ValueError) as error:
+        layer_type(axis=axis).init(jax.random.key(0), np.zeros((2, 3, 4)), True)
+    assert f"axis={axis} is out of range for an input of shape (2, 3, 4)" in str(error.value)
+    assert "[-3, 2]" in str(error.value)
+
+
+@both_layers
+@pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3), (3,)])
+def test_training_on_a_single_value_per_feature_is_refused_with_a_way_out(layer_type, shape):
+    layer, x = layer_type(), np.ones(shape, np.float32)
+    jax.eval_shape(lambda: layer.init(jax.random.key(0), x, False))  # a batch of one is usual here
+    variables = some_variables(layer, x)
+    jax.eval_shape(lambda: evaluate(layer, variables, x))  # and fine here
+    with pytest.raises(ValueError) as error:
+        train(layer, variables, x)
+    for part in (f"shape {shape}", "single value per feature", "axis_name", "GroupNorm"):
+        assert part in str(error.value)
+
+
+@both_layers
+def test_a_mapped_axis_of_one_example_is_refused_and_of_two_is_not(layer_type):
+    x = normal(2, 3)
+    layer = layer_type(axis_name="batch")
+    variables = some_variables(layer, x)
+    mapped = jax.vmap(lambda x: train(layer, variables, x), axis_name="batch")
+    jax.eval_shape(mapped, x)
+    with pytest.raises(ValueError, match="single value per feature"):
+        mapped(x[:1])
+
+
+@both_layers
+def test_momentum_and_epsilon_may_be_traced(layer_type):
+    x = normal(6, 3, mean=2)
+    variables = some_variables(layer_type(), x)
+
+    @jax.jit
+    def mean_and_output(momentum, epsilon):
+        layer = layer_type(momentum=momentum, epsilon=epsilon)
+        y, stats = train.__wrapped__(layer, variables, x)
+        return stats["mean"], y
+
+    momenta, epsilons = np.float32([0.0, 0.5, 0.99]), np.float32([1e-5, 1e-2, 1.0])
+    means, ys = jax.vmap(mean_and_output)(momenta, epsilons)
+    for mean, y, momentum, epsilon in zip(means, ys, momenta, epsilons, strict=True):
+        layer = layer_type(momentum=float(momentum), epsilon=float(epsilon))
+        one_y, one_stats = train(layer, variables, x)
+        np.testing.assert_allclose(mean, one_stats["mean"], rtol=1e-6)
+        np.testing.assert_allclose(y, one_y, rtol=1e-5, atol=1e-6)

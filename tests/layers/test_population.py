@@ -1,0 +1,218 @@
+"""Population statistics are those of [BN] Algorithm 2, for any model that contains the layers."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro import BatchNorm, BatchRenorm, population_statistics
+from tests.layers import reference
+from tests.layers.running import normal, some_variables
+
+# The last one is smaller.
+BATCHES = [normal(size, 4, mean=mean, std=2, seed=size) for size, mean in ((6, 0), (5, 3), (2, -1))]
+
+
+def population(minibatches, epsilon=1e-5):
+    """Algorithm 2, lines 8 to 11, with minibatches counted by their sizes."""
+    statistics = [reference.minibatch(x) for x in minibatches]
+    m = np.array([len(x) for x in minibatches])[:, None]
+    mean = sum(s.mean[0] * len(x) for s, x in zip(statistics, minibatches, strict=True)) / m.sum()
+    var = np.stack([s.var[0] for s in statistics])
+    var = (m * var).sum(0) / (m - 1).sum()
+    return {"mean": mean, "var": var, "std": np.sqrt(var + epsilon)}
+
+
+def assert_close(statistics, right):
+    for name in statistics.keys() & right.keys():
+        np.testing.assert_allclose(statistics[name], right[name], rtol=2e-5, atol=1e-5)
+
+
+class Two(nn.Module):
+    """Two layers; what the second sees depends on how the first normalizes."""
+
+    layer_type: type
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = self.layer_type(use_running_average=not train, name="first")(nn.Dense(3)(x))
+        x = nn.Dense(2, name="second_dense")(nn.relu(x))
+        return self.layer_type(use_running_average=not train, name="second")(x)
+
+
+@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+def test_they_are_algorithm_2_layer_by_layer(layer_type):
+    """Claim A2, with each layer normalizing by the minibatch while it is done."""
+    model = Two(layer_type)
+    variables = some_variables(model, BATCHES[0], (True,))
+    before = jax.tree.map(np.array, variables)
+    found = population_statistics(
+        functools.partial(model.apply, train=True), variables, iter(BATCHES)
+    )
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    assert jax.tree.structure(found) == jax.tree.structure(variables["batch_stats"])
+
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables["params"])
+    dense = [x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"] for x in BATCHES]
+    assert_close(found["first"], population(dense))
+
+    def normalized(x):
+        gamma, beta = params["first"]["scale"], params["first"]["bias"]
+        if layer_type is BatchNorm:
+            return reference.batch_norm(x, gamma, beta)
+        mu, sigma = (np.asarray(variables["batch_stats"]["first"][n]) for n in ("mean", "std"))
+        return reference.batch_renorm(x, mu, sigma, 3, 5, gamma, beta, momentum=0.99).y
+
+    second = params["second_dense"]
+    inputs = [np.maximum(normalized(x), 0) @ second["kernel"] + second["bias"] for x in dense]
+    assert_close(found["second"], population(inputs))
+    if layer_type is BatchRenorm:
+        assert found["first"]["count"] == variables["batch_stats"]["first"]["count"]
+
+
+def test_the_variance_is_unbiased_by_m_over_m_minus_1():
+    """Claim A2 by hand: minibatches {1, 3} and {2, 6} have means 2, 4 and variances 1, 4."""
+    layer = BatchNorm(use_running_average=False)
+    batches = [np.float32([[1], [3]]), np.float32([[2], [6]])]
+    found = population_statistics(layer.apply, some_variables(BatchNorm(), batches[0]), batches)
+    np.testing.assert_allclose(found["mean"], [3])
+    np.testing.assert_allclose(found["var"], [2 * 2.5])
+
+
+def test_evaluated_with_them_the_training_set_is_standardized():
+    layer = BatchNorm(use_scale=False, use_bias=False)
+    x = normal(64, 3, mean=5, std=3)
+    train = functools.partial(layer.apply, use_running_average=False)
+    stats = population_statistics(train, some_variables(layer, x), [x])
+    y = layer.apply({"batch_stats": stats}, x, use_running_average=True)
+    np.testing.assert_allclose(np.mean(y, 0), np.zeros(3), atol=1e-5)
+    np.testing.assert_allclose(np.var(y, 0, ddof=1), np.ones(3), rtol=1e-4)
+
+
+def test_only_values_that_count_do():
+    layer = BatchNorm(use_running_average=False)
+    masks = [np.arange(len(x)) < 2 + k for k, x in enumerate(BATCHES)]
+
+    def apply(variables, batch, mutable):
+        x, mask = batch
+        return layer.apply(variables, x, mask=mask[:, None], mutable=mutable)
+
+    batches = list(zip(BATCHES, masks, strict=True))
+    found = population_statistics(apply, some_variables(BatchNorm(), BATCHES[0]), batches)
+    assert_close(found, population([x[mask] for x, mask in batches]))
+
+
+def test_a_layer_that_runs_twice_counts_both():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layer = BatchNorm(use_running_average=False, use_scale=False, use_bias=False)
+            layer(x)
+            return layer(2 * x + 1)
+
+    variables = some_variables(Twice(), BATCHES[0], ())
+    found = population_statistics(Twice().apply, variables, BATCHES)
+    assert_close(found["BatchNorm_0"], population(BATCHES + [2 * x + 1 for x in BATCHES]))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return BatchNorm(use_running_average=False, use_scale=False, use_bias=False)(x)
+
+
+@pytest.mark.parametrize("transform", [lambda block: block, nn.remat, nn.jit])
+def test_layers_may_be_nested_in_modules_and_transforms(transform):
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return transform(Block)(name="inner")(transform(Block)(name="outer")(x) + 1)
+
+    variables = some_variables(Outer(), BATCHES[0], ())
+    found = population_statistics(Outer().apply, variables, BATCHES)
+    assert_close(found["outer"]["BatchNorm_0"], population(BATCHES))
+    shifted = [reference.batch_norm(x) + 1 for x in BATCHES]
+    assert_close(found["inner"]["BatchNorm_0"], population(shifted))
+
+
+class Carried(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return BatchNorm(use_running_average=False, use_scale=False, use_bias=False)(x) + 1, None
+
+
+def lifted(collections):
+    """Two blocks, one after the other, as a scan; their statistics are stacked."""
+    scan = nn.scan(Carried, variable_axes=dict.fromkeys(collections, 0), length=2)
+    return scan(), (None,)
+
+
+def test_layers_may_be_stacked_by_a_scan_that_lists_the_collection():
+    model, arguments = lifted(["batch_stats", "batch_moments"])
+    variables = some_variables(model, BATCHES[0], arguments)
+    found = population_statistics(
+        lambda variables, x, mutable: model.apply(variables, x, *arguments, mutable=mutable),
+        variables,
+        BATCHES,
+    )["BatchNorm_0"]
+    first = population(BATCHES)
+    second = population([reference.batch_norm(x) + 1 for x in BATCHES])
+    assert_close(found, {name: np.stack([first[name], second[name]]) for name in first})
+
+
+def test_a_scan_that_does_not_list_it_is_told_to():
+    model, arguments = lifted(["batch_stats"])
+    with pytest.raises(ValueError, match="batch_moments among its variable_axes"):
+        population_statistics(
+            lambda variables, x, mutable: model.apply(variables, x, *arguments, mutable=mutable),
+            some_variables(model, BATCHES[0], arguments),
+            BATCHES,
+        )
+
+
+def test_a_model_mapped_over_microbatches_has_as_many_minibatches():
+    layer = BatchNorm(use_running_average=False)
+
+    def mapped(variables, microbatches, mutable):
+        return jax.vmap(lambda x: layer.apply(variables, x, mutable=mutable))(microbatches)
+
+    batches = [normal(3, 5, 4, mean=1), normal(2, 5, 4, seed=1)]
+    found = population_statistics(mapped, some_variables(BatchNorm(), batches[0][0]), batches)
+    assert_close(found, population([microbatch for batch in batches for microbatch in batch]))
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("train", "batches"), [(True, []), (False, BATCHES)], ids=["no batches", "evaluation mode"]
+)
+def test_no_minibatch_statistics_is_an_error_that_says_what_to_do(train, batches):
+    layer = BatchNorm(use_running_average=not train)
+    with pytest.raises(ValueError, match="at least one minibatch and an `apply` that runs"):
+        population_statistics(layer.apply, some_variables(BatchNorm(), BATCHES[0]), batches)
+
+
+def test_a_layer_that_takes_no_part_is_named():
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = BatchNorm(use_running_average=False)(x)
+            return nn.BatchNorm(use_running_average=False, name="foreign")(x)
+
+    with pytest.raises(ValueError, match="foreign took no minibatch statistics"):
+        population_statistics(Mixed().apply, some_variables(Mixed(), BATCHES[0], ()), BATCHES)
+
+
+def test_averages_of_half_precision_come_back_in_it():
+    layer = BatchNorm(
+        use_running_average=False, param_dtype=jnp.bfloat16, force_float32_reductions=False
+    )
+    x = BATCHES[0].astype(jnp.bfloat16)
+    found = population_statistics(layer.apply, layer.init(jax.random.key(0), x), [x])
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.bfloat16)}
+    right = population([x.astype(np.float64)])
+    np.testing.assert_allclose(found["var"].astype(float), right["var"], rtol=0.05)
