@@ -43,5 +43,6 @@ test-slow: setup
 # Pins every transitive dependency for Python 3.11 and newer.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
+	: > .requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  requirements.txt --output-file .requirements.lock

@@ -112,8 +112,10 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
                 "another --workdir, the same config to go on with it, or --overwrite to replace it"
             )
         return run
+    # Without a config there is but what an interrupted first write leaves: nothing worth keeping.
+    ours = _OURS if (workdir / CONFIG).exists() else {METRICS, PROVENANCE}
     names = {path.name for path in workdir.iterdir()}
-    foreign = sorted(name for name in names - _OURS if not name.startswith(_PARTIAL))
+    foreign = sorted(name for name in names - ours if not name.startswith(_PARTIAL))
     if foreign:
         raise RecordsError(f"{workdir} holds what no run of ours wrote: {', '.join(foreign[:3])}")
     for path in workdir.iterdir():
@@ -121,7 +123,7 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
             shutil.rmtree(path)
         else:
             path.unlink()
-    run = Run(workdir, dict(config), _typed([]), {})
+    run = Run(workdir, dict(config), metric_rows([]), {})
     write_run(run)
     return run
 
@@ -129,7 +131,7 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
 def write_run(run: Run) -> None:
     """Writes metrics, provenance and, last, the config: where that is, all is."""
     with complete_file(run.workdir / METRICS) as path:
-        run.metrics.to_csv(path, index=False)
+        run.metrics.to_csv(path, index=False, na_rep="nan")
     _write_json(run.workdir / PROVENANCE, run.provenance)
     _write_json(run.workdir / CONFIG, run.config)
 
@@ -157,23 +159,24 @@ def read_run(workdir: Path) -> Run:
 
 def write_events(run: Run, variant: str) -> None:
     """Writes a variant's metrics as TensorBoard events, a TensorBoard run for each seed."""
+    folder = run.workdir / TENSORBOARD / variant
     rows = run.metrics[run.metrics["variant"] == variant]
-    for seed, metrics in rows.groupby("seed"):
-        folder = run.workdir / TENSORBOARD / variant / f"seed_{seed}"
+    with complete_file(folder) as beside:
+        for seed, metrics in rows.groupby("seed"):
+            with SummaryWriter(str(beside / f"seed_{seed}")) as writer:
+                for row in metrics.itertuples():
+                    writer.add_scalar(f"{row.split}/{row.metric}", row.value, row.step)
         shutil.rmtree(folder, ignore_errors=True)
-        with SummaryWriter(str(folder)) as writer:
-            for row in metrics.itertuples():
-                writer.add_scalar(f"{row.split}/{row.metric}", row.value, row.step)
 
 
 def metric_rows(rows: list[Row]) -> pd.DataFrame:
     """A metrics table from rows in the order of `METRIC_COLUMNS`."""
-    return _typed(rows)
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(_METRIC_TYPES)
 
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: complete or absent.
+    """A path beside `path`, a file or a folder, renamed to it at the end: complete or absent.
 
     Raises:
       RecordsError: it cannot be written.
@@ -186,11 +189,9 @@ def complete_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RecordsError(f"cannot write {path}: {error.strerror}") from error
     finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
         beside.unlink(missing_ok=True)
-
-
-def _typed(rows: list[Any]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(_METRIC_TYPES)
 
 
 def _write_json(path: Path, content: Any) -> None:

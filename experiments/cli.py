@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -29,6 +29,18 @@ def launch(experiment: Experiment, *, doc: str) -> None:
     Exit codes: 0 done; 2 a mistake, told in one sentence on stderr before anything is trained or
     written; 130 interrupted, with complete files of what was measured until then.
     """
+    try:
+        _launch(experiment, doc)
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what was measured is in the workdir; without --overwrite, the same "
+            "command trains what is not finished",
+            file=sys.stderr,
+        )
+        sys.exit(_INTERRUPTED)
+
+
+def _launch(experiment: Experiment, doc: str) -> None:
     config_flag = config_flags.DEFINE_config_file(
         "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
     )
@@ -45,31 +57,23 @@ def launch(experiment: Experiment, *, doc: str) -> None:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
         if not workdir_flag.value:
             raise ValueError("give the folder for the results: --workdir=runs/NAME")
+        if isinstance(config_flag.value, dict):
+            raise TypeError("get_config() of the config file must return a ConfigDict, not a dict")
         config, workdir = config_flag.value.to_dict(), Path(workdir_flag.value)
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # the config file is the user's own code and may raise anything
         _fail(error)
 
     # Only now: --help and a mistyped flag need not wait for JAX.
-    from bnrepro.comparison.config import ConfigError
+    from bnrepro.comparison.config import ConfigError, variant_configs
     from bnrepro.data import DatasetError
     from bnrepro.records import RecordsError
 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
     try:
+        variant_configs(config)
         experiment(config, workdir, overwrite_flag.value)
     except (ConfigError, DatasetError, RecordsError) as error:
         _fail(error)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
 
 
 @contextmanager
@@ -124,13 +128,13 @@ def _flags_help() -> str:
     return "\n".join(f"  --{flag.name}: {flag.help}" for flag in known)
 
 
-def _fail(error: BaseException) -> None:
-    message = str(error)
-    if isinstance(error, AttributeError | KeyError):
-        # Of an unknown key, ml_collections says its name and the nearest one, in errors in errors.
-        cause: Any = error
-        while isinstance(cause, BaseException):
-            cause = cause.args[0]
-        message = f"no such config key: {cause}"
+def _fail(error: BaseException) -> NoReturn:
+    # Of an unknown key, ml_collections says its name and the nearest one, in errors in errors.
+    cause: Any = error
+    while isinstance(cause, AttributeError | KeyError) and cause.args:
+        cause = cause.args[0]
+    message = str(cause) or type(error).__name__
+    if message.startswith("'") and isinstance(error, AttributeError | KeyError):
+        message = f"no such config key: {message}"
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(_USAGE_ERROR)

@@ -86,6 +86,14 @@ def test_a_folder_of_something_else_is_refused_even_when_overwriting(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
+def test_a_folder_with_figures_of_someone_else_is_refused(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "thesis.svg").write_text("precious")
+    with pytest.raises(RecordsError, match=r"no run of ours wrote: figures"):
+        open_workdir(tmp_path, {"baseline": "plain", "variants": {}})
+    assert (tmp_path / "figures" / "thesis.svg").exists()
+
+
 def test_a_workdir_whose_making_was_interrupted_is_taken_up(tmp_path):
     run = small_run(tmp_path / "w")
     write_run(run)

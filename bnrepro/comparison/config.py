@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bnrepro.data import SAMPLERS
-from bnrepro.models import NORMALIZERS
+from bnrepro.models import ACTIVATIONS, NORMALIZERS
 from bnrepro.training import OPTIMIZERS
-
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
 
 
 class ConfigError(Exception):

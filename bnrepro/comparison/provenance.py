@@ -2,11 +2,12 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,27 @@ from bnrepro.data import Dataset
 _PACKAGES = ("bnrepro", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
 
-def provenance(
-    before: Mapping[str, Any], dataset: Dataset, seconds: Mapping[str, float]
-) -> dict[str, Any]:
-    """What to keep with the numbers of a workdir.
+def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """What to keep with the numbers of a workdir, at the start of training.
 
     Args:
-      before: what the workdir says already; times of other variants are taken over.
-      dataset: what was trained on.
-      seconds: how long the variants just trained took, compilation and evaluation included.
+      before: what the workdir says already; if anything, this run is added as one that goes on
+        with it.
+      dataset: what is trained on.
+
+    Returns:
+      Among others `seconds`, for the time each variant takes, side by side with others,
+      compilation and evaluation included.
     """
     module = getattr(sys.modules["__main__"], "__spec__", None)
     command = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
-    return {
-        "command": " ".join([*command, *sys.argv[1:]]),
+    now = {
+        "command": shlex.join([*command, *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "dataset": dataset.name,
-        "stand_in": dataset.stand_in,
-        "seconds": {
-            **before.get("seconds", {}),
-            **{variant: round(time, 1) for variant, time in seconds.items()},
-        },
+        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in _PACKAGES},
+        | {package: _version(package) for package in _PACKAGES},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
@@ -49,6 +46,16 @@ def provenance(
             "devices": [device.device_kind for device in jax.devices()],
         },
     }
+    if before:
+        return {**before, "resumed": [*before.get("resumed", []), now]}
+    return {"dataset": dataset.name, "stand_in": dataset.stand_in, **now, "seconds": {}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _git(*arguments: str) -> str:

@@ -20,10 +20,19 @@ import pandas as pd
 from jaxtyping import Array, Float, UInt8
 
 from bnrepro.comparison.config import ConfigError, variant_configs
-from bnrepro.comparison.provenance import provenance
+from bnrepro.comparison.provenance import begin
 from bnrepro.data import Dataset, Sampler, load_dataset, make_sampler
-from bnrepro.models import MLP, make_normalizer
-from bnrepro.records import Row, Run, metric_rows, open_workdir, write_events, write_run
+from bnrepro.models import ACTIVATIONS, MLP, make_normalizer
+from bnrepro.records import (
+    TENSORBOARD,
+    RecordsError,
+    Row,
+    Run,
+    metric_rows,
+    open_workdir,
+    write_events,
+    write_run,
+)
 from bnrepro.training import (
     Probe,
     evaluate,
@@ -48,7 +57,6 @@ class Samplers(NamedTuple):
 
 
 _log = logging.getLogger(__name__)
-_ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
 
 
 def run_comparison(
@@ -78,8 +86,14 @@ def run_comparison(
     """
     variants = variant_configs(config)
     dataset = load_dataset(config["dataset"], config["data_dir"] or None)
-    samplers = {name: _samplers(variant, dataset) for name, variant in variants.items()}
+    samplers = {name: _samplers(name, variant, dataset) for name, variant in variants.items()}
     run = open_workdir(workdir, config, overwrite=overwrite)
+    if run.provenance and run.provenance["dataset"] != dataset.name:
+        raise RecordsError(
+            f"{workdir} holds results on {run.provenance['dataset']}, and now there is "
+            f"{dataset.name}: choose another --workdir, or --overwrite"
+        )
+    run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
     rows: dict[str, list[Row]] = {name: [] for name in run.variants if not run.finished(name)}
     if not rows:
         _log.warning("%s is finished: nothing is trained anew", workdir)
@@ -92,40 +106,50 @@ def run_comparison(
             rows[name] += new_rows
             progress(name, step)
             if stop.is_set():
-                break
+                return 0.0
+        if step < config["steps"]:  # every seed diverged
+            progress(name, config["steps"])
         return perf_counter() - start
 
     for name in set(run.variants) - set(rows):
         progress(name, config["steps"])
+        if not (workdir / TENSORBOARD / name).exists():
+            write_events(run, name)
     # XLA keeps but one CPU core busy with networks this small: each core trains its own variant.
-    side_by_side = os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1
+    side_by_side = _cores() if jax.default_backend() == "cpu" else 1
     with ThreadPoolExecutor(side_by_side) as pool:
-        futures = {pool.submit(train, name): name for name in rows}
         try:
+            futures = {pool.submit(train, name): name for name in rows}
             for future in as_completed(futures):
                 name = futures[future]
-                run = _with_rows(run, {name: rows[name]}, dataset, {name: future.result()})
-                write_run(run)
+                run = _with_rows(run, {name: rows[name]}, {name: round(future.result(), 1)})
                 write_events(run, name)
+                write_run(run)
         except BaseException:
-            # Also when interrupted, what was measured is kept, and complete.
+            # Also when interrupted, what was measured is kept, and complete: at once, lest a
+            # second Ctrl-C cut the waiting short, and again with the last evaluations.
             stop.set()
+            write_run(_with_rows(run, rows, {}))
             pool.shutdown(cancel_futures=True)
-            write_run(_with_rows(run, rows, dataset, {}))
+            write_run(_with_rows(run, rows, {}))
             raise
     return run
 
 
-def _with_rows(
-    run: Run, rows: Mapping[str, list[Row]], dataset: Dataset, seconds: Mapping[str, float]
-) -> Run:
-    """The run with new rows of some variants, in the order of the variants."""
+def _cores() -> int:
+    """Cores this process may use; before Python 3.13, those of the machine."""
+    count = getattr(os, "process_cpu_count", os.cpu_count)()
+    return count or 1
+
+
+def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, float]) -> Run:
+    """The run with new rows of some variants, in the order of the variants, and their times."""
     parts = {name: run.metrics[run.metrics["variant"] == name] for name in run.variants}
     parts |= {name: metric_rows(new) for name, new in rows.items()}
     return dataclasses.replace(
         run,
         metrics=pd.concat(parts.values(), ignore_index=True),
-        provenance=provenance(run.provenance, dataset, seconds),
+        provenance=run.provenance | {"seconds": run.provenance["seconds"] | seconds},
     )
 
 
@@ -140,7 +164,7 @@ def train_variant(
     model = MLP(
         hidden=tuple(config["model"]["hidden"]),
         num_classes=len(dataset.class_names),
-        activation=_ACTIVATIONS[config["model"]["activation"]],
+        activation=ACTIVATIONS[config["model"]["activation"]],
         normalizer=make_normalizer(**config["normalizer"], steps=config["steps"]),
         init_std=config["model"]["init_std"],
     )
@@ -240,7 +264,13 @@ def _make_evaluate(
     return lambda variables: all_seeds(variables, arrays, stored, indices)
 
 
-def _samplers(config: Mapping[str, Any], dataset: Dataset) -> Samplers:
+def _samplers(name: str, config: Mapping[str, Any], dataset: Dataset) -> Samplers:
+    examples, count = config["evaluation"]["train_examples"], len(dataset.train_labels)
+    if examples > count:
+        raise ConfigError(
+            f"variant {name}: evaluation.train_examples must be at most {count:,}, the size of the "
+            f"training set, got {examples:,}"
+        )
     make = partial(make_sampler, **config["sampler"], batch_size=config["batch_size"])
     try:
         return Samplers(
@@ -248,7 +278,7 @@ def _samplers(config: Mapping[str, Any], dataset: Dataset) -> Samplers:
             test=make(labels=dataset.test_labels) if config["evaluation"]["minibatches"] else None,
         )
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"variant {name}: {error}") from None
 
 
 def _binary(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -15,14 +15,14 @@ def make_normalizer(
     name: str,
     *,
     steps: int,
-    momentum: Any = 0.99,
-    epsilon: Any = 1e-5,
-    r_max: float = 3.0,
-    d_max: float = 5.0,
-    warmup: float = 5 / 130,
-    r_max_end: float = 40 / 130,
-    d_max_end: float = 25 / 130,
-    num_groups: int = 10,
+    momentum: Any,
+    epsilon: Any,
+    r_max: float,
+    d_max: float,
+    warmup: float,
+    r_max_end: float,
+    d_max_end: float,
+    num_groups: int,
 ) -> Normalizer | None:
     """The normalizer of that name, called with `use_running_average` and `name`.
 

@@ -33,15 +33,17 @@ def accuracy_figure(
 ) -> list[Path]:
     """Test accuracy against steps, mean and 95% interval over seeds, of all or some variants."""
     accuracy = 100 * accuracy_by_seed(run)
-    variants = run.variants if variants is None else variants
-    accuracy = accuracy.loc[:, accuracy.columns.get_level_values("variant").isin(variants)]
+    names = run.variants if variants is None else list(variants)
+    accuracy = accuracy.loc[:, accuracy.columns.get_level_values("variant").isin(names)]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.subplots()
-        for variant, colour in _coloured(variants):
+        for variant, colour in _coloured(names):
             seeds = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
             mean = seeds.mean(axis=1)
-            axes.plot(seeds.index, mean, color=colour, label=variant)
+            # Colours come again after the seventh line, then dashed and dotted.
+            style = ("-", "--", ":", "-.")[names.index(variant) // len(_COLOURS) % 4]
+            axes.plot(seeds.index, mean, style, color=colour, label=variant)
             if seeds.shape[1] > 1:
                 count = seeds.count(axis=1)
                 half = stats.t.ppf(0.975, count - 1) * seeds.sem(axis=1)
@@ -52,8 +54,11 @@ def accuracy_figure(
         axes.set_ylim(_lower_limit(accuracy.to_numpy()), 100)
         axes.set(xlabel="training steps", ylabel="test accuracy, %")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.legend(loc="lower right")
-        axes.set_title(_title(run, f"{run.config['seeds']} seeds, band: 95% interval"), fontsize=9)
+        axes.legend(
+            loc="lower right", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 7 else None
+        )
+        seeds_shown = accuracy.columns.get_level_values("seed").nunique()
+        axes.set_title(_title(run, f"{seeds_shown} seeds, band: 95% interval"), fontsize=9)
         return _save(figure, run.workdir / FIGURES / name)
 
 
@@ -79,7 +84,7 @@ def accuracy_against_figure(
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.set(xlabel=xlabel, ylabel="final test accuracy, %")
         axes.legend(loc="lower right")
-        text = f"{run.config['steps']:,} steps, {run.config['seeds']} seeds, bars: 95% interval"
+        text = f"{run.config['steps']:,} steps, bars: 95% interval over seeds"
         axes.set_title(_title(run, text), fontsize=9)
         return _save(figure, run.workdir / FIGURES / "accuracy_against")
 
@@ -92,9 +97,14 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
     ]
     with mpl.rc_context(_STYLE):
         names = run.variants
-        figure = Figure(figsize=(2.8 * len(names) + 0.6, 3.2), layout="constrained")
-        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, (variant, colour) in zip(panels, _coloured(names), strict=True):
+        columns = min(len(names), 4)
+        rows_of_panels = -(-len(names) // columns)
+        size = (2.8 * columns + 0.6, 2.8 * rows_of_panels + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
+        for axes in panels[len(names) :]:
+            axes.remove()
+        for axes, (variant, colour) in zip(panels, _coloured(names), strict=False):
             percentiles = rows[rows["variant"] == variant].pivot(
                 index="step", columns="metric", values="value"
             )
@@ -104,7 +114,9 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
             axes.set_xlabel("training steps")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         panels[0].set_ylabel("input to the sigmoid")
-        title = "15th, 50th and 85th percentile over the test set, first unit of the last layer"
+        title = (
+            "15th, 50th and 85th percentile over the test set, first unit of the last hidden layer"
+        )
         figure.suptitle(_title(run, f"{title}, seed {seed}"), fontsize=9)
         return _save(figure, run.workdir / FIGURES / "sigmoid_input")
 
@@ -115,6 +127,8 @@ def _coloured(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _lower_limit(percent: np.ndarray) -> float:
     """Leaves room for nine tenths of all values."""
+    if percent.size == 0:
+        return 0.0
     return max(0.0, 5 * np.floor(np.nanquantile(percent, 0.1) / 5) - 5)
 
 

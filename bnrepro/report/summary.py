@@ -36,15 +36,13 @@ def by_seed(
     run of the same seed. Baselines are those given for a variant, else the config's.
     """
     accuracy = accuracy_by_seed(run)
-    table = pd.DataFrame({"final": accuracy.apply(_last), "best": accuracy.max()})
-    pairs = [
-        ((baselines or {}).get(variant, run.config["baseline"]), seed)
-        for variant, seed in table.index
-    ]
-    reference = table.reindex(pd.MultiIndex.from_tuples(pairs)).set_index(table.index)
+    table = pd.DataFrame({"final": _finals(accuracy), "best": accuracy.max()}, dtype=float)
+    variants, seeds = (table.index.get_level_values(name) for name in ("variant", "seed"))
+    of = [(baselines or {}).get(variant, run.config["baseline"]) for variant in variants]
+    reference = table.reindex(pd.MultiIndex.from_arrays([of, seeds])).set_index(table.index)
     table["final_minus_baseline"] = table["final"] - reference["final"]
     for split in sorted(set(run.metrics["split"]) - {"train", "test"}):
-        table[f"final_{split}"] = accuracy_by_seed(run, split).apply(_last)
+        table[f"final_{split}"] = _finals(accuracy_by_seed(run, split))
     for threshold in accuracies:
         table[f"steps_to_{threshold:g}"] = _steps_to(accuracy, threshold)
     table["steps_to_baseline_best"] = _steps_to(accuracy, reference["best"])
@@ -61,11 +59,14 @@ def summarize(
       diverge and, for steps, that got there. `steps` is the length of the shortest of the runs.
     """
     table = by_seed(run, accuracies, baselines)
-    last_step: Any = accuracy_by_seed(run).apply(lambda column: column.last_valid_index())
+    accuracy = accuracy_by_seed(run)
+    last_steps: dict[Any, Any] = {
+        column: accuracy[column].last_valid_index() for column in accuracy.columns
+    }
     rows = []
     for variant in run.variants:
         seeds = table[table.index.get_level_values("variant") == variant]
-        steps = int(last_step[seeds.index].min()) if len(seeds) else 0
+        steps = min((int(last_steps[seed]) for seed in seeds.index), default=0)
         for metric in table.columns:
             mean, low, high, count = mean_interval(seeds[metric].to_numpy())
             rows.append((variant, metric, mean, low, high, count, steps, run.provenance["dataset"]))
@@ -90,10 +91,14 @@ def write_summary(run: Run, summary: pd.DataFrame) -> None:
         summary.to_csv(path, index=False)
 
 
-def _last(column: pd.Series) -> float:
-    return column.loc[column.last_valid_index()]
+def _finals(accuracy: pd.DataFrame) -> pd.Series:
+    """The last value of each column, which may end before the table does."""
+    finals = [accuracy[column].dropna().iloc[-1] for column in accuracy.columns]
+    return pd.Series(finals, accuracy.columns, dtype=float)
 
 
 def _steps_to(accuracy: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
+    if accuracy.empty:
+        return pd.Series(index=accuracy.columns, dtype=float)
     reached = accuracy.ge(threshold, axis="columns")
     return reached.idxmax().where(reached.any())

@@ -16,13 +16,14 @@ def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
     titles = {
         "final": ("final, %", _percent),
         "best": ("best, %", _percent),
-        "final_minus_baseline": (f"final − {baseline}, %", _difference),
+        "final_minus_baseline": (f"final − {baseline}", _difference),
         "final_train_set": ("training set, %", _percent),
         "final_test_minibatches": ("own statistics, %", _percent),
-        "steps_to_baseline_best": (f"to {baseline}'s best", _steps),
+        "steps_to_baseline_best": (f"steps to {baseline}'s best", _steps),
     }
     columns = {
-        metric: titles.get(metric) or (f"steps to {float(metric.rpartition('_')[2]):.0%}", _steps)
+        metric: titles.get(metric)
+        or (f"steps to {100 * float(metric.rpartition('_')[2]):g}%", _steps)
         for metric in dict.fromkeys(summary["metric"])
     }
     cells: Any = summary.set_index(["variant", "metric"])
@@ -48,7 +49,7 @@ def pivot_table(
     finals: Any = summary[summary["metric"] == "final"].set_index("variant")
     rows: dict[str, dict[str, str]] = {}
     for variant, (row, column) in places.items():
-        rows.setdefault(row, {})[column] = _percent(finals.loc[variant], 0)
+        rows.setdefault(row, {})[column] = _percent(finals.loc[variant])
     return pd.DataFrame.from_dict(rows, orient="index").fillna(missing)
 
 
@@ -56,7 +57,7 @@ def differences(summary: pd.DataFrame, variants: Mapping[str, str]) -> pd.Series
     """Final accuracy less that of the baseline, for {row: variant}."""
     cells: Any = summary[summary["metric"] == "final_minus_baseline"].set_index("variant")
     return pd.Series(
-        {row: _difference(cells.loc[name], 0) for row, name in variants.items()}, dtype=object
+        {row: _difference(cells.loc[name]) for row, name in variants.items()}, dtype=object
     )
 
 
@@ -64,10 +65,11 @@ def caption(run: Run, *remarks: str) -> str:
     """What the numbers are of, and what to beware of."""
     config = run.config
     parts = [
-        f"Test accuracy on {run.provenance['dataset']}, {config['steps']:,} steps of "
-        f"{config['batch_size']}; mean over seeds ± half of the 95% interval (Student's t), "
-        f"* where the difference, paired by seed, is not zero; evaluated every "
-        f"{config['eval_every']:,} steps"
+        f"Test accuracy on {run.provenance['dataset']} after {config['steps']:,} steps: mean over "
+        "seeds ± half of its 95% interval (Student's t); differences are paired by seed, in "
+        "percentage points, * where the interval excludes zero; steps are those of the first "
+        f"evaluation, one every {config['eval_every']:,}, and of the seeds that got there; seeds "
+        "that diverged are left out"
     ]
     if run.provenance["stand_in"]:
         parts.insert(0, "STAND-IN DATA: not MNIST")
@@ -96,11 +98,11 @@ def print_table(table: pd.DataFrame, caption: str, console: Console) -> None:
     console.print(shown)
 
 
-def _percent(cell: pd.Series, seeds: int) -> str:
+def _percent(cell: pd.Series, seeds: int = 0) -> str:
     return _with_interval(cell, 100, ".2f")
 
 
-def _difference(cell: pd.Series, seeds: int) -> str:
+def _difference(cell: pd.Series, seeds: int = 0) -> str:
     mark = "*" if cell["ci95_low"] > 0 or cell["ci95_high"] < 0 else ""
     return _with_interval(cell, 100, "+.2f") + mark
 

@@ -63,7 +63,7 @@ def evaluate_minibatches(
             split(preprocess(images[index]), microbatch_size),
             split(labels[index], microbatch_size),
         )
-        logits, _ = forward(variables, x, jax.random.key(0), model=model)
+        logits, _ = forward(variables, x, model=model)
         return loss_and_accuracy(logits, y)
 
     return jax.tree.map(jnp.mean, jax.lax.map(one, indices))

@@ -19,7 +19,6 @@ class TrainState:
     Attributes:
       step: updates done.
       sample_key: key of the sampler.
-      dropout_key: key of what else is random in a step.
       params: of the model.
       batch_stats: moving averages of its normalizers.
       opt_state: of the optimizer.
@@ -30,7 +29,6 @@ class TrainState:
 
     step: Int[Array, "*seeds"]
     sample_key: Key[Array, "*seeds"]
-    dropout_key: Key[Array, "*seeds"]
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -52,16 +50,15 @@ def initial_state(
 ) -> TrainState:
     """The state before the first step; `example` is an input of shape (1, ...).
 
-    Initial weights, sampling and dropout have keys of their own, the same for every variant: runs
-    of one seed differ in nothing but what their configs say.
+    Initial weights and sampling have keys of their own, the same for every variant: runs of one
+    seed differ in nothing but what their configs say.
     """
-    init_key, sample_key, dropout_key = jax.random.split(jax.random.key(seed), 3)
+    init_key, sample_key = jax.random.split(jax.random.key(seed))
     variables = model.init(init_key, example, train=True)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
         sample_key=sample_key,
-        dropout_key=dropout_key,
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),

@@ -29,11 +29,10 @@ def train_step(
     Returns:
       The new state; loss and accuracy of the batch in training mode, before the update.
     """
-    dropout_key = jax.random.fold_in(state.dropout_key, state.step)
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, batch_stats = forward(variables, images, dropout_key, model=model)
+        logits, batch_stats = forward(variables, images, model=model)
         metrics = loss_and_accuracy(logits, labels)
         return metrics["loss"], (metrics, batch_stats)
 
@@ -66,22 +65,19 @@ def train_step(
 
 
 def forward(
-    variables: Any, images: Float[Array, "microbatches size ..."], key: Array, *, model: nn.Module
+    variables: Any, images: Float[Array, "microbatches size ..."], *, model: nn.Module
 ) -> tuple[Float[Array, "microbatches size classes"], Any]:
     """Logits in training mode, each microbatch normalized by itself, and the new batch_stats."""
 
-    def one(variables: Any, images: Array, key: Array) -> tuple[Array, Any]:
-        logits, updates = model.apply(
-            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
+    def one(images: Array) -> tuple[Array, Any]:
+        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, updates.get("batch_stats", {})
 
     if len(images) == 1:
         # A mapped axis of length one would still turn each product into a batched one.
-        logits, batch_stats = one(variables, images[0], key)
+        logits, batch_stats = one(images[0])
         return logits[None], batch_stats
-    keys = jax.random.split(key, len(images))
-    logits, mapped = jax.vmap(one, in_axes=(None, 0, 0))(variables, images, keys)
+    logits, mapped = jax.vmap(one)(images)
     return logits, jax.tree.map(_average, mapped)
 
 

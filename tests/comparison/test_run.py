@@ -102,6 +102,50 @@ def test_an_interrupted_comparison_goes_on_and_ends_like_an_uninterrupted_one(fi
     assert resumed.read_bytes() == whole.read_bytes()
 
 
+def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
+    def interrupt(variant, step):
+        if step == 10:
+            raise KeyboardInterrupt
+
+    class InterruptedAgain(run_module.ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait, cancel_futures=cancel_futures)
+            if cancel_futures:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "ThreadPoolExecutor", InterruptedAgain)
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(config(variants=PLAIN), tmp_path / "w", progress=interrupt)
+    assert read_run(tmp_path / "w").metrics["step"].max() == 10
+
+
+def test_results_on_other_data_are_not_gone_on_with(copied, monkeypatch):
+    other = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
+    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: other)
+    before = (copied / "metrics.csv").read_bytes()
+    with pytest.raises(RecordsError, match=r"results on small/1\.0\.0, and now there is digits"):
+        run_comparison(config(), copied)
+    assert (copied / "metrics.csv").read_bytes() == before
+
+
+def test_events_that_an_interruption_prevented_are_written_when_going_on(copied):
+    shutil.rmtree(copied / "tensorboard" / "plain")
+    run_comparison(config(), copied)
+    assert {path.name for path in (copied / "tensorboard" / "plain").iterdir()} == {
+        "seed_0",
+        "seed_1",
+    }
+
+
+def test_provenance_is_that_of_the_start_and_later_runs_are_added(copied):
+    first = read_run(copied).provenance
+    assert {"commit", "versions", "machine", "command", "started"} <= set(first)
+    run_comparison(config(), copied)
+    with_rerun = run_module.begin(read_run(copied).provenance, small_dataset())
+    assert with_rerun["commit"] == first["commit"]
+    assert len(with_rerun["resumed"]) == 1
+
+
 def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
     monkeypatch.setattr(run_module, "train_variant", lambda *args: pytest.fail("trained again"))
     before = (copied / "metrics.csv").read_bytes()
@@ -158,8 +202,11 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
 
 def test_mistakes_are_found_before_anything_is_written(tmp_path):
     workdir = tmp_path / "w"
-    with pytest.raises(ConfigError, match=r"batch_size must be in \[1, 120\].*got 240"):
+    with pytest.raises(ConfigError, match=r"variant .*: batch_size must be in \[1, 120\].*got 240"):
         run_comparison(config(batch_size=240), workdir)
+    evaluation = {"train_examples": 121, "minibatches": 0}
+    with pytest.raises(ConfigError, match=r"train_examples must be at most 120, .* got 121"):
+        run_comparison(config(evaluation=evaluation), workdir)
     with pytest.raises(ConfigError):
         run_comparison(config(steps=-1), workdir)
     assert not workdir.exists()

@@ -46,6 +46,8 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config.steps=1.5"], "--config.steps=1.5"),
         (["--wrokdir=x"], "Did you mean: workdir"),
         (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=tests/experiments/broken_config.py"], "division by zero"),
+        (["--config=configs/__init__.py"], "get_config"),
         (["stray"], "unexpected argument 'stray'"),
         (["--workdir="], "--workdir=runs/NAME"),
         # These are found by what has to load JAX first.
@@ -57,7 +59,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
     tmp_path, arguments, message
 ):
     workdir = tmp_path / "w"
-    result = run(CONFIG, f"--workdir={workdir}", *arguments, TFDS_DATA_DIR=str(tmp_path))
+    config = [] if arguments[0].startswith("--config=") else [CONFIG]
+    result = run(*config, f"--workdir={workdir}", *arguments, TFDS_DATA_DIR=str(tmp_path))
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
@@ -95,7 +98,7 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "goes on" in stderr
+    assert "trains what is not finished" in stderr
     from bnrepro.records import read_run
 
     metrics = read_run(workdir).metrics

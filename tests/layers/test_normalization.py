@@ -118,7 +118,7 @@ def test_a_constant_channel_comes_out_as_exactly_its_bias(layer_type, batch_size
     bias = np.asarray(variables["params"]["bias"])[:3]
     y, _ = train(layer, variables, x)
     np.testing.assert_array_equal(y[:, :3], np.tile(bias, (batch_size, 1)))
-    if batch_size in (7, 1000):  # outside jit as well
+    if batch_size == 1000:  # outside jit as well
         y, _ = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
         np.testing.assert_array_equal(y[:, :3], np.tile(bias, (batch_size, 1)))
 
@@ -146,7 +146,7 @@ def test_no_variance_below_zero_makes_a_nan(layer_type):
 
 
 @both_layers
-@pytest.mark.parametrize(("transform", "examples"), [(jax.vmap, 1), (jax.vmap, 3), (jax.pmap, 1)])
+@pytest.mark.parametrize(("transform", "examples"), [(jax.vmap, 1), (jax.pmap, 3)])
 def test_a_mapped_batch_is_normalized_as_the_whole(layer_type, transform, examples):
     """dm-haiku#788: also if each call sees one example, and has no other axis to reduce."""
     shape = (8, 4) if examples == 1 else (8, examples, 4)

@@ -12,8 +12,21 @@ from bnrepro.models import MLP, NORMALIZERS, make_normalizer
 X = jax.random.normal(jax.random.key(0), (6, 4, 5, 1))
 
 
-def network(normalizer, **fields):
-    return MLP((20, 10), 3, nn.sigmoid, make_normalizer(normalizer, steps=100), 0.3, **fields)
+SETTINGS = {
+    "momentum": 0.99,
+    "epsilon": 1e-5,
+    "r_max": 3.0,
+    "d_max": 5.0,
+    "warmup": 5 / 130,
+    "r_max_end": 40 / 130,
+    "d_max_end": 25 / 130,
+    "num_groups": 10,
+}
+
+
+def network(normalizer):
+    normalizer = make_normalizer(normalizer, steps=100, **SETTINGS)
+    return MLP((20, 10), 3, nn.sigmoid, normalizer, 0.3)
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
@@ -65,7 +78,7 @@ def test_weights_are_gaussian_with_the_deviation_asked_for():
 
 
 def test_the_two_batch_normalizers_share_their_common_settings():
-    settings = {"momentum": 0.7, "epsilon": 1e-3, "steps": 1300}
+    settings = SETTINGS | {"momentum": 0.7, "epsilon": 1e-3, "steps": 1300}
     norm = make_normalizer("batch_norm", **settings)()
     renorm = make_normalizer("batch_renorm", **settings)()
     assert isinstance(norm, BatchNorm)
@@ -78,4 +91,4 @@ def test_the_two_batch_normalizers_share_their_common_settings():
 
 def test_an_unknown_normalizer_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'bn'.*batch_norm, batch_renorm"):
-        make_normalizer("bn", steps=1)
+        make_normalizer("bn", steps=1, **SETTINGS)

@@ -96,6 +96,14 @@ def test_an_interrupted_run_is_summarized_up_to_where_it_got(tmp_path):
     assert final["steps"] == 10
 
 
+def test_where_everything_diverged_every_row_is_there_without_a_number(tmp_path):
+    diverged = [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in ACCURACY]
+    summary = summarize(small_run(tmp_path, extra=diverged), (0.95,))
+    assert len(summary) == 10
+    assert (summary["seeds"] == 0).all()
+    assert summary["mean"].isna().all()
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_no_runtime_warnings_whatever_the_number_of_seeds(tmp_path, seeds):
     few = {key: value for key, value in ACCURACY.items() if key[1] < seeds}

@@ -1,0 +1,5 @@
+"""A config of a user's who divides by zero."""
+
+
+def get_config():
+    return 1 / 0
