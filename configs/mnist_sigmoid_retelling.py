@@ -3,7 +3,9 @@ r"""The smaller network of a retelling of the paper: 2 hidden layers of 50, mini
     python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid_retelling.py \
         --workdir=runs/mnist_sigmoid_retelling
 
-RUNTIME
+Learning rate and initialization are those of the larger network. Ten seeds (--config.seeds=10)
+gave 96.74% without normalization, 97.07% with Batch Norm and 97.11% with Batch Renorm:
+results/mnist_sigmoid_retelling.
 """
 
 from ml_collections import ConfigDict

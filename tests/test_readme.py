@@ -1,0 +1,27 @@
+"""What README says is so."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_code_in_the_readme_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    scope = {}
+    exec(code, scope)
+    assert scope["y"].shape == (32, 64)
+    assert int(jax.tree.leaves(scope["updates"])[0]) == 1  # the count of updates
+
+
+def test_the_table_in_the_readme_is_that_of_the_results():
+    assert (ROOT / "results/mnist_sigmoid/summary.md").read_text().strip() in README
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)h][^)]*)\)", README))
+def test_every_file_the_readme_shows_or_links_to_is_there(link):
+    assert (ROOT / link).exists()
