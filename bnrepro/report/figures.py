@@ -44,7 +44,7 @@ def accuracy_figure(
             # Colours come again after the seventh line, then dashed and dotted.
             style = ("-", "--", ":", "-.")[names.index(variant) // len(_COLOURS) % 4]
             axes.plot(seeds.index, mean, style, color=colour, label=variant)
-            if seeds.shape[1] > 1:
+            if seeds.shape[1] > 1 and len(names) <= len(_COLOURS):
                 count = seeds.count(axis=1)
                 half = stats.t.ppf(0.975, count - 1) * seeds.sem(axis=1)
                 axes.fill_between(
