@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bnrepro.records import read_run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -79,27 +81,27 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
         "https_proxy": "http://127.0.0.1:9",
         "http_proxy": "http://127.0.0.1:9",
     }
-    arguments = command(
-        CONFIG,
-        f"--workdir={workdir}",
+    # Where the tests run in the background, SIGINT is ignored, and a child would inherit that.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "runpy.run_module('experiments.mnist_sigmoid', run_name='__main__', alter_sys=True)"
+    )
+    arguments = [
+        *(sys.executable, "-c", program, CONFIG, f"--workdir={workdir}"),
         "--config.steps=1000000",
         "--config.eval_every=20",
         "--config.seeds=1",
         "--config.model.hidden=(5,)",
-    )
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        while not (workdir / "config.json").exists():
-            assert process.poll() is None, process.stderr.read()
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, cwd=ROOT, env=env, **pipes) as process:
+        try:
+            while not (workdir / "config.json").exists():
+                assert process.poll() is None, process.stderr.read()
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "trains what is not finished" in stderr
-    from bnrepro.records import read_run
-
-    metrics = read_run(workdir).metrics
-    assert set(metrics["variant"]) <= {"plain"}
+    assert set(read_run(workdir).metrics["variant"]) <= {"plain", "batch_norm", "batch_renorm"}
