@@ -1,7 +1,6 @@
 """From the metrics of a run to one number a variant, with its 95% interval over seeds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,14 +58,12 @@ def summarize(
       diverge and, for steps, that got there. `steps` is the length of the shortest of the runs.
     """
     table = by_seed(run, accuracies, baselines)
-    accuracy = accuracy_by_seed(run)
-    last_steps: dict[Any, Any] = {
-        column: accuracy[column].last_valid_index() for column in accuracy.columns
-    }
+    tests = run.metrics[run.metrics["split"] == "test"]
+    last_steps = tests.groupby(["variant", "seed"])["step"].max()
     rows = []
     for variant in run.variants:
         seeds = table[table.index.get_level_values("variant") == variant]
-        steps = min((int(last_steps[seed]) for seed in seeds.index), default=0)
+        steps = int(last_steps[seeds.index].min()) if len(seeds) else 0
         for metric in table.columns:
             mean, low, high, count = mean_interval(seeds[metric].to_numpy())
             rows.append((variant, metric, mean, low, high, count, steps, run.provenance["dataset"]))

@@ -59,11 +59,9 @@ def evaluate_minibatches(
     """
 
     def one(index: Int[Array, "batch"]) -> dict[str, Float[Array, ""]]:
-        x, y = (
-            split(preprocess(images[index]), microbatch_size),
-            split(labels[index], microbatch_size),
+        logits, _ = forward(
+            variables, split(preprocess(images[index]), microbatch_size), model=model
         )
-        logits, _ = forward(variables, x, model=model)
-        return loss_and_accuracy(logits, y)
+        return loss_and_accuracy(logits, split(labels[index], microbatch_size))
 
     return jax.tree.map(jnp.mean, jax.lax.map(one, indices))
