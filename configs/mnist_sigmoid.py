@@ -30,7 +30,9 @@ def get_config() -> ConfigDict:
     config.preview = False  # marks tables and figures as not the real thing
 
     config.model = ConfigDict()
-    config.model.hidden = (100, 100, 100)
+    config.model.name = "mlp"
+    config.model.hidden = (100, 100, 100)  # of an mlp
+    config.model.channels = (16, 32, 32, 32)  # of a cnn
     config.model.activation = "sigmoid"
     # The paper says "small random Gaussian" and gives no learning rate. Both are those that the
     # plain network ends best with, of configs/mnist_sigmoid_rates.py.

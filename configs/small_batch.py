@@ -3,23 +3,23 @@
     python -m experiments.small_batch --config=configs/small_batch.py --workdir=runs/small_batch
 
 The gradient is over 64 examples in every variant; what varies is how many of them are normalized
-together. Batch Norm and Batch Renorm refuse a microbatch of one.
+together. Batch Norm and Batch Renorm refuse a microbatch of one; the other normalizers know
+nothing of microbatches and are trained once.
 """
 
 from ml_collections import ConfigDict
 
 from configs import mnist_sigmoid
 
-NORMALIZERS = ("batch_norm", "batch_renorm", "group_norm", "layer_norm", "none")
-MICROBATCH_SIZES = (64, 32, 16, 8, 4, 2, 1)
+MICROBATCH_SIZES = (64, 32, 16, 8, 4, 2)
 
 
 def get_config() -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py, every normalizer at every size."""
     config = mnist_sigmoid.get_config()
     config.binary_input = False  # pixels from 0 to 1
-    # No seed below 100 was used to choose a setting.
-    config.first_seed = 100
+    # Settings were chosen, or met, on seeds below 200 and above 999.
+    config.first_seed = 200
     config.steps = 6_000
     config.batch_size = 64
     config.microbatch_size = 64
@@ -28,11 +28,13 @@ def get_config() -> ConfigDict:
     config.model.activation = "relu"
     config.model.init_std = 0.1
     config.optimizer.learning_rate = 0.1
+    # As in Inception's published code. With microbatches of 2, whose values may be close together,
+    # it matters: the smaller it is, the lower both end.
+    config.normalizer.epsilon = 1e-3
     config.variants = {
         f"{name} {size}": {"normalizer": {"name": name}, "microbatch_size": size}
-        for name in NORMALIZERS
+        for name in ("batch_norm", "batch_renorm")
         for size in MICROBATCH_SIZES
-        if size > 1 or not name.startswith("batch_")
-    }
+    } | {name: {"normalizer": {"name": name}} for name in ("group_norm", "layer_norm", "none")}
     config.baseline = "batch_norm 64"
     return config

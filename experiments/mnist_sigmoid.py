@@ -40,17 +40,20 @@ def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
 def sigmoid_input(config: Mapping[str, Any]) -> "Probe":
     """Percentiles 15, 50, 85 over the test set of the input to the last layer's first sigmoid.
 
-    That input is what the last normalizer puts out or, without one, the last linear layer.
+    That input is what the last normalizer puts out or, without one, the last linear layer; of a
+    convolution, it is the first channel at all places.
     """
     import jax.numpy as jnp
 
     from bnrepro.training import Probe
 
-    kind = "dense" if config["normalizer"]["name"] == "none" else "norm"
-    name = f"{kind}_{len(config['model']['hidden']) - 1}"
+    model = config["model"]
+    linear, sizes = ("conv", "channels") if model["name"] == "cnn" else ("dense", "hidden")
+    kind = linear if config["normalizer"]["name"] == "none" else "norm"
+    name = f"{kind}_{len(model[sizes]) - 1}"
 
     def measure(captured: Any) -> dict[str, Any]:
-        unit = captured[name]["__call__"][0][:, 0]
+        unit = captured[name]["__call__"][0][..., 0]
         return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in (15, 50, 85)}
 
     return Probe(captures=lambda module, method: module.name == name, measure=measure)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bnrepro.data import SAMPLERS
-from bnrepro.models import ACTIVATIONS, NORMALIZERS
+from bnrepro.models import ACTIVATIONS, NETWORKS, NORMALIZERS
 from bnrepro.training import OPTIMIZERS
 
 
@@ -81,7 +81,9 @@ _RULES: dict[str, Any] = {
     "eval_every": _Number(int, 1, 10**9),
     "ema_decay": _Number(float, 0, 1, open_high=True),
     "preview": _Is(bool),
+    "model.name": _Choice(NETWORKS),
     "model.hidden": _Sizes(),
+    "model.channels": _Sizes(),
     "model.activation": _Choice(ACTIVATIONS),
     "model.init_std": _Number(float, 0, 1e3, open_low=True),
     "optimizer.name": _Choice(OPTIMIZERS),
@@ -202,10 +204,10 @@ def _check(config: Mapping[str, Any]) -> None:
         )
     if name == "group_norm":
         groups = flat["normalizer.num_groups"]
+        key = "model.channels" if flat["model.name"] == "cnn" else "model.hidden"
         _require(
-            all(size % groups == 0 for size in flat["model.hidden"]),
-            f"normalizer.num_groups must divide all of model.hidden, got {groups} and "
-            f"{flat['model.hidden']}",
+            all(size % groups == 0 for size in flat[key]),
+            f"normalizer.num_groups must divide all of {key}, got {groups} and {flat[key]}",
         )
     _require(
         not (flat["optimizer.name"] == "adam" and flat["optimizer.momentum"]),

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, UInt8
 from bnrepro.comparison.config import ConfigError, variant_configs
 from bnrepro.comparison.provenance import begin
 from bnrepro.data import Dataset, Sampler, load_dataset, make_sampler
-from bnrepro.models import ACTIVATIONS, MLP, make_normalizer
+from bnrepro.models import make_network, make_normalizer
 from bnrepro.records import (
     TENSORBOARD,
     RecordsError,
@@ -161,12 +161,10 @@ def train_variant(
     probe: Probe | None,
 ) -> Iterator[tuple[int, list[Row]]]:
     """Trains all seeds of one variant; yields (step, rows for the records) at each evaluation."""
-    model = MLP(
-        hidden=tuple(config["model"]["hidden"]),
+    model = make_network(
+        **config["model"],
         num_classes=len(dataset.class_names),
-        activation=ACTIVATIONS[config["model"]["activation"]],
         normalizer=make_normalizer(**config["normalizer"], steps=config["steps"]),
-        init_std=config["model"]["init_std"],
     )
     optimizer = make_optimizer(**config["optimizer"])
     preprocess = _binary if config["binary_input"] else _unit_range
@@ -260,7 +258,11 @@ def _make_evaluate(
             )
         return splits
 
-    all_seeds = jax.jit(jax.vmap(one_seed, in_axes=(0, None, None, None)))
+    @jax.jit
+    def all_seeds(variables: Any, *data: Any) -> Any:
+        # One after the other: what a convolution makes of a whole set takes much memory.
+        return jax.lax.map(lambda variables: one_seed(variables, *data), variables)
+
     return lambda variables: all_seeds(variables, arrays, stored, indices)
 
 

@@ -6,10 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
-
-# Makes a normalization layer, given `use_running_average` and `name`.
-Normalizer = Callable[..., nn.Module]
+from bnrepro.models.normalizers import Normalizer
 
 
 class MLP(nn.Module):

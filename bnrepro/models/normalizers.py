@@ -1,12 +1,15 @@
 """The normalizers a config can name."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 
 from bnrepro.layers import BatchNorm, BatchRenorm, renorm_schedules
-from bnrepro.models.mlp import Normalizer
+
+# Makes a normalization layer, given `use_running_average` and `name`.
+Normalizer = Callable[..., nn.Module]
 
 NORMALIZERS = ("batch_norm", "batch_renorm", "group_norm", "layer_norm", "none")
 

@@ -3,7 +3,14 @@
 import pytest
 
 from bnrepro.comparison.config import ConfigError, variant_configs
-from configs import mnist_sigmoid, mnist_sigmoid_rates, mnist_sigmoid_retelling
+from configs import (
+    mnist_sigmoid,
+    mnist_sigmoid_rates,
+    mnist_sigmoid_retelling,
+    non_iid,
+    small_batch,
+    small_batch_cnn,
+)
 
 
 def config(**changes):
@@ -18,7 +25,17 @@ def config(**changes):
     return result
 
 
-@pytest.mark.parametrize("module", [mnist_sigmoid, mnist_sigmoid_rates, mnist_sigmoid_retelling])
+@pytest.mark.parametrize(
+    "module",
+    [
+        mnist_sigmoid,
+        mnist_sigmoid_rates,
+        mnist_sigmoid_retelling,
+        non_iid,
+        small_batch,
+        small_batch_cnn,
+    ],
+)
 def test_every_config_of_the_repository_is_valid(module):
     assert variant_configs(module.get_config().to_dict())
 
@@ -102,3 +119,19 @@ def test_groups_that_do_not_divide_the_units_are_refused_with_both_numbers():
     variants = {"plain": {"normalizer": {"name": "group_norm"}, "model": {"hidden": (25,)}}}
     with pytest.raises(ConfigError, match=r"num_groups .* got 10 and \(25,\)"):
         variant_configs(config(variants=variants))
+
+
+def test_groups_must_divide_the_channels_of_a_cnn():
+    model = {"name": "cnn", "channels": (20, 16)}
+    variants = {"plain": {"normalizer": {"name": "group_norm"}, "model": model}}
+    with pytest.raises(ConfigError, match=r"num_groups .*model.channels, got 10 and \(20, 16\)"):
+        variant_configs(config(variants=variants))
+
+
+def test_what_batch_norm_and_batch_renorm_share_is_the_same_in_both():
+    for module in (small_batch, small_batch_cnn):
+        variants = variant_configs(module.get_config().to_dict())
+        for size in small_batch.MICROBATCH_SIZES:
+            norm, renorm = variants[f"batch_norm {size}"], variants[f"batch_renorm {size}"]
+            renorm["normalizer"]["name"] = "batch_norm"
+            assert norm == renorm

@@ -1,4 +1,4 @@
-"""The network of the experiments and the normalizers a config can name."""
+"""The networks and the normalizers a config can name."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bnrepro.layers import BatchNorm, BatchRenorm
-from bnrepro.models import MLP, NORMALIZERS, make_normalizer
+from bnrepro.models import CNN, MLP, NORMALIZERS, make_network, make_normalizer
+from bnrepro.models.convolution import convolution
 
 X = jax.random.normal(jax.random.key(0), (6, 4, 5, 1))
 
@@ -92,3 +93,57 @@ def test_the_two_batch_normalizers_share_their_common_settings():
 def test_an_unknown_normalizer_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'bn'.*batch_norm, batch_renorm"):
         make_normalizer("bn", steps=1, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding"),
+    [((1, 1), "VALID"), ((2, 2), "SAME"), ((3, 1), "SAME"), ((2, 1), [(1, 0), (2, 3)])],
+)
+def test_a_convolution_and_its_gradients_are_those_of_xla(strides, padding):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (4, 9, 8, 3)), jax.random.normal(keys[1], (3, 2, 3, 5))
+
+    def xla(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    expected, expected_vjp = jax.vjp(xla, x, kernel)
+    y, vjp = jax.vjp(lambda x, kernel: convolution(x, kernel, strides, padding), x, kernel)
+    cotangent = jax.random.normal(keys[2], expected.shape)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel(name):
+    normalizer = make_normalizer(name, steps=100, **SETTINGS)
+    model = CNN((10, 20), 3, nn.relu, normalizer, 0.3)
+    variables = model.init(jax.random.key(1), X[:1], train=True)
+    logits, captured = model.apply(
+        variables,
+        X,
+        train=True,
+        capture_intermediates=True,
+        mutable=["intermediates", "batch_stats"],
+    )
+    assert logits.shape == (6, 3)
+    # Images of 4 x 5.
+    shapes = [captured["intermediates"][f"conv_{i}"]["__call__"][0].shape for i in (0, 1)]
+    assert shapes == [(6, 2, 3, 10), (6, 1, 2, 20)]
+    assert ("bias" in variables["params"]["conv_0"]) == (name == "none")
+    if name.startswith("batch_"):
+        assert variables["batch_stats"]["norm_1"]["mean"].shape == (20,)
+        normed = np.asarray(captured["intermediates"]["norm_1"]["__call__"][0])
+        np.testing.assert_allclose(normed.mean((0, 1, 2)), 0, atol=1e-5)
+
+
+def test_networks_are_made_by_name():
+    settings = {"hidden": (7, 8), "channels": (4,), "activation": "relu", "init_std": 0.1}
+    settings |= {"num_classes": 3, "normalizer": None}
+    assert make_network("mlp", **settings) == MLP((7, 8), 3, nn.relu, None, 0.1)
+    assert make_network("cnn", **settings) == CNN((4,), 3, nn.relu, None, 0.1)
+    with pytest.raises(ValueError, match="'vgg'; known are cnn, mlp"):
+        make_network("vgg", **settings)

@@ -1,0 +1,53 @@
+"""A small convolutional network, whose normalizers have one mean and variance a channel."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from bnrepro.models.convolution import convolution
+from bnrepro.models.normalizers import Normalizer
+
+
+class CNN(nn.Module):
+    """Convolutions of 3 x 3 with stride 2, the mean over places, and a linear layer.
+
+    Layer i is `activation(norm(conv(x)))`, of `conv_i` and, where there is a normalizer, `norm_i`,
+    as in Inception ([BRN] 4). The output layer is `logits`.
+
+    Attributes:
+      channels: of each convolution.
+      num_classes: number of logits.
+      activation: elementwise, after the normalization.
+      normalizer: makes a layer that is called as `layer(x)`, or None for none.
+      init_std: standard deviation of the Gaussian that all weights are drawn from.
+    """
+
+    channels: Sequence[int]
+    num_classes: int
+    activation: Callable[[jax.Array], jax.Array]
+    normalizer: Normalizer | None
+    init_std: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch classes"]:
+        """Logits of a minibatch."""
+        kernel_init = nn.initializers.normal(self.init_std)
+        for i, channels in enumerate(self.channels):
+            x = nn.Conv(
+                channels,
+                kernel_size=(3, 3),
+                strides=2,
+                use_bias=self.normalizer is None,
+                kernel_init=kernel_init,
+                conv_general_dilated=convolution,
+                name=f"conv_{i}",
+            )(x)
+            if self.normalizer is not None:
+                x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
+            x = self.activation(x)
+        x = x.mean((1, 2))
+        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="logits")(x)
