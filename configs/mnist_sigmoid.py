@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.model.activation = "sigmoid"
     # The paper says "small random Gaussian" and gives no learning rate. Both are those that the
     # plain network ends best with, of configs/mnist_sigmoid_rates.py.
+    config.model.init = "normal"  # or lecun_normal, of variance 1 / inputs
     config.model.init_std = 0.1
 
     config.optimizer = ConfigDict()

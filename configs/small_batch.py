@@ -18,15 +18,16 @@ def get_config() -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py, every normalizer at every size."""
     config = mnist_sigmoid.get_config()
     config.binary_input = False  # pixels from 0 to 1
-    # Settings were chosen, or met, on seeds below 200 and above 999.
-    config.first_seed = 200
+    # Settings were chosen, or met, on seeds below 300 and above 999.
+    config.first_seed = 300
     config.steps = 6_000
     config.batch_size = 64
     config.microbatch_size = 64
     config.eval_every = 500
-    # A network deep enough for the effect.
+    # A network deep enough for the effect. Batch Norm at 64 ends higher with this initialization
+    # than with the Gaussian of mnist_sigmoid: configs/small_batch_inits.py.
     config.model.activation = "relu"
-    config.model.init_std = 0.1
+    config.model.init = "lecun_normal"
     config.optimizer.learning_rate = 0.1
     # As in Inception's published code. With microbatches of 2, whose values may be close together,
     # it matters: the smaller it is, the lower both end.

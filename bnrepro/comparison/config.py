@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bnrepro.data import SAMPLERS
-from bnrepro.models import ACTIVATIONS, NETWORKS, NORMALIZERS
+from bnrepro.models import ACTIVATIONS, INITIALIZERS, NETWORKS, NORMALIZERS
 from bnrepro.training import OPTIMIZERS
 
 
@@ -85,6 +85,7 @@ _RULES: dict[str, Any] = {
     "model.hidden": _Sizes(),
     "model.channels": _Sizes(),
     "model.activation": _Choice(ACTIVATIONS),
+    "model.init": _Choice(INITIALIZERS),
     "model.init_std": _Number(float, 0, 1e3, open_low=True),
     "optimizer.name": _Choice(OPTIMIZERS),
     "optimizer.learning_rate": _Number(float, 0, 1e6, open_low=True),

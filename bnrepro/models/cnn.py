@@ -21,28 +21,27 @@ class CNN(nn.Module):
       num_classes: number of logits.
       activation: elementwise, after the normalization.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      init_std: standard deviation of the Gaussian that all weights are drawn from.
+      kernel_init: draws all weights.
     """
 
     channels: Sequence[int]
     num_classes: int
     activation: Callable[[jax.Array], jax.Array]
     normalizer: Normalizer | None
-    init_std: float
+    kernel_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"], *, train: bool
     ) -> Float[Array, "batch classes"]:
         """Logits of a minibatch."""
-        kernel_init = nn.initializers.normal(self.init_std)
         for i, channels in enumerate(self.channels):
             x = nn.Conv(
                 channels,
                 kernel_size=(3, 3),
                 strides=2,
                 use_bias=self.normalizer is None,
-                kernel_init=kernel_init,
+                kernel_init=self.kernel_init,
                 conv_general_dilated=convolution,
                 name=f"conv_{i}",
             )(x)
@@ -50,4 +49,4 @@ class CNN(nn.Module):
                 x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
             x = self.activation(x)
         x = x.mean((1, 2))
-        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="logits")(x)
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

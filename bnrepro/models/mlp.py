@@ -20,30 +20,29 @@ class MLP(nn.Module):
       num_classes: number of logits.
       activation: elementwise, after the normalization.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      init_std: standard deviation of the Gaussian that all weights are drawn from.
+      kernel_init: draws all weights.
     """
 
     hidden: Sequence[int]
     num_classes: int
     activation: Callable[[jax.Array], jax.Array]
     normalizer: Normalizer | None
-    init_std: float
+    kernel_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch *features"], *, train: bool
     ) -> Float[Array, "batch classes"]:
         """Logits of a minibatch; inputs of any shape are flattened."""
-        kernel_init = nn.initializers.normal(self.init_std)
         x = x.reshape(x.shape[0], -1)
         for i, units in enumerate(self.hidden):
             x = nn.Dense(
                 units,
                 use_bias=self.normalizer is None,
-                kernel_init=kernel_init,
+                kernel_init=self.kernel_init,
                 name=f"dense_{i}",
             )(x)
             if self.normalizer is not None:
                 x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
             x = self.activation(x)
-        return nn.Dense(self.num_classes, kernel_init=kernel_init, name="logits")(x)
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

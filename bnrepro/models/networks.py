@@ -9,6 +9,7 @@ from bnrepro.models.mlp import MLP
 from bnrepro.models.normalizers import Normalizer
 
 ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
+INITIALIZERS = ("lecun_normal", "normal")
 NETWORKS = ("cnn", "mlp")
 
 
@@ -18,6 +19,7 @@ def make_network(
     hidden: Sequence[int],
     channels: Sequence[int],
     activation: str,
+    init: str,
     init_std: float,
     num_classes: int,
     normalizer: Normalizer | None,
@@ -29,18 +31,24 @@ def make_network(
       hidden: units of the layers of an mlp.
       channels: of the convolutions of a cnn.
       activation: one of `ACTIVATIONS`.
-      init_std: standard deviation of the Gaussian that all weights are drawn from.
+      init: how all weights are drawn, one of `INITIALIZERS` (of `jax.nn.initializers`).
+      init_std: standard deviation of `normal`.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
 
     Raises:
       ValueError: an unknown name.
     """
+    if init not in INITIALIZERS:
+        raise ValueError(f"unknown init {init!r}; known are {', '.join(INITIALIZERS)}")
+    initializers = nn.initializers
     common = {
         "num_classes": num_classes,
         "activation": ACTIVATIONS[activation],
         "normalizer": normalizer,
-        "init_std": init_std,
+        "kernel_init": initializers.normal(init_std)
+        if init == "normal"
+        else initializers.lecun_normal(),
     }
     if name == "mlp":
         return MLP(hidden=tuple(hidden), **common)

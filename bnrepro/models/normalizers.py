@@ -26,6 +26,7 @@ def make_normalizer(
     r_max_end: float,
     d_max_end: float,
     num_groups: int,
+    axis_name: str | None = None,
 ) -> Normalizer | None:
     """The normalizer of that name, called with `use_running_average` and `name`.
 
@@ -40,6 +41,7 @@ def make_normalizer(
       r_max_end: likewise.
       d_max_end: likewise.
       num_groups: of group_norm; must divide the number of features.
+      axis_name: mapped axis over which minibatch statistics are shared.
 
     Raises:
       ValueError: an unknown name.
@@ -47,7 +49,7 @@ def make_normalizer(
     if name == "none":
         return None
     if name == "batch_norm":
-        return partial(BatchNorm, momentum=momentum, epsilon=epsilon)
+        return partial(BatchNorm, momentum=momentum, epsilon=epsilon, axis_name=axis_name)
     if name == "batch_renorm":
         r_schedule, d_schedule = renorm_schedules(
             steps,
@@ -58,7 +60,12 @@ def make_normalizer(
             d_max_end=d_max_end,
         )
         return partial(
-            BatchRenorm, momentum=momentum, epsilon=epsilon, r_max=r_schedule, d_max=d_schedule
+            BatchRenorm,
+            momentum=momentum,
+            epsilon=epsilon,
+            r_max=r_schedule,
+            d_max=d_schedule,
+            axis_name=axis_name,
         )
 
     # These take no statistics over the minibatch and are the same in training and evaluation.

@@ -10,6 +10,7 @@ from configs import (
     non_iid,
     small_batch,
     small_batch_cnn,
+    small_batch_inits,
 )
 
 
@@ -34,6 +35,7 @@ def config(**changes):
         non_iid,
         small_batch,
         small_batch_cnn,
+        small_batch_inits,
     ],
 )
 def test_every_config_of_the_repository_is_valid(module):

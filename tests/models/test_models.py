@@ -10,6 +10,8 @@ from bnrepro.layers import BatchNorm, BatchRenorm
 from bnrepro.models import CNN, MLP, NORMALIZERS, make_network, make_normalizer
 from bnrepro.models.convolution import convolution
 
+normal = nn.initializers.normal
+
 X = jax.random.normal(jax.random.key(0), (6, 4, 5, 1))
 
 
@@ -27,7 +29,7 @@ SETTINGS = {
 
 def network(normalizer):
     normalizer = make_normalizer(normalizer, steps=100, **SETTINGS)
-    return MLP((20, 10), 3, nn.sigmoid, normalizer, 0.3)
+    return MLP((20, 10), 3, nn.sigmoid, normalizer, normal(0.3))
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
@@ -72,7 +74,7 @@ def test_the_normalizer_stands_before_the_nonlinearity():
 
 
 def test_weights_are_gaussian_with_the_deviation_asked_for():
-    model = MLP((500,), 3, nn.sigmoid, None, 0.02)
+    model = MLP((500,), 3, nn.sigmoid, None, normal(0.02))
     kernel = model.init(jax.random.key(1), jnp.zeros((1, 400)), train=True)["params"]["dense_0"]
     np.testing.assert_allclose(np.std(kernel["kernel"]), 0.02, rtol=0.01)
     assert np.abs(np.mean(kernel["kernel"])) < 2e-4
@@ -120,7 +122,7 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(strides, padding):
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel(name):
     normalizer = make_normalizer(name, steps=100, **SETTINGS)
-    model = CNN((10, 20), 3, nn.relu, normalizer, 0.3)
+    model = CNN((10, 20), 3, nn.relu, normalizer, normal(0.3))
     variables = model.init(jax.random.key(1), X[:1], train=True)
     logits, captured = model.apply(
         variables,
@@ -141,9 +143,22 @@ def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channe
 
 
 def test_networks_are_made_by_name():
-    settings = {"hidden": (7, 8), "channels": (4,), "activation": "relu", "init_std": 0.1}
-    settings |= {"num_classes": 3, "normalizer": None}
-    assert make_network("mlp", **settings) == MLP((7, 8), 3, nn.relu, None, 0.1)
-    assert make_network("cnn", **settings) == CNN((4,), 3, nn.relu, None, 0.1)
+    settings = {"hidden": (50, 8), "channels": (40, 4), "activation": "relu", "init_std": 0.02}
+    settings |= {"num_classes": 3, "normalizer": None, "init": "normal"}
+    mlp, cnn = (make_network(name, **settings) for name in ("mlp", "cnn"))
+    assert (type(mlp), mlp.hidden, mlp.activation) == (MLP, (50, 8), nn.relu)
+    assert (type(cnn), cnn.channels, cnn.num_classes) == (CNN, (40, 4), 3)
     with pytest.raises(ValueError, match="'vgg'; known are cnn, mlp"):
         make_network("vgg", **settings)
+
+
+@pytest.mark.parametrize(("init", "std"), [("normal", 0.02), ("lecun_normal", 1 / np.sqrt(400))])
+def test_initializations_are_made_by_name(init, std):
+    settings = {"hidden": (500,), "channels": (4,), "activation": "relu", "init_std": 0.02}
+    settings |= {"num_classes": 3, "normalizer": None}
+    params = make_network("mlp", init=init, **settings).init(
+        jax.random.key(1), jnp.zeros((1, 400)), train=True
+    )["params"]
+    np.testing.assert_allclose(np.std(params["dense_0"]["kernel"]), std, rtol=0.01)
+    with pytest.raises(ValueError, match="'lecun'; known are lecun_normal, normal"):
+        make_network("mlp", init="lecun", **settings)

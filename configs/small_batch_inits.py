@@ -1,0 +1,26 @@
+"""The comparison that chose the initialization of configs/small_batch.py.
+
+    python -m experiments.mnist_sigmoid --config=configs/small_batch_inits.py \
+        --workdir=runs/small_batch_inits
+
+All weights of the same deviation, as in configs/mnist_sigmoid.py, or of one that falls with the
+number of inputs, on seeds that no comparison uses: the one that Batch Norm on whole minibatches
+of 64 ends higher with is taken for all. Batch Renorm stands beside.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import small_batch
+
+
+def get_config() -> ConfigDict:
+    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    config = small_batch.get_config()
+    config.first_seed = 1000
+    config.variants = {
+        f"{init} {name}": {"model": {"init": init}, "normalizer": {"name": name}}
+        for init in ("normal", "lecun_normal")
+        for name in ("batch_norm", "batch_renorm")
+    }
+    config.baseline = "normal batch_norm"
+    return config
