@@ -1,0 +1,153 @@
+"""Variables of a model in safetensors files, and moved between BatchRenorm and BatchNorm.
+
+`bnrepro.BatchNorm` and `flax.linen.BatchNorm` have the same variables: those of one fit the other
+as they are. `BatchRenorm` keeps sigma = sqrt(var + epsilon) in the place of var, and a count.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+_STATISTICS = {"BatchNorm": {"mean", "var"}, "BatchRenorm": {"mean", "std", "count"}}
+
+
+def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
+    """Writes a safetensors file with names such as "params/Dense_0/kernel", complete or not at all.
+
+    Args:
+      path: of the file, in an existing folder; a file of that name is replaced.
+      variables: collections, nested dicts of arrays. Empty dicts leave nothing in the file.
+
+    Raises:
+      ValueError: a name that is no string or has a "/", an array outside of any collection, or
+        something that is no array of integers, bools, floats of 16 to 64 bits or complex64.
+    """
+    path = Path(path)
+    arrays = {}
+    for names, value in flatten_dict(variables).items():
+        if len(names) < 2 or any(not isinstance(name, str) or "/" in name for name in names):
+            raise ValueError(
+                f"cannot save {path}: {names} must be a collection and names without '/'."
+            )
+        dtype = getattr(value, "dtype", type(value))
+        # Of the further types that safetensors writes it reads none back.
+        if not re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex64", str(dtype)):
+            raise ValueError(f"cannot save {path}: {'/'.join(names)} cannot be of {dtype}.")
+        # safetensors 0.8 takes the bytes as they lie, and would mix up any other order.
+        arrays["/".join(names)] = np.asarray(value, order="C")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(save(arrays))  # save_file would shut out all other users
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what `save_variables` wrote: nested dicts of JAX arrays, for `model.apply`.
+
+    Raises:
+      ValueError: the file is damaged or holds something else, or numbers of 64 bits that JAX
+        would cut to 32.
+      OSError: it cannot be read.
+    """
+    try:
+        stored = load_file(path)
+    except (SafetensorError, AttributeError) as error:  # the latter of a type unknown to NumPy
+        raise ValueError(f"cannot load {path}: {error}.") from error
+    flat = {tuple(name.split("/")): jnp.asarray(array) for name, array in stored.items()}
+    for names, array in flat.items():
+        name = "/".join(names)
+        if len(names) < 2 or any(names[:end] in flat for end in range(len(names))):
+            raise ValueError(f"cannot load {path}: {name} is no variable of a model.")
+        if array.dtype != (dtype := stored[name].dtype):
+            raise ValueError(f"cannot load {path}: {name}, {dtype}, needs jax_enable_x64.")
+    return unflatten_dict(flat)
+
+
+def to_batch_norm(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
+    """From a model with `BatchRenorm` to the same with `BatchNorm`, Flax's or ours.
+
+    var = sigma^2 - epsilon, and inference is the same. Where that would be negative, which takes
+    an `epsilon` above the layer's own, var is 0 and BatchNorm divides by its root, not by sigma.
+
+    Args:
+      variables: collections with the layers anywhere in `batch_stats`; not changed.
+      epsilon: that of the layers, at least 0.
+
+    Returns:
+      Variables in which these layers have `mean` and `var`, and in place of a name that Flax
+      makes, BatchRenorm_0 say, the one that it makes for the new layer. All else is as it was.
+
+    Raises:
+      ValueError: no such layer, a new name that is taken, or a number out of its range.
+    """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0, got {epsilon}.")
+
+    def statistics(old: Mapping[str, Any]) -> dict[str, Any]:
+        return {"mean": old["mean"], "var": jnp.maximum(jnp.square(old["std"]) - epsilon, 0)}
+
+    return _moved(variables, "BatchRenorm", "BatchNorm", statistics)
+
+
+def to_batch_renorm(variables: Mapping[str, Any], *, epsilon: float, count: int) -> dict[str, Any]:
+    """From a model with `BatchNorm`, Flax's or ours, to the same with `BatchRenorm`.
+
+    sigma = sqrt(var + epsilon), and inference is the same; result and errors as `to_batch_norm`.
+
+    Args:
+      variables: as there. Where `nn.scan` or `nn.vmap` stacks layers, stack the new counts alike.
+      epsilon: as there.
+      count: updates to take as done, at least 0, which schedules of r_max and d_max go by. From 0
+        the ramp is a new model's: training goes on as Batch Norm and turns by and by. From the
+        ramp's end it is Batch Renorm at once, sound if the averages are those of the data.
+    """
+    if not (epsilon >= 0 and count >= 0):
+        raise ValueError(f"epsilon and count must be at least 0, got {epsilon} and {count}.")
+
+    def statistics(old: Mapping[str, Any]) -> dict[str, Any]:
+        std = jnp.sqrt(jnp.add(old["var"], epsilon))
+        return {"mean": old["mean"], "std": std, "count": jnp.asarray(count, jnp.int32)}
+
+    return _moved(variables, "BatchNorm", "BatchRenorm", statistics)
+
+
+def _moved(
+    variables: Mapping[str, Any], old: str, new: str, statistics: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    """`variables` with the statistics and the automatic names of the new layer."""
+
+    def is_layer(path: tuple[str, ...], node: Mapping[str, Any]) -> bool:
+        # Modules, too, may be called mean and var.
+        leaves = {name for name, child in node.items() if not isinstance(child, Mapping)}
+        return path[:1] == ("batch_stats",) and leaves == set(node) == _STATISTICS[old]
+
+    flat = flatten_dict(variables, keep_empty_nodes=True, is_leaf=is_layer)
+    layers = {path[1:] for path, node in flat.items() if isinstance(node, Mapping)}
+    if not layers:
+        raise ValueError(f"no {old} in batch_stats: nothing has {sorted(_STATISTICS[old])} alone.")
+
+    def renamed(path: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            re.sub(rf"^{old}_(\d+)$", rf"{new}_\1", name) if path[: end + 1] in layers else name
+            for end, name in enumerate(path)
+        )
+
+    modules = {path[1:end] for path in flat for end in range(len(path) + 1)}
+    if taken := {renamed(layer) for layer in layers if renamed(layer) != layer} & modules:
+        raise ValueError(f"the new name {'/'.join(min(taken))} is taken: name the layers yourself.")
+    return unflatten_dict(
+        {
+            (path[0], *renamed(path[1:])): statistics(node) if isinstance(node, Mapping) else node
+            for path, node in flat.items()
+        }
+    )

@@ -1,0 +1,385 @@
+"""Weights survive a file, and say the same in flax.linen's layer as in ours."""
+
+import functools
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import freeze
+from safetensors.numpy import load_file, save_file
+
+from bnrepro import (
+    BatchNorm,
+    BatchRenorm,
+    load_variables,
+    renorm_schedules,
+    save_variables,
+    to_batch_norm,
+    to_batch_renorm,
+)
+from tests.layers import reference
+from tests.layers.running import evaluate, normal, some_variables, train
+
+EPSILON = 0.03  # as large as can be mistaken for nothing
+X = normal(16, 4, mean=1, std=2)
+
+
+class Block(nn.Module):
+    normalizer: Any
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = self.normalizer(use_running_average=not train)(nn.Dense(5)(x))
+        return self.normalizer(use_running_average=not train, use_scale=False)(nn.relu(x))
+
+
+class Network(nn.Module):
+    """Layers with names that Flax makes, and one with a name of its own."""
+
+    normalizer: Any
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Block(self.normalizer)(x, train)
+        x = self.normalizer(use_running_average=not train, name="norm")(nn.Dense(3)(x))
+        return nn.Dense(2)(x)
+
+
+def network(layer_type, **fields):
+    return Network(functools.partial(layer_type, epsilon=EPSILON, momentum=0.7, **fields))
+
+
+FLAX, OURS, RENORM = network(nn.BatchNorm), network(BatchNorm), network(BatchRenorm)
+
+
+@functools.cache
+def trained(model):
+    """Variables after three updates of the averages."""
+    variables = some_variables(model, X)
+    step = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    for _ in range(3):
+        variables = {**variables, **step(variables, X)[1]}
+    return variables
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def assert_trees_equal(left, right):
+    assert shapes(left) == shapes(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def assert_same_inference(model, variables, right):
+    y = jax.jit(functools.partial(model.apply, train=False))(variables, X)
+    np.testing.assert_allclose(y, right, rtol=2e-5, atol=2e-5)
+
+
+# --- between layers ---
+
+
+@pytest.mark.parametrize(("source", "target"), [(FLAX, OURS), (OURS, FLAX)])
+def test_flax_batch_norm_and_ours_take_each_others_variables_as_they_are(source, target):
+    variables = trained(source)
+    assert shapes(variables) == shapes(trained(target))
+    assert_same_inference(target, variables, source.apply(variables, X, train=False))
+
+
+@pytest.mark.parametrize("target", [FLAX, OURS])
+def test_batch_renorm_infers_the_same_as_batch_norm(target):
+    variables = trained(RENORM)
+    before = jax.tree.map(np.array, variables)
+    moved = to_batch_norm(variables, epsilon=EPSILON)
+    assert shapes(moved) == shapes(trained(target))
+    assert_same_inference(target, moved, RENORM.apply(variables, X, train=False))
+    assert_trees_equal(variables, before)
+
+
+@pytest.mark.parametrize("source", [FLAX, OURS])
+def test_batch_norm_infers_the_same_as_batch_renorm(source):
+    variables = trained(source)
+    before = jax.tree.map(np.array, variables)
+    moved = to_batch_renorm(variables, epsilon=EPSILON, count=7)
+    assert shapes(moved) == shapes(trained(RENORM))
+    assert_same_inference(RENORM, moved, source.apply(variables, X, train=False))
+    assert moved["batch_stats"]["norm"]["count"] == 7
+    assert_trees_equal(variables, before)
+
+
+def test_there_and_back_through_files_nothing_is_lost(tmp_path):
+    path = tmp_path / "model.safetensors"
+    variables = trained(FLAX)
+    save_variables(path, variables)
+    moved = to_batch_renorm(load_variables(path), epsilon=EPSILON, count=0)
+    save_variables(path, moved)
+    back = to_batch_norm(load_variables(path), epsilon=EPSILON)
+    assert_same_inference(FLAX, back, FLAX.apply(variables, X, train=False))
+    assert shapes(back) == shapes(variables)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), back, variables)
+
+
+def test_from_count_0_training_goes_on_as_batch_norm_and_from_the_ramps_end_as_batch_renorm():
+    r_max, d_max = renorm_schedules(100)
+    layer = BatchRenorm(r_max=r_max, d_max=d_max)
+    variables = some_variables(nn.BatchNorm(), X)
+    y, _ = train(layer, to_batch_renorm(variables, epsilon=1e-5, count=0), X)
+    flax_train = functools.partial(nn.BatchNorm().apply, use_running_average=False)
+    right, _ = flax_train(variables, X, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-5)
+
+    y, _ = train(layer, to_batch_renorm(variables, epsilon=1e-5, count=100), X)
+    statistics, params = (jax.tree.map(np.array, variables[c]) for c in ("batch_stats", "params"))
+    mu, sigma = statistics["mean"], np.sqrt(statistics["var"] + 1e-5)
+    gamma, beta = params["scale"], params["bias"]
+    renorm = reference.batch_renorm(X, mu, sigma, 3, 5, gamma, beta, momentum=0)
+    np.testing.assert_allclose(y, renorm.y, rtol=1e-4, atol=1e-5)
+    assert np.abs(y - right).max() > 0.1
+
+
+def test_a_deviation_below_that_of_epsilon_becomes_variance_0():
+    std = np.float32([0.1, 0.3])
+    statistics = {"mean": np.zeros(2, np.float32), "std": std, "count": np.int32(1)}
+    moved = to_batch_norm({"batch_stats": statistics}, epsilon=0.04)
+    np.testing.assert_allclose(moved["batch_stats"]["var"], [0, 0.05], rtol=1e-6)
+    x = np.float32([[0.2, 0.3]])
+    plain = nn.BatchNorm(epsilon=0.04, use_scale=False, use_bias=False)
+    # The first is divided by sqrt(0.04) and not by 0.1.
+    np.testing.assert_allclose(evaluate(plain, moved, x), [[1, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_statistics_keep_their_precision(dtype):
+    statistics = {"mean": jnp.ones(2, dtype), "var": jnp.array([3, 8], dtype)}
+    moved = to_batch_renorm({"batch_stats": statistics}, epsilon=1, count=0)["batch_stats"]
+    np.testing.assert_allclose(moved["std"].astype(float), [2, 3], rtol=1e-6)
+    assert moved["std"].dtype == dtype
+    back = to_batch_norm({"batch_stats": moved}, epsilon=1)["batch_stats"]
+    assert_trees_equal(back, statistics)
+
+
+def test_all_but_the_layers_stays_as_it_is():
+    mean, var = jnp.ones(2), jnp.full(2, 3.0)
+
+    def with_layers(name, statistics):
+        return {
+            # Parameters and modules may have the names of statistics.
+            "params": {
+                "prior": {"mean": mean, "var": var},
+                "heads": {"mean": {name: {"scale": var}}},
+                "BatchNorm_12": {},
+            },
+            "batch_stats": {
+                "heads": {
+                    "mean": {name: statistics, "BatchNorm_0_first": statistics},
+                    "var": {"LastBatchNorm_0": statistics},
+                },
+                "other": {"mean": mean, "var": var, "skew": mean},
+            },
+            "cache": {},
+        }
+
+    old = with_layers("BatchNorm_1", {"mean": mean, "var": var})
+    new = {"mean": mean, "std": jnp.full(2, 2.0), "count": jnp.int32(5)}
+    new = with_layers("BatchRenorm_1", new)
+    assert_trees_equal(to_batch_renorm(old, epsilon=1, count=5), new)
+    assert_trees_equal(to_batch_renorm(freeze(old), epsilon=1, count=5), new)
+    assert_trees_equal(to_batch_norm(new, epsilon=1), old)
+
+
+def test_stacked_layers_move_to_batch_norm():
+    def stack(layer_type):
+        class Step(nn.Module):
+            @nn.compact
+            def __call__(self, x, _):
+                return layer_type(use_running_average=True, name="norm")(x), None
+
+        axes = {"params": 0, "batch_stats": 0}
+        return nn.scan(Step, variable_axes=axes, split_rngs={"params": True}, length=3)()
+
+    variables = some_variables(stack(BatchRenorm), X, (None,))
+    y, _ = stack(nn.BatchNorm).apply(to_batch_norm(variables, epsilon=1e-5), X, None)
+    right, _ = stack(BatchRenorm).apply(variables, X, None)
+    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
+
+
+def test_variables_without_the_layer_are_an_error():
+    with pytest.raises(ValueError, match="no BatchRenorm in batch_stats"):
+        to_batch_norm(trained(FLAX), epsilon=EPSILON)
+    with pytest.raises(ValueError, match="no BatchNorm in batch_stats"):
+        to_batch_renorm(trained(FLAX)["batch_stats"], epsilon=EPSILON, count=0)
+
+
+def test_a_name_that_is_taken_is_an_error():
+    statistics = {"mean": jnp.ones(2), "var": jnp.ones(2)}
+    others = {"mean": jnp.ones(2), "std": jnp.ones(2), "count": jnp.int32(0)}
+    stats = {"block": {"BatchNorm_0": statistics, "BatchRenorm_0": others}}
+    with pytest.raises(ValueError, match="block/BatchRenorm_0 is taken"):
+        to_batch_renorm({"batch_stats": stats}, epsilon=1e-5, count=0)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
+def test_numbers_out_of_range_are_errors(epsilon):
+    with pytest.raises(ValueError, match="epsilon must be at least 0"):
+        to_batch_norm(trained(RENORM), epsilon=epsilon)
+    with pytest.raises(ValueError, match="epsilon and count must be at least 0"):
+        to_batch_renorm(trained(FLAX), epsilon=epsilon, count=0)
+    with pytest.raises(ValueError, match="got 1e-05 and -1"):
+        to_batch_renorm(trained(FLAX), epsilon=1e-5, count=-1)
+
+
+# --- files ---
+
+
+def saved(folder, variables):
+    path = folder / "model.safetensors"
+    save_variables(path, variables)
+    return path
+
+
+def test_a_file_gives_back_what_went_in(tmp_path):
+    variables = trained(RENORM)
+    loaded = load_variables(saved(tmp_path, variables))
+    assert_trees_equal(loaded, variables)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
+    assert_trees_equal(load_variables(saved(tmp_path, freeze(variables))), variables)
+
+
+def test_other_programs_read_it_by_the_names_of_modules(tmp_path):
+    path = saved(tmp_path, trained(RENORM))
+    read = load_file(path)
+    assert "params/Block_0/Dense_0/kernel" in read
+    np.testing.assert_array_equal(
+        read["batch_stats/norm/std"], trained(RENORM)["batch_stats"]["norm"]["std"]
+    )
+    assert read["batch_stats/norm/count"] == 3
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        *(np.arange(6).reshape(2, 3).astype(t) for t in ("float16", "int8", "uint32", "bool")),
+        jnp.arange(6, dtype=jnp.bfloat16),
+        jnp.array([1 + 2j, 3 - 4j], jnp.complex64),
+        np.int32(7),
+        np.zeros((0, 3), np.float32),
+        np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        np.arange(12, dtype=np.float32).reshape(3, 4)[::2, 1::2],
+        jnp.array([np.nan, np.inf, -0.0]),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_arrays_keep_values_shapes_and_types(array, tmp_path):
+    loaded = load_variables(saved(tmp_path, {"params": {"a": array}}))
+    assert_trees_equal(loaded, {"params": {"a": array}})
+
+
+def test_64_bits_are_not_cut_to_32(tmp_path):
+    array = np.array([2**40 + 1])
+    path = saved(tmp_path, {"params": {"a": array}})
+    with pytest.raises(ValueError, match=re.escape(f"{path}: params/a, int64, needs")):
+        load_variables(path)
+    with jax.enable_x64(True):
+        assert_trees_equal(load_variables(path), {"params": {"a": array}})
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"params": {"a/b": np.ones(1)}},
+            "('params', 'a/b') must be a collection and names without '/'.",
+        ),
+        ({"params": {0: np.ones(1)}}, "('params', 0) must be a collection and names without '/'."),
+        ({"mean": np.ones(1)}, "('mean',) must be a collection and names without '/'."),
+        ({"params": {"a": (np.ones(1),)}}, "params/a cannot be of <class 'tuple'>."),
+        ({"params": {"a": True}}, "params/a cannot be of <class 'bool'>."),
+        ({"params": {"a": "text"}}, "params/a cannot be of <class 'str'>."),
+        ({"params": {"a": np.array(["text"])}}, "params/a cannot be of <U4."),
+        ({"params": {"a": np.ones(1, np.complex128)}}, "params/a cannot be of complex128."),
+        ({"params": {"a": jnp.ones(1, jnp.float8_e4m3fn)}}, "params/a cannot be of float8_e4m3fn."),
+        ({"params": {"a": jax.random.key(0)}}, "params/a cannot be of key<fry>."),
+    ],
+)
+def test_what_cannot_be_saved_is_an_error_and_leaves_the_file_alone(variables, message, tmp_path):
+    path = saved(tmp_path, {"params": {"a": np.ones(1, np.float32)}})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"^cannot save {re.escape(str(path))}: ") as error:
+        save_variables(path, variables)
+    assert str(error.value).endswith(message)
+    assert path.read_bytes() == before
+
+
+def test_a_file_is_complete_or_absent(tmp_path, monkeypatch):
+    write_bytes = Path.write_bytes
+
+    def full_disk(path, data):
+        write_bytes(path, data[: len(data) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        saved(tmp_path, trained(FLAX))
+    assert not list(tmp_path.iterdir())
+
+
+def test_others_may_read_it_as_they_may_read_any_new_file(tmp_path):
+    path = saved(tmp_path, trained(FLAX))
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, "other"}
+
+
+def safetensors(dtype, size):
+    header = json.dumps({"a/b": {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}})
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(size)
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 100, -1])
+def test_a_truncated_file_is_an_error_that_names_it(length, tmp_path):
+    path = saved(tmp_path, trained(FLAX))
+    os.truncate(path, length % path.stat().st_size)
+    with pytest.raises(ValueError, match=f"^cannot load {re.escape(str(path))}: [^\n]+$"):
+        load_variables(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no weights, a text",
+        pickle.dumps({"params": {"a": np.ones(30)}}),
+        safetensors("F32", 16) + b"x",
+        safetensors("F32", 12),
+        safetensors("F33", 16),
+        safetensors("F8_E4M3", 4),
+    ],
+    ids=["text", "pickle", "too long", "too short", "unknown type", "type without NumPy's"],
+)
+def test_a_foreign_file_is_an_error_that_names_it(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^cannot load {re.escape(str(path))}: [^\n]+$"):
+        load_variables(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"), [(["layer.weight"], "layer.weight"), (["p/a", "p/a/b"], "p/a/b")]
+)
+def test_a_file_of_another_program_is_an_error_that_names_the_entry(names, wrong, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({name: np.ones(2, np.float32) for name in names}, path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {wrong} is no variable of a model.")):
+        load_variables(path)
+
+
+def test_a_file_that_is_not_there_is_the_usual_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        load_variables(tmp_path / "none.safetensors")
