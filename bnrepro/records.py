@@ -6,7 +6,8 @@ A workdir holds
 - `metrics.csv`: variant, seed, step, split, metric, value;
 - `provenance.json`: commit, command, versions, machine, data set and times;
 - what `report` makes of them: `summary.csv`, `summary.md`, `figures/`;
-- `tensorboard/`: the metrics as TensorBoard events, one run a variant and seed.
+- `tensorboard/`: the metrics as TensorBoard events, one run a variant and seed;
+- `checkpoints/`: where to go on from, a folder a variant; `.lock`: held by who writes here.
 
 A file is complete or absent: it is written beside and renamed.
 """
@@ -17,12 +18,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from tensorboardX import SummaryWriter
 
 # variant, seed, step, split, metric, value
@@ -37,18 +39,15 @@ _METRIC_TYPES = {
     "value": "float64",
 }
 CONFIG, METRICS, PROVENANCE = "config.json", "metrics.csv", "provenance.json"
-SUMMARY_CSV, SUMMARY_MD, FIGURES, TENSORBOARD = (
-    "summary.csv",
-    "summary.md",
-    "figures",
-    "tensorboard",
-)
-_OURS = {CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD, FIGURES, TENSORBOARD}
+SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
+FIGURES, TENSORBOARD, CHECKPOINTS = "figures", "tensorboard", "checkpoints"
+_LOCK = ".lock"
+_OURS = {CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD, FIGURES, TENSORBOARD, CHECKPOINTS}
 # What a process that was killed while writing leaves behind.
 _PARTIAL = ".partial-"
 
-# Where data lies is no setting of the experiment.
-_NO_SETTINGS = ("data_dir",)
+# Where data lies, where to train and what to keep are no settings of the experiment.
+_NO_SETTINGS = ("data_dir", "devices.", "checkpoint.")
 
 
 class RecordsError(Exception):
@@ -76,6 +75,14 @@ class Run:
         """The variants in the order of tables and figures."""
         return variant_order(self.config)
 
+    def settings(self, variant: str) -> dict[str, Any]:
+        """A variant's settings by flat key, as in `{"optimizer.learning_rate": 3.0}`."""
+        common = {
+            key: value for key, value in self.config.items() if key not in ("variants", "baseline")
+        }
+        flat = _flatten(common) | _flatten(self.config["variants"][variant])
+        return {key: value for key, value in flat.items() if not key.startswith(_NO_SETTINGS)}
+
     def finished(self, variant: str) -> bool:
         """Whether all seeds of a variant have run to their end or diverged."""
         rows = self.metrics[self.metrics["variant"] == variant]
@@ -88,6 +95,29 @@ def variant_order(config: Mapping[str, Any]) -> list[str]:
     """The baseline first, the others by name: a ConfigDict does not keep the order of its keys."""
     baseline = config["baseline"]
     return [baseline, *sorted(name for name in config["variants"] if name != baseline)]
+
+
+@contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a workdir; one that dies holds it no longer.
+
+    Raises:
+      RecordsError: another process holds it, or it cannot be written.
+    """
+    lock = FileLock(workdir / _LOCK, timeout=0)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # In what is not ours nothing is left, not even a lock: open_workdir refuses it.
+        if not _foreign(workdir):
+            lock.acquire()
+    except Timeout:
+        raise RecordsError(f"{workdir} is in use by another process that trains into it") from None
+    except OSError as error:
+        raise RecordsError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> Run:
@@ -112,27 +142,32 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
                 "another --workdir, the same config to go on with it, or --overwrite to replace it"
             )
         return run
-    # Without a config there is but what an interrupted first write leaves: nothing worth keeping.
-    ours = _OURS if (workdir / CONFIG).exists() else {METRICS, PROVENANCE}
-    names = {path.name for path in workdir.iterdir()}
-    foreign = sorted(name for name in names - ours if not name.startswith(_PARTIAL))
-    if foreign:
+    if foreign := _foreign(workdir):
         raise RecordsError(f"{workdir} holds what no run of ours wrote: {', '.join(foreign[:3])}")
     for path in workdir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        else:
+        elif path.name != _LOCK:
             path.unlink()
     run = Run(workdir, dict(config), metric_rows([]), {})
     write_run(run)
     return run
 
 
+def _foreign(workdir: Path) -> list[str]:
+    """What in a folder is not of a workdir."""
+    # Without a config there is but what an interrupted first write leaves: nothing worth keeping.
+    ours = _OURS if (workdir / CONFIG).exists() else {METRICS, PROVENANCE}
+    names = {path.name for path in workdir.iterdir()} - ours - {_LOCK}
+    return sorted(name for name in names if not name.startswith(_PARTIAL))
+
+
 def write_run(run: Run) -> None:
-    """Writes metrics, provenance and, last, the config: where that is, all is."""
+    """Writes provenance, metrics and, last, the config: where that is, all is."""
+    # No number is ever without where it comes from.
+    _write_json(run.workdir / PROVENANCE, run.provenance)
     with complete_file(run.workdir / METRICS) as path:
         run.metrics.to_csv(path, index=False, na_rep="nan")
-    _write_json(run.workdir / PROVENANCE, run.provenance)
     _write_json(run.workdir / CONFIG, run.config)
 
 
@@ -142,19 +177,29 @@ def read_run(workdir: Path) -> Run:
     Raises:
       RecordsError: it is no workdir, or one of its files is damaged.
     """
-    if not (workdir / CONFIG).is_file():
-        raise RecordsError(f"{workdir} is no workdir: it has no {CONFIG}")
+    try:
+        if not (workdir / CONFIG).is_file():
+            raise RecordsError(f"{workdir} is no workdir: it has no {CONFIG}")
+    except OSError as error:
+        raise RecordsError(f"cannot read {workdir}: {error.strerror}") from error
     path = workdir / METRICS
     try:
         text = path.read_text()
+        if not text.endswith("\n"):
+            raise ValueError("it is cut short, its last line has no end")
         metrics = pd.read_csv(io.StringIO(text), dtype=_METRIC_TYPES, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise RecordsError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     if tuple(metrics.columns) != METRIC_COLUMNS:
         raise RecordsError(f"{path} must have the columns {', '.join(METRIC_COLUMNS)}")
-    if not text.endswith("\n"):
-        raise RecordsError(f"{path} is cut short: its last line has no end")
-    return Run(workdir, _read_json(workdir / CONFIG), metrics, _read_json(workdir / PROVENANCE))
+    if metrics.duplicated(list(METRIC_COLUMNS[:-1])).any():
+        raise RecordsError(f"{path} holds two values of one metric, seed and step")
+    config, provenance = _read_json(workdir / CONFIG), _read_json(workdir / PROVENANCE)
+    _check_config(config, workdir / CONFIG)
+    # Before anything is measured, nothing is said of where it comes from.
+    if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
+        raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
+    return Run(workdir, config, metrics, provenance)
 
 
 def write_events(run: Run, variant: str) -> None:
@@ -189,9 +234,11 @@ def complete_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RecordsError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        beside.unlink(missing_ok=True)
+        # Where nothing could be written, there is nothing to remove either.
+        with suppress(OSError):
+            if beside.is_dir():
+                shutil.rmtree(beside)
+            beside.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -202,11 +249,23 @@ def _write_json(path: Path, content: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordsError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise RecordsError(f"cannot read {path}: it must hold one JSON object")
     return content
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    """What every reader of records relies on; the rest of a config is its experiment's."""
+    for key in ("steps", "seeds"):
+        if type(config.get(key)) is not int:
+            raise RecordsError(f"{path} must have an integer {key}, got {config.get(key)!r}")
+    variants = config.get("variants")
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        raise RecordsError(f"{path} must have variants, an object of objects")
+    if config.get("baseline") not in list(variants):
+        raise RecordsError(f"{path} must name one of its variants as baseline")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -215,7 +274,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {old_flat.get(key)} there, {new_flat.get(key)} here"
         for key in sorted({*old_flat, *new_flat})
-        if key not in _NO_SETTINGS and old_flat.get(key) != new_flat.get(key)
+        if not key.startswith(_NO_SETTINGS) and old_flat.get(key) != new_flat.get(key)
     ]
 
 

@@ -42,6 +42,30 @@ def test_a_file_is_complete_or_absent(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_where_no_folder_can_be_the_path_is_named_and_nothing_left(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RecordsError, match=r"cannot write .*file/x"),
+        complete_file(tmp_path / "file" / "x"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_settings_of_a_variant_are_flat_and_its_own_go_first(tmp_path):
+    changes = {
+        "data_dir": "/data",
+        "model": {"hidden": (2, 3), "init_std": 0.1},
+        "variants": {"plain": {}, "other": {"model": {"init_std": 0.2}}},
+    }
+    run = small_run(tmp_path, **changes)
+    settings = run.settings("other")
+    assert settings["model.hidden"] == [2, 3]
+    assert (settings["model.init_std"], run.settings("plain")["model.init_std"]) == (0.2, 0.1)
+    assert settings["steps"] == 20
+    assert not {"data_dir", "variants", "baseline"} & set(settings)
+
+
 def test_a_new_workdir_holds_the_config_and_no_numbers(tmp_path):
     config = small_run(tmp_path).config
     run = open_workdir(tmp_path / "a" / "b", config)
@@ -112,7 +136,27 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
     [
         ("config.json", "{", "config.json"),
         ("config.json", "[]", "one JSON object"),
-        ("metrics.csv", "variant,seed,step,split,metric,value\nplain,0,1", "metrics.csv"),
+        ("config.json", "[" * 100_000, "config.json"),
+        ("config.json", '{"seeds": 1, "steps": 1.5}', "an integer steps, got 1.5"),
+        ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
+        (
+            "config.json",
+            '{"seeds": 1, "steps": 1, "variants": {"a": {}}, "baseline": "b"}',
+            "one of its variants as baseline",
+        ),
+        ("metrics.csv", "variant,seed,step,split,metric,value\nplain,0,1", "is cut short"),
+        ("metrics.csv", "variant,seed,step,split,metric,value\na,0,1,b,c,?\n", "metrics.csv"),
+        (
+            "metrics.csv",
+            f"variant,seed,step,split,metric,value\na,{10**30},1,b,c,1\n",
+            "metrics.csv",
+        ),
+        (
+            "metrics.csv",
+            "variant,seed,step,split,metric,value\n" + 2 * "a,0,1,b,c,1\n",
+            "two values of one metric",
+        ),
+        ("provenance.json", "{}", "must name the dataset"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),
         ("metrics.csv", "", "metrics.csv"),
         ("provenance.json", "", "provenance.json"),

@@ -1,6 +1,8 @@
 """From the metrics of a run to one number a variant, with its 95% interval over seeds."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,16 +13,37 @@ from bnrepro.records import SUMMARY_CSV, Run, complete_file
 SUMMARY_COLUMNS = (
     "variant", "metric", "mean", "ci95_low", "ci95_high", "seeds", "steps", "dataset",
 )  # fmt: skip
+_SEED = ["variant", "seed"]
 
 
-def accuracy_by_seed(run: Run, split: str = "test") -> pd.DataFrame:
-    """Accuracy: one row a step, one column a (variant, seed); diverged seeds are left out."""
+class Interval(NamedTuple):
+    """A mean with its 95% interval (NaN of fewer than two values) and the number of values."""
+
+    mean: float
+    ci95_low: float
+    ci95_high: float
+    seeds: int
+
+
+def evaluations(run: Run, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
+    """The rows of one metric in the order of steps; seeds that diverged are left out."""
     metrics = run.metrics
-    diverged = metrics[metrics["metric"] == "diverged"]
-    out = set(zip(diverged["variant"], diverged["seed"], strict=True))
-    rows = metrics[(metrics["split"] == split) & (metrics["metric"] == "accuracy")]
-    table = rows.pivot(index="step", columns=["variant", "seed"], values="value")
-    return table[[column for column in table.columns if column not in out]]
+    diverged = pd.MultiIndex.from_frame(metrics.loc[metrics["metric"] == "diverged", _SEED])
+    rows = metrics[(metrics["split"] == split) & (metrics["metric"] == metric)]
+    return rows[~pd.MultiIndex.from_frame(rows[_SEED]).isin(diverged)].sort_values("step")
+
+
+def finals(rows: pd.DataFrame) -> pd.Series:
+    """The last value of each (variant, seed) in `rows` from `evaluations`."""
+    return rows.groupby(_SEED).tail(1).set_index(_SEED)["value"]
+
+
+def steps_to(rows: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
+    """The first step of each (variant, seed) with a value of at least its threshold, or NaN."""
+    rows = rows.set_index(_SEED)
+    if isinstance(threshold, pd.Series):
+        threshold = threshold.reindex(rows.index)
+    return rows["step"].where(rows["value"] >= threshold).groupby(level=_SEED).min()
 
 
 def by_seed(
@@ -34,17 +57,18 @@ def by_seed(
     given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the best of the baseline's
     run of the same seed. Baselines are those given for a variant, else the config's.
     """
-    accuracy = accuracy_by_seed(run)
-    table = pd.DataFrame({"final": _finals(accuracy), "best": accuracy.max()}, dtype=float)
+    accuracy = evaluations(run)
+    best = accuracy.groupby(_SEED)["value"].max()
+    table = pd.DataFrame({"final": finals(accuracy), "best": best}, dtype=float)
     variants, seeds = (table.index.get_level_values(name) for name in ("variant", "seed"))
     of = [(baselines or {}).get(variant, run.config["baseline"]) for variant in variants]
     reference = table.reindex(pd.MultiIndex.from_arrays([of, seeds])).set_index(table.index)
     table["final_minus_baseline"] = table["final"] - reference["final"]
     for split in sorted(set(run.metrics["split"]) - {"train", "test"}):
-        table[f"final_{split}"] = _finals(accuracy_by_seed(run, split))
+        table[f"final_{split}"] = finals(evaluations(run, split))
     for threshold in accuracies:
-        table[f"steps_to_{threshold:g}"] = _steps_to(accuracy, threshold)
-    table["steps_to_baseline_best"] = _steps_to(accuracy, reference["best"])
+        table[f"steps_to_{threshold:g}"] = steps_to(accuracy, threshold)
+    table["steps_to_baseline_best"] = steps_to(accuracy, reference["best"])
     return table
 
 
@@ -70,32 +94,40 @@ def summarize(
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float, float, int]:
-    """Mean, 95% interval by Student's t, and number of the values that are not NaN."""
-    values = values[~np.isnan(values)]
+def mean_interval(values: np.ndarray) -> Interval:
+    """Mean and 95% interval by Student's t of the values that are finite."""
+    values = values[np.isfinite(values)]
     if len(values) == 0:
-        return np.nan, np.nan, np.nan, 0
+        return Interval(np.nan, np.nan, np.nan, 0)
     mean = float(values.mean())
     if len(values) == 1:
-        return mean, np.nan, np.nan, 1
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return mean, mean - float(half), mean + float(half), len(values)
+        return Interval(mean, np.nan, np.nan, 1)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def difference_interval(ours: pd.Series, theirs: pd.Series) -> tuple[Interval, bool]:
+    """Mean and 95% interval of the difference of two sets of finite values by seed.
+
+    Returns:
+      The interval, and whether it is paired: it is over the seeds that both have, if there are
+      any. Else it is Welch's, and its `seeds` are those of the smaller set.
+    """
+    pairs = (ours - theirs).dropna()
+    count = min(len(ours), len(theirs))
+    if len(pairs) or not count:
+        return mean_interval(pairs.to_numpy()), True
+    mean = float(ours.mean() - theirs.mean())
+    if count == 1:
+        return Interval(mean, np.nan, np.nan, count), False
+    with warnings.catch_warnings():
+        # Seeds that all got to the same number are no reason to warn.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    return Interval(mean, float(low), float(high), count), False
 
 
 def write_summary(run: Run, summary: pd.DataFrame) -> None:
     """Writes `summary.csv`."""
     with complete_file(run.workdir / SUMMARY_CSV) as path:
         summary.to_csv(path, index=False)
-
-
-def _finals(accuracy: pd.DataFrame) -> pd.Series:
-    """The last value of each column, which may end before the table does."""
-    finals = [accuracy[column].dropna().iloc[-1] for column in accuracy.columns]
-    return pd.Series(finals, accuracy.columns, dtype=float)
-
-
-def _steps_to(accuracy: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
-    if accuracy.empty:
-        return pd.Series(index=accuracy.columns, dtype=float)
-    reached = accuracy.ge(threshold, axis="columns")
-    return reached.idxmax().where(reached.any())

@@ -101,7 +101,7 @@ def test_the_same_records_give_the_same_figure_to_the_last_byte(tmp_path):
 
 def test_a_pivot_puts_each_variant_in_its_place_and_says_what_is_missing(tmp_path):
     summary = summarize(small_run(tmp_path), ())
-    table = tables.pivot_table(summary, {"plain": ("1", "x"), "batch_norm": ("2", "y")}, "refused")
+    table = tables.pivot_table(summary, {("1", "x"): "plain", ("2", "y"): "batch_norm"}, "refused")
     assert table.to_dict() == {
         "x": {"1": "92.00 ± 4.97", "2": "refused"},
         "y": {"1": "refused", "2": "94.67 ± 3.79"},
@@ -122,9 +122,22 @@ def test_what_else_was_evaluated_has_a_column(tmp_path):
     assert table.loc["batch_norm", "training set, %"] == "–"
 
 
+def test_each_split_has_a_panel(tmp_path):
+    extra = [
+        ("plain", seed, step, "train_set", "accuracy", 0.9 + seed / 100)
+        for seed in range(3)
+        for step in (0, 10, 20)
+    ]
+    run = small_run(tmp_path, extra=extra)
+    splits = {"test": "test set", "train_set": "training set"}
+    svg, png = figures.accuracy_figure(run, ["plain"], splits=splits)
+    assert imread(png).shape[1] > imread(figures.accuracy_figure(run, ["plain"])[1]).shape[1]
+    assert svg.stat().st_size > 5_000
+
+
 def test_accuracy_against_a_number_is_drawn_with_a_line_a_title(tmp_path):
     run = small_run(tmp_path)
-    places = {"plain": (2, "one"), "batch_norm": (4, "other")}
-    paths = figures.accuracy_against_figure(run, summarize(run, ()), places, "size")
+    lines = {"one": {2: "plain", 4: "plain"}, "other": {4: "batch_norm"}}
+    paths = figures.accuracy_against_figure(run, summarize(run, ()), lines, "size")
     assert [path.name for path in paths] == ["accuracy_against.svg", "accuracy_against.png"]
     assert imread(paths[1]).std() > 0.01

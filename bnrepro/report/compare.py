@@ -1,0 +1,224 @@
+"""Variants of any number of runs beside each other: a list, or a pivot by what they differ in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bnrepro.records import Run
+from bnrepro.report import tables
+from bnrepro.report.entries import MISSING, Entry, check_keys, find_entries, in_order
+from bnrepro.report.question import Question
+from bnrepro.report.summary import mean_interval
+
+_UNPAIRED, _OTHER_STEPS = "†", "‡"
+# What is said of the marks in a difference.
+_NOTES = {
+    "*": "* where its interval excludes zero",
+    _UNPAIRED: "† where no seed is common to both, so that the interval is Welch's",
+    _OTHER_STEPS: "‡ where the baseline's value is of other steps",
+    MISSING: "– where the data sets differ or one has no value",
+}
+
+
+class Comparison(NamedTuple):
+    """The answer to a question.
+
+    Attributes:
+      cells: as a person reads them; the index labels the rows.
+      best: which of them are the best.
+      caption: what they are, and what to beware of.
+      numbers: the same for a program, one row a variant.
+    """
+
+    cells: pd.DataFrame
+    best: pd.DataFrame
+    caption: str
+    numbers: pd.DataFrame
+
+
+def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
+    """Compares all variants of the runs, given by what they are called.
+
+    Args:
+      runs: each holds what is asked for (`check_run`).
+      question: what to compare.
+
+    Raises:
+      QuestionError: the runs cannot answer it.
+    """
+    entries = find_entries(runs, question)
+    check_keys(entries, [*question.rows, *question.columns])
+    entries = in_order(entries, question.rows)
+    cells, best = (_pivot if question.columns else _list)(entries, question)
+    return Comparison(cells, best, _caption(runs, entries, question), _numbers(entries, question))
+
+
+def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a variant."""
+    several = len({entry.run for entry in entries}) > 1
+    names = list(question.rows) or ["run: variant" if several else "variant"]
+    labels, rows = [], []
+    for entry in entries:
+        label = entry.labels(question.rows) or (entry.name if several else entry.variant,)
+        labels.append((*label[:-1], label[-1] + _unfinished(entry)))
+        row = {_title(question): tables.mean_cell(entry.mean, _unit(question))}
+        if question.baseline is not None:
+            row[f"{_when(question)} − {question.baseline}"] = _difference(entry, question)
+        if question.steps_to is not None:
+            steps = mean_interval(entry.reached.to_numpy())
+            title = f"steps to {100 * question.steps_to:g}%"
+            row[title] = tables.steps_cell(steps, len(entry.reached))
+        row["data set"] = entry.dataset
+        row["seeds"] = _seeds(entry)
+        rows.append(row)
+    cells = pd.DataFrame(rows, pd.MultiIndex.from_tuples(labels, names=names))
+    if cells["data set"].nunique() == 1:
+        del cells["data set"]
+    best = pd.DataFrame(False, cells.index, cells.columns)
+    best.iloc[:, 0] = _best(entries, question)
+    return cells, best
+
+
+def _pivot(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One cell a variant."""
+
+    def row_of(entry: Entry) -> tuple[str, ...]:
+        return entry.labels(question.rows) or (_title(question),)
+
+    def column_of(entry: Entry) -> tuple[str, ...]:
+        return entry.labels(question.columns)
+
+    rows = dict.fromkeys(map(row_of, entries))
+    columns = dict.fromkeys(map(column_of, in_order(entries, question.columns)))
+    at = {(row_of(entry), column_of(entry)): entry for entry in entries}
+    grid = [[at.get((row, column)) for column in columns] for row in rows]
+    each = not _seeds_everywhere(entries)
+    index = pd.MultiIndex.from_tuples(rows, names=list(question.rows) or [""])
+    titles = [", ".join(column) for column in columns]
+    cells = [["" if e is None else _cell(e, question, each) for e in row] for row in grid]
+    best = [_best(row, question) for row in grid]
+    return pd.DataFrame(cells, index, titles), pd.DataFrame(best, index, titles)
+
+
+def _cell(entry: Entry, question: Question, seeds: bool) -> str:
+    text = tables.mean_cell(entry.mean, _unit(question))
+    if question.baseline is not None:
+        text += f" ({'baseline' if entry.is_baseline else _difference(entry, question)})"
+    return text + (f", seeds: {_seeds(entry)}" if seeds else "") + _unfinished(entry)
+
+
+def _best(entries: Sequence[Entry | None], question: Question) -> np.ndarray:
+    """Which of several on the same data set are best, as far as their shown digits tell."""
+    unit = _unit(question)
+    shown = [format(unit.scale * e.mean.mean, unit.form) if e else "nan" for e in entries]
+    scores = pd.Series(shown, dtype=float) * question.sign
+    groups = scores.groupby([e.dataset if e else "" for e in entries])
+    best = (scores == groups.transform("max")) & (groups.transform("count") > 1)
+    return best.to_numpy() & (question.sign != 0)
+
+
+def _difference(entry: Entry, question: Question) -> str:
+    if entry.is_baseline:
+        return "0"
+    if entry.difference is None:
+        return MISSING
+    interval, paired, same_steps = entry.difference
+    text = tables.difference_cell(interval, _unit(question))
+    return text + ("" if paired else _UNPAIRED) + ("" if same_steps else _OTHER_STEPS)
+
+
+def _caption(runs: Mapping[str, Run], entries: Sequence[Entry], question: Question) -> str:
+    steps = sorted(frozenset().union(*(entry.steps for entry in entries)))
+    span = " to ".join(f"{step:,}" for step in dict.fromkeys((*steps[:1], *steps[-1:])))
+    span = f"step{'s' if len(steps) > 1 else ''} {span}"
+    taken = {"final": f"last evaluation ({span})", "best": f"best evaluation ({span})"}
+    percent = ", %" if question.name == "accuracy" else ""
+    notes = [
+        f"{question.metric}{percent}, {taken.get(str(question.at), _when(question))}: mean over "
+        "seeds ± half of its 95% interval (Student's t)"
+    ]
+    if question.baseline is not None:
+        own = " of the same run" * (len({e.baseline.name for e in entries if e.baseline}) > 1)
+        where = "in parentheses " * bool(question.columns)
+        unit = " in percentage points" if percent else ""
+        notes.append(f"{where}the difference to {question.baseline}{own}{unit}, paired by seed")
+        shown = "".join(_difference(entry, question) for entry in entries)
+        notes += [note for mark, note in _NOTES.items() if mark in shown]
+    if question.steps_to is not None:
+        notes.append("steps are those of the first evaluation and of the seeds that got there")
+    if not all(entry.finished for entry in entries):
+        notes.append("(unfinished) not all seeds have got to the last step")
+    if any(entry.diverged for entry in entries):
+        notes.append("seeds that diverged are left out")
+    parts = ["; ".join(notes)]
+    if question.columns:
+        parts.append(f"Columns: {', '.join(question.columns)}")
+        parts += [f"Seeds: {seeds} each" for seeds in _seeds_everywhere(entries)]
+    on = pd.DataFrame({"set": [e.dataset for e in entries], "run": [e.run for e in entries]})
+    names = on.drop_duplicates().groupby("set", sort=False)["run"].agg(", ".join)
+    parts.append("Data: " + "; ".join(f"{data} ({of})" for data, of in names.items()))
+    stand_ins = [name for name, run in runs.items() if run.provenance.get("stand_in")]
+    previews = [name for name, run in runs.items() if run.config.get("preview")]
+    if stand_ins:
+        parts.insert(0, f"STAND-IN DATA, not what the config asks for: {', '.join(stand_ins)}")
+    if previews:
+        parts.insert(0, f"PREVIEW, fewer steps than the experiment has: {', '.join(previews)}")
+    return ". ".join(parts) + "."
+
+
+def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
+    rows = []
+    for entry in entries:
+        names = {"run": entry.run, "variant": entry.variant}
+        measured: dict[str, Any] = {
+            **entry.mean._asdict(),
+            "diverged": entry.diverged,
+            "finished": entry.finished,
+            "steps": max(entry.steps, default=pd.NA),
+            "dataset": entry.dataset,
+        }
+        if question.baseline is not None:
+            interval, paired, _ = entry.difference or (mean_interval(np.array([])), None, None)
+            measured |= {
+                "difference": interval.mean,
+                "difference_ci95_low": interval.ci95_low,
+                "difference_ci95_high": interval.ci95_high,
+                "paired": paired,
+            }
+        if question.steps_to is not None:
+            reached = mean_interval(entry.reached.to_numpy())
+            title = f"steps_to_{question.steps_to:g}"
+            measured |= {title: reached.mean, f"{title}_seeds": reached.seeds}
+        keys = [key for key in (*question.rows, *question.columns) if key not in names]
+        # A config's `seeds` says how many were asked for, not how many there are.
+        titles = [f"config.{key}" if key in measured else key for key in keys]
+        rows.append(names | dict(zip(titles, entry.labels(keys, ""), strict=True)) | measured)
+    return pd.DataFrame(rows)
+
+
+def _seeds_everywhere(entries: Sequence[Entry]) -> list[str]:
+    """How many seeds every entry has, if all have as many."""
+    seeds = {_seeds(entry) for entry in entries}
+    return list(seeds) if len(seeds) == 1 else []
+
+
+def _seeds(entry: Entry) -> str:
+    return tables.seeds_cell(entry.mean.seeds, entry.diverged)
+
+
+def _unfinished(entry: Entry) -> str:
+    return "" if entry.finished else " (unfinished)"
+
+
+def _unit(question: Question) -> tables.Unit:
+    return tables.PERCENT if question.name == "accuracy" else tables.NUMBER
+
+
+def _when(question: Question) -> str:
+    return f"step {question.at:,}" if isinstance(question.at, int) else question.at
+
+
+def _title(question: Question) -> str:
+    return f"{_when(question)} {question.metric}" + ", %" * (question.name == "accuracy")

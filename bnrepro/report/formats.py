@@ -1,0 +1,99 @@
+"""A comparison as text, or as a file for a paper, a page or another program."""
+
+import html
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from bnrepro.report.compare import Comparison
+from bnrepro.report.tables import terminal_table
+
+# Columns of a text that no terminal limits, or more where the table needs them.
+_WIDTH = 120
+# Characters of a terminal for a column, below which its numbers would break.
+_COLUMN = 12
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Shows table and caption on a terminal, fitted to its width, the best in bold."""
+    cells, best, at_once = comparison.cells, comparison.best, max(1, console.width // _COLUMN)
+    for first in range(0, cells.shape[1], at_once):
+        part = slice(first, first + at_once)
+        console.print(terminal_table(cells.iloc[:, part], best.iloc[:, part]))
+    console.print(Text(comparison.caption, "table.caption"))
+
+
+def render(comparison: Comparison, form: str) -> str:
+    """The comparison as "text", "markdown", "csv", "latex" or "html"; no cell is cut or wrapped."""
+    if form == "csv":
+        return comparison.numbers.to_csv(index=False)
+    if form == "text":
+        console = Console(file=io.StringIO(), width=10_000)
+        shown = terminal_table(comparison.cells, comparison.best)
+        console.width = max(_WIDTH, console.measure(shown).maximum)
+        with console.capture() as captured:
+            console.print(shown, Text(comparison.caption), sep="")
+        return captured.get()
+    markup = _MARKUPS[form]
+    names = comparison.cells.index.names
+    table = comparison.cells.reset_index(names=names, allow_duplicates=True).map(markup.escape)
+    table.columns = [markup.escape(column) for column in table.columns]
+    labels = np.zeros((len(table), len(names)), bool)
+    bold = np.hstack([labels, comparison.best.to_numpy()])
+    table = table.mask(bold, markup.bold[0] + table + markup.bold[1])
+    return markup.document(table, "l" * len(names), markup.escape(comparison.caption))
+
+
+def _markdown(table: pd.DataFrame, labels: str, caption: str) -> str:
+    alignment = ["left"] * len(labels) + ["right"] * (table.shape[1] - len(labels))
+    text = table.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+    return f"{text}\n\n{caption}\n"
+
+
+def _latex(table: pd.DataFrame, labels: str, caption: str) -> str:
+    alignment = labels.ljust(table.shape[1], "r")
+    # Text mode has but a hyphen.
+    table = table.replace(r"(?<!\w)-(?=\d)", "$-$", regex=True)
+    text = table.to_latex(index=False, escape=False, column_format=alignment)
+    return f"\\begin{{table}}\n\\centering\n{text}\\caption{{{caption}}}\n\\end{{table}}\n"
+
+
+def _html(table: pd.DataFrame, labels: str, caption: str) -> str:
+    text = f"{table.style.hide().to_html(exclude_styles=True)}\n<p>{caption}</p>\n"
+    # Shown rightly whatever encoding the page around it has.
+    return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+# pandas escapes cells but no captions, and of LaTeX not what Computer Modern shows as something
+# else (<, >, |) nor what \\ takes for its own argument at the start of a row ([, *).
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "*": "{*}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
+_MARKDOWN = {character: f"\\{character}" for character in "\\`*[]<&|"}
+
+
+class _Markup(NamedTuple):
+    escape: Callable[[str], str]
+    bold: tuple[str, str]
+    # Given the escaped table, an "l" for each column of labels, and the escaped caption.
+    document: Callable[[pd.DataFrame, str, str], str]
+
+
+def _translate(replacements: dict[str, str]) -> Callable[[str], str]:
+    table = str.maketrans(replacements)
+    return lambda text: text.translate(table)
+
+
+_MARKUPS = {
+    "markdown": _Markup(_translate(_MARKDOWN), ("**", "**"), _markdown),
+    "latex": _Markup(_translate(_LATEX), (r"\textbf{", "}"), _latex),
+    "html": _Markup(html.escape, ("<b>", "</b>"), _html),
+}

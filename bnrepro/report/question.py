@@ -1,0 +1,110 @@
+"""What a comparison is asked, and which runs can answer it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bnrepro.records import RecordsError, Run
+
+
+class QuestionError(Exception):
+    """What the runs cannot be asked; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to compare.
+
+    Attributes:
+      metric: as SPLIT/NAME.
+      at: "final", the last evaluation of each seed; "best"; or a step.
+      rows: settings, `run` or `variant`, that label the rows; none for a list of all variants.
+      columns: likewise the columns; none for a list.
+      baseline: the variant, or "run: variant", that the others are compared with, if any.
+      steps_to: the accuracy in (0, 1] to show the steps to, if any.
+
+    Raises:
+      QuestionError: no run can answer it.
+    """
+
+    metric: str = "test/accuracy"
+    at: str | int = "final"
+    rows: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    baseline: str | None = None
+    steps_to: float | None = None
+
+    def __post_init__(self) -> None:
+        keys = [*self.rows, *self.columns]
+        twice = [key for key in keys if keys.count(key) > 1]
+        wrong = None
+        if not self.split or not self.name:
+            wrong = f"a metric is written SPLIT/NAME, as in test/accuracy, got {self.metric!r}"
+        elif not isinstance(self.at, int) and self.at not in ("final", "best"):
+            wrong = f"values are taken at final, best or a step, got {self.at!r}"
+        elif self.at == "best" and not self.sign:
+            wrong = f"only accuracy and loss have a best, {self.metric} has final or a step"
+        elif twice:
+            wrong = f"rows and columns name {twice[0]} twice"
+        elif self.steps_to is not None and not 0 < self.steps_to <= 1:
+            wrong = f"the accuracy to show the steps to is in (0, 1], got {self.steps_to:g}"
+        elif self.steps_to is not None and self.columns:
+            wrong = "steps to an accuracy need a list: name all keys as rows, none as columns"
+        if wrong:
+            raise QuestionError(wrong)
+
+    @property
+    def split(self) -> str:
+        """Where the metric was measured."""
+        return self.metric.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Of the metric in its split; it may hold slashes itself."""
+        return self.metric.partition("/")[2]
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is, 0 where neither is."""
+        return {"accuracy": 1, "loss": -1}.get(self.name, 0)
+
+
+def run_labels(workdirs: Sequence[Path]) -> dict[str, Path]:
+    """Workdirs by what to call them: the folder's name or, where two share one, the path.
+
+    Raises:
+      QuestionError: one is given twice.
+    """
+    names = [workdir.absolute().name for workdir in workdirs]
+    for workdir in workdirs:
+        if workdirs.count(workdir) > 1:
+            raise QuestionError(f"{workdir} is given twice")
+    return {
+        name if names.count(name) == 1 else str(workdir): workdir
+        for name, workdir in zip(names, workdirs, strict=True)
+    }
+
+
+def check_run(run: Run, question: Question) -> None:
+    """Makes sure that a run holds what is asked for.
+
+    Raises:
+      RecordsError: it does not; the sentence says what it holds.
+    """
+    rows = run.metrics[run.metrics["metric"] != "diverged"]
+    names = rows["split"] + "/" + rows["metric"]
+    accuracy = [] if question.steps_to is None else [f"{question.split}/accuracy"]
+    for metric in (question.metric, *accuracy):
+        if metric not in set(names):
+            known = ", ".join(names.unique()) or "nothing yet"
+            raise RecordsError(f"{run.workdir} has no {metric}: it has {known}")
+    steps = np.unique(rows.loc[names == question.metric, "step"])
+    if isinstance(question.at, int) and question.at not in steps:
+        spacing = np.unique(np.diff(steps))
+        every = f"every {spacing[0]:,}" if len(spacing) == 1 else f"{len(steps):,} of them"
+        raise RecordsError(
+            f"{run.workdir} has no {question.metric} at step {question.at:,}: it has steps "
+            f"{steps[0]:,} to {steps[-1]:,}, {every}"
+        )

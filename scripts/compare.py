@@ -1,0 +1,103 @@
+"""Compares the variants of any number of runs, in a list or by the settings they differ in.
+
+Reads what the runs wrote, finished or not. Shows means over seeds with their 95% intervals,
+differences to a baseline, paired by seed, and steps to an accuracy. For example:
+python -m scripts.compare runs/small_batch --rows=microbatch_size --columns=normalizer.name
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+_SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compares the runs that the command line names.
+
+    Raises:
+      SystemExit: with code 2, after a sentence on stderr, if they cannot be compared.
+    """
+    options = _parser().parse_args(arguments)
+
+    # Only now: --help need not wait for pandas.
+    from rich.console import Console
+
+    from bnrepro.records import RecordsError, complete_file, read_run
+    from bnrepro.report import formats
+    from bnrepro.report.compare import compare
+    from bnrepro.report.question import Question, QuestionError, check_run, run_labels
+
+    output = options.output
+    form = options.format or _SUFFIXES.get(output.suffix.lower() if output else "", "text")
+    try:
+        question = Question(
+            metric=options.metric,
+            at=int(options.at) if options.at.isdecimal() else options.at,
+            rows=options.rows,
+            columns=options.columns,
+            baseline=options.baseline,
+            steps_to=options.steps_to,
+        )
+        runs = {}
+        for label, workdir in run_labels(options.workdirs).items():
+            try:
+                run = read_run(workdir)
+                check_run(run, question)
+            except RecordsError as error:
+                if not options.skip_bad:
+                    raise
+                _say(f"left out: {error}")
+            else:
+                runs[label] = run
+        if not runs:
+            raise QuestionError("no workdir is left to compare")
+        comparison = compare(runs, question)
+        if output is not None:
+            if not output.name:
+                raise QuestionError(f"--output must name a file, got {output}")
+            with complete_file(output) as path:
+                path.write_text(formats.render(comparison, form), encoding="utf-8")
+    except (QuestionError, RecordsError) as error:
+        _fail(error)
+
+    console = Console()
+    if output is not None:
+        print(f"The comparison is in {output}.")
+    elif form == "text" and (console.is_terminal or "COLUMNS" in os.environ):
+        formats.show(comparison, console)
+    else:
+        sys.stdout.write(formats.render(comparison, form))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.compare", description=__doc__)
+    add = parser.add_argument
+    add("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="what a run wrote")
+    add("--metric", default="test/accuracy", metavar="SPLIT/NAME", help="default: %(default)s")
+    add("--at", default="final", metavar="final|best|STEP", help="default: %(default)s")
+    for option, what in (("--rows", "config keys, `run` or `variant`,"), ("--columns", "those")):
+        text = f"{what} that label the {option.lstrip('-')}"
+        add(option, type=lambda keys: keys.split(","), default=[], metavar="KEY,..", help=text)
+    add("--baseline", metavar="VARIANT", help="compare with this one; 'RUN: VARIANT' names its run")
+    add("--steps-to", type=float, metavar="ACCURACY", help="show the steps to it, as in 0.97")
+    add("--format", choices=("text", *_SUFFIXES.values()), help="default: by the --output, or text")
+    add("--output", type=Path, metavar="FILE", help="write to it")
+    add("--skip-bad", action="store_true", help="leave out workdirs that cannot be compared")
+    return parser
+
+
+def _say(message: object) -> None:
+    sys.stderr.write(" ".join(f"{message}.".split()) + "\n")
+
+
+def _fail(message: object) -> NoReturn:
+    _say(message)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The command line of comparisons: what it shows and writes, and mistakes in one sentence."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bnrepro.records import read_run, write_run
+from scripts import compare
+from tests.records_fixtures import small_run
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two runs, `runs/one` and `runs/two`, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    # As in a pipe of a user whose shell says nothing of the terminal.
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for name in ("one", "two"):
+        write_run(small_run(tmp_path / "runs" / name))
+    return tmp_path / "runs"
+
+
+def output(capsys, *arguments):
+    compare.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def mistake(capsys, *arguments):
+    """The sentence on stderr of a call that ends with code 2 and nothing on stdout."""
+    with pytest.raises(SystemExit) as exit_:
+        compare.main(arguments)
+    captured = capsys.readouterr()
+    assert (exit_.value.code, captured.out) == (2, "")
+    assert captured.err.endswith(".\n")
+    return captured.err
+
+
+def test_any_number_of_runs_is_compared_with_all_that_is_asked(runs, capsys):
+    shown = output(capsys, "runs/one", "runs/two", "--baseline=plain", "--steps-to=0.95")
+    assert "two: batch_norm" in shown
+    assert "+2.67 ± 1.43*" in shown
+    assert "10 ± 0 (2 of 3)" in shown
+    shown = output(capsys, "runs/one", "--at=10", "--metric=test/sigmoid_input/p50")
+    assert "step 10 test/sigmoid_input/p50" in shown
+    shown = output(capsys, "runs/one", "runs/two", "--rows=run,dataset", "--columns=variant")
+    assert [line.split("│")[1:3] for line in shown.splitlines()[3:5]] == [
+        [" one ", " mnist   "],
+        [" two ", " mnist   "],
+    ]
+    assert "test/accuracy, %, last evaluation" in shown
+
+
+def test_the_width_is_that_of_the_terminal_or_all_that_a_pipe_needs(runs, capsys, monkeypatch):
+    shutil.copytree("runs/one", "runs/a_name_that_is_longer_than_others")
+    arguments = ["runs/one", "runs/a_name_that_is_longer_than_others", "--baseline=plain"]
+    whole = "a_name_that_is_longer_than_others: batch_norm"
+    assert whole in output(capsys, *arguments)
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = output(capsys, *arguments)
+    assert whole not in shown
+    assert max(map(len, shown.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "sign"),
+    [
+        (".md", "markdown", "| variant "),
+        (".csv", "csv", "run,variant,mean"),
+        (".tex", "latex", r"\begin{tabular}"),
+        (".HTML", "html", "<table>"),
+        (".txt", "text", "━"),
+    ],
+)
+def test_the_format_is_the_one_asked_for_or_the_files(runs, capsys, tmp_path, suffix, form, sign):
+    path = tmp_path / "new" / f"table{suffix}"
+    said = output(capsys, "runs/one", f"--output={path}")
+    assert said == f"The comparison is in {path}.\n"
+    text = path.read_text(encoding="utf-8")
+    assert sign in text
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    # The format goes before the suffix.
+    other = tmp_path / "table.dat"
+    output(capsys, "runs/one", f"--output={other}", f"--format={form}")
+    assert other.read_text(encoding="utf-8") == text
+    assert output(capsys, "runs/one", f"--format={form}") == text
+
+
+@pytest.mark.parametrize("path", ["", ".", "runs", "file/table.md", "x" * 300])
+def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path, path):
+    (tmp_path / "file").touch()
+    message = mistake(capsys, "runs/one", f"--output={path}")
+    assert message.startswith(("--output must name a file", "cannot write "))
+    assert message.count("\n") == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"runs", "file"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "none is no workdir: it has no config.json.\n"),
+        (["x" * 300], "File name too long.\n"),
+        (["--metric=val/accuracy"], "runs/one has no val/accuracy: it has test/accuracy, "),
+        (["--at=7"], "runs/one has no test/accuracy at step 7: it has steps 0 to 20, every 10.\n"),
+        (["--at=last"], "final, best or a step, got 'last'.\n"),
+        (["--rows=normaliser"], "there is no setting 'normaliser'; these differ: variant.\n"),
+        (["--rows=varient"], "the nearest is 'variant'.\n"),
+        (["--baseline=plian"], "the nearest is 'plain'.\n"),
+        (["runs/one"], "runs/one is given twice.\n"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, arguments, message):
+    said = mistake(capsys, "runs/one", *arguments)
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_runs_without_a_common_metric_are_refused(runs, capsys):
+    two = read_run(runs / "two")
+    two.metrics["split"] = "val"
+    write_run(two)
+    message = mistake(capsys, "runs/one", "runs/two")
+    assert message.startswith("runs/two has no test/accuracy: it has val/accuracy, ")
+
+
+def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
+    metrics = runs / "two" / "metrics.csv"
+    metrics.write_text(metrics.read_text()[:-9])
+    sentence = "cannot read runs/two/metrics.csv: it is cut short, its last line has no end.\n"
+    assert mistake(capsys, "runs/one", "runs/two") == sentence
+    compare.main(["runs/one", "runs/two", "runs", "--skip-bad"])
+    captured = capsys.readouterr()
+    assert captured.err == (
+        f"left out: {sentence}left out: runs is no workdir: it has no config.json.\n"
+    )
+    assert "│ plain " in captured.out
+    message = mistake(capsys, "runs/two", "--skip-bad")
+    assert message == f"left out: {sentence}no workdir is left to compare.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("config.json", {"steps": None}),
+        ("config.json", {"seeds": "3"}),
+        ("config.json", {"variants": {}}),
+        ("config.json", {"variants": {"plain": 3}}),
+        ("config.json", {"baseline": ["plain"]}),
+        ("provenance.json", {"dataset": None}),
+    ],
+)
+def test_records_of_strangers_that_lack_what_is_needed_are_one_sentence(
+    runs, capsys, name, changes
+):
+    path = runs / "one" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    message = mistake(capsys, "runs/one")
+    assert message.startswith(f"runs/one/{name} must ")
+    assert message.count("\n") == 1
+
+
+def test_records_of_strangers_with_settings_of_any_kind_are_shown(runs, capsys):
+    path = runs / "one" / "config.json"
+    config = {"steps": 20, "seeds": 3, "baseline": "plain", "odd": [1, {"a": None}], "on": True}
+    config["variants"] = {"plain": {"odd": {}}, "batch_norm": {"odd": {"run": float("nan")}}}
+    path.write_text(json.dumps(config))
+    (runs / "one" / "provenance.json").write_text('{"dataset": "x"}')
+    shown = output(capsys, "runs/one", "runs/two", "--rows=odd,odd.run,on,run,variant")
+    for text in ("{}", "nan", "[1, {'a': None}]", "True", "–"):
+        assert f" {text} " in shown
+
+
+def test_help_waits_for_no_heavy_import():
+    script = (
+        "import sys; sys.argv = ['compare', '--help']\n"
+        "from scripts import compare\n"
+        "try: compare.main()\n"
+        "except SystemExit as exit_: assert exit_.code == 0\n"
+        "assert not {'jax', 'pandas', 'rich'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert b"python -m scripts.compare runs/small_batch" in shown.stdout
