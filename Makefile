@@ -20,15 +20,22 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-# Both train anew each time: what they show is made by the code as it stands.
+# Both train anew each time, with three seeds, and end with all tables: what they show is made by
+# the code as it stands.
+EXPERIMENTS := mnist_sigmoid small_batch non_iid
+define experiments # length, folder
+	for name in $(EXPERIMENTS); do \
+	  $(BIN)/python -m experiments.$$name --config=configs/$$name.py:$(1) --config.seeds=3 \
+	    --workdir=$(2)/$$name --overwrite || exit; \
+	done
+	@for name in $(EXPERIMENTS); do printf '\n# %s\n\n' $$name; cat $(2)/$$name/summary.md; done
+endef
+
 reproduce: setup
-	$(BIN)/python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
-	  --config.seeds=3 --workdir=runs/reproduce/mnist_sigmoid --overwrite
+	$(call experiments,full,runs/reproduce)
 
 quick: setup
-	$(BIN)/python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py \
-	  --config.seeds=3 --config.steps=3000 --config.eval_every=250 --config.preview=True \
-	  --workdir=runs/quick/mnist_sigmoid --overwrite
+	$(call experiments,preview,runs/quick)
 
 test: setup
 	$(BIN)/ruff check .

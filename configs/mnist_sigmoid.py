@@ -10,9 +10,15 @@ normalization, 97.67% with Batch Norm and 97.64% with Batch Renorm: results/mnis
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """The comparison; --config.KEY=VALUE changes any of these keys."""
+def get_config(length: str = "full") -> ConfigDict:
+    """The comparison; --config.KEY=VALUE changes any of these keys.
+
+    --config=configs/mnist_sigmoid.py:preview has fewer steps.
+    """
+    if length not in ("full", "preview"):
+        raise ValueError(f"after the colon, a config takes full or preview, got {length!r}")
     config = ConfigDict()
+    config.preview = length == "preview"  # marks tables and figures as not the real thing
 
     # Data: a TFDS name, and the folder to look into before TFDS_DATA_DIR ("" for none).
     config.dataset = "mnist"
@@ -22,12 +28,26 @@ def get_config() -> ConfigDict:
     # Runs: this many seeds, counted from first_seed.
     config.seeds = 5
     config.first_seed = 0
-    config.steps = 50_000
+    config.steps = 3_000 if config.preview else 50_000
     config.batch_size = 60  # examples the gradient is over
     config.microbatch_size = 60  # examples normalized together
-    config.eval_every = 500
+    config.eval_every = 250 if config.preview else 500
     config.ema_decay = 0.0  # averages of all parameters to evaluate with; 0 for none
-    config.preview = False  # marks tables and figures as not the real thing
+
+    # Where to resume from: every so many evaluations (0: only when interrupted, and at the end),
+    # and so many of them beside the one with the best test accuracy.
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 10
+    config.checkpoint.keep = 2
+
+    # Where to train, which changes no result: jit (a mesh of devices), pmap or single. So many
+    # devices along the seeds and along the batch; 0 lets the code choose.
+    config.devices = ConfigDict()
+    config.devices.strategy = "jit"
+    config.devices.seeds = 0
+    config.devices.data = 0
+    # Spread each microbatch over devices, which share statistics, instead of whole microbatches.
+    config.devices.synchronized = False
 
     config.model = ConfigDict()
     config.model.name = "mlp"

@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 from configs import small_batch
 
 
-def get_config() -> ConfigDict:
+def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     # Network, optimizer, length and seeds are those of the small-batch comparison.
-    config = small_batch.get_config()
+    config = small_batch.get_config(length)
     config.evaluation.train_examples = 10_000
     config.evaluation.minibatches = 100
 
-    config.variants = {
+    variants = {
         "iid batch_norm": {"normalizer": {"name": "batch_norm"}},
         "iid batch_renorm": {"normalizer": {"name": "batch_renorm"}},
         **_by_label(16, 2, repeat_labels=True),
@@ -30,6 +30,10 @@ def get_config() -> ConfigDict:
         "2x64 batch_renorm": _labels("batch_renorm", 2, 64, 128),
         "2x128 batch_renorm": _labels("batch_renorm", 2, 128, 256),
     }
+    if config.preview:
+        shown = ("iid", "2x32")
+        variants = {name: v for name, v in variants.items() if name.startswith(shown)}
+    config.variants = variants
     config.baseline = "2x32 batch_norm"
     return config
 

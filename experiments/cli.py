@@ -1,6 +1,7 @@
 """The command line that all experiments share: flags, progress, and mistakes in one sentence."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ from ml_collections import config_flags
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bnrepro.comparison.run import MakeProbe
     from bnrepro.records import Run
 
 # A mistake of the user's, as opposed to 1 for a fault of ours.
 _USAGE_ERROR = 2
+# EX_TEMPFAIL of sysexits.h: the same command goes on.
+_PREEMPTED = 75
 _INTERRUPTED = 130
 
 # Called with the config as plain dicts, the workdir, and whether to replace what that holds.
@@ -27,17 +31,13 @@ def launch(experiment: Experiment, *, doc: str) -> None:
     """Parses the command line, runs the experiment, and ends the process.
 
     Exit codes: 0 done; 2 a mistake, told in one sentence on stderr before anything is trained or
-    written; 130 interrupted, with complete files of what was measured until then.
+    written; 75 told to end (SIGTERM) and 130 interrupted (Ctrl-C), both with the state saved: the
+    same command goes on.
     """
     try:
         _launch(experiment, doc)
     except KeyboardInterrupt:
-        print(
-            "interrupted: what was measured is in the workdir; without --overwrite, the same "
-            "command trains what is not finished",
-            file=sys.stderr,
-        )
-        sys.exit(_INTERRUPTED)
+        _leave("interrupted", _INTERRUPTED)
 
 
 def _launch(experiment: Experiment, doc: str) -> None:
@@ -46,6 +46,17 @@ def _launch(experiment: Experiment, doc: str) -> None:
     )
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder that all results are written to.")
     overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
+    resume_flag = flags.DEFINE_bool(
+        "resume", False, "Go on with what the workdir holds; refused where it holds nothing."
+    )
+    distributed_flag = flags.DEFINE_bool(
+        "distributed", False, "Join the other processes that SLURM, Kubernetes or a TPU tells of."
+    )
+    coordinator_flag = flags.DEFINE_string(
+        "coordinator", None, "Join other processes: HOST:PORT of the first, the same in all."
+    )
+    processes_flag = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
+    process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: which, from 0.")
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
         print(f"{doc}\n{_flags_help()}")
         sys.exit(0)
@@ -60,20 +71,66 @@ def _launch(experiment: Experiment, doc: str) -> None:
         if isinstance(config_flag.value, dict):
             raise TypeError("get_config() of the config file must return a ConfigDict, not a dict")
         config, workdir = config_flag.value.to_dict(), Path(workdir_flag.value)
+        if resume_flag.value and overwrite_flag.value:
+            raise ValueError("--resume goes on with the workdir and --overwrite replaces it")
+        if resume_flag.value and not (workdir / "config.json").exists():
+            raise ValueError(f"--resume finds nothing to go on with in {workdir}")
+        explicit = coordinator_flag.value, processes_flag.value, process_flag.value
+        if len({value is None for value in explicit}) > 1:
+            raise ValueError("--coordinator, --num_processes and --process_id go together")
     except Exception as error:  # the config file is the user's own code and may raise anything
         _fail(error)
 
     # Only now: --help and a mistyped flag need not wait for JAX.
+    import jax
+
     from bnrepro.comparison.config import ConfigError, variant_configs
+    from bnrepro.comparison.run import Preempted
     from bnrepro.data import DatasetError
     from bnrepro.records import RecordsError
+    from bnrepro.training import CheckpointError
 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
+    if coordinator_flag.value or distributed_flag.value:
+        try:
+            jax.distributed.initialize(*explicit)
+        except (ValueError, RuntimeError) as error:
+            _fail(error)
+    else:
+
+        def preempt(signum: int, frame: Any) -> NoReturn:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+            raise Preempted
+
+        signal.signal(signal.SIGTERM, preempt)
     try:
         variant_configs(config)
         experiment(config, workdir, overwrite_flag.value)
-    except (ConfigError, DatasetError, RecordsError) as error:
+    except (ConfigError, DatasetError, RecordsError, CheckpointError) as error:
         _fail(error)
+    except Preempted:
+        _leave("told to end", _PREEMPTED)
+
+
+def run(
+    config: dict[str, Any],
+    workdir: Path,
+    overwrite: bool,
+    *,
+    report: "Callable[[Run], None]",
+    make_probe: "MakeProbe | None" = None,
+) -> None:
+    """Runs the comparison and, in the process that writes, reports it."""
+    import jax
+
+    from bnrepro.comparison.run import run_comparison
+
+    with progress_bar(config) as progress:
+        result = run_comparison(
+            config, workdir, make_probe=make_probe, progress=progress, overwrite=overwrite
+        )
+    if jax.process_index() == 0:
+        report(result)
 
 
 @contextmanager
@@ -124,8 +181,18 @@ def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path])
 
 
 def _flags_help() -> str:
-    known = (flags.FLAGS[name] for name in ("config", "workdir", "overwrite"))
+    names = ("config", "workdir", "overwrite", "resume", "distributed", "coordinator")
+    known = (flags.FLAGS[name] for name in (*names, "num_processes", "process_id"))
     return "\n".join(f"  --{flag.name}: {flag.help}" for flag in known)
+
+
+def _leave(why: str, code: int) -> NoReturn:
+    print(
+        f"{why}: what was done is saved in the workdir; the same command, without --overwrite, "
+        "goes on from there",
+        file=sys.stderr,
+    )
+    sys.exit(code)
 
 
 def _fail(error: BaseException) -> NoReturn:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import cli
 
 if TYPE_CHECKING:
+    from bnrepro.records import Run
     from bnrepro.training import Probe
 
 # Accuracies that the table tells the steps to.
@@ -23,13 +24,13 @@ ACCURACIES = (0.95, 0.97)
 
 def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
     """Runs the comparison and reports it."""
-    from bnrepro.comparison.run import run_comparison
+    cli.run(config, workdir, overwrite, report=report, make_probe=sigmoid_input)
+
+
+def report(run: "Run") -> None:
+    """Writes and shows table and figures."""
     from bnrepro.report import figures, summary, tables
 
-    with cli.progress_bar(config) as progress:
-        run = run_comparison(
-            config, workdir, make_probe=sigmoid_input, progress=progress, overwrite=overwrite
-        )
     numbers = summary.summarize(run, ACCURACIES)
     table = tables.comparison_table(run, numbers)
     summary.write_summary(run, numbers)

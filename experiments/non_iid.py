@@ -8,9 +8,12 @@ own statistics, training accuracy, and the paper's ImageNet figures beside.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments import cli
+
+if TYPE_CHECKING:
+    from bnrepro.records import Run
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.3; 4.1 for i.i.d.).
 PAPER = {
@@ -21,27 +24,42 @@ PAPER = {
     "16x2 batch_renorm": "78.5 (78.6 in the figure)",
 }
 
+# As in figure 3 of [BRN].
+SPLITS = {
+    "test": "test set, moving averages",
+    "train_set": "training set, moving averages",
+    "test_minibatches": "test minibatches, own statistics",
+}
+
 
 def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
     """Runs the comparison and reports it."""
-    from bnrepro.comparison.run import run_comparison
+    cli.run(config, workdir, overwrite, report=report)
+
+
+def report(run: "Run") -> None:
+    """Writes and shows table and figures."""
     from bnrepro.report import figures, summary, tables
 
-    with cli.progress_bar(config) as progress:
-        run = run_comparison(config, workdir, progress=progress, overwrite=overwrite)
-    numbers = summary.summarize(run, ())
+    # Everything is compared with Batch Norm on minibatches made the same way.
+    baselines = {name: f"{name.split()[0]} batch_norm" for name in run.variants}
+    numbers = summary.summarize(run, (), baselines)
     summary.write_summary(run, numbers)
     table = tables.comparison_table(run, numbers)
-    table["ImageNet, [BRN]"] = [PAPER.get(name, "") for name in table.index]
+    table["ImageNet, [BRN]"] = table.index.map(PAPER)
     caption = tables.caption(
         run,
+        "Differences are to Batch Norm on the same minibatches; own statistics are those of "
+        "minibatches of test images made the same way; all other accuracies are with moving "
+        "averages",
         "The last column is another data set and network: Inception-v3. The review of these "
         "results differs from the paper: it speaks of 18 labels in 36 images (the paper: 16 in "
         "32), credits 77.4 to Batch Renorm (the paper: Batch Norm on half-minibatches) and 78 to "
         "a larger batch (the paper: Batch Renorm on the whole minibatch of 32)",
     )
     shown = [name for name in run.variants if name.startswith(("iid", "2x32"))]
-    cli.show(run, table, caption, figures.accuracy_figure(run, shown))
+    paths = figures.accuracy_figure(run, shown, splits=SPLITS)
+    cli.show(run, table.fillna(""), caption, paths)
 
 
 if __name__ == "__main__":

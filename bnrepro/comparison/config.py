@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bnrepro.data import SAMPLERS
 from bnrepro.models import ACTIVATIONS, INITIALIZERS, NETWORKS, NORMALIZERS
-from bnrepro.training import OPTIMIZERS
+from bnrepro.training import OPTIMIZERS, STRATEGIES
 
 
 class ConfigError(Exception):
@@ -80,6 +80,12 @@ _RULES: dict[str, Any] = {
     "microbatch_size": _Number(int, 1, 2**20),
     "eval_every": _Number(int, 1, 10**9),
     "ema_decay": _Number(float, 0, 1, open_high=True),
+    "checkpoint.every": _Number(int, 0, 10**9),
+    "checkpoint.keep": _Number(int, 1, 1_000),
+    "devices.strategy": _Choice(STRATEGIES),
+    "devices.seeds": _Number(int, 0, 2**20),
+    "devices.data": _Number(int, 0, 2**20),
+    "devices.synchronized": _Is(bool),
     "preview": _Is(bool),
     "model.name": _Choice(NETWORKS),
     "model.hidden": _Sizes(),
@@ -108,7 +114,7 @@ _RULES: dict[str, Any] = {
 }
 # These hold for a whole comparison; a variant cannot change them.
 _COMMON = {"variants", "baseline", "dataset", "data_dir", "seeds", "first_seed", "steps",
-           "eval_every", "preview"}  # fmt: skip
+           "eval_every", "preview", "checkpoint"}  # fmt: skip
 
 
 def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

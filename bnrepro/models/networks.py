@@ -1,6 +1,7 @@
 """The networks a config can name."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 
@@ -41,14 +42,14 @@ def make_network(
     """
     if init not in INITIALIZERS:
         raise ValueError(f"unknown init {init!r}; known are {', '.join(INITIALIZERS)}")
-    initializers = nn.initializers
-    common = {
+    kernel_init = nn.initializers.lecun_normal()
+    if init == "normal":
+        kernel_init = nn.initializers.normal(init_std)
+    common: Any = {
         "num_classes": num_classes,
         "activation": ACTIVATIONS[activation],
         "normalizer": normalizer,
-        "kernel_init": initializers.normal(init_std)
-        if init == "normal"
-        else initializers.lecun_normal(),
+        "kernel_init": kernel_init,
     }
     if name == "mlp":
         return MLP(hidden=tuple(hidden), **common)

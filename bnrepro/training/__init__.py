@@ -1,18 +1,27 @@
 """State, step, loop, evaluation: how a minibatch becomes a number."""
 
+from bnrepro.training.checkpoints import CheckpointError, Checkpoints
+from bnrepro.training.devices import STRATEGIES, Devices, fetch, make_devices
 from bnrepro.training.evaluation import Probe, evaluate, evaluate_minibatches
-from bnrepro.training.loop import initial_states, make_train_steps
+from bnrepro.training.loop import MAX_STEPS, initial_states, make_train_steps
 from bnrepro.training.optimizers import OPTIMIZERS, make_optimizer
 from bnrepro.training.state import TrainState
 from bnrepro.training.step import train_step
 
 __all__ = [
+    "MAX_STEPS",
     "OPTIMIZERS",
+    "STRATEGIES",
+    "CheckpointError",
+    "Checkpoints",
+    "Devices",
     "Probe",
     "TrainState",
     "evaluate",
     "evaluate_minibatches",
+    "fetch",
     "initial_states",
+    "make_devices",
     "make_optimizer",
     "make_train_steps",
     "train_step",

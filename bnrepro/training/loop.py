@@ -1,4 +1,4 @@
-"""Many steps of many seeds as one program: `lax.scan` over steps, mapped over seeds."""
+"""Many steps of many seeds as one program: a loop over steps, mapped over seeds."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,16 +8,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int, Num, UInt8
 
+from bnrepro.training.devices import Devices
 from bnrepro.training.state import TrainState, initial_state
-from bnrepro.training.step import split, train_step
+from bnrepro.training.step import train_step
 
 # Indices of one step's examples, from a key and the step.
 Sampler = Callable[[Array, Array], Array]
 # Network input from stored images.
 Preprocess = Callable[[Array], Array]
-TrainSteps = Callable[[TrainState, Array, Array], tuple[TrainState, dict[str, Array]]]
+TrainSteps = Callable[[Any, Any, Any, int], tuple[Any, dict[str, Array]]]
+
+# Steps of one dispatch: so many that its overhead is nothing, so few that a signal is soon heard.
+MAX_STEPS = 50
 
 
 def initial_states(
@@ -32,11 +37,10 @@ def initial_states(
     init = partial(
         initial_state, model=model, optimizer=optimizer, example=example, ema_decay=ema_decay
     )
-    return jax.jit(jax.vmap(init))(seeds)
+    return jax.vmap(init)(seeds)
 
 
 def make_train_steps(
-    num_steps: int,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -44,27 +48,41 @@ def make_train_steps(
     preprocess: Preprocess,
     microbatch_size: int,
     ema_decay: float,
+    devices: Devices,
 ) -> TrainSteps:
-    """Compiles `num_steps` steps of all seeds into one dispatch.
+    """Compiles up to `MAX_STEPS` steps of all seeds into one dispatch.
 
     Returns:
-      A function of the stacked states (whose buffers it takes over), the images
-      (examples, height, width, channels) and labels (examples,) on the device, which are indexed
-      there. It returns the new states and, per seed, the means of the steps' loss and accuracy.
+      A function of the states (whose buffers it takes over), the images (examples, height, width,
+      channels) and labels (examples,), all placed by `devices`, and the number of steps. It returns
+      the new states and each step's loss and accuracy, (seeds, `MAX_STEPS`), of which those beyond
+      the number of steps mean nothing. How many steps a call takes changes no number.
     """
-    step_fn = partial(train_step, model=model, optimizer=optimizer, ema_decay=ema_decay)
+    step_fn = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        axis_name=devices.axis_name,
+    )
 
     def one_seed(
-        state: TrainState, images: UInt8[Array, "n h w c"], labels: Int[Array, "n"]
-    ) -> tuple[TrainState, dict[str, Num[Array, ""]]]:
-        steps = state.step + jnp.arange(num_steps)
+        state: TrainState,
+        images: UInt8[Array, "n h w c"],
+        labels: Int[Array, "n"],
+        num_steps: Int[Array, ""],
+    ) -> tuple[TrainState, dict[str, Num[Array, "steps"]]]:
+        steps = state.step + jnp.arange(MAX_STEPS)
         indices = jax.vmap(partial(sampler, state.sample_key))(steps)
+        indices = devices.share(indices.reshape(MAX_STEPS, -1, microbatch_size))
 
-        def body(state: TrainState, index: Int[Array, "batch"]) -> tuple[TrainState, Any]:
-            x, y = preprocess(images[index]), labels[index]
-            return step_fn(state, split(x, microbatch_size), split(y, microbatch_size))
+        def body(i: Int[Array, ""], carry: Any) -> Any:
+            state, history = carry
+            index = indices[i]
+            state, metrics = step_fn(state, preprocess(images[index]), labels[index])
+            return state, jax.tree.map(lambda all, one: all.at[i].set(one), history, metrics)
 
-        state, metrics = jax.lax.scan(body, state, indices)
-        return state, jax.tree.map(jnp.mean, metrics)
+        history = {"loss": jnp.zeros(MAX_STEPS), "accuracy": jnp.zeros(MAX_STEPS)}
+        return lax.fori_loop(0, num_steps, body, (state, history))
 
-    return jax.jit(jax.vmap(one_seed, in_axes=(0, None, None)), donate_argnums=0)
+    return devices.train(one_seed)

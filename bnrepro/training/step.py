@@ -1,12 +1,14 @@
 """One gradient step: a pure function of the state and a batch of microbatches."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from bnrepro.training.state import NOT_DIVERGED, TrainState
@@ -20,11 +22,13 @@ def train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update from the gradient over all microbatches, each normalized by itself.
 
     Loss and gradients are averaged over all examples. New batch_stats are averaged over the
-    microbatches, which for a linear moving average is an update with their mean moments.
+    microbatches, which for a linear moving average is an update with their mean moments. Both also
+    over the mapped axis `axis_name`, if the batch is spread over one.
 
     Returns:
       The new state; loss and accuracy of the batch in training mode, before the update.
@@ -37,7 +41,11 @@ def train_step(
         return metrics["loss"], (metrics, batch_stats)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (metrics, batch_stats)), grads = gradient(state.params)
+    (_, (metrics, batch_stats)), grads = gradient(state.params)
+    if axis_name is not None:
+        grads, metrics, batch_stats = jax.tree.map(
+            partial(_average_over, axis_name), (grads, metrics, batch_stats)
+        )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
@@ -51,7 +59,7 @@ def train_step(
             {"params": params, "batch_stats": batch_stats},
         )
     step = state.step + 1
-    first = (state.diverged_at == NOT_DIVERGED) & ~jnp.isfinite(loss)
+    first = (state.diverged_at == NOT_DIVERGED) & ~jnp.isfinite(metrics["loss"])
     new_state = dataclasses.replace(
         state,
         step=step,
@@ -97,6 +105,11 @@ def split(batch: Shaped[Array, "batch ..."], microbatch_size: int) -> Shaped[Arr
 def _average(mapped: Array) -> Array:
     """Mean over microbatches; counters are the same in all."""
     return mapped[0] if jnp.issubdtype(mapped.dtype, jnp.integer) else mapped.mean(0)
+
+
+def _average_over(axis_name: str, value: Array) -> Array:
+    """Mean over a mapped axis; counters are the same along it."""
+    return value if jnp.issubdtype(value.dtype, jnp.integer) else lax.pmean(value, axis_name)
 
 
 def _blend(old: Array, new: Array, decay: Array) -> Array:

@@ -42,6 +42,17 @@ def test_every_config_of_the_repository_is_valid(module):
     assert variant_configs(module.get_config().to_dict())
 
 
+@pytest.mark.parametrize("module", [mnist_sigmoid, non_iid, small_batch])
+def test_a_preview_is_marked_and_shorter(module):
+    full, preview = (module.get_config(length).to_dict() for length in ("full", "preview"))
+    assert (full["preview"], preview["preview"]) == (False, True)
+    assert preview["steps"] < full["steps"]
+    assert set(preview["variants"]) <= set(full["variants"])
+    assert variant_configs(preview)
+    with pytest.raises(ValueError, match="full or preview, got 'short'"):
+        module.get_config("short")
+
+
 def test_the_papers_setting_is_what_the_config_says():
     plain = variant_configs(config())["plain"]
     assert plain["model"]["hidden"] == (100, 100, 100)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,9 +12,11 @@ import optax
 import pytest
 
 from bnrepro.comparison import run as run_module
+from bnrepro.comparison import variant as variant_module
 from bnrepro.comparison.config import ConfigError
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
+from bnrepro.training.checkpoints import saved_steps
 from configs import mnist_sigmoid
 from experiments.mnist_sigmoid import sigmoid_input
 from tests.small_dataset import small_dataset
@@ -84,22 +87,101 @@ def test_the_probe_sees_what_enters_the_last_sigmoid(finished):
         np.testing.assert_allclose(normed, plain, rtol=1e-4)
 
 
-def test_an_interrupted_comparison_goes_on_and_ends_like_an_uninterrupted_one(finished, tmp_path):
-    def interrupt(variant, step):
-        if (variant, step) == ("batch_norm", 10):
-            raise KeyboardInterrupt
-
-    workdir = tmp_path / "w"
-    with pytest.raises(KeyboardInterrupt):
-        run_comparison(config(), workdir, make_probe=sigmoid_input, progress=interrupt)
-    half = read_run(workdir)
-    assert not half.finished("batch_norm")
-    assert half.metrics["step"][half.metrics["variant"] == "batch_norm"].max() == 10
-
-    run_comparison(config(), workdir, make_probe=sigmoid_input)
+def assert_same_records(workdir, finished):
     # To the last digit, too: the same seeds on the same machine.
     whole, resumed = (folder / "metrics.csv" for folder in (finished[0], workdir))
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
+    def die(variant, step):
+        if step == 15:
+            raise KeyboardInterrupt
+
+    settings = config(checkpoint={"every": 1, "keep": 1}, eval_every=5, variants=PLAIN)
+    whole = run_comparison(settings, tmp_path / "whole", make_probe=sigmoid_input)
+    workdir, steps = tmp_path / "w", []
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(settings, workdir, make_probe=sigmoid_input, progress=die)
+    half = read_run(workdir)
+    assert not half.finished("plain")
+    assert half.metrics["step"].max() == 15
+
+    run_comparison(
+        settings,
+        workdir,
+        make_probe=sigmoid_input,
+        progress=lambda variant, step: steps.append(step),
+    )
+    assert steps == [10, 15, 20]
+    assert_same_records(workdir, (whole.workdir,))
+
+
+@pytest.mark.parametrize("steps_done", [4, 10, 12])
+def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrupted_one(
+    finished, tmp_path, monkeypatch, steps_done
+):
+    """Also between two evaluations."""
+    monkeypatch.setattr(variant_module, "MAX_STEPS", 2)
+    monkeypatch.setattr(run_module, "_side_by_side", lambda jobs: 1)
+    there = threading.Event()
+
+    def wait_and_stop(futures):
+        there.wait(60)
+        raise KeyboardInterrupt
+
+    def stopping(stop):
+        def should_stop(step):
+            if step == steps_done:
+                there.set()
+                stop.wait(60)
+            return stop.is_set()
+
+        return should_stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "as_completed", wait_and_stop)
+        patch.setattr(run_module, "_stop_asked", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_comparison(config(), tmp_path / "w", make_probe=sigmoid_input)
+    assert saved_steps(tmp_path / "w" / "checkpoints" / "plain") == [steps_done]
+    run_comparison(config(), tmp_path / "w", make_probe=sigmoid_input)
+    assert_same_records(tmp_path / "w", finished)
+
+
+def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
+    def second(variant, step):
+        with pytest.raises(RecordsError, match="is in use by another process"):
+            run_comparison(config(), tmp_path / "w")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(config(variants=PLAIN), tmp_path / "w", progress=second)
+    run_comparison(config(variants=PLAIN, steps=10), tmp_path / "w", overwrite=True)
+
+
+@pytest.mark.parametrize("devices", [{"strategy": "single"}, {"strategy": "pmap"}, {"seeds": 2}])
+def test_where_a_comparison_is_trained_changes_no_result(finished, tmp_path, devices):
+    """And a workdir may be gone on with on other devices."""
+    common = {"strategy": "jit", "seeds": 0, "data": 0, "synchronized": False}
+
+    def die(variant, step):
+        if step == 20:
+            raise KeyboardInterrupt
+
+    every = {"checkpoint": {"every": 1, "keep": 1}}
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(config(**every), tmp_path / "w", make_probe=sigmoid_input, progress=die)
+    run_comparison(
+        config(devices=common | devices, **every), tmp_path / "w", make_probe=sigmoid_input
+    )
+    key = ["variant", "seed", "step", "split", "metric"]
+    ours, expected = (
+        read_run(folder).metrics.set_index(key)["value"].sort_index()
+        for folder in (tmp_path / "w", finished[0])
+    )
+    assert ours.index.equals(expected.index)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
@@ -156,7 +238,7 @@ def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
 def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go_on(
     tmp_path, monkeypatch
 ):
-    original = run_module.make_optimizer
+    original = variant_module.make_optimizer
 
     def exploding(name, learning_rate, momentum):
         if learning_rate != 9:
@@ -164,7 +246,7 @@ def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go
         # The fifth update makes the weights infinite, so the sixth step's loss is not finite.
         return optax.sgd(lambda count: jnp.where(count < 4, 0.1, jnp.inf))
 
-    monkeypatch.setattr(run_module, "make_optimizer", exploding)
+    monkeypatch.setattr(variant_module, "make_optimizer", exploding)
     variants = {"a": {"optimizer": {"learning_rate": 9.0}}, "b": {}}
     run = run_comparison(config(variants=variants, baseline="a", eval_every=2), tmp_path / "w")
     diverged = run.metrics[run.metrics["metric"] == "diverged"]
@@ -182,7 +264,7 @@ def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go
 def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     finished, tmp_path, monkeypatch
 ):
-    original = run_module.initial_states
+    original = variant_module.initial_states
 
     def spoilt(*args, **kwargs):
         states = original(*args, **kwargs)
@@ -190,7 +272,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
         logits = states.params["logits"] | {"kernel": kernel}
         return dataclasses.replace(states, params=states.params | {"logits": logits})
 
-    monkeypatch.setattr(run_module, "initial_states", spoilt)
+    monkeypatch.setattr(variant_module, "initial_states", spoilt)
     run_comparison(config(variants=PLAIN), tmp_path / "w", make_probe=sigmoid_input)
     spoilt_run = read_run(tmp_path / "w").metrics
     healthy = read_run(finished[0]).metrics

@@ -26,7 +26,7 @@ def shrunk(module, names):
 def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_renorm(
     tmp_path, capsys
 ):
-    names = ["batch_norm 64", "batch_norm 4", "batch_renorm 4", "none 1"]
+    names = ["batch_norm 64", "batch_norm 4", "batch_renorm 4", "none"]
     small_batch.main(shrunk(small_batch_config, names), tmp_path / "w", False)
     lines = (tmp_path / "w" / "summary.md").read_text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5]]
@@ -35,6 +35,8 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
     header = [title.strip() for title in lines[0].split("|")[1:-1]]
     by_size = {row[0]: dict(zip(header, row, strict=True)) for row in cells}
     assert by_size["1"]["batch_norm"] == by_size["1"]["batch_renorm"] == "refused"
+    # Trained once, without microbatches.
+    assert by_size["1"]["none"] == by_size["4"]["none"] == by_size["64"]["none"] != "refused"
     assert by_size["4"]["ImageNet, [BRN]"] == "74.2, 76.5"
     finals = read_run(tmp_path / "w").metrics
     finals = finals[(finals["step"] == 4) & (finals["split"] == "test")]

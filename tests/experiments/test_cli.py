@@ -50,6 +50,10 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=tests/experiments/broken_config.py"], "division by zero"),
         (["--config=configs/__init__.py"], "get_config"),
+        (["--config=configs/mnist_sigmoid.py:short"], "full or preview, got 'short'"),
+        (["--resume"], "--resume finds nothing to go on with"),
+        (["--resume", "--overwrite"], "--resume goes on with the workdir and --overwrite replaces"),
+        (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),
         (["stray"], "unexpected argument 'stray'"),
         (["--workdir="], "--workdir=runs/NAME"),
         # These are found by what has to load JAX first.
@@ -103,5 +107,5 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
         finally:
             process.kill()
     assert process.returncode == 130
-    assert "trains what is not finished" in stderr
+    assert "goes on from there" in stderr
     assert set(read_run(workdir).metrics["variant"]) <= {"plain", "batch_norm", "batch_renorm"}

@@ -1,0 +1,218 @@
+"""Checkpoints of the states of all seeds: atomic, and known to be whole before they are used."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+_log = logging.getLogger(__name__)
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or read; the message is one sentence for the user."""
+
+
+class Checkpoints:
+    """The last few checkpoints of one training, and the best.
+
+    Orbax writes a folder a step, in the background, and renames it when it is complete. Beside it
+    stand the SHA-256 of its files, `<step>.json`, as Orbax has none: a checkpoint without them, or
+    of other content, is not used.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """Goes on with what `folder` holds.
+
+        Args:
+          folder: made if it is missing.
+          keep: number of checkpoints to keep beside the best.
+        """
+        self._folder = folder.absolute()
+        policies = [
+            preservation_policy.LatestN(keep),
+            preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1),
+        ]
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+        self._manager: ocp.CheckpointManager | None = None
+        self._background = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+
+    def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest good checkpoint: its step, the states, and the notes kept with them.
+
+        Newer ones that are damaged are removed, with a warning.
+
+        Args:
+          states: shapes, types and shardings of the states (`jax.ShapeDtypeStruct`).
+
+        Returns:
+          None if none was ever completed.
+
+        Raises:
+          CheckpointError: all are damaged.
+        """
+        bad: dict[int, str] = {}
+        for step in sorted(saved_steps(self._folder), reverse=True):
+            damage = find_damage(self._folder, step)
+            if damage is None:
+                self._discard(bad, step)
+                return step, *restore(self._folder, step, states)
+            bad[step] = damage
+        if any(self._signature(step).exists() for step in bad):
+            step, damage = next(iter(bad.items()))
+            raise CheckpointError(
+                f"none of the {len(bad)} checkpoints in {self._folder} is whole (the newest: "
+                f"{damage}); --overwrite starts anew"
+            )
+        self._discard(bad, None)
+        return None
+
+    def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
+        """Starts to write a checkpoint, once the one before is written.
+
+        Args:
+          step: larger than any before.
+          states: arrays.
+          notes: as JSON.
+          score: the larger, the better.
+
+        Raises:
+          CheckpointError: this or the one before cannot be written.
+        """
+        try:
+            if self._manager is None:
+                self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+            if self._written is not None:
+                self._written.result()
+            if step in self._manager.all_steps():
+                return
+            items = ocp.args.Composite(
+                states=ocp.args.StandardSave(states), notes=ocp.args.JsonSave(notes)
+            )
+            self._manager.save(step, args=items, metrics={"score": score})
+            self._written = self._background.submit(self._finish, self._manager)
+        except Exception as error:  # Orbax and TensorStore raise any kind
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+          CheckpointError: the last one cannot be written.
+        """
+        try:
+            if self._written is not None:
+                self._written.result()
+        except Exception as error:
+            raise self._unwritable(error) from error
+        finally:
+            self._background.shutdown()
+            if self._manager is not None:
+                self._manager.close()
+
+    def _unwritable(self, error: Exception) -> CheckpointError:
+        return CheckpointError(f"cannot write a checkpoint to {self._folder}: {_first_line(error)}")
+
+    def _finish(self, manager: ocp.CheckpointManager) -> None:
+        """Waits for Orbax, writes the checksums, and removes those of what is gone."""
+        manager.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        steps = saved_steps(self._folder)
+        for step in steps:
+            signature = self._signature(step)
+            if not signature.exists():
+                beside = signature.with_suffix(".partial")
+                beside.write_text(json.dumps(_checksums(self._folder / str(step))))
+                beside.replace(signature)
+        for signature in self._folder.glob("*.json"):
+            if int(signature.stem) not in steps:
+                signature.unlink()
+
+    def _signature(self, step: int) -> Path:
+        return self._folder / f"{step}.json"
+
+    def _discard(self, bad: dict[int, str], good: int | None) -> None:
+        for step, damage in bad.items():
+            if self._signature(step).exists():
+                _log.warning(
+                    "checkpoint %s is damaged (%s): going on from step %d",
+                    self._folder / str(step),
+                    damage,
+                    good,
+                )
+            if jax.process_index() == 0:
+                shutil.rmtree(self._folder / str(step))
+                self._signature(step).unlink(missing_ok=True)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that `folder` has a checkpoint of, whole or not."""
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+
+
+def find_damage(folder: Path, step: int) -> str | None:
+    """What is wrong with a checkpoint's files; None if they are what was written."""
+    try:
+        expected = json.loads((folder / f"{step}.json").read_text())
+    except (OSError, ValueError):
+        return "it has no checksums"
+    found = _checksums(folder / str(step))
+    if not isinstance(expected, dict) or not expected:
+        return "it has no checksums"
+    for name, checksum in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != checksum:
+            return f"{name} is not what was written"
+    return None
+
+
+def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
+    """The states and notes of a checkpoint that is whole.
+
+    Raises:
+      CheckpointError: it holds other states than these.
+    """
+    items = ocp.args.Composite(
+        states=ocp.args.StandardRestore(states), notes=ocp.args.JsonRestore()
+    )
+    path = folder.absolute() / str(step)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(path, args=items)
+    except Exception as error:  # Orbax and TensorStore raise any kind
+        raise CheckpointError(f"cannot read {path}: {_first_line(error)}") from error
+    return restored.states, restored.notes
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): _checksum(path) for path in sorted(_files(folder))}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent) / name for name in names)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,201 @@
+"""Where the steps of several seeds run: on one device, on a mesh, or replicated. Same numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
+
+SEEDS, DATA = "seeds", "data"
+STRATEGIES = ("jit", "pmap", "single")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Maps functions of one seed over all seeds, on some devices.
+
+    States are stacked along a first axis, the seeds. Where a batch is spread over devices, what is
+    mapped sees its `share` of it and averages over `axis_name`.
+
+    Attributes:
+      strategy: `jit`, one program over a mesh; `pmap`, everything replicated but the batch;
+        `single`, the first device alone.
+      mesh: devices along the axes `SEEDS` and `DATA`.
+      synchronized: spread each microbatch over the devices of `DATA`, which then share statistics,
+        instead of whole microbatches.
+    """
+
+    strategy: str
+    mesh: Mesh
+    synchronized: bool
+
+    @property
+    def axis_name(self) -> str | None:
+        """The mapped axis over which a batch is spread; None if it is on one device."""
+        return DATA if self.mesh.shape[DATA] > 1 else None
+
+    def share(self, batches: Int[Array, "steps microbatches size"]) -> Int[Array, "steps m s"]:
+        """This device's part of some batches; inside of what is mapped."""
+        if self.axis_name is None:
+            return batches
+        axis = 2 if self.synchronized else 1
+        size = batches.shape[axis] // self.mesh.shape[DATA]
+        return lax.dynamic_slice_in_dim(batches, lax.axis_index(DATA) * size, size, axis)
+
+    def train(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles f(state, images, labels, steps) for all seeds; takes over the states' buffers.
+
+        States are as `spread` returns them, images and labels as `replicate` does, and so is what
+        comes out.
+        """
+        seeds = jax.vmap(one_seed, in_axes=(0, None, None, None))
+        if self.strategy == "pmap":
+            return jax.pmap(
+                seeds,
+                axis_name=DATA,
+                in_axes=(0, 0, 0, None),
+                donate_argnums=0,
+                devices=list(self.mesh.devices.flat),
+            )
+        if self.strategy == "jit":
+            specs = (P(SEEDS), P(), P(), P())
+            seeds = jax.shard_map(
+                seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
+            )
+        return jax.jit(seeds, donate_argnums=0)
+
+    def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles f(variables, data) for all seeds: `gather`ed variables, `place`d data."""
+
+        def seeds(variables: Any, data: Any) -> Any:
+            # One after the other: what a convolution makes of a whole set takes much memory.
+            return lax.map(lambda variables: one_seed(variables, data), variables)
+
+        if self.strategy == "jit":
+            seeds = jax.shard_map(
+                seeds,
+                mesh=self.mesh,
+                in_specs=(P(SEEDS), P()),
+                out_specs=P(SEEDS),
+                check_vma=False,
+            )
+        return jax.jit(seeds)
+
+    def spread(self, states: Any) -> Any:
+        """Stacked states, placed as `sharding` says, to how they are trained."""
+        return self.replicate(states) if self.strategy == "pmap" else states
+
+    def gather(self, states: Any) -> Any:
+        """The reverse of `spread`, also of what comes with the states: of replicas, the first."""
+        if self.strategy == "pmap":
+            return jax.tree.map(lambda x: x.addressable_data(0)[0], states)
+        return states
+
+    def place(self, data: Any) -> Any:
+        """Arrays of the host to where they are evaluated with."""
+        sharding = NamedSharding(self.mesh, P()) if self.strategy == "jit" else self.sharding
+        return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), data)
+
+    def replicate(self, data: Any) -> Any:
+        """Arrays to where they are trained with."""
+        if self.strategy != "pmap":
+            return self.place(data)
+        count, sharding = self.mesh.size, NamedSharding(self.mesh, P(DATA))
+        return jax.tree.map(
+            lambda x: jax.device_put(jnp.broadcast_to(x, (count, *x.shape)), sharding), data
+        )
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
+        """Of stacked states, where they are evaluated and kept."""
+        if self.strategy == "jit":
+            return NamedSharding(self.mesh, P(SEEDS))
+        return jax.sharding.SingleDeviceSharding(self.mesh.devices.flat[0])
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays to the host, of all processes to each."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def make_devices(
+    strategy: str,
+    *,
+    seeds: int,
+    data: int,
+    synchronized: bool,
+    num_seeds: int,
+    batch_size: int,
+    microbatch_size: int,
+) -> Devices:
+    """Chooses devices.
+
+    Args:
+      strategy: one of `STRATEGIES`.
+      seeds: devices along the seeds; 0 for as many as keep most devices at work and, of these,
+        spread the seeds most, which need not talk to each other.
+      data: devices along the batch; 0 likewise.
+      synchronized: see `Devices`.
+      num_seeds: to be spread over `seeds`.
+      batch_size: to be spread over `data`, in whole microbatches.
+      microbatch_size: to be spread over `data`, if synchronized.
+
+    Raises:
+      ValueError: an unknown strategy, or sizes that do not divide.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}; known are {', '.join(STRATEGIES)}")
+    if strategy != "jit" and jax.process_count() > 1:
+        raise ValueError(
+            f"devices.strategy {strategy} runs in one process, and there are "
+            f"{jax.process_count()}; take jit"
+        )
+    if strategy == "single" and max(seeds, data) > 1:
+        raise ValueError(f"devices.strategy single takes one device, got {seeds} x {data}")
+    if strategy == "pmap" and seeds > 1:
+        raise ValueError(f"devices.strategy pmap does not spread seeds, got devices.seeds {seeds}")
+    available = jax.devices()[:1] if strategy == "single" else jax.devices()
+    parts, what = batch_size // microbatch_size, f"microbatches ({batch_size} / {microbatch_size})"
+    if synchronized:
+        parts, what = microbatch_size, "examples of a microbatch"
+    if seeds and num_seeds % seeds:
+        raise ValueError(f"devices.seeds must divide the {num_seeds} seeds, got {seeds}")
+    if data and parts % data:
+        raise ValueError(f"devices.data must divide the {parts} {what}, got {data}")
+    shapes = [
+        (along_seeds, along_data)
+        for along_seeds, along_data in product(
+            [seeds] if seeds else [1] if strategy == "pmap" else _divisors(num_seeds),
+            [data] if data else _divisors(parts),
+        )
+        if along_seeds * along_data <= len(available)
+    ]
+    if not shapes:
+        raise ValueError(
+            f"devices.seeds x devices.data is {max(seeds, 1)} x {max(data, 1)}, and there are "
+            f"{len(available)} devices"
+        )
+    shape = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]))
+    used = shape[0] * shape[1]
+    if used < len(available) and jax.process_count() > 1:
+        raise ValueError(
+            f"{num_seeds} seeds and {parts} {what} can be spread over {shape[0]} x {shape[1]} of "
+            f"the {len(available)} devices, and with several processes all must be used"
+        )
+    return Devices(
+        strategy, Mesh(np.array(available[:used]).reshape(shape), (SEEDS, DATA)), synchronized
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

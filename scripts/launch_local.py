@@ -1,0 +1,78 @@
+r"""Starts several processes of one run on this machine, to try what several hosts do.
+
+    python -m scripts.launch_local -n 2 -- python -m experiments.small_batch \
+        --config=configs/small_batch.py --workdir=runs/two_processes
+
+Each gets --coordinator, --num_processes and --process_id. When one fails, the others are ended.
+"""
+
+import argparse
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+_GRACE = 10  # seconds to end after SIGTERM
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command that the command line gives after --, so many times at once.
+
+    Raises:
+      SystemExit: with the code of the first process that failed, else 0; 2 for a mistake.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.launch_local",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-n", type=int, required=True, metavar="N", help="number of processes")
+    parser.add_argument("command", nargs="+", help="what to run, after --")
+    options = parser.parse_args(arguments)
+    if options.n < 1:
+        parser.error(f"-n must be at least 1, got {options.n}")
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    flags = [f"--coordinator={coordinator}", f"--num_processes={options.n}"]
+    try:
+        processes = [
+            subprocess.Popen([*options.command, *flags, f"--process_id={i}"])
+            for i in range(options.n)
+        ]
+    except OSError as error:
+        parser.error(f"cannot start {options.command[0]}: {error.strerror}")
+    # All together, as a cluster ends a job: they agree on the step to stop at.
+    signal.signal(signal.SIGTERM, partial(_terminate, processes))
+    sys.exit(_wait(processes))
+
+
+def _terminate(processes: Sequence[subprocess.Popen[bytes]], *_: Any) -> None:
+    for process in processes:
+        process.terminate()
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Waits for all, or for the first that fails and then ends the others; its exit code."""
+    while True:
+        codes = [process.poll() for process in processes]
+        failed = next((code for code in codes if code), None)
+        if failed is None and None in codes:
+            time.sleep(0.1)
+            continue
+        for process in processes:
+            # The others would wait for the one that failed for ever.
+            try:
+                process.wait(_GRACE if failed else None)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return 128 - failed if failed is not None and failed < 0 else failed or 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What is saved comes back; what is damaged is found out."""
+
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.training import CheckpointError, Checkpoints
+from bnrepro.training.checkpoints import find_damage, saved_steps
+
+
+def states(step):
+    return {
+        "step": jnp.full(2, step),
+        "params": {"kernel": jnp.arange(6.0).reshape(2, 3) + step},
+        "empty": {},
+        "key": jax.random.split(jax.random.key(step)),
+    }
+
+
+def abstract():
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), states(0)
+    )
+
+
+def notes(step):
+    return {"rows": [["plain", 0, step, "test", "accuracy", 0.1 + step]], "nothing": float("nan")}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Steps 1 to 5 were saved; 2 has the best score."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "plain"
+    checkpoints = Checkpoints(folder, keep=2)
+    assert checkpoints.restore(abstract()) is None
+    for step, score in enumerate((0.5, 0.9, 0.7, 0.8, 0.6), start=1):
+        checkpoints.save(step, states(step), notes(step), score)
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "plain")
+
+
+def restore(folder):
+    return Checkpoints(folder, keep=2).restore(abstract())
+
+
+def test_the_last_two_and_the_best_are_kept_with_their_checksums(written):
+    assert sorted(saved_steps(written)) == [2, 4, 5]
+    assert sorted(path.name for path in written.glob("*.json")) == ["2.json", "4.json", "5.json"]
+    assert all(find_damage(written, step) is None for step in (2, 4, 5))
+
+
+def test_states_and_notes_come_back_to_the_last_bit(written):
+    step, restored, said = restore(written)
+    assert step == 5
+    expected = states(5)
+    keys = (jax.random.key_data(tree.pop("key")) for tree in (restored, expected))
+    np.testing.assert_array_equal(*keys)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+    assert said["rows"] == notes(5)["rows"]
+    assert np.isnan(said["nothing"])
+
+
+def test_saving_goes_on_after_restoring(folder):
+    checkpoints = Checkpoints(folder, keep=2)
+    _, restored, said = checkpoints.restore(abstract())
+    checkpoints.save(6, restored, said, 0.1)
+    checkpoints.close()
+    assert 6 in saved_steps(folder)
+    assert restore(folder)[0] == 6
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def files(folder, step):
+    return sorted(path for path in (folder / str(step)).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, lambda path: path.unlink()])
+def test_damage_to_any_file_is_found_and_the_checkpoint_before_is_taken(folder, caplog, damage):
+    damaged = max(files(folder, 5), key=lambda path: path.stat().st_size)
+    damage(damaged)
+    assert damaged.name in find_damage(folder, 5)
+    with caplog.at_level(logging.WARNING):
+        assert restore(folder)[0] == 4
+    assert "is damaged" in caplog.text
+    assert "going on from step 4" in caplog.text
+    assert sorted(saved_steps(folder)) == [2, 4]
+
+
+def test_every_file_of_a_checkpoint_is_watched(folder):
+    count = len(files(folder, 5))
+    for i in range(count):
+        path = files(folder, 5)[i]
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert find_damage(folder, 5), path
+        path.write_bytes(content)
+    assert count > 5
+    assert find_damage(folder, 5) is None
+
+
+def test_where_all_are_damaged_that_is_said_and_nothing_is_removed(folder):
+    for step in saved_steps(folder):
+        flip(files(folder, step)[0])
+    with pytest.raises(
+        CheckpointError, match=r"none of the 3 checkpoints .* --overwrite"
+    ) as raised:
+        restore(folder)
+    assert "\n" not in str(raised.value)
+    assert sorted(saved_steps(folder)) == [2, 4, 5]
+
+
+def test_one_that_was_not_completed_is_passed_over_in_silence(folder, caplog):
+    (folder / "5.json").unlink()
+    assert restore(folder)[0] == 4
+    assert caplog.text == ""
+    assert 5 not in saved_steps(folder)
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "plain").write_text("in the way")
+    checkpoints = Checkpoints(tmp_path / "plain", keep=2)
+    with pytest.raises(CheckpointError, match="cannot write a checkpoint to"):
+        checkpoints.save(1, states(1), {}, 0.0)
+        checkpoints.close()

@@ -1,0 +1,180 @@
+"""The same step, however it is spread over eight devices."""
+
+from functools import cache, partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.data.samplers import by_label, epochs
+from bnrepro.models import MLP, make_normalizer
+from bnrepro.training import (
+    MAX_STEPS,
+    evaluate,
+    fetch,
+    initial_states,
+    make_devices,
+    make_optimizer,
+    make_train_steps,
+)
+
+EXAMPLES, BATCH, SEEDS = 160, 32, np.array([5, 9])
+SAMPLERS = ("iid", "labels")
+
+
+@cache
+def data():
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.permutation(np.arange(EXAMPLES) % 4)).astype(np.int32)
+    images = rng.integers(0, 128, (EXAMPLES, 4, 4, 1)) + 30 * labels[:, None, None, None]
+    return images.astype(np.uint8), labels
+
+
+def preprocess(images):
+    return images.astype(jnp.float32) / 255
+
+
+def after_50_steps(name, sampling, microbatch_size, strategy, shape=(0, 0), synchronized=False):
+    """The states after 50 steps, each step's metrics, and an evaluation, on the host."""
+    devices = make_devices(
+        strategy,
+        seeds=shape[0],
+        data=shape[1],
+        synchronized=synchronized,
+        num_seeds=len(SEEDS),
+        batch_size=BATCH,
+        microbatch_size=microbatch_size,
+    )
+    ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
+    normalizer, synchronized_normalizer = (
+        make_normalizer(
+            name, steps=50, momentum=0.9, epsilon=0.1, num_groups=1, axis_name=axis, **ramp
+        )
+        for axis in (None, devices.axis_name if synchronized else None)
+    )
+    model = partial(MLP, (7, 6), 4, nn.relu, kernel_init=nn.initializers.lecun_normal())
+    optimizer = make_optimizer("sgd", learning_rate=0.1)
+    init = partial(
+        initial_states,
+        model=model(normalizer=normalizer),
+        optimizer=optimizer,
+        example=jnp.zeros((1, 4, 4, 1)),
+        ema_decay=0.9,
+    )
+    states = devices.spread(jax.jit(init, out_shardings=devices.sharding)(SEEDS))
+    _, labels = data()
+    train = make_train_steps(
+        model=model(normalizer=synchronized_normalizer),
+        optimizer=optimizer,
+        sampler=epochs(EXAMPLES, BATCH)
+        if sampling == "iid"
+        else by_label(labels, 2, BATCH // 2, repeat_labels=False),
+        preprocess=preprocess,
+        microbatch_size=microbatch_size,
+        ema_decay=0.9,
+        devices=devices,
+    )
+    assert MAX_STEPS == 50
+    states, metrics = train(states, *devices.replicate(data()), 50)
+    states, metrics = devices.gather(states), devices.gather(metrics)
+
+    def one_seed(variables, data):
+        return evaluate(variables, preprocess(data[0]), data[1], model=model(normalizer=normalizer))
+
+    tested = devices.evaluate(one_seed)(states.evaluated, devices.place(data()))
+    return fetch((states.params, states.batch_stats, states.average, metrics, tested))
+
+
+# One run alone, for all the ways to spread it.
+alone = cache(partial(after_50_steps, strategy="single"))
+
+
+def assert_same(actual, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4), actual, expected)
+
+
+@pytest.mark.parametrize("sampling", SAMPLERS)
+@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
+@pytest.mark.parametrize(
+    ("strategy", "shape", "microbatch_size"),
+    [
+        ("jit", (2, 4), 4),  # two microbatches a device
+        ("pmap", (0, 8), 4),  # one
+    ],
+)
+def test_a_batch_spread_over_devices_gives_what_one_device_gives(
+    name, sampling, strategy, shape, microbatch_size
+):
+    spread = after_50_steps(name, sampling, microbatch_size, strategy, shape)
+    assert_same(spread, alone(name, sampling, microbatch_size))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "shape", "microbatch_size"),
+    [
+        ("jit", (2, 1), 32),  # seeds alone
+        ("jit", (1, 4), 2),  # four microbatches a device
+        ("jit", (1, 2), 2),  # eight
+        ("pmap", (1, 2), 2),
+        ("pmap", (1, 4), 4),
+    ],
+)
+def test_a_device_may_have_one_to_eight_microbatches(strategy, shape, microbatch_size):
+    spread = after_50_steps("batch_renorm", "iid", microbatch_size, strategy, shape)
+    assert_same(spread, alone("batch_renorm", "iid", microbatch_size))
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
+@pytest.mark.parametrize(("strategy", "shape"), [("jit", (2, 4)), ("pmap", (0, 8))])
+def test_synchronized_statistics_are_those_of_the_whole_batch_on_one_device(name, strategy, shape):
+    spread = after_50_steps(name, "iid", BATCH, strategy, shape, synchronized=True)
+    assert_same(spread, alone(name, "iid", BATCH))
+
+
+def test_without_synchronization_devices_share_no_statistics():
+    apart = after_50_steps("batch_norm", "iid", 8, "jit", (1, 4))
+    together = alone("batch_norm", "iid", BATCH)
+    difference = np.abs(apart[1]["norm_0"]["var"] - together[1]["norm_0"]["var"])
+    assert difference.max() > 0.01
+
+
+def choose(strategy="jit", **changes):
+    sizes = {"seeds": 0, "data": 0, "synchronized": False, "num_seeds": 2, "batch_size": 32}
+    return make_devices(strategy, **(sizes | {"microbatch_size": 4} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({}, (2, 4)),  # seeds first, then data
+        ({"num_seeds": 8}, (8, 1)),
+        ({"num_seeds": 3}, (1, 8)),  # all eight devices rather than three of them
+        ({"num_seeds": 3, "microbatch_size": 32}, (3, 1)),
+        ({"num_seeds": 1, "microbatch_size": 32, "synchronized": True}, (1, 8)),
+        ({"seeds": 1}, (1, 8)),
+        ({"data": 2}, (2, 2)),
+        ({"strategy": "pmap"}, (1, 8)),
+        ({"strategy": "single"}, (1, 1)),
+    ],
+)
+def test_as_many_devices_as_divide_are_used(changes, shape):
+    assert choose(**changes).mesh.devices.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 3}, "seeds must divide the 2 seeds, got 3"),
+        ({"data": 3}, r"data must divide the 8 microbatches \(32 / 4\), got 3"),
+        ({"data": 8, "synchronized": True}, "divide the 4 examples of a microbatch, got 8"),
+        ({"seeds": 2, "data": 8}, "is 2 x 8, and there are 8 devices"),
+        ({"strategy": "single", "data": 2}, "single takes one device, got 0 x 2"),
+        ({"strategy": "pmap", "seeds": 2}, "pmap does not spread seeds, got devices.seeds 2"),
+        ({"strategy": "xmap"}, "'xmap'; known are jit, pmap, single"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused_with_the_numbers(changes, message):
+    with pytest.raises(ValueError, match=message):
+        choose(**changes)
