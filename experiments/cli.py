@@ -91,6 +91,9 @@ def _launch(experiment: Experiment, doc: str) -> None:
     from bnrepro.training import CheckpointError
 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
+    # What goes wrong while Orbax writes in the background is told by CheckpointError, in a sentence.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if coordinator_flag.value or distributed_flag.value:
         try:
             jax.distributed.initialize(*explicit)
@@ -125,16 +128,17 @@ def run(
 
     from bnrepro.comparison.run import run_comparison
 
-    with progress_bar(config) as progress:
+    writes = jax.process_index() == 0
+    with progress_bar(config, shown=writes) as progress:
         result = run_comparison(
             config, workdir, make_probe=make_probe, progress=progress, overwrite=overwrite
         )
-    if jax.process_index() == 0:
+    if writes:
         report(result)
 
 
 @contextmanager
-def progress_bar(config: Mapping[str, Any]) -> Iterator[Callable[[str, int], None]]:
+def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[str, int], None]]:
     """A bar over the steps of all variants, with the time left; called with (variant, steps)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -148,7 +152,7 @@ def progress_bar(config: Mapping[str, Any]) -> Iterator[Callable[[str, int], Non
     )
     done = dict.fromkeys(config["variants"], 0)
     # On stderr: what is piped on is the table alone.
-    bar = Progress(*columns, console=Console(stderr=True))
+    bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
     task = bar.add_task("", total=config["steps"] * len(done))
 
     def progress(variant: str, step: int) -> None:

@@ -7,6 +7,7 @@ Each gets --coordinator, --num_processes and --process_id. When one fails, the o
 """
 
 import argparse
+import os
 import signal
 import socket
 import subprocess
@@ -40,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     flags = [f"--coordinator={coordinator}", f"--num_processes={options.n}"]
+    # A proxy would keep them from finding each other.
+    no_proxy = ",".join(filter(None, [os.environ.get("no_proxy"), "localhost", "127.0.0.1"]))
+    env = os.environ | {"no_proxy": no_proxy}
     try:
         processes = [
-            subprocess.Popen([*options.command, *flags, f"--process_id={i}"])
+            subprocess.Popen([*options.command, *flags, f"--process_id={i}"], env=env)
             for i in range(options.n)
         ]
     except OSError as error:

@@ -15,7 +15,9 @@ import jax
 
 from bnrepro.data import Dataset
 
-_PACKAGES = ("bnrepro", "jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+_PACKAGES = (
+    "bnrepro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets",
+)  # fmt: skip
 
 
 def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
@@ -30,9 +32,21 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
       Among others `seconds`, for the time each variant takes, side by side with others,
       compilation and evaluation included.
     """
+    if before:
+        return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
+    return {
+        "dataset": dataset.name,
+        "stand_in": dataset.stand_in,
+        **here_and_now(),
+        "seconds": {},
+    }
+
+
+def here_and_now() -> dict[str, Any]:
+    """Command, commit, time, versions and machine of this process."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     command = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
-    now = {
+    return {
         "command": shlex.join([*command, *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(_git("status", "--porcelain")),
@@ -46,9 +60,6 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
             "devices": [device.device_kind for device in jax.devices()],
         },
     }
-    if before:
-        return {**before, "resumed": [*before.get("resumed", []), now]}
-    return {"dataset": dataset.name, "stand_in": dataset.stand_in, **now, "seconds": {}}
 
 
 def _version(package: str) -> str:

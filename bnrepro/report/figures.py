@@ -62,7 +62,7 @@ def accuracy_figure(
         # The start, near chance, would flatten all that follows.
         panels[0].set_ylim(min(_lower_limit(t.to_numpy()) for t in tables.values()), 100)
         panels[0].set(ylabel=next(iter(splits.values())) if len(splits) == 1 else "accuracy, %")
-        panels[0].legend(
+        panels[-1].legend(
             loc="lower right", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
         )
         first = next(iter(tables.values()))

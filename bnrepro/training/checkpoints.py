@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import jax
@@ -15,6 +16,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 _log = logging.getLogger(__name__)
+
+# Orbax numbers its writes in one count for the whole process, by which two at once, of managers in
+# two threads, mistake each other's directories and wait for ever.
+_orbax = Semaphore()
 
 
 class CheckpointError(Exception):
@@ -101,8 +106,13 @@ class Checkpoints:
             items = ocp.args.Composite(
                 states=ocp.args.StandardSave(states), notes=ocp.args.JsonSave(notes)
             )
-            self._manager.save(step, args=items, metrics={"score": score})
-            self._written = self._background.submit(self._finish, self._manager)
+            _orbax.acquire()
+            try:
+                self._manager.save(step, args=items, metrics={"score": score})
+                self._written = self._background.submit(self._finish, self._manager)
+            except BaseException:
+                _orbax.release()
+                raise
         except Exception as error:  # Orbax and TensorStore raise any kind
             raise self._unwritable(error) from error
 
@@ -127,7 +137,10 @@ class Checkpoints:
 
     def _finish(self, manager: ocp.CheckpointManager) -> None:
         """Waits for Orbax, writes the checksums, and removes those of what is gone."""
-        manager.wait_until_finished()
+        try:
+            manager.wait_until_finished()
+        finally:
+            _orbax.release()
         if jax.process_index() != 0:
             return
         steps = saved_steps(self._folder)
@@ -135,10 +148,10 @@ class Checkpoints:
             signature = self._signature(step)
             if not signature.exists():
                 beside = signature.with_suffix(".partial")
-                beside.write_text(json.dumps(_checksums(self._folder / str(step))))
+                beside.write_text(json.dumps(checksums(self._folder / str(step))))
                 beside.replace(signature)
         for signature in self._folder.glob("*.json"):
-            if int(signature.stem) not in steps:
+            if signature.stem.isdigit() and int(signature.stem) not in steps:
                 signature.unlink()
 
     def _signature(self, step: int) -> Path:
@@ -171,7 +184,7 @@ def find_damage(folder: Path, step: int) -> str | None:
         expected = json.loads((folder / f"{step}.json").read_text())
     except (OSError, ValueError):
         return "it has no checksums"
-    found = _checksums(folder / str(step))
+    found = checksums(folder / str(step))
     if not isinstance(expected, dict) or not expected:
         return "it has no checksums"
     for name, checksum in expected.items():
@@ -200,7 +213,8 @@ def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
     return restored.states, restored.notes
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint, by its path in it."""
     return {path.relative_to(folder).as_posix(): _checksum(path) for path in sorted(_files(folder))}
 
 
@@ -215,4 +229,6 @@ def _checksum(path: Path) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    if "No space left on device" in str(error):  # in the midst of paths and codes of TensorStore's
+        return "no space left on the disk"
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -145,3 +146,18 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write a checkpoint to"):
         checkpoints.save(1, states(1), {}, 0.0)
         checkpoints.close()
+
+
+def test_variants_side_by_side_save_without_mistaking_each_other(tmp_path):
+    def save_often(name):
+        checkpoints = Checkpoints(tmp_path / name, keep=1)
+        for step in range(1, 16):
+            checkpoints.save(step, states(step), notes(step), 0.0)
+        checkpoints.close()
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(save_often, "ab", timeout=120))
+    for name in "ab":
+        step, restored, _ = restore(tmp_path / name)
+        assert step == 15
+        np.testing.assert_array_equal(restored["step"], states(15)["step"])

@@ -1,0 +1,443 @@
+"""What a run survives: kills, damage, a full disk, mistakes, and files of strangers.
+
+    python -m scripts.torture --workdir=runs/torture --output=results/reliability.md
+
+takes about half an hour on two cores. Needs Linux; a full disk is tried only as root, who can mount
+a small one.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+_NAMES = {"bn": "batch_norm", "brn": "batch_renorm"}
+_VARIANTS = {name: {"normalizer": {"name": normalizer}} for name, normalizer in _NAMES.items()}
+# Long enough to be killed at many moments, with a checkpoint at each of 100 evaluations.
+RUN = (
+    "--config=configs/small_batch.py",
+    "--config.seeds=2",
+    "--config.steps=3000",
+    "--config.eval_every=30",
+    "--config.checkpoint.every=1",
+    "--config.microbatch_size=4",
+    f"--config.variants={_VARIANTS}",
+    "--config.baseline=bn",
+)
+SEED = 0  # of all that is random here
+
+
+class Result(NamedTuple):
+    """What a trial gave: a row of the table."""
+
+    trial: str
+    passed: int
+    of: int
+    seen: str
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs all trials and writes the table.
+
+    Raises:
+      SystemExit: with code 1 if a trial failed.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.torture",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="where to do it; emptied first")
+    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    options = parser.parse_args(arguments)
+    shutil.rmtree(options.workdir, ignore_errors=True)
+
+    bench = Bench(options.workdir)
+    trials: list[Callable[[], Result]] = [
+        partial(killed, bench, count=20),
+        partial(told_to_end, bench, count=5),
+        partial(damaged, bench, count=50),
+        partial(full_disk, bench),
+        partial(memory, bench, evaluations=200),
+        partial(mistakes, bench, MISTAKES),
+        partial(strangers, bench),
+    ]
+    results = []
+    for trial in trials:
+        results.append(trial())
+        print(results[-1], flush=True)
+    if options.output:
+        options.output.write_text(_report(results))
+    sys.exit(any(result.passed < result.of for result in results))
+
+
+class Bench:
+    """A run that is done once in peace, and then again under torture.
+
+    Attributes:
+      folder: where all of it is done.
+      changes: to the command line, for a shorter run.
+      whole: workdir of the run in peace.
+      seconds: it took, from its first file to its last.
+      steps: it had.
+    """
+
+    def __init__(self, folder: Path, *changes: str) -> None:
+        """Does the run in peace."""
+        folder.mkdir(parents=True)
+        self.folder, self.changes, self.whole = folder, changes, folder / "whole"
+        self.seconds = self.finish(self.whole)
+        self.steps = json.loads((self.whole / "config.json").read_text())["steps"]
+
+    def command(self, workdir: Path, *more: str) -> list[str]:
+        """The run's command line."""
+        run = [sys.executable, "-m", "experiments.small_batch", *RUN, *self.changes]
+        return [*run, f"--workdir={workdir}", *more]
+
+    def start(self, workdir: Path, *more: str) -> subprocess.Popen[str]:
+        """Starts the run."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.command(workdir, *more), stdout=pipe, stderr=pipe, text=True)
+
+    def finish(self, workdir: Path) -> float:
+        """Runs it to its end; the seconds from its first file to its last.
+
+        Raises:
+          RuntimeError: it failed.
+        """
+        with self.start(workdir) as process:
+            began = _begin(process, workdir)
+            _, stderr = process.communicate()
+        if process.returncode:
+            raise RuntimeError(stderr)
+        return time.perf_counter() - began
+
+    def is_whole(self, workdir: Path) -> bool:
+        """Whether a finished run has the records and the last states of the one in peace."""
+        from bnrepro.training.checkpoints import restore
+
+        pair = (self.whole, workdir)
+        if len({(folder / "metrics.csv").read_bytes() for folder in pair}) > 1:
+            return False
+        return all(
+            _equal(*(restore(w / "checkpoints" / name, self.steps, None)[0] for w in pair))
+            for name in _NAMES
+        )
+
+
+def killed(bench: Bench, count: int) -> Result:
+    """Killed (-9) at random moments, then the same command: the records of the run in peace?"""
+    moments, passed, at = random.Random(SEED), 0, []
+    for i in range(count):
+        workdir = bench.folder / f"killed_{i}"
+        with bench.start(workdir) as process:
+            _begin(process, workdir)
+            time.sleep(moments.uniform(0, bench.seconds))
+            process.kill()
+        at.append(_newest_step(workdir))
+        bench.finish(workdir)
+        passed += bench.is_whole(workdir)
+        shutil.rmtree(workdir)
+    seen = f"killed with checkpoints up to step {', '.join(map(str, sorted(at)))}"
+    return Result("kill -9 at a random moment, then the same command", passed, count, seen)
+
+
+def told_to_end(bench: Bench, count: int) -> Result:
+    """SIGTERM at random moments: saved within 10 s, with exit code 75, and gone on with?"""
+    moments, passed, took = random.Random(SEED), 0, []
+    for i in range(count):
+        workdir = bench.folder / f"told_{i}"
+        with bench.start(workdir) as process:
+            _begin(process, workdir)
+            time.sleep(moments.uniform(0, 0.8 * bench.seconds))
+            before = time.perf_counter()
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+        took.append(time.perf_counter() - before)
+        ended = process.returncode == 75 and took[-1] < 10
+        bench.finish(workdir)
+        passed += ended and bench.is_whole(workdir)
+        shutil.rmtree(workdir)
+    seen = f"ended within {max(took):.1f} s"
+    return Result("SIGTERM: saves, exit code 75, then the same command", passed, count, seen)
+
+
+def damaged(bench: Bench, count: int) -> Result:
+    """Damages the newest checkpoint or, one time in five, all of them."""
+    from bnrepro.training import CheckpointError, Checkpoints
+    from bnrepro.training.checkpoints import restore, saved_steps
+
+    chance, passed, kinds = random.Random(SEED), 0, dict.fromkeys(_DAMAGES, 0)
+    checkpoints = bench.whole / "checkpoints" / "brn"
+    steps = sorted(saved_steps(checkpoints))
+    expected, _ = restore(checkpoints, steps[-2], None)
+    for i in range(count):
+        kind = chance.choice(list(_DAMAGES))
+        kinds[kind] += 1
+        copy = Path(shutil.copytree(checkpoints, bench.folder / "damaged"))
+        hit = steps if i % 5 == 4 else steps[-1:]
+        for step in hit:
+            files = sorted(path for path in (copy / str(step)).rglob("*") if path.is_file())
+            _DAMAGES[kind](chance.choice([path for path in files if path.stat().st_size]), chance)
+        try:
+            restored = Checkpoints(copy, keep=2).restore(None)
+            if restored is not None and restored[0] == steps[-2] and len(hit) == 1:
+                passed += _equal(restored[1], expected)
+        except CheckpointError as error:
+            passed += len(hit) > 1 and "\n" not in str(error)
+        shutil.rmtree(copy)
+    seen = ", ".join(f"{kind}: {number}" for kind, number in kinds.items())
+    return Result(
+        "damaged checkpoint: found out, and the one before taken, or one sentence if none is whole",
+        passed,
+        count,
+        seen,
+    )
+
+
+def full_disk(bench: Bench) -> Result:
+    """A disk that fills up while checkpoints are written, then has room."""
+    trial = "full disk: one sentence, exit code 2; with room again, the same command"
+    if os.geteuid() != 0:
+        return Result(trial, 0, 0, "not tried: only root can mount a small disk")
+    disk = bench.folder / "disk"
+    disk.mkdir()
+    # Room for half of what is kept at the end.
+    kept = [path for path in (bench.whole / "checkpoints").rglob("*") if path.is_file()]
+    size = sum(max(path.stat().st_size, 4096) for path in kept) // 2
+    options = ("-t", "tmpfs", "-o", f"size={size}")
+    subprocess.run(["mount", *options, "tmpfs", str(disk)], check=True)
+    try:
+        workdir = disk / "w"
+        with bench.start(workdir) as process:
+            _, stderr = process.communicate()
+        # After the progress bar.
+        last = stderr.rstrip().rpartition("\n")[2]
+        clear = process.returncode == 2 and "no space left" in last.lower()
+        clear &= "Traceback" not in stderr
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        before = _newest_step(workdir)
+        bench.finish(workdir)
+        passed = clear and bench.is_whole(workdir)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    said = last.replace(str(bench.folder), "")
+    return Result(trial, int(passed), 1, f"{said} Gone on with from step {before}")
+
+
+def memory(bench: Bench, evaluations: int) -> Result:
+    """Peak memory over many evaluations: flat?"""
+    changes = (f"--config.steps={30 * evaluations}", "--config.checkpoint.every=2")
+    workdir = bench.folder / "memory"
+    samples: list[int] = []
+    with bench.start(workdir, *changes) as process:
+        while process.poll() is None:
+            steps = [_newest_step(workdir, name) for name in _NAMES]
+            # Before, programs are compiled; after, figures are drawn.
+            if min(steps) > 0 and max(steps) < 30 * evaluations:
+                samples.append(_resident(process.pid))
+            time.sleep(0.1)
+        process.communicate()
+    third = len(samples) // 3
+    first, last = max(samples[:third]), max(samples[-third:])
+    return Result(
+        f"memory over {evaluations} evaluations of each variant grows by less than 5%",
+        int(process.returncode == 0 and last < 1.05 * first),
+        1,
+        f"peak of the first third of training {first} MiB, of the last {last} MiB",
+    )
+
+
+def mistakes(bench: Bench, wrong: Sequence[Sequence[str]]) -> Result:
+    """Wrong command lines: exit code 2, one sentence, nothing written?"""
+    (bench.folder / "a_file").write_text("in the way")
+    before = sorted(bench.folder.iterdir())
+
+    def refused(arguments: Sequence[str]) -> bool:
+        # What stands later on a command line holds.
+        more = [argument.replace("FOLDER", str(bench.folder)) for argument in arguments]
+        line = bench.command(bench.folder / "w", *more)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+        one_sentence = done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        fine = done.returncode == 2 and one_sentence and not done.stdout
+        if not fine:
+            print("not refused as it should be:", arguments, done.returncode, done.stderr[-500:])
+        return fine
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        passed = sum(pool.map(refused, wrong))
+    nothing = sorted(bench.folder.iterdir()) == before
+    return Result(
+        "wrong command line or config value: one sentence, exit code 2, nothing written",
+        passed if nothing else 0,
+        len(wrong),
+        "nothing written" if nothing else "files were written",
+    )
+
+
+def strangers(bench: Bench, every: int = 1) -> Result:
+    """Files that would run code if they were unpickled, in the places that are read."""
+    canary = bench.folder / "canary"
+    payload = b"cposix\nsystem\n(S'touch " + os.fsencode(canary.absolute()) + b"'\ntR."
+    passed = tried = 0
+    for path in list(_watched(bench))[::every]:
+        name = path.relative_to(bench.whole)
+        copy = Path(shutil.copytree(bench.whole, bench.folder / "stranger"))
+        _unfinish(copy, bench.steps)
+        (copy / name).write_bytes(payload)
+        if len(name.parts) > 3:  # in a checkpoint, which a stranger can sign, too
+            _sign(copy / Path(*name.parts[:3]))
+        for line in (
+            bench.command(copy),
+            [sys.executable, "-m", "scripts.compare", str(copy)],
+            [sys.executable, "-m", "scripts.evaluate", str(copy)],
+        ):
+            subprocess.run(line, capture_output=True, timeout=300)
+            tried += 1
+            passed += not canary.exists()
+        shutil.rmtree(copy)
+    trial = "pickled code in a file of a workdir is not run when it is resumed, compared, evaluated"
+    return Result(trial, passed, tried, f"{tried // 3} files, each in three commands")
+
+
+def _begin(process: subprocess.Popen[str], workdir: Path) -> float:
+    """Waits until it trains; the time."""
+    while not (workdir / "config.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    return time.perf_counter()
+
+
+def _newest_step(workdir: Path, variant: str = "*") -> int:
+    from bnrepro.training.checkpoints import saved_steps
+
+    return max(
+        (max(saved_steps(w), default=0) for w in (workdir / "checkpoints").glob(variant)), default=0
+    )
+
+
+def _equal(tree: object, other: object) -> bool:
+    import jax
+    import numpy as np
+
+    leaves, others = (
+        [
+            np.asarray(
+                jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+            )
+            for x in jax.tree.leaves(t)
+        ]
+        for t in (tree, other)
+    )
+    return len(leaves) == len(others) and all(map(np.array_equal, leaves, others))
+
+
+def _truncate(path: Path, chance: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size)])
+
+
+def _flip(path: Path, chance: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+_DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
+    "truncated": _truncate,
+    "flipped bit": _flip,
+    "missing": lambda path, chance: path.unlink(),
+    "empty": lambda path, chance: path.write_bytes(b""),
+}
+
+
+def _resident(pid: int) -> int:
+    """Memory of a process in MiB; 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+def _watched(bench: Bench) -> Iterator[Path]:
+    """The files that are read again: records, and all of one checkpoint."""
+    yield from (bench.whole / name for name in ("config.json", "metrics.csv", "provenance.json"))
+    last = bench.whole / "checkpoints" / "bn" / str(bench.steps)
+    yield last.with_suffix(".json")
+    yield from sorted(path for path in last.rglob("*") if path.is_file())
+
+
+def _unfinish(workdir: Path, steps: int) -> None:
+    """Takes the last evaluation from the records, so that the run is gone on with."""
+    records = workdir / "metrics.csv"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(line for line in lines if f",{steps}," not in line))
+
+
+def _sign(step: Path) -> None:
+    from bnrepro.training.checkpoints import checksums
+
+    step.with_suffix(".json").write_text(json.dumps(checksums(step)))
+
+
+def _report(results: Sequence[Result]) -> str:
+    import pandas as pd
+
+    from bnrepro.comparison.provenance import here_and_now
+
+    table = pd.DataFrame(results)
+    table["passed"] = [f"{r.passed} of {r.of}" for r in results]
+    now = here_and_now()
+    machine, versions = now["machine"], now["versions"]
+    return (
+        f"# What a run survives\n\n{table.drop(columns='of').to_markdown(index=False)}\n\n"
+        f"`{now['command']}` at commit {now['commit']}, {now['started']}; {machine['processor']}, "
+        f"{machine['cores']} cores, Python {versions['python']}, JAX {versions['jax']}, Orbax "
+        f"{versions['orbax-checkpoint']}. Everything random is drawn with seed {SEED}.\n"
+    )
+
+
+# Arguments that follow those of `RUN`, and hold.
+MISTAKES: list[list[str]] = [
+    *(
+        [f"--config.{change}"]
+        for change in (
+            "steps=0", "steps=-30", "steps=3001", "steps=abc", "steps=1.5", "steps=1e3",
+            "steps=99999999999", "seeds=0", "seeds=-1", "seeds=100000", "seeds=two",
+            "first_seed=-1", "eval_every=0", "eval_every=-30", "batch_size=0", "batch_size=65",
+            "batch_size=-64", "batch_size=4194304", "microbatch_size=0", "microbatch_size=3",
+            "microbatch_size=1", "ema_decay=1.0", "ema_decay=-0.1", "ema_decay=nan",
+            "optimizer.learning_rate=0", "optimizer.learning_rate=-0.1",
+            "optimizer.learning_rate=nan", "optimizer.learning_rate=inf",
+            "optimizer.learning_rate=fast", "optimizer.name=sdg", "optimizer.momentum=1.0",
+            "normalizer.epsilon=0.0", "normalizer.epsilon=-1.0", "normalizer.momentum=2.0",
+            "normalizer.r_max=0.5", "normalizer.r_max=nan", "normalizer.d_max=-1.0",
+            "normalizer.warmup=0.9", "model.name=vgg", "model.init=xavier", "model.init_std=0.0",
+            "model.activation=swish", "model.hidden=(0,)", "model.hidden=(100,-1)",
+            "sampler.name=epoch", "dataset=no_such_set", "dataset=", "baseline=none",
+            "checkpoint.every=-1", "checkpoint.keep=0", "devices.strategy=tpu",
+            "devices.seeds=3", "devices.data=-1", "evaluation.train_examples=-1", "stepss=3",
+        )
+    ),
+    ["--config=configs/none.py"],
+    ["--config=configs/small_batch.py:short"],
+    ["--workdir="],
+    ["--workdir=FOLDER/a_file"],
+    ["--workdir=FOLDER/a_file/below"],
+    ["--wrokdir=FOLDER/w"],
+    ["--resume"],
+    ["stray"],
+    ["--coordinator=localhost:1"],
+]  # fmt: skip
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""A short form of each trial of scripts/torture.py."""
+
+import pytest
+
+from scripts import torture
+
+SHORT = ("--config.seeds=1", "--config.steps=300", "--config.model.hidden=(20,20)")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    # One device, as the command has by itself.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS", raising=False)
+        yield torture.Bench(tmp_path_factory.mktemp("torture") / "bench", *SHORT)
+
+
+@pytest.mark.parametrize(
+    ("trial", "size"),
+    [
+        (torture.killed, {"count": 1}),
+        (torture.told_to_end, {"count": 1}),
+        (torture.damaged, {"count": 10}),
+        (torture.full_disk, {}),
+        (torture.memory, {"evaluations": 50}),
+        (torture.mistakes, {"wrong": torture.MISTAKES[::16]}),
+        (torture.strangers, {"every": 9}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_run_survives(bench, trial, size):
+    result = trial(bench, **size)
+    if result.of == 0:
+        pytest.skip(result.seen)
+    assert result.passed == result.of, result
+
+
+def test_all_sixty_mistakes_are_different():
+    assert len({tuple(mistake) for mistake in torture.MISTAKES}) == len(torture.MISTAKES) >= 60
