@@ -91,7 +91,7 @@ def _launch(experiment: Experiment, doc: str) -> None:
     from bnrepro.training import CheckpointError
 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
-    # What goes wrong while Orbax writes in the background is told by CheckpointError, in a sentence.
+    # What goes wrong while Orbax writes in the background is told by CheckpointError.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if coordinator_flag.value or distributed_flag.value:

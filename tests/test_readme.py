@@ -18,8 +18,9 @@ def test_the_code_in_the_readme_runs():
     assert int(jax.tree.leaves(scope["updates"])[0]) == 1  # the count of updates
 
 
-def test_the_table_in_the_readme_is_that_of_the_results():
-    assert (ROOT / "results/mnist_sigmoid/summary.md").read_text().strip() in README
+@pytest.mark.parametrize("name", ["mnist_sigmoid", "small_batch", "non_iid"])
+def test_the_tables_in_the_readme_are_those_of_the_results(name):
+    assert (ROOT / "results" / name / "summary.md").read_text().strip() in README
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)h][^)]*)\)", README))

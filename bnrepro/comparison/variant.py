@@ -59,7 +59,10 @@ def train_variant(
       should_stop: asked after some steps, with their number; the state is saved then.
       probe: what to measure at evaluations.
     """
-    model, synchronized_model = make_models(config, dataset, devices)
+    axis_name = devices.axis_name if devices.synchronized else None
+    model, synchronized_model = (
+        make_model(config, len(dataset.class_names), axis) for axis in (None, axis_name)
+    )
     optimizer = make_optimizer(**config["optimizer"])
     seeds = config["first_seed"] + np.arange(config["seeds"])
     init = partial(
@@ -161,22 +164,17 @@ def _rows(
     return rows
 
 
-def make_models(
-    config: Mapping[str, Any], dataset: Dataset, devices: Devices | None = None
-) -> tuple[nn.Module, nn.Module]:
-    """A variant's model, and the same with statistics shared over devices where that is asked."""
-    axis_name = devices.axis_name if devices is not None and devices.synchronized else None
-    alone, shared = (
-        make_network(
-            **config["model"],
-            num_classes=len(dataset.class_names),
-            normalizer=make_normalizer(
-                **config["normalizer"], steps=config["steps"], axis_name=axis
-            ),
-        )
-        for axis in (None, axis_name)
+def make_model(
+    config: Mapping[str, Any], num_classes: int, axis_name: str | None = None
+) -> nn.Module:
+    """A variant's model, with minibatch statistics shared over a mapped axis if one is named."""
+    return make_network(
+        **config["model"],
+        num_classes=num_classes,
+        normalizer=make_normalizer(
+            **config["normalizer"], steps=config["steps"], axis_name=axis_name
+        ),
     )
-    return alone, shared
 
 
 def abstract_fields(init: Callable[[Any], TrainState], seeds: np.ndarray, devices: Devices) -> Any:

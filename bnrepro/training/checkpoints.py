@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ class Checkpoints:
     """The last few checkpoints of one training, and the best.
 
     Orbax writes a folder a step, in the background, and renames it when it is complete. Beside it
-    stand the SHA-256 of its files, `<step>.json`, as Orbax has none: a checkpoint without them, or
-    of other content, is not used.
+    stands what Orbax does not keep, `<step>.json`: the SHA-256 of its files and its score. A
+    checkpoint without that, or of other content, is not used.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -42,14 +42,7 @@ class Checkpoints:
           keep: number of checkpoints to keep beside the best.
         """
         self._folder = folder.absolute()
-        policies = [
-            preservation_policy.LatestN(keep),
-            preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1),
-        ]
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
-        )
+        self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
         self._background = ThreadPoolExecutor(1)
         self._written: Future[None] | None = None
@@ -98,18 +91,19 @@ class Checkpoints:
         """
         try:
             if self._manager is None:
-                self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+                options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
             if self._written is not None:
                 self._written.result()
-            if step in self._manager.all_steps():
+            if step in saved_steps(self._folder):
                 return
             items = ocp.args.Composite(
                 states=ocp.args.StandardSave(states), notes=ocp.args.JsonSave(notes)
             )
             _orbax.acquire()
             try:
-                self._manager.save(step, args=items, metrics={"score": score})
-                self._written = self._background.submit(self._finish, self._manager)
+                self._manager.save(step, args=items)
+                self._written = self._background.submit(self._finish, self._manager, step, score)
             except BaseException:
                 _orbax.release()
                 raise
@@ -135,24 +129,36 @@ class Checkpoints:
     def _unwritable(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"cannot write a checkpoint to {self._folder}: {_first_line(error)}")
 
-    def _finish(self, manager: ocp.CheckpointManager) -> None:
-        """Waits for Orbax, writes the checksums, and removes those of what is gone."""
+    def _finish(self, manager: ocp.CheckpointManager, step: int, score: float) -> None:
+        """Waits for Orbax, signs what it wrote, and removes what is not to be kept."""
         try:
             manager.wait_until_finished()
         finally:
             _orbax.release()
         if jax.process_index() != 0:
             return
-        steps = saved_steps(self._folder)
-        for step in steps:
-            signature = self._signature(step)
-            if not signature.exists():
-                beside = signature.with_suffix(".partial")
-                beside.write_text(json.dumps(checksums(self._folder / str(step))))
-                beside.replace(signature)
-        for signature in self._folder.glob("*.json"):
-            if signature.stem.isdigit() and int(signature.stem) not in steps:
-                signature.unlink()
+        signature = self._signature(step)
+        beside = signature.with_suffix(".partial")
+        files = checksums(self._folder / str(step))
+        beside.write_text(json.dumps({"score": score, "files": files}))
+        beside.replace(signature)
+
+        signed = [step for step in saved_steps(self._folder) if self._signature(step).exists()]
+        best = max(signed, key=lambda step: (self._score(step), step))
+        for old in sorted(signed)[: -self._keep]:
+            if old != best:
+                self._remove(old)
+
+    def _score(self, step: int) -> float:
+        try:
+            return float(json.loads(self._signature(step).read_text())["score"])
+        except (ValueError, TypeError, KeyError):
+            return -math.inf  # damaged: no reason to keep it
+
+    def _remove(self, step: int) -> None:
+        # In this order: what is left of it, if it comes to that, is not used.
+        self._signature(step).unlink(missing_ok=True)
+        shutil.rmtree(self._folder / str(step))
 
     def _signature(self, step: int) -> Path:
         return self._folder / f"{step}.json"
@@ -167,27 +173,24 @@ class Checkpoints:
                     good,
                 )
             if jax.process_index() == 0:
-                shutil.rmtree(self._folder / str(step))
-                self._signature(step).unlink(missing_ok=True)
+                self._remove(step)
 
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps that `folder` has a checkpoint of, whole or not."""
     if not folder.is_dir():
         return []
-    return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
 
 
 def find_damage(folder: Path, step: int) -> str | None:
     """What is wrong with a checkpoint's files; None if they are what was written."""
     try:
-        expected = json.loads((folder / f"{step}.json").read_text())
-    except (OSError, ValueError):
+        expected = json.loads((folder / f"{step}.json").read_text())["files"].items()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "it has no checksums"
     found = checksums(folder / str(step))
-    if not isinstance(expected, dict) or not expected:
-        return "it has no checksums"
-    for name, checksum in expected.items():
+    for name, checksum in expected:
         if name not in found:
             return f"{name} is missing"
         if found[name] != checksum:

@@ -76,7 +76,8 @@ def test_saving_goes_on_after_restoring(folder):
     _, restored, said = checkpoints.restore(abstract())
     checkpoints.save(6, restored, said, 0.1)
     checkpoints.close()
-    assert 6 in saved_steps(folder)
+    # 2 is still the best, 4 is no longer among the last two.
+    assert sorted(saved_steps(folder)) == [2, 5, 6]
     assert restore(folder)[0] == 6
 
 
@@ -131,6 +132,16 @@ def test_where_all_are_damaged_that_is_said_and_nothing_is_removed(folder):
         restore(folder)
     assert "\n" not in str(raised.value)
     assert sorted(saved_steps(folder)) == [2, 4, 5]
+
+
+def test_an_older_one_without_a_readable_signature_does_not_stop_saving(folder):
+    (folder / "2.json").write_text("{")
+    checkpoints = Checkpoints(folder, keep=2)
+    _, restored, said = checkpoints.restore(abstract())
+    checkpoints.save(6, restored, said, 0.1)
+    checkpoints.close()
+    # 4 has the best score of those that can be read.
+    assert sorted(saved_steps(folder)) == [4, 5, 6]
 
 
 def test_one_that_was_not_completed_is_passed_over_in_silence(folder, caplog):

@@ -1,0 +1,198 @@
+"""Variants of a run as their checkpoints have them: what is there to use after the training."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float, Int
+
+from bnrepro.comparison.config import ConfigError, variant_configs
+from bnrepro.data import Dataset
+from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
+from bnrepro.training import CheckpointError, TrainState
+from bnrepro.training.checkpoints import find_damage, restore, saved_steps
+from bnrepro.training.state import NOT_DIVERGED
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds of a variant.
+
+    Attributes:
+      path: of the checkpoint.
+      step: updates done.
+      seeds: that were trained.
+      diverged: those of them that had diverged by then.
+      variables: that the model is evaluated with, the seeds stacked along a first axis.
+      score: mean test accuracy at the last evaluation before.
+    """
+
+    path: Path
+    step: int
+    seeds: Int[np.ndarray, "seeds"]
+    diverged: frozenset[int]
+    variables: dict[str, Any]
+    score: float
+
+
+def checked_configs(run: Run) -> dict[str, dict[str, Any]]:
+    """The full config of each variant of a run.
+
+    Raises:
+      ConfigError: the run is of another version, or another program's.
+    """
+    try:
+        return variant_configs(run.config)
+    except ConfigError as error:
+        raise ConfigError(f"cannot use {run.workdir / CONFIG}: {error}") from error
+
+
+def check_variant(run: Run, name: str) -> None:
+    """Makes sure that there is such a variant.
+
+    Raises:
+      RecordsError: there is none; the sentence says which there are, or the nearest.
+    """
+    if name in run.variants:
+        return
+    near = difflib.get_close_matches(name, run.variants, n=1)
+    known = f"the nearest is {near[0]!r}" if near else f"it has {', '.join(run.variants)}"
+    raise RecordsError(f"{run.workdir} has no variant {name!r}; {known}")
+
+
+def check_dataset(run: Run, dataset: Dataset) -> None:
+    """Makes sure that a data set is the one that a run was trained on.
+
+    Raises:
+      RecordsError: it is another one, a stand-in say.
+    """
+    known = run.provenance.get("dataset", dataset.name)
+    if known != dataset.name:
+        raise RecordsError(
+            f"{run.workdir} holds results on {known}, and now there is {dataset.name}: name the "
+            "folder that has the former by --data_dir or TFDS_DATA_DIR"
+        )
+
+
+def find_checkpoints(run: Run, variant: str) -> tuple[list[int], dict[Path, str]]:
+    """The steps of a variant's whole checkpoints, in order, and what is wrong with the others."""
+    folder = run.workdir / CHECKPOINTS / variant
+    damage = {step: find_damage(folder, step) for step in sorted(saved_steps(folder))}
+    whole = [step for step, wrong in damage.items() if wrong is None]
+    return whole, {folder / str(step): wrong for step, wrong in damage.items() if wrong is not None}
+
+
+def restore_variant(
+    run: Run, variant: str, config: Mapping[str, Any], steps: Sequence[int], which: str
+) -> Restored:
+    """Reads one checkpoint; needs no data set.
+
+    Args:
+      run: that left it.
+      variant: its name.
+      config: of the variant.
+      steps: of its whole checkpoints, in order; at least one.
+      which: "last", "best" (the highest score of those that are there), or a step.
+
+    Raises:
+      CheckpointError: there is none of that step, or it cannot be read.
+    """
+    if which == "best":
+        found = [_restore(run, variant, config, step) for step in steps]
+        # Of equals the first: one saved between two evaluations has the score of the one before.
+        return max(found, key=lambda restored: restored.score)
+    if which == "last":
+        return _restore(run, variant, config, steps[-1])
+    if not which.isdecimal():
+        raise CheckpointError(f"a checkpoint is last, best or a step, got {which!r}")
+    if int(which) not in steps:
+        raise CheckpointError(
+            f"{run.workdir} has no whole checkpoint of {variant} at step {int(which):,}: it has "
+            f"{', '.join(f'{step:,}' for step in steps)}"
+        )
+    return _restore(run, variant, config, int(which))
+
+
+def network_sizes(restored: Restored) -> tuple[int, int]:
+    """The last axes of the network's input and of its output.
+
+    Raises:
+      CheckpointError: it holds no network.
+    """
+    params = flatten_dict(restored.variables["params"])
+    # Of names like dense_0, dense_1, logits the first and the last.
+    kernels = [params[path] for path in sorted(params) if path[-1] == "kernel"]
+    if not kernels:
+        raise CheckpointError(f"{restored.path} holds no network")
+    return kernels[0].shape[-2], kernels[-1].shape[-1]
+
+
+def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one h w c"]) -> None:
+    """Makes sure that a checkpoint holds the variables of a model that is given such an input.
+
+    Raises:
+      CheckpointError: it holds others; the sentence names one.
+    """
+
+    def init(seed: Any) -> Any:
+        return model.init(jax.random.key(seed), example, train=True)
+
+    wanted = _shapes(jax.eval_shape(jax.vmap(init), restored.seeds))
+    found = _shapes(restored.variables)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{restored.path} is of another network, data set or number of seeds: {name} is "
+                f"{found.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
+            )
+
+
+def _restore(run: Run, variant: str, config: Mapping[str, Any], step: int) -> Restored:
+    folder = run.workdir / CHECKPOINTS / variant
+    path = folder / str(step)
+    states, notes = restore(folder, step, _saved_shapes(path))
+    known = {field.name for field in dataclasses.fields(TrainState)}
+    if set(states) != known or "score" not in notes:
+        raise CheckpointError(f"{path} is of another version: it holds {', '.join(states)}")
+    state = TrainState(**states)
+    seeds = config["first_seed"] + np.arange(config["seeds"])
+    # Those that diverged after the last evaluation are not in the records yet.
+    at = dict(zip(seeds.tolist(), np.asarray(state.diverged_at).tolist(), strict=False))
+    unrecorded = {seed for seed, diverged_at in at.items() if diverged_at != NOT_DIVERGED}
+    rows = run.metrics
+    rows = rows[(rows["variant"] == variant) & (rows["metric"] == "diverged")]
+    recorded = rows.loc[rows["step"] <= step, "seed"]
+    return Restored(
+        path, step, seeds, frozenset({*recorded, *unrecorded}), state.evaluated, notes["score"]
+    )
+
+
+def _saved_shapes(path: Path) -> Any:
+    """Shapes and types of the saved states, placed on the first device.
+
+    Raises:
+      CheckpointError: it holds no states.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    try:
+        # As saved, they would want the devices that they were trained on.
+        saved = ocp.StandardCheckpointHandler().metadata(path.absolute() / "states")
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved.tree
+        )
+    except Exception as error:  # Orbax and TensorStore raise any kind
+        raise CheckpointError(f"cannot read {path}: it holds no states") from error
+
+
+def _shapes(variables: Any) -> dict[str, str]:
+    """Names like params/logits/bias -> float32(2, 10)."""
+    return {
+        "/".join(path): f"{value.dtype}{value.shape}"
+        for path, value in flatten_dict(variables).items()
+    }

@@ -1,0 +1,119 @@
+"""Evaluates a run's checkpoints on the test set, with the statistics that are asked for.
+
+Shows a row a variant: mean over seeds with its 95% interval. Writes nothing into the workdir. For
+example: python -m scripts.evaluate runs/small_batch --checkpoint=best --statistics=population
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STATISTICS = {
+    "moving": "the stored moving averages",
+    "minibatch": "each microbatch's own statistics, in minibatches sampled like those of training",
+    "population": "statistics of the whole training set ([BN] Algorithm 2)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluates what the command line names.
+
+    Raises:
+      SystemExit: with code 2, after a sentence on stderr, if it cannot be evaluated.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+
+    # Only now: --help need not wait for JAX.
+    from rich.console import Console
+
+    from bnrepro.comparison.config import ConfigError
+    from bnrepro.data import DatasetError
+    from bnrepro.records import RecordsError
+    from bnrepro.report.tables import print_table
+    from bnrepro.training import CheckpointError
+
+    try:
+        table, caption = _evaluate(options)
+    except (ConfigError, DatasetError, RecordsError, CheckpointError) as error:
+        parser.exit(2, f"{str(error).rstrip('.')}.\n")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    print_table(table, caption, console)
+
+
+def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
+    """The table and its caption."""
+    import pandas as pd
+
+    from bnrepro.comparison import restored
+    from bnrepro.comparison.reevaluation import reevaluate
+    from bnrepro.data import load_dataset
+    from bnrepro.records import read_run
+    from bnrepro.report.summary import mean_interval
+    from bnrepro.report.tables import Unit, mean_cell, seeds_cell
+
+    run = read_run(options.workdir)
+    configs = restored.checked_configs(run)
+    names = list(dict.fromkeys(options.variants or run.variants))
+    for name in names:
+        restored.check_variant(run, name)
+    found = {}
+    for name in names:
+        steps, damage = restored.find_checkpoints(run, name)
+        for path, wrong in damage.items():
+            sys.stderr.write(f"{path} is not whole and is not used: {wrong}.\n")
+        if steps:
+            found[name] = restored.restore_variant(
+                run, name, configs[name], steps, options.checkpoint
+            )
+    # Where the config says that the data lies is another machine's, and another person's word.
+    dataset = load_dataset(run.config["dataset"], options.data_dir)
+    restored.check_dataset(run, dataset)
+
+    rows = {name: ["no whole checkpoint", "–", "–", "–"] for name in names}
+    for name, checkpoint in found.items():
+        values = reevaluate(checkpoint, configs[name], dataset, options.statistics)
+        accuracy, loss = (mean_interval(values[metric]) for metric in ("accuracy", "loss"))
+        seeds = seeds_cell(accuracy.seeds, len(checkpoint.seeds) - accuracy.seeds)
+        loss_cell = mean_cell(loss, Unit(1, ".4f"))
+        rows[name] = [f"{checkpoint.step:,}", mean_cell(accuracy), loss_cell, seeds]
+    columns = ["step", "test accuracy, %", "test loss", "seeds"]
+    beware = "STAND-IN DATA: not MNIST. " if dataset.stand_in else ""
+    caption = (
+        f"{beware}Test set of {dataset.name} with {_STATISTICS[options.statistics]}: mean over "
+        "seeds ± half of its 95% interval (Student's t); seeds that diverged are left out."
+    )
+    shown = {configs[name]["normalizer"]["name"] for name in found}
+    if options.statistics == "population" and "batch_renorm" in shown:
+        caption += (
+            " Batch Renorm's are taken in training mode, where each layer's output still depends "
+            "on the moving averages."
+        )
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns), caption
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
+    add = parser.add_argument
+    add("workdir", type=Path, metavar="WORKDIR", help="what a run wrote")
+    names = "default: all of them"
+    add("--variants", type=lambda text: text.split(","), metavar="NAME,..", help=names)
+    which = "default: %(default)s; best: of those that are there, by test accuracy"
+    add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _STATISTICS.items())
+    choices = tuple(_STATISTICS)
+    add("--statistics", choices=choices, default="moving", help=f"{meanings} (default: moving)")
+    where = "looked into before TFDS_DATA_DIR and ~/tensorflow_datasets, not that of the config"
+    add("--data_dir", metavar="FOLDER", help=where)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Writes what one seed of a run is evaluated with to a safetensors file, for any Flax model.
+
+Says how to load it. Needs no data set. For example:
+python -m scripts.export runs/small_batch "batch_renorm 4" --output=renorm.safetensors --linen
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports what the command line names.
+
+    Raises:
+      SystemExit: with code 2, after a sentence on stderr, if it cannot be exported.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+
+    # Only now: --help need not wait for JAX.
+    from bnrepro.comparison.config import ConfigError
+    from bnrepro.records import RecordsError
+    from bnrepro.training import CheckpointError
+
+    try:
+        said = _export(options)
+    except (ConfigError, RecordsError, CheckpointError) as error:
+        parser.exit(2, f"{error}.\n")
+    sys.stdout.write(said)
+
+
+def _export(options: argparse.Namespace) -> str:
+    """Writes the file; what to say of it."""
+    import jax
+    import jax.numpy as jnp
+
+    from bnrepro import save_variables, to_batch_norm
+    from bnrepro.comparison import restored
+    from bnrepro.comparison.variant import make_model
+    from bnrepro.records import RecordsError, read_run
+    from bnrepro.training import CheckpointError
+
+    name = options.variant
+    run = read_run(options.workdir)
+    restored.check_variant(run, name)
+    config = restored.checked_configs(run)[name]
+    if not options.output.name:
+        raise RecordsError(f"--output must name a file, got {options.output}")
+    steps, damage = restored.find_checkpoints(run, name)
+    for path, wrong in damage.items():
+        sys.stderr.write(f"{path} is not whole and is not used: {wrong}.\n")
+    if not steps:
+        raise CheckpointError(f"{run.workdir} has no whole checkpoint of {name}")
+    checkpoint = restored.restore_variant(run, name, config, steps, options.checkpoint)
+    inputs, classes = restored.network_sizes(checkpoint)
+    restored.check_model(checkpoint, make_model(config, classes), jnp.zeros((1, 1, 1, inputs)))
+
+    seeds = checkpoint.seeds.tolist()
+    whole = [seed for seed in seeds if seed not in checkpoint.diverged]
+    if not whole:
+        raise CheckpointError(f"all seeds of {name} had diverged by step {checkpoint.step:,}")
+    seed = whole[0] if options.seed is None else options.seed
+    if seed not in whole:
+        why = "had diverged" if seed in seeds else "was not trained"
+        known = ", ".join(map(str, whole))
+        raise CheckpointError(f"seed {seed} of {name} {why}: there are {known}")
+    variables = jax.tree.map(lambda x: x[seeds.index(seed)], checkpoint.variables)
+    if options.linen and config["normalizer"]["name"] == "batch_renorm":
+        variables = to_batch_norm(variables, epsilon=config["normalizer"]["epsilon"])
+    try:
+        save_variables(options.output, variables)
+    except OSError as error:
+        raise RecordsError(f"cannot write {options.output}: {error.strerror}") from error
+    return (
+        f"Seed {seed} of {name} at step {checkpoint.step:,} is in {options.output}. To use it:\n\n"
+        f"{_snippet(config, classes, options.output, linen=options.linen)}"
+    )
+
+
+def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bool) -> str:
+    """Python that loads the file into the network it is of."""
+    imports = ["from bnrepro import load_variables", "from bnrepro.models import make_network"]
+    normalizer = f"make_normalizer({_arguments(config['normalizer'] | {'steps': config['steps']})})"
+    if linen and config["normalizer"]["name"] in ("batch_norm", "batch_renorm"):
+        imports[:0] = ["from functools import partial", "from flax import linen as nn"]
+        fields = {field: config["normalizer"][field] for field in ("momentum", "epsilon")}
+        normalizer = f"partial(nn.BatchNorm, {_arguments(fields)})"
+    else:
+        imports[-1] += ", make_normalizer"
+    pixels = "1 where above 127, else 0" if config["binary_input"] else "divided by 255"
+    settings = _arguments({**config["model"], "num_classes": classes})
+    return "\n".join(
+        [
+            *imports,
+            f"normalizer = {normalizer}",
+            f"model = make_network({settings}, normalizer=normalizer)",
+            f"# images: float32 (batch, height, width, channels), pixels {pixels}",
+            f"logits = model.apply(load_variables({str(output)!r}), images, train=False)\n",
+        ]
+    )
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
+    add = parser.add_argument
+    add("workdir", type=Path, metavar="WORKDIR", help="what a run wrote")
+    add("variant", metavar="VARIANT", help="one of its variants")
+    written = "written, or replaced"
+    add("--output", type=Path, required=True, metavar="FILE.safetensors", help=written)
+    add("--seed", type=int, metavar="N", help="default: the first that did not diverge")
+    which = "default: %(default)s; best: of those that are there, by mean test accuracy"
+    add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
+    linen = "turn Batch Renorm's statistics into those of flax.linen.BatchNorm"
+    add("--linen", action="store_true", help=linen)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

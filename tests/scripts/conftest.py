@@ -1,0 +1,80 @@
+"""A finished run on a set small enough to train in a second, for the scripts that use checkpoints.
+
+Its network has two layers of each kind, evaluated by the last of two checkpoints; its seeds are 3
+and 4, no indices.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bnrepro.comparison import run as run_module
+from bnrepro.comparison.run import run_comparison
+from configs import mnist_sigmoid
+from tests.small_dataset import small_dataset
+
+VARIANTS = {
+    # Evaluated with decayed averages, which are not the parameters.
+    "batch_norm": {"normalizer": {"name": "batch_norm"}, "ema_decay": 0.5},
+    "renorm cnn": {"normalizer": {"name": "batch_renorm"}, "model": {"name": "cnn"}},
+}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The workdir, which no test may change."""
+    config = mnist_sigmoid.get_config().to_dict()
+    config |= {"seeds": 2, "first_seed": 3, "steps": 20, "eval_every": 10, "batch_size": 12}
+    config |= {"microbatch_size": 6, "variants": VARIANTS, "baseline": "batch_norm"}
+    config["model"] |= {"hidden": (6, 5), "channels": (4, 6)}
+    config["checkpoint"]["every"] = 1
+    config["evaluation"]["minibatches"] = 5
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+        run_comparison(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """A copy to be changed, `run` in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "run")
+    return Path("run")
+
+
+def files(folder):
+    """What a folder holds: {path: bytes and time of the last change}."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def edit(path, change):
+    """Changes what a JSON file holds."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def damage(checkpoint):
+    """Flips a bit of the largest file of a checkpoint."""
+    path = max(
+        (path for path in checkpoint.rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def add_divergence(workdir, seed, step):
+    """Records that a seed of batch_norm diverged."""
+    with (workdir / "metrics.csv").open("a") as metrics:
+        metrics.write(f"batch_norm,{seed},{step},train,diverged,1.0\n")

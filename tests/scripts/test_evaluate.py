@@ -1,0 +1,350 @@
+"""Checkpoints are evaluated as their run did, or with the statistics that are asked for."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bnrepro.data
+from bnrepro.comparison import restored as restored_module
+from bnrepro.comparison.reevaluation import reevaluate, with_population_statistics
+from bnrepro.comparison.restored import checked_configs, find_checkpoints, restore_variant
+from bnrepro.comparison.variant import make_model
+from bnrepro.data.datasets import load_dataset
+from bnrepro.records import read_run
+from bnrepro.training.checkpoints import checksums
+from scripts import evaluate
+from tests.scripts.conftest import add_divergence, damage, edit, files
+from tests.small_dataset import small_dataset
+
+# Of tables: accuracy in percent, with two decimals, and loss with four.
+ROUNDING = {"accuracy": 0.00501, "loss": 0.0000501}
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch):
+    """The folders that the data set was looked for in."""
+    asked = []
+
+    def load(name, data_dir):
+        asked.append(data_dir)
+        return small_dataset()
+
+    monkeypatch.setattr(bnrepro.data, "load_dataset", load)
+    return asked
+
+
+def output(capsys, *arguments):
+    """The table, {variant: cells}, and what is on stdout and stderr."""
+    evaluate.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    rows = [line.strip("│").split("│") for line in captured.out.splitlines() if line[0] == "│"]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}, *captured
+
+
+def mistake(capsys, *arguments):
+    """The sentence on stderr of a call that ends with code 2 and nothing on stdout."""
+    with pytest.raises(SystemExit) as exit_:
+        evaluate.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert (exit_.value.code, captured.out) == (2, "")
+    assert captured.err.endswith(".\n")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def recorded(workdir, variant, step, split="test"):
+    """What the run measured: {metric: a value a seed}."""
+    rows = read_run(workdir).metrics
+    rows = rows[(rows["variant"] == variant) & (rows["step"] == step) & (rows["split"] == split)]
+    return {metric: rows[rows["metric"] == metric]["value"].to_numpy() for metric in ROUNDING}
+
+
+def assert_row_shows(cells, step, values):
+    """By the formula for two seeds: t(0.975, 1) = 12.706, times deviation over root of two."""
+    assert cells[0] == str(step)
+    assert cells[3] == "2"
+    for cell, (metric, rounding), scale in zip(cells[1:3], ROUNDING.items(), (100, 1), strict=True):
+        mean, half = map(float, cell.split(" ± "))
+        first, second = scale * np.asarray(values[metric], float)
+        assert mean == pytest.approx((first + second) / 2, abs=rounding)
+        assert half == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4, abs=rounding)
+
+
+def restore(workdir, which="last", variant="batch_norm"):
+    run = read_run(workdir)
+    config = checked_configs(run)[variant]
+    return restore_variant(run, variant, config, find_checkpoints(run, variant)[0], which), config
+
+
+@pytest.mark.parametrize("which", ["last", "10"])
+@pytest.mark.parametrize("variant", ["batch_norm", "renorm cnn"])
+def test_with_moving_averages_a_checkpoint_gives_what_its_run_recorded(finished, variant, which):
+    """To the rounding of float32."""
+    restored, config = restore(finished, which, variant)
+    assert restored.step == (20 if which == "last" else 10)
+    values = reevaluate(restored, config, small_dataset(), "moving")
+    for metric, expected in recorded(finished, variant, restored.step).items():
+        np.testing.assert_allclose(values[metric], expected, rtol=1e-6)
+
+
+def test_the_table_has_a_row_a_variant_with_mean_and_interval(finished, capsys, folders):
+    before = files(finished)
+    table, out, err = output(capsys, finished)
+    assert err == ""
+    assert list(table) == ["batch_norm", "renorm cnn"]
+    for variant, cells in table.items():
+        assert_row_shows(cells, 20, recorded(finished, variant, 20))
+    assert "Test set of small/1.0.0 with the stored moving averages: " in out
+    assert files(finished) == before
+    output(capsys, finished, "--variants=batch_norm", "--data_dir=there")
+    assert folders == [None, "there"]
+
+
+def test_a_step_is_taken_where_it_is_named_and_only_the_variants_that_are(finished, capsys):
+    table, *_ = output(capsys, finished, "--checkpoint=10", "--variants=renorm cnn")
+    assert list(table) == ["renorm cnn"]
+    assert_row_shows(table["renorm cnn"], 10, recorded(finished, "renorm cnn", 10))
+
+
+@pytest.mark.parametrize("best", [10, 20])
+def test_best_is_the_checkpoint_with_the_best_mean_test_accuracy(copied, best):
+    folder = copied / "checkpoints" / "batch_norm"
+    notes = folder / str(best) / "notes" / "metadata"
+    assert json.loads(notes.read_text())["score"] <= 1
+    edit(notes, lambda notes: notes.update(score=1.5))
+    (folder / f"{best}.json").write_text(json.dumps(checksums(folder / str(best))))
+    assert restore(copied, "best")[0].step == best
+
+
+@pytest.mark.parametrize("minibatches", [5, 0])
+def test_statistics_of_minibatches_are_those_of_the_run(copied, capsys, minibatches):
+    """Which recorded them on 5 minibatches of 12, as many as the test set of 60 holds."""
+    edit(
+        copied / "config.json", lambda config: config["evaluation"].update(minibatches=minibatches)
+    )
+    table, out, _ = output(
+        capsys, copied, "--statistics=minibatch", "--variants=batch_norm,renorm cnn"
+    )
+    for variant in ("batch_norm", "renorm cnn"):
+        expected = recorded(copied, variant, 20, "test_minibatches")
+        assert_row_shows(table[variant], 20, expected)
+        assert abs(expected["loss"] - recorded(copied, variant, 20)["loss"]).min() > 0.001
+    assert "each microbatch's own statistics" in " ".join(out.split())
+
+
+def seed_of(variables, seed):
+    return jax.tree.map(lambda x: np.asarray(x[seed], np.float64), variables)
+
+
+def pixels(images):
+    return (images > 127).reshape(len(images), 16).astype(np.float64)
+
+
+def numpy_batch_norm(variables):
+    """Loss and accuracy of batch_norm on the test set, in float64."""
+    params, stats = variables["params"], variables["batch_stats"]
+    data = small_dataset()
+    x = pixels(data.test_images)
+    for i in range(2):
+        mean, var = stats[f"norm_{i}"]["mean"], stats[f"norm_{i}"]["var"]
+        x = (x @ params[f"dense_{i}"]["kernel"] - mean) / np.sqrt(var + 1e-5)
+        x = 1 / (1 + np.exp(-x * params[f"norm_{i}"]["scale"] - params[f"norm_{i}"]["bias"]))
+    logits = x @ params["logits"]["kernel"] + params["logits"]["bias"]
+    right = logits[np.arange(len(x)), data.test_labels]
+    return {
+        "loss": np.mean(np.log(np.exp(logits).sum(1)) - right),
+        "accuracy": np.mean(logits.argmax(1) == data.test_labels),
+    }
+
+
+# Of the second number of images, one is left over that is alone in its microbatch.
+@pytest.mark.parametrize(("count", "precision"), [(115, 1e-5), (113, 0.05)])
+def test_population_statistics_see_each_image_once_in_minibatches_of_all_kinds(
+    finished, count, precision
+):
+    restored, config = restore(finished)
+    config |= {"batch_size": 28, "microbatch_size": 14}
+    images = small_dataset().train_images[:count]
+    images[:50], images[50:] = 0, 255  # as if sorted
+    variables = with_population_statistics(
+        restored.variables, config, images, make_model(config, 2)
+    )
+    for seed in range(2):
+        one = seed_of(variables, seed)
+        x = pixels(images) @ one["params"]["dense_0"]["kernel"]
+        found = one["batch_stats"]["norm_0"]
+        np.testing.assert_allclose(found["mean"], x.mean(0), atol=precision)
+        np.testing.assert_allclose(found["var"], x.var(0), rtol=0.2)
+
+
+def test_the_table_is_that_of_population_statistics(finished, capsys):
+    restored, config = restore(finished)
+    variables = with_population_statistics(
+        restored.variables, config, small_dataset().train_images, make_model(config, 2)
+    )
+    table, out, _ = output(capsys, finished, "--statistics=population")
+    one, other = (numpy_batch_norm(seed_of(variables, seed)) for seed in range(2))
+    expected = {metric: [one[metric], other[metric]] for metric in ROUNDING}
+    assert_row_shows(table["batch_norm"], 20, expected)
+    assert (
+        abs(np.subtract(expected["loss"], recorded(finished, "batch_norm", 20)["loss"])).min()
+        > 0.001
+    )
+    assert table["renorm cnn"][3] == "2"
+    assert "[BN] Algorithm 2" in " ".join(out.split())
+    assert "Batch Renorm's are taken in training mode" in " ".join(out.split())
+
+
+def test_without_moving_averages_population_statistics_change_nothing(finished):
+    variables = {"params": {"kernel": jnp.ones(2)}, "batch_stats": {}}
+    config, images = restore(finished)[1], small_dataset().train_images
+    assert with_population_statistics(variables, config, images, make_model(config, 2)) is variables
+
+
+def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
+    checkpoints = copied / "checkpoints" / "batch_norm"
+    damaged = damage(checkpoints / "20")
+    table, _, err = output(capsys, copied, "--variants=batch_norm")
+    name = damaged.relative_to(checkpoints / "20")
+    assert (
+        err == f"{checkpoints}/20 is not whole and is not used: {name} is not what was written.\n"
+    )
+    assert_row_shows(table["batch_norm"], 10, recorded(copied, "batch_norm", 10))
+
+    (checkpoints / "10.json").unlink()
+    table, _, err = output(capsys, copied)
+    assert table["batch_norm"] == ["no whole checkpoint", "–", "–", "–"]
+    assert table["renorm cnn"][0] == "20"
+    assert f"{checkpoints}/10 is not whole and is not used: it has no checksums.\n" in err
+    assert {path.name for path in checkpoints.iterdir()} == {"10", "20", "20.json"}
+
+
+def test_seeds_that_had_diverged_are_left_out(copied, capsys):
+    add_divergence(copied, seed=4, step=15)
+    table, *_ = output(capsys, copied, "--variants=batch_norm")
+    accuracy = 100 * recorded(copied, "batch_norm", 20)["accuracy"][0]
+    assert table["batch_norm"][1:2] + table["batch_norm"][3:] == [
+        f"{accuracy:.2f}",
+        "1 (1 diverged)",
+    ]
+    assert restore(copied, "10")[0].diverged == set()
+
+
+def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished, monkeypatch):
+    def restore_diverged(*arguments):
+        states, notes = original(*arguments)
+        return states | {"diverged_at": jnp.array([-1, 13])}, notes
+
+    original = restored_module.restore
+    with monkeypatch.context() as patch:
+        patch.setattr(restored_module, "restore", restore_diverged)
+        diverged, config = restore(finished)
+    assert diverged.diverged == {4}
+    assert np.isnan(reevaluate(diverged, config, small_dataset(), "moving")["accuracy"][1])
+    whole, _ = restore(finished)
+    variables = jax.tree.map(lambda x: x.at[0].set(jnp.inf), whole.variables)
+    values = reevaluate(whole._replace(variables=variables), config, small_dataset(), "population")
+    assert np.isnan(values["accuracy"]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none"], "none is no workdir: it has no config.json.\n"),
+        (
+            ["run", "--variants=batch_norm,bach_norm"],
+            "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n",
+        ),
+        (["run", "--variants=x"], "run has no variant 'x'; it has batch_norm, renorm cnn.\n"),
+        (
+            ["run", "--checkpoint=15"],
+            "run has no whole checkpoint of batch_norm at step 15: it has 10, 20.\n",
+        ),
+        (["run", "--checkpoint=newest"], "a checkpoint is last, best or a step, got 'newest'.\n"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
+    assert mistake(capsys, *arguments) == message
+
+
+def foreign(key):
+    return lambda config: config.update({key: 1})
+
+
+CODE = "__import__('pathlib').Path('ran').touch()"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (foreign("wings"), "cannot use run/config.json: wings is no config key"),
+        (lambda config: config.pop("ema_decay"), "run/config.json: the config lacks ema_decay"),
+        (lambda config: config["model"].update(hidden=CODE), "run/config.json: model.hidden must"),
+        (lambda config: config["normalizer"].update(name=CODE), "normalizer.name is unknown: "),
+        (lambda config: config.update(dataset=CODE), "names no data set: "),
+        # A run of other seeds, and one of another network.
+        (foreign("seeds"), "norm_0/mean is float32(2, 6) there and float32(1, 6) here.\n"),
+        (lambda config: config["model"].update(hidden=[6, 4]), " is float32(2, 5) there and "),
+        (
+            lambda config: config["variants"]["batch_norm"].update(
+                normalizer={"name": "batch_renorm"}
+            ),
+            "batch_stats/norm_0/count is missing there and int32(2,) here.\n",
+        ),
+    ],
+)
+def test_workdirs_of_other_versions_or_strangers_are_one_sentence(
+    copied, capsys, monkeypatch, change, message
+):
+    edit(copied / "config.json", change)
+    if "data set" in message:
+        monkeypatch.setattr(bnrepro.data, "load_dataset", load_dataset)
+    before = files(copied)
+    assert message in mistake(capsys, "run", "--variants=batch_norm")
+    assert files(copied) == before
+    assert [path.name for path in copied.absolute().parent.iterdir()] == ["run"]
+
+
+def test_where_the_config_says_the_data_lies_is_not_looked_into(copied, capsys, folders):
+    edit(copied / "config.json", lambda config: config.update(data_dir="somebody/elses"))
+    output(capsys, copied, "--variants=batch_norm")
+    assert folders == [None]
+
+
+def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys, monkeypatch):
+    def load_other(**changes):
+        other = dataclasses.replace(small_dataset(), **changes)
+        monkeypatch.setattr(bnrepro.data, "load_dataset", lambda name, data_dir: other)
+
+    load_other(name="digits", stand_in=True)
+    assert "holds results on small/1.0.0, and now there is digits: " in mistake(capsys, copied)
+    larger = {split: np.zeros((60, 8, 8, 1), np.uint8) for split in ("train_images", "test_images")}
+    load_other(**larger, train_labels=small_dataset().test_labels)
+    message = mistake(capsys, copied, "--variants=batch_norm")
+    assert "float32(2, 16, 6) there and float32(2, 64, 6) here.\n" in message
+    few = small_dataset()
+    load_other(test_images=few.test_images[:8], test_labels=few.test_labels[:8])
+    assert "cannot be evaluated on minibatches: batch_size must be in [1, 8]" in mistake(
+        capsys, copied, "--statistics=minibatch"
+    )
+    edit(copied / "config.json", lambda config: config.update(dataset="no_such_set"))
+    monkeypatch.setattr(bnrepro.data, "load_dataset", load_dataset)
+    assert "'no_such_set' is not in here or " in mistake(capsys, copied, "--data_dir=here")
+
+
+def test_help_waits_for_no_heavy_import():
+    script = (
+        "import sys; sys.argv = ['evaluate', '--help']\n"
+        "from scripts import evaluate\n"
+        "try: evaluate.main()\n"
+        "except SystemExit as exit_: assert exit_.code == 0\n"
+        "assert not {'jax', 'pandas', 'rich'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert b"python -m scripts.evaluate runs/small_batch" in b" ".join(shown.stdout.split())

@@ -1,0 +1,205 @@
+"""Exported variables say in other Flax models what they said in the run's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bnrepro import load_variables
+from bnrepro.comparison import restored
+from bnrepro.comparison.variant import make_model
+from bnrepro.records import read_run
+from scripts import export
+from tests.scripts.conftest import add_divergence, damage, edit, files
+from tests.small_dataset import small_dataset
+
+IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
+
+
+def output(capsys, *arguments):
+    export.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def mistake(capsys, *arguments):
+    """The sentence on stderr of a call that ends with code 2, nothing on stdout and no file."""
+    before = files(Path())
+    with pytest.raises(SystemExit) as exit_:
+        export.main([*arguments])
+    captured = capsys.readouterr()
+    assert (exit_.value.code, captured.out) == (2, "")
+    assert captured.err.endswith(".\n")
+    assert captured.err.count("\n") == 1
+    assert files(Path()) == before
+    return captured.err
+
+
+def recorded_accuracy(variant, seed, step=20):
+    rows = read_run(Path("run")).metrics.set_index(["variant", "seed", "step", "split", "metric"])
+    return rows["value"][variant, seed, step, "test", "accuracy"]
+
+
+def accuracy(logits):
+    return np.mean(np.argmax(logits, -1) == small_dataset().test_labels)
+
+
+class Plain(nn.Module):
+    """The network of batch_norm as anyone would write it, of flax.linen alone."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        for i, units in enumerate((6, 5)):
+            x = nn.Dense(units, use_bias=False, name=f"dense_{i}")(x)
+            x = nn.BatchNorm(use_running_average=True, epsilon=1e-5, name=f"norm_{i}")(x)
+            x = nn.sigmoid(x)
+        return nn.Dense(2, name="logits")(x)
+
+
+def our_logits(variant, index):
+    """Of the run's own model, with the variables of all seeds."""
+    run = read_run(Path("run"))
+    config = restored.checked_configs(run)[variant]
+    steps, _ = restored.find_checkpoints(run, variant)
+    checkpoint = restored.restore_variant(run, variant, config, steps, "last")
+    variables = jax.tree.map(lambda x: x[index], checkpoint.variables)
+    return make_model(config, 2).apply(variables, IMAGES, train=False)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_plain_flax_model_has_the_logits_of_ours(copied, capsys, seed):
+    said = output(capsys, "run", "batch_norm", "--output=x.safetensors", f"--seed={seed}")
+    assert said.startswith(f"Seed {seed} of batch_norm at step 20 is in x.safetensors.")
+    logits = Plain().apply(load_variables("x.safetensors"), IMAGES)
+    np.testing.assert_allclose(logits, our_logits("batch_norm", seed - 3), rtol=1e-5, atol=1e-6)
+    assert np.ptp(logits) > 0.1
+    assert accuracy(logits) == pytest.approx(recorded_accuracy("batch_norm", seed), rel=1e-6)
+
+
+@pytest.mark.parametrize("linen", [[], ["--linen"]])
+@pytest.mark.parametrize("variant", ["batch_norm", "renorm cnn"])
+def test_what_it_says_to_write_works(copied, capsys, variant, linen):
+    said = output(capsys, "run", variant, "--output=it's x.safetensors", "--seed=4", *linen)
+    heading, snippet = said.split("\n\n")
+    assert heading == f"Seed 4 of {variant} at step 20 is in it's x.safetensors. To use it:"
+    names = {"images": IMAGES}
+    exec(snippet, names)
+    np.testing.assert_allclose(names["logits"], our_logits(variant, 1), rtol=1e-4, atol=1e-5)
+    assert ("nn.BatchNorm" in snippet) == bool(linen)
+    assert "pixels 1 where above 127, else 0" in snippet
+    statistics = {
+        name for name in load_file("it's x.safetensors") if name.startswith("batch_stats")
+    }
+    renorm = variant == "renorm cnn" and not linen
+    kinds = ("mean", "std", "count") if renorm else ("mean", "var")
+    assert statistics == {f"batch_stats/norm_{i}/{kind}" for i in range(2) for kind in kinds}
+
+
+def test_the_checkpoint_is_the_one_that_is_named(copied, capsys):
+    said = output(
+        capsys, "run", "batch_norm", "--output=x", "--seed=4", "--checkpoint=10", "--linen"
+    )
+    assert " at step 10 is in x." in said
+    logits = Plain().apply(load_variables("x"), IMAGES)
+    expected = recorded_accuracy("batch_norm", 4, step=10)
+    assert accuracy(logits) == pytest.approx(expected, rel=1e-6)
+    assert abs(logits - our_logits("batch_norm", 1)).max() > 0.01
+
+
+def test_of_seeds_that_diverged_none_is_exported(copied, capsys):
+    add_divergence(copied, seed=3, step=20)
+    assert "Seed 4 of batch_norm" in output(capsys, "run", "batch_norm", "--output=x")
+    arguments = ["run", "batch_norm", "--output=y"]
+    assert mistake(capsys, *arguments, "--seed=3") == (
+        "seed 3 of batch_norm had diverged: there are 4.\n"
+    )
+    add_divergence(copied, seed=4, step=7)
+    assert mistake(capsys, *arguments) == "all seeds of batch_norm had diverged by step 20.\n"
+
+
+def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
+    damage(copied / "checkpoints" / "batch_norm" / "20")
+    export.main(["run", "batch_norm", "--output=x"])
+    captured = capsys.readouterr()
+    assert "Seed 3 of batch_norm at step 10 " in captured.out
+    assert captured.err.startswith("run/checkpoints/batch_norm/20 is not whole and is not used: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none", "batch_norm"], "none is no workdir: it has no config.json.\n"),
+        (["run", "bach_norm"], "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n"),
+        (
+            ["run", "batch_norm", "--seed=1"],
+            "seed 1 of batch_norm was not trained: there are 3, 4.\n",
+        ),
+        (
+            ["run", "batch_norm", "--checkpoint=15"],
+            "run has no whole checkpoint of batch_norm at step 15: it has 10, 20.\n",
+        ),
+        (["run", "batch_norm", "--output="], "--output must name a file, got ..\n"),
+        (["run", "batch_norm", "--output=run"], "cannot write run: Is a directory.\n"),
+        (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory.\n"),
+        (["run", "batch_norm", f"--output={300 * 'x'}"], "x: File name too long.\n"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
+    assert mistake(capsys, "--output=x", *arguments).endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.update(wings=1), "run/config.json: wings is no config key.\n"),
+        (lambda config: config["model"].update(hidden=[6, 4]), " is float32(2, 5) there and "),
+        (lambda config: config["model"].update(activation="print('ran')"), "is unknown: "),
+    ],
+)
+def test_workdirs_of_other_versions_or_strangers_are_one_sentence(copied, capsys, change, message):
+    edit(copied / "config.json", change)
+    assert message in mistake(capsys, "run", "batch_norm", "--output=x")
+
+
+def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
+    (copied / "checkpoints" / "batch_norm").rename("elsewhere")
+    message = mistake(capsys, "run", "batch_norm", "--output=x")
+    assert message == "run has no whole checkpoint of batch_norm.\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": {"bias": jnp.zeros((2, 3))}, "average": {}}, "/20 holds no network.\n"),
+        ({"wings": 1}, "/20 is of another version: it holds average, batch_stats, diverged_at, "),
+    ],
+)
+def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, change, message):
+    def restore(*arguments):
+        states, notes = original(*arguments)
+        return states | change, notes
+
+    original = restored.restore
+    monkeypatch.setattr(restored, "restore", restore)
+    assert message in mistake(capsys, "run", "batch_norm", "--output=x")
+
+
+def test_help_waits_for_no_heavy_import():
+    script = (
+        "import sys; sys.argv = ['export', '--help']\n"
+        "from scripts import export\n"
+        "try: export.main()\n"
+        "except SystemExit as exit_: assert exit_.code == 0\n"
+        "assert not {'jax', 'pandas', 'rich'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert b"python -m scripts.export runs/small_batch" in b" ".join(shown.stdout.split())
