@@ -37,12 +37,16 @@ reproduce: setup
 quick: setup
 	$(call experiments,preview,runs/quick)
 
+# What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing.
+PYTEST := $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) tests/layers
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) --ignore=tests/layers
 
 test-slow: setup
 	$(BIN)/pytest -m slow

@@ -118,7 +118,9 @@ def test_best_is_the_checkpoint_with_the_best_mean_test_accuracy(copied, best):
     notes = folder / str(best) / "notes" / "metadata"
     assert json.loads(notes.read_text())["score"] <= 1
     edit(notes, lambda notes: notes.update(score=1.5))
-    (folder / f"{best}.json").write_text(json.dumps(checksums(folder / str(best))))
+    (folder / f"{best}.json").write_text(
+        json.dumps({"score": 1.5, "files": checksums(folder / str(best))})
+    )
     assert restore(copied, "best")[0].step == best
 
 

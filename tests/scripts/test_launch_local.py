@@ -26,7 +26,8 @@ RUN = [
 
 def run(command, devices, tmp_path):
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0",
         # Without a set or a network, the digits that come with scikit-learn.
         "TFDS_DATA_DIR": str(tmp_path / "tfds"),
         "HOME": str(tmp_path),

@@ -9,9 +9,9 @@ SHORT = ("--config.seeds=1", "--config.steps=300", "--config.model.hidden=(20,20
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    # One device, as the command has by itself.
+    # One device, as the command has by itself, and programs that compile fast.
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("XLA_FLAGS", raising=False)
+        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
         yield torture.Bench(tmp_path_factory.mktemp("torture") / "bench", *SHORT)
 
 

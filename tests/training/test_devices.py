@@ -21,7 +21,6 @@ from bnrepro.training import (
 )
 
 EXAMPLES, BATCH, SEEDS = 160, 32, np.array([5, 9])
-SAMPLERS = ("iid", "labels")
 
 
 @cache
@@ -95,20 +94,26 @@ def assert_same(actual, expected):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4), actual, expected)
 
 
-@pytest.mark.parametrize("sampling", SAMPLERS)
-@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
+JIT, PMAP = ("jit", (2, 4)), ("pmap", (0, 8))  # two microbatches a device, and one
+
+
 @pytest.mark.parametrize(
-    ("strategy", "shape", "microbatch_size"),
+    ("name", "sampling", "spread_over"),
     [
-        ("jit", (2, 4), 4),  # two microbatches a device
-        ("pmap", (0, 8), 4),  # one
+        ("batch_norm", "iid", JIT),
+        ("batch_renorm", "labels", JIT),
+        ("batch_norm", "labels", PMAP),
+        ("batch_renorm", "iid", PMAP),
+        # The other pairs, by make test-slow.
+        pytest.param("batch_norm", "labels", JIT, marks=pytest.mark.slow),
+        pytest.param("batch_renorm", "iid", JIT, marks=pytest.mark.slow),
+        pytest.param("batch_norm", "iid", PMAP, marks=pytest.mark.slow),
+        pytest.param("batch_renorm", "labels", PMAP, marks=pytest.mark.slow),
     ],
 )
-def test_a_batch_spread_over_devices_gives_what_one_device_gives(
-    name, sampling, strategy, shape, microbatch_size
-):
-    spread = after_50_steps(name, sampling, microbatch_size, strategy, shape)
-    assert_same(spread, alone(name, sampling, microbatch_size))
+def test_a_batch_spread_over_devices_gives_what_one_device_gives(name, sampling, spread_over):
+    spread = after_50_steps(name, sampling, 4, *spread_over)
+    assert_same(spread, alone(name, sampling, 4))
 
 
 @pytest.mark.parametrize(
