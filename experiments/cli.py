@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -208,4 +209,7 @@ def _fail(error: BaseException) -> NoReturn:
     if message.startswith("'") and isinstance(error, AttributeError | KeyError):
         message = f"no such config key: {message}"
     print("error: " + " ".join(message.split()), file=sys.stderr)
+    # Checkpoints still being written would add tracebacks of their own when the process ends.
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
     sys.exit(_USAGE_ERROR)

@@ -58,26 +58,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", type=Path, required=True, help="where to do it; emptied first")
-    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+    parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
+    parser.add_argument(
+        "--trials", type=lambda names: names.split(","), help="those to run, instead of all"
+    )
     options = parser.parse_args(arguments)
     shutil.rmtree(options.workdir, ignore_errors=True)
 
     bench = Bench(options.workdir)
-    trials: list[Callable[[], Result]] = [
-        partial(killed, bench, count=20),
-        partial(told_to_end, bench, count=5),
-        partial(damaged, bench, count=50),
-        partial(full_disk, bench),
-        partial(memory, bench, evaluations=200),
-        partial(mistakes, bench, MISTAKES),
-        partial(strangers, bench),
-    ]
+    trials: dict[str, Callable[[], Result]] = {
+        "killed": partial(killed, bench, count=20),
+        "told_to_end": partial(told_to_end, bench, count=5),
+        "damaged": partial(damaged, bench, count=50),
+        "full_disk": partial(full_disk, bench),
+        "memory": partial(memory, bench, evaluations=200),
+        "mistakes": partial(mistakes, bench, MISTAKES),
+        "strangers": partial(strangers, bench),
+    }
     results = []
-    for trial in trials:
-        results.append(trial())
+    for name in options.trials or trials:
+        results.append(trials[name]())
         print(results[-1], flush=True)
     if options.output:
-        options.output.write_text(_report(results))
+        with options.output.open("a") as file:
+            file.write(_report(results))
     sys.exit(any(result.passed < result.of for result in results))
 
 
@@ -399,11 +403,12 @@ def _report(results: Sequence[Result]) -> str:
     table["passed"] = [f"{r.passed} of {r.of}" for r in results]
     now = here_and_now()
     machine, versions = now["machine"], now["versions"]
+    text = table.drop(columns="of").to_markdown(index=False)
     return (
-        f"# What a run survives\n\n{table.drop(columns='of').to_markdown(index=False)}\n\n"
+        f"# What a run survives, {now['started'][:10]}\n\n{text}\n\n"
         f"`{now['command']}` at commit {now['commit']}, {now['started']}; {machine['processor']}, "
         f"{machine['cores']} cores, Python {versions['python']}, JAX {versions['jax']}, Orbax "
-        f"{versions['orbax-checkpoint']}. Everything random is drawn with seed {SEED}.\n"
+        f"{versions['orbax-checkpoint']}. Everything random is drawn with seed {SEED}.\n\n"
     )
 
 

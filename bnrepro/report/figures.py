@@ -118,7 +118,8 @@ def accuracy_against_figure(
         axes.set_yscale("function", functions=(_from_accuracy, _to_accuracy))
         axes.set_yticks([20, 50, 70, 80, 90, 95, 97, 98, 99], minor=False)
         lowest = 100 * finals.loc[[v for p in lines.values() for v in p.values()], "mean"]
-        axes.set_ylim(max(0, np.nanmin([*lowest, 99]) - 5), np.nanmax([*lowest, 0]) + 0.3)
+        errors = 100 - np.array([*lowest.dropna(), 90])[: max(1, lowest.count())]
+        axes.set_ylim(max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.set(xlabel=xlabel, ylabel="final test accuracy, % (log scale of the error)")
         axes.legend(loc="lower right")
