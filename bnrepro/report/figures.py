@@ -117,8 +117,8 @@ def accuracy_against_figure(
         # Errors on a log scale: both 71 against 92% and 97.3 against 97.9% can be seen.
         axes.set_yscale("function", functions=(_from_accuracy, _to_accuracy))
         axes.set_yticks([20, 50, 70, 80, 90, 95, 97, 98, 99], minor=False)
-        lowest = 100 * finals.loc[[v for p in lines.values() for v in p.values()], "mean"]
-        errors = 100 - np.array([*lowest.dropna(), 90])[: max(1, lowest.count())]
+        shown = [variant for points in lines.values() for variant in points.values()]
+        errors = (100 - 100 * finals.loc[shown, "mean"]).fillna(50)
         axes.set_ylim(max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.set(xlabel=xlabel, ylabel="final test accuracy, % (log scale of the error)")
