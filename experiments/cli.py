@@ -95,6 +95,7 @@ def _launch(experiment: Experiment, doc: str) -> None:
     # What goes wrong while Orbax writes in the background is told by CheckpointError.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.excepthook = _without_late_news
     if coordinator_flag.value or distributed_flag.value:
         try:
             jax.distributed.initialize(*explicit)
@@ -189,6 +190,12 @@ def _flags_help() -> str:
     names = ("config", "workdir", "overwrite", "resume", "distributed", "coordinator")
     known = (flags.FLAGS[name] for name in (*names, "num_processes", "process_id"))
     return "\n".join(f"  --{flag.name}: {flag.help}" for flag in known)
+
+
+def _without_late_news(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Shows an uncaught exception, but not TensorStore's threads' that a failed write is over."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 def _leave(why: str, code: int) -> NoReturn:
