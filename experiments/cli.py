@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,7 +94,6 @@ def _launch(experiment: Experiment, doc: str) -> None:
     # What goes wrong while Orbax writes in the background is told by CheckpointError.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.excepthook = _without_late_news
     if coordinator_flag.value or distributed_flag.value:
         try:
             jax.distributed.initialize(*explicit)
@@ -192,12 +190,6 @@ def _flags_help() -> str:
     return "\n".join(f"  --{flag.name}: {flag.help}" for flag in known)
 
 
-def _without_late_news(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Shows an uncaught exception, but not TensorStore's threads' that a failed write is over."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
-
-
 def _leave(why: str, code: int) -> NoReturn:
     print(
         f"{why}: what was done is saved in the workdir; the same command, without --overwrite, "
@@ -216,7 +208,4 @@ def _fail(error: BaseException) -> NoReturn:
     if message.startswith("'") and isinstance(error, AttributeError | KeyError):
         message = f"no such config key: {message}"
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    # Checkpoints still being written would add tracebacks of their own when the process ends.
-    sys.unraisablehook = lambda _: None
-    threading.excepthook = lambda _: None
     sys.exit(_USAGE_ERROR)
