@@ -34,8 +34,8 @@ def get_config(length: str = "full") -> ConfigDict:
     config.model.activation = "relu"
     config.model.init = "lecun_normal"
     config.optimizer.learning_rate = 0.1
-    # As in Inception's published code. With microbatches of 2, whose values may be close together,
-    # it matters: the smaller it is, the lower both end.
+    # As in Inception's published code. With microbatches of 2 it matters:
+    # configs/small_batch_epsilons.py.
     config.normalizer.epsilon = 1e-3
     config.variants = {
         f"{name} {size}": {"normalizer": {"name": name}, "microbatch_size": size}

@@ -59,7 +59,8 @@ def report(run: "Run") -> None:
     )
     paths = figures.accuracy_against_figure(run, numbers, variants, "microbatch size")
     curves = [names[CURVES_AT] for names in variants.values() if CURVES_AT in names]
-    paths += figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}")
+    if curves:
+        paths += figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}")
     cli.show(run, table, caption, paths)
 
 

@@ -10,6 +10,8 @@ from configs import (
     non_iid,
     small_batch,
     small_batch_cnn,
+    small_batch_cnn_rates,
+    small_batch_epsilons,
     small_batch_inits,
 )
 
@@ -35,6 +37,8 @@ def config(**changes):
         non_iid,
         small_batch,
         small_batch_cnn,
+        small_batch_cnn_rates,
+        small_batch_epsilons,
         small_batch_inits,
     ],
 )

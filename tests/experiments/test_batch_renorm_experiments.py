@@ -50,6 +50,12 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
     assert "Inception-v3" in capsys.readouterr().out
 
 
+def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
+    small_batch.main(shrunk(small_batch_config, ["batch_norm 64"]), tmp_path / "w", False)
+    pictures = {path.name for path in (tmp_path / "w" / "figures").glob("*.png")}
+    assert pictures == {"accuracy_against.png"}
+
+
 def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_path):
     sizes = {"iid batch_norm": 16, "2x32 batch_norm": 16, "2x32 batch_norm halves": 8}
     config = shrunk(non_iid_config, sizes)

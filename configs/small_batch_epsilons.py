@@ -1,0 +1,29 @@
+"""How much epsilon matters with microbatches of 2, whose values may be close together.
+
+    python -m experiments.mnist_sigmoid --config=configs/small_batch_epsilons.py \
+        --workdir=runs/small_batch_epsilons
+
+Both normalizers with the epsilon of configs/small_batch.py, a smaller and a larger one, on seeds
+that no comparison uses.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import small_batch
+
+EPSILONS = (1e-5, 1e-3, 1e-2)
+
+
+def get_config() -> ConfigDict:
+    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    config = small_batch.get_config()
+    config.seeds = 3
+    config.first_seed = 1000
+    config.microbatch_size = 2
+    config.variants = {
+        f"{name} {epsilon:g}".replace(".", "_"): {"normalizer": {"name": name, "epsilon": epsilon}}
+        for name in ("batch_norm", "batch_renorm")
+        for epsilon in EPSILONS
+    }
+    config.baseline = "batch_norm 0_001"
+    return config
