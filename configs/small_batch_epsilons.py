@@ -5,6 +5,9 @@
 
 Both normalizers with the epsilon of configs/small_batch.py, a smaller and a larger one, on seeds
 that no comparison uses.
+
+Batch Norm and Batch Renorm ended at 49.62% and 78.36% with 1e-5, 71.71% and 91.39% with 1e-3,
+81.67% and 94.60% with 1e-2: results/small_batch_epsilons.
 """
 
 from ml_collections import ConfigDict
