@@ -48,6 +48,10 @@ class Preempted(BaseException):
     """The process was told to end (SIGTERM); like KeyboardInterrupt, no fault of any code."""
 
 
+class _DoesNotFitError(ConfigError):
+    """A variant asks for more images than the data set has."""
+
+
 class _Job(NamedTuple):
     config: dict[str, Any]
     samplers: Samplers
@@ -84,7 +88,17 @@ def run_comparison(
     """
     variants = variant_configs(config)
     dataset = load_dataset(config["dataset"], config["data_dir"] or None)
-    jobs = {name: _job(name, variant, dataset) for name, variant in variants.items()}
+    jobs = {}
+    for name, variant in variants.items():
+        try:
+            jobs[name] = _job(name, variant, dataset)
+        except _DoesNotFitError as error:
+            # What fits the data that was asked for is no mistake where a small set stands in.
+            if not dataset.stand_in:
+                raise
+            _log.warning("left out: %s", error)
+    if not jobs:
+        raise ConfigError(f"no variant can be trained on {dataset.name}")
     with ExitStack() as stack:
         if _writes():
             stack.enter_context(lock_workdir(workdir))
@@ -108,12 +122,13 @@ def _train(
     make_probe: MakeProbe | None,
     progress: Progress,
 ) -> Run:
-    unfinished = [name for name in run.variants if not run.finished(name)]
+    unfinished = [name for name in jobs if not run.finished(name)]
     if not unfinished:
         _log.warning("%s is finished: nothing is trained anew", run.workdir)
     for name in set(run.variants) - set(unfinished):
         progress(name, run.config["steps"])
-        if _writes() and not (run.workdir / TENSORBOARD / name).exists():
+        there = (run.workdir / TENSORBOARD / name).exists()
+        if _writes() and run.finished(name) and not there:
             write_events(run, name)
 
     stop = threading.Event()
@@ -214,8 +229,8 @@ def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, fl
 
 def _job(name: str, config: dict[str, Any], dataset: Dataset) -> _Job:
     examples, size = config["evaluation"]["train_examples"], len(dataset.train_labels)
-    if examples > size:
-        raise ConfigError(
+    if examples > size and not dataset.stand_in:
+        raise _DoesNotFitError(
             f"variant {name}: evaluation.train_examples must be at most {size:,}, the size of the "
             f"training set, got {examples:,}"
         )
@@ -225,6 +240,9 @@ def _job(name: str, config: dict[str, Any], dataset: Dataset) -> _Job:
             train=make(labels=dataset.train_labels),
             test=make(labels=dataset.test_labels) if config["evaluation"]["minibatches"] else None,
         )
+    except ValueError as error:
+        raise _DoesNotFitError(f"variant {name}: {error}") from None
+    try:
         devices = make_devices(
             **config["devices"],
             num_seeds=config["seeds"],

@@ -294,6 +294,22 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path):
     assert not workdir.exists()
 
 
+def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkeypatch, caplog):
+    small = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
+    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: small)
+    large = {"batch_size": 240, "microbatch_size": 240}
+    evaluation = {"train_examples": 10_000, "minibatches": 0}
+    run = run_comparison(
+        config(variants={**PLAIN, "large": large}, evaluation=evaluation), tmp_path / "w"
+    )
+    assert "left out: variant large: batch_size must be in [1, 120]" in caplog.text
+    assert run.finished("plain")
+    assert not run.finished("large")
+    with pytest.raises(ConfigError, match="no variant can be trained on digits"):
+        run_comparison(config(variants={"large": large}, baseline="large"), tmp_path / "v")
+    assert not (tmp_path / "v").exists()
+
+
 def test_results_of_another_config_are_kept_unless_asked_to_overwrite(copied):
     before = (copied / "metrics.csv").read_bytes()
     other = config(steps=10, variants=PLAIN)
