@@ -6,8 +6,9 @@ A workdir holds
 - `metrics.csv`: variant, seed, step, split, metric, value;
 - `provenance.json`: commit, command, versions, machine, data set and times;
 - what `report` makes of them: `summary.csv`, `summary.md`, `figures/`;
-- `tensorboard/`: the metrics as TensorBoard events, one run a variant and seed;
-- `checkpoints/`: where to go on from, a folder a variant; `.lock`: held by who writes here.
+- `tensorboard/`, `wandb/`: what trackers made of settings and metrics, a folder a variant;
+- `checkpoints/`: where to go on from, a folder a variant; `.lock`: held by who writes here;
+- of a sweep, whose trials are its variants, `sweep.db`: their state.
 
 A file is complete or absent: it is written beside and renamed.
 """
@@ -25,7 +26,6 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from tensorboardX import SummaryWriter
 
 # variant, seed, step, split, metric, value
 Row = tuple[str, int, int, str, str, float]
@@ -40,14 +40,19 @@ _METRIC_TYPES = {
 }
 CONFIG, METRICS, PROVENANCE = "config.json", "metrics.csv", "provenance.json"
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
-FIGURES, TENSORBOARD, CHECKPOINTS = "figures", "tensorboard", "checkpoints"
-_LOCK = ".lock"
-_OURS = {CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD, FIGURES, TENSORBOARD, CHECKPOINTS}
+FIGURES, CHECKPOINTS = "figures", "checkpoints"
+TENSORBOARD, WANDB = "tensorboard", "wandb"
+DATABASE = "sweep.db"
+LOCK = ".lock"
+_OURS = {
+    *(CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD),
+    *(FIGURES, CHECKPOINTS, TENSORBOARD, WANDB, DATABASE),
+}
 # What a process that was killed while writing leaves behind.
 _PARTIAL = ".partial-"
 
-# Where data lies, where to train and what to keep are no settings of the experiment.
-_NO_SETTINGS = ("data_dir", "devices.", "checkpoint.")
+# Where data lies, where to train, what to keep and of which sweep it is are no settings of a run.
+_NO_SETTINGS = ("data_dir", "devices.", "checkpoint.", "sweep.")
 
 
 class RecordsError(Exception):
@@ -104,7 +109,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     Raises:
       RecordsError: another process holds it, or it cannot be written.
     """
-    lock = FileLock(workdir / _LOCK, timeout=0)
+    lock = FileLock(workdir / LOCK, timeout=0)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # In what is not ours nothing is left, not even a lock: open_workdir refuses it.
@@ -126,16 +131,10 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
     Raises:
       RecordsError: it cannot be written, or holds something else.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise RecordsError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
-
+    _check_writable(workdir)
     if (workdir / CONFIG).exists() and not overwrite:
         run = read_run(workdir)
-        differing = _differences(run.config, config)
+        differing = differences(run.config, config)
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
@@ -147,18 +146,42 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
     for path in workdir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != _LOCK:
+        elif path.name != LOCK:
             path.unlink()
     run = Run(workdir, dict(config), metric_rows([]), {})
     write_run(run)
     return run
 
 
+def open_sweep(workdir: Path) -> None:
+    """Makes a workdir for a sweep, or makes sure that it is one's already.
+
+    Raises:
+      RecordsError: it cannot be written, or holds something else.
+    """
+    _check_writable(workdir)
+    if (workdir / CONFIG).exists():
+        if "sweep" not in _read_json(workdir / CONFIG):
+            raise RecordsError(f"{workdir} holds a run that is no sweep; choose another --workdir")
+    # None of its trials has finished, perhaps.
+    elif foreign := [name for name in _foreign(workdir) if not name.startswith(DATABASE)]:
+        raise RecordsError(f"{workdir} holds what no sweep wrote: {', '.join(foreign[:3])}")
+
+
+def _check_writable(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise RecordsError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+
+
 def _foreign(workdir: Path) -> list[str]:
     """What in a folder is not of a workdir."""
     # Without a config there is but what an interrupted first write leaves: nothing worth keeping.
     ours = _OURS if (workdir / CONFIG).exists() else {METRICS, PROVENANCE}
-    names = {path.name for path in workdir.iterdir()} - ours - {_LOCK}
+    names = {path.name for path in workdir.iterdir()} - ours - {LOCK}
     return sorted(name for name in names if not name.startswith(_PARTIAL))
 
 
@@ -200,18 +223,6 @@ def read_run(workdir: Path) -> Run:
     if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
         raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
     return Run(workdir, config, metrics, provenance)
-
-
-def write_events(run: Run, variant: str) -> None:
-    """Writes a variant's metrics as TensorBoard events, a TensorBoard run for each seed."""
-    folder = run.workdir / TENSORBOARD / variant
-    rows = run.metrics[run.metrics["variant"] == variant]
-    with complete_file(folder) as beside:
-        for seed, metrics in rows.groupby("seed"):
-            with SummaryWriter(str(beside / f"seed_{seed}")) as writer:
-                for row in metrics.itertuples():
-                    writer.add_scalar(f"{row.split}/{row.metric}", row.value, row.step)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def metric_rows(rows: list[Row]) -> pd.DataFrame:
@@ -268,7 +279,7 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
         raise RecordsError(f"{path} must name one of its variants as baseline")
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The settings that differ, as `key: old -> new`."""
     old_flat, new_flat = _flatten(old), _flatten(new)
     return [

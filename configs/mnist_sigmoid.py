@@ -58,11 +58,13 @@ def get_config(length: str = "full") -> ConfigDict:
     # plain network ends best with, of configs/mnist_sigmoid_rates.py.
     config.model.init = "normal"  # or lecun_normal, of variance 1 / inputs
     config.model.init_std = 0.1
+    config.model.dropout = 0.0  # rate, of the hidden units of an mlp, of the features of a cnn
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 3.0
     config.optimizer.momentum = 0.0
+    config.optimizer.weight_decay = 0.0  # of weight_decay / 2 * |kernels|^2, an L2 penalty
 
     config.sampler = ConfigDict()
     config.sampler.name = "epochs"

@@ -16,35 +16,40 @@ if TYPE_CHECKING:
 
     from bnrepro.comparison.run import MakeProbe
     from bnrepro.records import Run
+    from bnrepro.trackers import Tracker
 
 # A mistake of the user's, as opposed to 1 for a fault of ours.
-_USAGE_ERROR = 2
+USAGE_ERROR = 2
 # EX_TEMPFAIL of sysexits.h: the same command goes on.
-_PREEMPTED = 75
-_INTERRUPTED = 130
+PREEMPTED = 75
+INTERRUPTED = 130
 
-# Called with the config as plain dicts, the workdir, and whether to replace what that holds.
-Experiment = Callable[[dict[str, Any], Path, bool], None]
+# Called with the config as plain dicts, the workdir, whether to replace what that holds, and whom
+# to tell of each finished variant.
+Experiment = Callable[[dict[str, Any], Path, bool, "Sequence[Tracker]"], None]
 
 
-def launch(experiment: Experiment, *, doc: str) -> None:
-    """Parses the command line, runs the experiment, and ends the process.
+def launch(
+    experiment: Experiment,
+    *,
+    doc: str,
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+) -> None:
+    """Parses the command line, runs the experiment on the adapted config, and ends the process.
 
     Exit codes: 0 done; 2 a mistake, told in one sentence on stderr before anything is trained or
     written; 75 told to end (SIGTERM) and 130 interrupted (Ctrl-C), both with the state saved: the
     same command goes on.
     """
     try:
-        _launch(experiment, doc)
+        _launch(experiment, doc, adapt)
     except KeyboardInterrupt:
-        _leave("interrupted", _INTERRUPTED)
+        leave("interrupted", INTERRUPTED)
 
 
-def _launch(experiment: Experiment, doc: str) -> None:
-    config_flag = config_flags.DEFINE_config_file(
-        "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
-    )
-    workdir_flag = flags.DEFINE_string("workdir", None, "Folder that all results are written to.")
+def _launch(
+    experiment: Experiment, doc: str, adapt: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
     overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
     resume_flag = flags.DEFINE_bool(
         "resume", False, "Go on with what the workdir holds; refused where it holds nothing."
@@ -57,20 +62,10 @@ def _launch(experiment: Experiment, doc: str) -> None:
     )
     processes_flag = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
     process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: which, from 0.")
-    if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        print(f"{doc}\n{_flags_help()}")
-        sys.exit(0)
+    distributed = ("distributed", "coordinator", "num_processes", "process_id")
+    config, workdir = parse(doc, ("overwrite", "resume", *distributed))
+    config = adapt(config)
     try:
-        if not any(argument.startswith("--config=") for argument in sys.argv):
-            raise ValueError("give the config: --config=configs/NAME.py")
-        rest = flags.FLAGS(sys.argv)
-        if len(rest) > 1:
-            raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
-        if not workdir_flag.value:
-            raise ValueError("give the folder for the results: --workdir=runs/NAME")
-        if isinstance(config_flag.value, dict):
-            raise TypeError("get_config() of the config file must return a ConfigDict, not a dict")
-        config, workdir = config_flag.value.to_dict(), Path(workdir_flag.value)
         if resume_flag.value and overwrite_flag.value:
             raise ValueError("--resume goes on with the workdir and --overwrite replaces it")
         if resume_flag.value and not (workdir / "config.json").exists():
@@ -78,8 +73,8 @@ def _launch(experiment: Experiment, doc: str) -> None:
         explicit = coordinator_flag.value, processes_flag.value, process_flag.value
         if len({value is None for value in explicit}) > 1:
             raise ValueError("--coordinator, --num_processes and --process_id go together")
-    except Exception as error:  # the config file is the user's own code and may raise anything
-        _fail(error)
+    except ValueError as error:
+        fail(error)
 
     # Only now: --help and a mistyped flag need not wait for JAX.
     import jax
@@ -88,17 +83,15 @@ def _launch(experiment: Experiment, doc: str) -> None:
     from bnrepro.comparison.run import Preempted
     from bnrepro.data import DatasetError
     from bnrepro.records import RecordsError
+    from bnrepro.trackers import TrackerError
     from bnrepro.training import CheckpointError
 
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
-    # What goes wrong while Orbax writes in the background is told by CheckpointError.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    quiet_logging()
     if coordinator_flag.value or distributed_flag.value:
         try:
             jax.distributed.initialize(*explicit)
         except (ValueError, RuntimeError) as error:
-            _fail(error)
+            fail(error)
     else:
 
         def preempt(signum: int, frame: Any) -> NoReturn:
@@ -108,17 +101,77 @@ def _launch(experiment: Experiment, doc: str) -> None:
         signal.signal(signal.SIGTERM, preempt)
     try:
         variant_configs(config)
-        experiment(config, workdir, overwrite_flag.value)
-    except (ConfigError, DatasetError, RecordsError, CheckpointError) as error:
-        _fail(error)
+        # Only the first process writes, and needs the package and the account.
+        trackers = make_trackers() if jax.process_index() == 0 else []
+        experiment(config, workdir, overwrite_flag.value, trackers)
+    except (ConfigError, DatasetError, RecordsError, CheckpointError, TrackerError) as error:
+        fail(error)
     except Preempted:
-        _leave("told to end", _PREEMPTED)
+        leave("told to end", PREEMPTED)
+
+
+def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
+    """Parses the command line: a command's own flags, and those that all commands have.
+
+    Args:
+      doc: shown before the flags by --help.
+      own: names of the flags that are defined already.
+
+    Returns:
+      The config as plain dicts, and the workdir.
+    """
+    config_flag = config_flags.DEFINE_config_file(
+        "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
+    )
+    workdir_flag = flags.DEFINE_string("workdir", None, "Folder that all results are written to.")
+    flags.DEFINE_string(
+        "wandb", None, "Log to this project of Weights & Biases, too (pip install wandb)."
+    )
+    if {"-h", "--help", "-help"} & set(sys.argv[1:]):
+        known = (flags.FLAGS[name] for name in ("config", "workdir", *own, "wandb"))
+        print("\n".join([doc, *(f"  --{flag.name}: {flag.help}" for flag in known)]))
+        sys.exit(0)
+    try:
+        if not any(argument.startswith("--config=") for argument in sys.argv):
+            raise ValueError("give the config: --config=configs/NAME.py")
+        rest = flags.FLAGS(sys.argv)
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
+        if not workdir_flag.value:
+            raise ValueError("give the folder for the results: --workdir=runs/NAME")
+        if flags.FLAGS.wandb == "":
+            raise ValueError("give the project of Weights & Biases: --wandb=PROJECT")
+        if isinstance(config_flag.value, dict):
+            raise TypeError("get_config() of the config file must return a ConfigDict, not a dict")
+        return config_flag.value.to_dict(), Path(workdir_flag.value)
+    except Exception as error:  # the config file is the user's own code and may raise anything
+        fail(error)
+
+
+def quiet_logging() -> None:
+    """Leaves warnings of ours alone."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
+    # What goes wrong while Orbax writes in the background is told by CheckpointError.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def make_trackers() -> "list[Tracker]":
+    """Whom to tell of each finished variant, as the command line has it.
+
+    Raises:
+      TrackerError: a tool that cannot be used.
+    """
+    from bnrepro.trackers import tensorboard, wandb
+
+    return [tensorboard, *([wandb(flags.FLAGS.wandb)] if flags.FLAGS.wandb else [])]
 
 
 def run(
     config: dict[str, Any],
     workdir: Path,
     overwrite: bool,
+    trackers: "Sequence[Tracker]",
     *,
     report: "Callable[[Run], None]",
     make_probe: "MakeProbe | None" = None,
@@ -131,7 +184,12 @@ def run(
     writes = jax.process_index() == 0
     with progress_bar(config, shown=writes) as progress:
         result = run_comparison(
-            config, workdir, make_probe=make_probe, progress=progress, overwrite=overwrite
+            config,
+            workdir,
+            make_probe=make_probe,
+            progress=progress,
+            trackers=trackers,
+            overwrite=overwrite,
         )
     if writes:
         report(result)
@@ -184,13 +242,8 @@ def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path])
     print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
 
 
-def _flags_help() -> str:
-    names = ("config", "workdir", "overwrite", "resume", "distributed", "coordinator")
-    known = (flags.FLAGS[name] for name in (*names, "num_processes", "process_id"))
-    return "\n".join(f"  --{flag.name}: {flag.help}" for flag in known)
-
-
-def _leave(why: str, code: int) -> NoReturn:
+def leave(why: str, code: int) -> NoReturn:
+    """Ends what can be gone on with."""
     print(
         f"{why}: what was done is saved in the workdir; the same command, without --overwrite, "
         "goes on from there",
@@ -199,7 +252,8 @@ def _leave(why: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _fail(error: BaseException) -> NoReturn:
+def fail(error: BaseException) -> NoReturn:
+    """Ends with a mistake of the user's, told in one sentence."""
     # Of an unknown key, ml_collections says its name and the nearest one, in errors in errors.
     cause: Any = error
     while isinstance(cause, AttributeError | KeyError) and cause.args:
@@ -208,4 +262,4 @@ def _fail(error: BaseException) -> NoReturn:
     if message.startswith("'") and isinstance(error, AttributeError | KeyError):
         message = f"no such config key: {message}"
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(_USAGE_ERROR)
+    sys.exit(USAGE_ERROR)

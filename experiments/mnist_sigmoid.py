@@ -8,7 +8,7 @@ the records, a table and figures (a) to (c) to the workdir, and shows the table.
 again goes on with what is not finished.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,18 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.trackers import Tracker
     from bnrepro.training import Probe
 
 # Accuracies that the table tells the steps to.
 ACCURACIES = (0.95, 0.97)
 
 
-def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
+def main(
+    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
+) -> None:
     """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, report=report, make_probe=sigmoid_input)
+    cli.run(config, workdir, overwrite, trackers, report=report, make_probe=sigmoid_input)
 
 
 def report(run: "Run") -> None:

@@ -8,7 +8,7 @@ own statistics, training accuracy, and the paper's ImageNet figures beside.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.trackers import Tracker
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.3; 4.1 for i.i.d.).
 PAPER = {
@@ -34,9 +35,11 @@ SPLITS = {
 }
 
 
-def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
+def main(
+    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
+) -> None:
     """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, report=report)
+    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> None:

@@ -8,6 +8,7 @@ accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and the p
 figures beside.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,18 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.trackers import Tracker
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.1, 4.2): Batch Norm, Batch Renorm.
 PAPER = {"32": "78.3, 78.5", "4": "74.2, 76.5"}
 CURVES_AT = 4
 
 
-def main(config: dict[str, Any], workdir: Path, overwrite: bool) -> None:
+def main(
+    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
+) -> None:
     """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, report=report)
+    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> None:

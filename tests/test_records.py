@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +12,6 @@ from bnrepro.records import (
     metric_rows,
     open_workdir,
     read_run,
-    write_events,
     write_run,
 )
 from tests.records_fixtures import small_run
@@ -190,22 +188,3 @@ def test_a_variant_is_finished_when_every_seed_got_to_the_end_or_diverged(tmp_pa
 def test_the_baseline_comes_first_the_others_by_name(tmp_path):
     changes = {"variants": {"b": {}, "a": {}, "plain": {}}}
     assert small_run(tmp_path, **changes).variants == ["plain", "a", "b"]
-
-
-def test_tensorboard_events_hold_the_metrics(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import masked_crc32c  # noqa: F401  (the format's checksum)
-
-    run = small_run(tmp_path)
-    write_events(run, "plain")
-    folders = sorted(path.name for path in (tmp_path / "tensorboard" / "plain").iterdir())
-    assert folders == ["seed_0", "seed_1", "seed_2"]
-    (path,) = (tmp_path / "tensorboard" / "plain" / "seed_1").iterdir()
-    data, values = path.read_bytes(), {}
-    while data:  # a record: length (8 bytes), its checksum (4), the event, its checksum (4)
-        length = int.from_bytes(data[:8], "little")
-        event = Event.FromString(data[12 : 12 + length])
-        values |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
-        data = data[16 + length :]
-    np.testing.assert_allclose(values[10, "test/accuracy"], 0.92)
-    assert len(values) == 3

@@ -93,9 +93,11 @@ _RULES: dict[str, Any] = {
     "model.activation": _Choice(ACTIVATIONS),
     "model.init": _Choice(INITIALIZERS),
     "model.init_std": _Number(float, 0, 1e3, open_low=True),
+    "model.dropout": _Number(float, 0, 1, open_high=True),
     "optimizer.name": _Choice(OPTIMIZERS),
     "optimizer.learning_rate": _Number(float, 0, 1e6, open_low=True),
     "optimizer.momentum": _Number(float, 0, 1, open_high=True),
+    "optimizer.weight_decay": _Number(float, 0, 1e6),
     "sampler.name": _Choice(SAMPLERS),
     "sampler.labels_per_batch": _Number(int, 1, 2**20),
     "sampler.examples_per_label": _Number(int, 1, 2**20),
@@ -112,8 +114,15 @@ _RULES: dict[str, Any] = {
     "normalizer.d_max_end": _Number(float, 0, 1),
     "normalizer.num_groups": _Number(int, 1, 2**20),
 }
+# Numbers that a compiled program can take as arguments: variants that differ in nothing else are
+# one program.
+TRACED = (
+    "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
+    "normalizer.momentum", "normalizer.epsilon", "normalizer.r_max", "normalizer.d_max",
+    "model.dropout", "model.init_std",
+)  # fmt: skip
 # These hold for a whole comparison; a variant cannot change them.
-_COMMON = {"variants", "baseline", "dataset", "data_dir", "seeds", "first_seed", "steps",
+COMMON = {"variants", "baseline", "dataset", "data_dir", "seeds", "first_seed", "steps",
            "eval_every", "preview", "checkpoint"}  # fmt: skip
 
 
@@ -129,8 +138,8 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
       ConfigError: a key or a value that cannot be.
     """
-    common = {key: value for key, value in config.items() if key not in ("variants", "baseline")}
-    _check(common)
+    common = common_config(config)
+    check_config(common)
     variants: Any = config.get("variants")
     _require(
         isinstance(variants, Mapping) and len(variants) > 0,
@@ -148,7 +157,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         )
         resolved[name] = _override(common, overrides, f"variants.{name}.", "")
         try:
-            _check(resolved[name])
+            check_config(resolved[name])
         except ConfigError as error:
             raise ConfigError(f"variant {name}: {error}") from None
     baseline = config.get("baseline")
@@ -165,7 +174,7 @@ def _override(
     result = copy.deepcopy(dict(base))
     for key, value in overrides.items():
         path = prefix + key
-        _require(path not in _COMMON, f"{where}{path} cannot differ between variants")
+        _require(path not in COMMON, f"{where}{path} cannot differ between variants")
         _require(
             key in base, f"{where}{path} is no config key" + _nearest(path, [*_RULES, "model"])
         )
@@ -176,17 +185,57 @@ def _override(
     return result
 
 
-def _check(config: Mapping[str, Any]) -> None:
+def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of all of its variants."""
+    return {key: value for key, value in config.items() if key not in ("variants", "baseline")}
+
+
+def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values of some keys, which are given flat and may be traced."""
+    changed = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
+    for key, value in settings.items():
+        section, _, field = key.rpartition(".")
+        (changed[section] if section else changed)[field] = value
+    return changed
+
+
+def check_setting(key: str, value: Any) -> None:
+    """Makes sure that there is such a key and that it may have this value.
+
+    Raises:
+      ConfigError: it is not so; the sentence names the nearest key, or the bounds.
+    """
+    _require(key in _RULES, f"{key} is no config key" + _nearest(key, _RULES))
+    _RULES[key].check(key, value)
+
+
+def is_number(key: str) -> bool:
+    """Whether a config key takes numbers."""
+    return isinstance(_RULES[key], _Number)
+
+
+def is_integer(key: str) -> bool:
+    """Whether a config key takes integers only."""
+    return is_number(key) and _RULES[key].kind is int
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Makes sure that a config without variants has all keys, with values that go together.
+
+    Raises:
+      ConfigError: it has not; the sentence says which.
+    """
     flat = {
         f"{key}.{field}" if isinstance(value, Mapping) else key: inner
         for key, value in config.items()
         for field, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
     }
-    for key in flat:
-        _require(key in _RULES, f"{key} is no config key" + _nearest(key, _RULES))
-    for key, rule in _RULES.items():
+    for key, value in flat.items():
+        check_setting(key, value)
+    for key in _RULES:
         _require(key in flat, f"the config lacks {key}")
-        rule.check(key, flat[key])
 
     batch_size, microbatch_size = flat["batch_size"], flat["microbatch_size"]
     _require(
@@ -216,6 +265,11 @@ def _check(config: Mapping[str, Any]) -> None:
             all(size % groups == 0 for size in flat[key]),
             f"normalizer.num_groups must divide all of {key}, got {groups} and {flat[key]}",
         )
+    _require(
+        not (flat["model.dropout"] and flat["devices.synchronized"]),
+        "model.dropout draws for whole microbatches, and devices.synchronized spreads them over "
+        f"devices: set one to 0 or False, got {flat['model.dropout']} and True",
+    )
     _require(
         not (flat["optimizer.name"] == "adam" and flat["optimizer.momentum"]),
         f"adam takes no optimizer.momentum, got {flat['optimizer.momentum']}; set it to 0",

@@ -63,9 +63,9 @@ def reevaluate(
         variables = with_population_statistics(variables, config, dataset.train_images, model)
     asked = {"train_examples": 0, "minibatches": minibatches}
     evaluate = make_evaluate(
-        {**config, "evaluation": asked}, dataset, sampler, model, devices, probe=None
+        {**config, "evaluation": asked}, dataset, sampler, lambda _: model, devices, probe=None
     )
-    values = fetch(evaluate(variables))["test_minibatches" if minibatches else "test"]
+    values = fetch(evaluate(variables, {}))["test_minibatches" if minibatches else "test"]
     diverged = np.isin(restored.seeds, [*restored.diverged]) | ~np.isfinite(values["loss"])
     return {
         metric: np.where(diverged, np.nan, values[metric].astype(np.float64))

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from functools import partial
@@ -19,11 +19,10 @@ from jax.experimental import multihost_utils
 
 from bnrepro.comparison.config import ConfigError, variant_configs
 from bnrepro.comparison.provenance import begin
-from bnrepro.comparison.variant import Samplers, train_variant
+from bnrepro.comparison.variant import Samplers, make_program, train_variants
 from bnrepro.data import Dataset, load_dataset, make_sampler
 from bnrepro.records import (
     CHECKPOINTS,
-    TENSORBOARD,
     RecordsError,
     Row,
     Run,
@@ -31,9 +30,9 @@ from bnrepro.records import (
     metric_rows,
     open_workdir,
     read_run,
-    write_events,
     write_run,
 )
+from bnrepro.trackers import Tracker, tensorboard
 from bnrepro.training import Checkpoints, Devices, Probe, make_devices
 
 # What is measured inside a variant's model, given its config.
@@ -52,7 +51,9 @@ class _DoesNotFitError(ConfigError):
     """A variant asks for more images than the data set has."""
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
+    """A variant, and what it is trained with."""
+
     config: dict[str, Any]
     samplers: Samplers
     devices: Devices
@@ -64,6 +65,7 @@ def run_comparison(
     *,
     make_probe: MakeProbe | None = None,
     progress: Progress = lambda variant, step: None,
+    trackers: Sequence[Tracker] = (tensorboard,),
     overwrite: bool = False,
 ) -> Run:
     """Trains what `workdir` does not hold yet of `config`, and returns all of it.
@@ -77,6 +79,7 @@ def run_comparison(
       workdir: where the records go.
       make_probe: what to measure inside the models at each evaluation.
       progress: called at each evaluation, from the thread that trains the variant.
+      trackers: told of each variant that is finished, by the process that writes.
       overwrite: replace what the workdir holds.
 
     Raises:
@@ -91,7 +94,7 @@ def run_comparison(
     jobs = {}
     for name, variant in variants.items():
         try:
-            jobs[name] = _job(name, variant, dataset)
+            jobs[name] = make_job(name, variant, dataset)
         except _DoesNotFitError as error:
             # What fits the data that was asked for is no mistake where a small set stands in.
             if not dataset.stand_in:
@@ -112,24 +115,25 @@ def run_comparison(
                 f"{dataset.name}: choose another --workdir, or --overwrite"
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
-        return _train(run, jobs, dataset, make_probe, progress)
+        return _train(run, jobs, dataset, make_probe, progress, trackers)
 
 
 def _train(
     run: Run,
-    jobs: Mapping[str, _Job],
+    jobs: Mapping[str, Job],
     dataset: Dataset,
     make_probe: MakeProbe | None,
     progress: Progress,
+    trackers: Sequence[Tracker],
 ) -> Run:
     unfinished = [name for name in jobs if not run.finished(name)]
     if not unfinished:
         _log.warning("%s is finished: nothing is trained anew", run.workdir)
     for name in set(run.variants) - set(unfinished):
         progress(name, run.config["steps"])
-        there = (run.workdir / TENSORBOARD / name).exists()
-        if _writes() and run.finished(name) and not there:
-            write_events(run, name)
+        # What was interrupted, or is asked for only now.
+        if run.finished(name):
+            _track(run, name, trackers)
 
     stop = threading.Event()
     should_stop = _stop_asked(stop)
@@ -142,15 +146,15 @@ def _train(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
         try:
-            for step, all_rows in train_variant(
-                name,
+            program = make_program(
                 job.config,
                 dataset,
                 samplers=job.samplers,
                 devices=job.devices,
-                checkpoints=checkpoints,
-                should_stop=should_stop,
                 probe=make_probe(job.config) if make_probe else None,
+            )
+            for step, all_rows in train_variants(
+                program, {name: {}}, checkpoints=checkpoints, should_stop=should_stop
             ):
                 rows[name] = list(all_rows)
                 progress(name, step)
@@ -169,8 +173,8 @@ def _train(
                     raise Preempted
                 run = _with_rows(run, {name: rows[name]}, {name: round(seconds, 1)})
                 if _writes():
-                    write_events(run, name)
                     write_run(run)
+                _track(run, name, trackers)
         except BaseException:
             # Also when interrupted, what was measured is kept, and complete: at once, lest a
             # second Ctrl-C cut the waiting short, and again with the last evaluations.
@@ -182,6 +186,12 @@ def _train(
                 write_run(_with_rows(run, rows, {}))
             raise
     return run
+
+
+def _track(run: Run, variant: str, trackers: Sequence[Tracker]) -> None:
+    if _writes():
+        for track in trackers:
+            track(run, variant)
 
 
 def _writes() -> bool:
@@ -203,7 +213,7 @@ def _stop_asked(stop: threading.Event) -> Callable[[int], bool]:
     return agreed
 
 
-def _side_by_side(jobs: Mapping[str, _Job]) -> int:
+def _side_by_side(jobs: Mapping[str, Job]) -> int:
     """How many variants to train at once.
 
     XLA keeps but one CPU core busy with networks this small: each core trains its own variant.
@@ -227,7 +237,12 @@ def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, fl
     )
 
 
-def _job(name: str, config: dict[str, Any], dataset: Dataset) -> _Job:
+def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
+    """What it takes to train the variant of that name.
+
+    Raises:
+      ConfigError: a setting that does not go with the data set or with the devices.
+    """
     examples, size = config["evaluation"]["train_examples"], len(dataset.train_labels)
     if examples > size and not dataset.stand_in:
         raise _DoesNotFitError(
@@ -251,4 +266,4 @@ def _job(name: str, config: dict[str, Any], dataset: Dataset) -> _Job:
         )
     except ValueError as error:
         raise ConfigError(f"variant {name}: {error}") from None
-    return _Job(config, samplers, devices)
+    return Job(config, samplers, devices)

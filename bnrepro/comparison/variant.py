@@ -1,7 +1,7 @@
-"""Trains and evaluates all seeds of one variant, from where its checkpoints left it."""
+"""Trains and evaluates all seeds of variants, as one program, from where checkpoints left them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,8 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, UInt8
 
+from bnrepro.comparison.config import with_settings
 from bnrepro.data import Dataset, Sampler
 from bnrepro.models import make_network, make_normalizer
 from bnrepro.records import Row
@@ -18,7 +20,9 @@ from bnrepro.training import (
     MAX_STEPS,
     Checkpoints,
     Devices,
+    Numbers,
     Probe,
+    TrainSteps,
     evaluate,
     evaluate_minibatches,
     fetch,
@@ -36,59 +40,107 @@ class Samplers(NamedTuple):
     test: Sampler | None
 
 
-def train_variant(
-    name: str,
+class Program(NamedTuple):
+    """What is compiled once for all runs of a config, whatever their seeds and numbers.
+
+    Attributes:
+      config: that they share.
+      devices: where they run.
+      init: the states of all runs before the first step, from their seeds and numbers.
+      train_steps: see `make_train_steps`.
+      evaluate: see `make_evaluate`.
+      data: images and labels of the training set, as `train_steps` takes them.
+    """
+
+    config: Mapping[str, Any]
+    devices: Devices
+    init: Callable[[Any, Any], TrainState]
+    train_steps: TrainSteps
+    evaluate: Callable[[Any, Numbers], dict[str, dict[str, Array]]]
+    data: tuple[Array, Array]
+
+
+def make_program(
     config: Mapping[str, Any],
     dataset: Dataset,
     *,
     samplers: Samplers,
     devices: Devices,
-    checkpoints: Checkpoints,
-    should_stop: Callable[[int], bool],
-    probe: Probe | None,
+    probe: Probe | None = None,
+) -> Program:
+    """What trains and evaluates runs of `config`.
+
+    Args:
+      config: of a variant.
+      dataset: what is trained on.
+      samplers: of its minibatches.
+      devices: where it is trained.
+      probe: what to measure at evaluations.
+    """
+    classes = len(dataset.class_names)
+    axis_name = devices.axis_name if devices.synchronized else None
+
+    def build(
+        numbers: Numbers, axis_name: str | None = None
+    ) -> tuple[nn.Module, optax.GradientTransformation]:
+        own = with_settings(config, numbers)
+        return make_model(own, classes, axis_name), make_optimizer(**own["optimizer"])
+
+    init = partial(
+        initial_states,
+        build=build,
+        example=preprocessing(config)(jnp.asarray(dataset.train_images[:1])),
+        ema_decay=config["ema_decay"],
+    )
+    return Program(
+        config=config,
+        devices=devices,
+        init=jax.jit(init, out_shardings=devices.sharding),
+        train_steps=make_train_steps(
+            build=partial(build, axis_name=axis_name),
+            sampler=samplers.train,
+            preprocess=preprocessing(config),
+            microbatch_size=config["microbatch_size"],
+            ema_decay=config["ema_decay"],
+            devices=devices,
+        ),
+        evaluate=make_evaluate(
+            config, dataset, samplers.test, lambda numbers: build(numbers)[0], devices, probe
+        ),
+        data=devices.replicate((dataset.train_images, dataset.train_labels)),
+    )
+
+
+def train_variants(
+    program: Program,
+    variants: Mapping[str, Mapping[str, float]],
+    *,
+    checkpoints: Checkpoints | None = None,
+    should_stop: Callable[[int], bool] = lambda step: False,
+    dropped: Collection[str] = (),
 ) -> Iterator[tuple[int, list[Row]]]:
     """Goes on from the last checkpoint; yields (step, all rows so far) after each evaluation.
 
     Args:
-      name: of the variant.
-      config: of the variant.
-      dataset: what is trained on.
-      samplers: of its minibatches.
-      devices: where it is trained.
-      checkpoints: where it goes on from, and what it leaves.
+      program: made for their config.
+      variants: their names, each with the numbers in which it differs from that config, by flat
+        key; the keys are the same for all.
+      checkpoints: where it goes on from, and what it leaves, if anything.
       should_stop: asked after some steps, with their number; the state is saved then.
-      probe: what to measure at evaluations.
+      dropped: variants to train no further; looked at after each evaluation.
     """
-    axis_name = devices.axis_name if devices.synchronized else None
-    model, synchronized_model = (
-        make_model(config, len(dataset.class_names), axis) for axis in (None, axis_name)
-    )
-    optimizer = make_optimizer(**config["optimizer"])
-    seeds = config["first_seed"] + np.arange(config["seeds"])
-    init = partial(
-        initial_states,
-        model=model,
-        optimizer=optimizer,
-        example=preprocessing(config)(jnp.asarray(dataset.train_images[:1])),
-        ema_decay=config["ema_decay"],
-    )
-    evaluate_all = make_evaluate(config, dataset, samplers.test, model, devices, probe)
-    train_steps = make_train_steps(
-        model=synchronized_model,
-        optimizer=optimizer,
-        sampler=samplers.train,
-        preprocess=preprocessing(config),
-        microbatch_size=config["microbatch_size"],
-        ema_decay=config["ema_decay"],
-        devices=devices,
-    )
-    images, labels = devices.replicate((dataset.train_images, dataset.train_labels))
+    config, devices = program.config, program.devices
+    all_seeds = (config["first_seed"] + np.arange(config["seeds"])).tolist()
+    runs = [(name, seed) for name in variants for seed in all_seeds]
+    keys = next(iter(variants.values()))
+    numbers = {key: np.array([variants[name][key] for name, _ in runs], np.float32) for key in keys}
+    arguments = np.array([seed for _, seed in runs]), numbers
 
     step, score = 0, -1.0
     rows: list[Row] = []
-    # Loss and accuracy of the steps since the last evaluation, (seeds, steps) each.
+    # Loss and accuracy of the steps since the last evaluation, (runs, steps) each.
     history: dict[str, np.ndarray] = {}
-    restored = checkpoints.restore(abstract_fields(init, seeds, devices))
+    restored = checkpoints and checkpoints.restore(_abstract_fields(program, *arguments))
     if restored:
         step, fields, notes = restored
         states = TrainState(**fields)
@@ -96,41 +148,49 @@ def train_variant(
         history = {metric: np.array(values) for metric, values in notes["history"].items()}
         yield step, rows
     else:
-        states = jax.jit(init, out_shardings=devices.sharding)(seeds)
+        states = program.init(*arguments)
     states = devices.spread(states)
 
     def save() -> None:
-        kept = {metric: values.tolist() for metric, values in history.items()}
-        notes = {"rows": rows, "history": kept, "score": score}
-        checkpoints.save(step, vars(devices.gather(states)), notes, score)
+        if checkpoints is not None:
+            kept = {metric: values.tolist() for metric, values in history.items()}
+            notes = {"rows": rows, "history": kept, "score": score}
+            checkpoints.save(step, vars(devices.gather(states)), notes, score)
 
     steps, every = config["steps"], config["checkpoint"]["every"]
     while True:
         if step % config["eval_every"] == 0 and (history or not rows):
             states_here = devices.gather(states)
-            splits = fetch(evaluate_all(states_here.evaluated))
+            splits = fetch(program.evaluate(states_here.evaluated, states_here.numbers))
             splits["train"] = {
                 # Whatever the type, so that a resumed run has the same mean.
                 metric: values.mean(1, dtype=np.float64)
                 for metric, values in history.items()
             }
-            rows += _rows(name, step, seeds, splits, fetch(states_here.diverged_at), rows)
+            rows += _rows(runs, step, splits, fetch(states_here.diverged_at), rows)
             history = {}
             yield step, rows
             finals = [row[5] for row in rows if row[2:5] == (step, "test", "accuracy")]
-            if not finals:  # every seed diverged
+            if not finals:  # all diverged
                 return
             score = sum(finals) / len(finals)
             evaluations = step // config["eval_every"]
             if step == steps or (every and step and evaluations % every == 0):
                 save()
+            kept = [i for i, (name, _) in enumerate(runs) if name not in dropped]
+            if not kept:
+                return
+            # Fewer runs are another program to compile: not for a few.
+            if 2 * len(kept) <= len(runs):
+                runs = [runs[i] for i in kept]
+                states = devices.spread(devices.select(devices.gather(states), kept))
         if step == steps:
             return
         if should_stop(step):
             save()
             return
         count = min(MAX_STEPS, config["eval_every"] - step % config["eval_every"])
-        states, metrics = train_steps(states, images, labels, count)
+        states, metrics = program.train_steps(states, *program.data, count)
         history = {
             metric: np.concatenate([history.get(metric, new[:, :0]), new[:, :count]], axis=1)
             for metric, new in fetch(devices.gather(metrics)).items()
@@ -139,18 +199,17 @@ def train_variant(
 
 
 def _rows(
-    name: str,
+    runs: Sequence[tuple[str, int]],
     step: int,
-    seeds: np.ndarray,
     splits: Mapping[str, Mapping[str, np.ndarray]],
     diverged_at: np.ndarray,
     before: list[Row],
 ) -> list[Row]:
-    """What is recorded of one evaluation; of a seed that diverged, that it did, once."""
-    out = {row[1] for row in before if row[4] == "diverged"}
+    """What is recorded of one evaluation; of a run that diverged, that it did, once."""
+    out = {row[:2] for row in before if row[4] == "diverged"}
     rows: list[Row] = []
-    for i, seed in enumerate(seeds.tolist()):
-        if seed in out:
+    for i, (name, seed) in enumerate(runs):
+        if (name, seed) in out:
             continue
         if diverged_at[i] != NOT_DIVERGED or not math.isfinite(splits["test"]["loss"][i]):
             at = step if diverged_at[i] == NOT_DIVERGED else int(diverged_at[i])
@@ -177,11 +236,11 @@ def make_model(
     )
 
 
-def abstract_fields(init: Callable[[Any], TrainState], seeds: np.ndarray, devices: Devices) -> Any:
-    """Shapes, types and shardings of the fields of all seeds' states, as checkpoints have them."""
+def _abstract_fields(program: Program, seeds: Any, numbers: Any) -> Any:
+    """Shapes, types and shardings of the fields of all runs' states, as checkpoints have them."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding),
-        jax.eval_shape(lambda seeds: vars(init(seeds)), seeds),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.devices.sharding),
+        jax.eval_shape(lambda *arguments: vars(program.init(*arguments)), seeds, numbers),
     )
 
 
@@ -189,11 +248,13 @@ def make_evaluate(
     config: Mapping[str, Any],
     dataset: Dataset,
     test_sampler: Sampler | None,
-    model: nn.Module,
+    build_model: Callable[[Numbers], nn.Module],
     devices: Devices,
     probe: Probe | None,
-) -> Callable[[Any], dict[str, dict[str, Array]]]:
-    """Evaluates the variables of all seeds in one compiled call: {split: {metric: (seeds,)}}.
+) -> Callable[[Any, Numbers], dict[str, dict[str, Array]]]:
+    """Evaluates the variables of all runs in one compiled call: {split: {metric: (runs,)}}.
+
+    The call takes the runs' numbers, too, of which `build_model` makes the model.
 
     Splits: `test`, the whole test set with the stored averages; where the config asks for them,
     `train_set`, the first training images likewise, and `test_minibatches`, minibatches of test
@@ -211,7 +272,9 @@ def make_evaluate(
         draw = partial(test_sampler, jax.random.key(config["first_seed"]))
         indices = jax.vmap(draw)(jnp.arange(evaluation["minibatches"]))
 
-    def one_seed(variables: Any, data: Any) -> Any:
+    def one_run(run: tuple[Any, Numbers], data: Any) -> Any:
+        variables, numbers = run
+        model = build_model(numbers)
         arrays, stored, indices = data
         splits = {
             split: evaluate(variables, *data, model=model, probe=probe if split == "test" else None)
@@ -228,9 +291,9 @@ def make_evaluate(
             )
         return splits
 
-    all_seeds = devices.evaluate(one_seed)
+    all_runs = devices.evaluate(one_run)
     data = devices.place((arrays, stored, indices))
-    return lambda variables: all_seeds(variables, data)
+    return lambda variables, numbers: all_runs((variables, numbers), data)
 
 
 def preprocessing(config: Mapping[str, Any]) -> Callable[[Array], Array]:

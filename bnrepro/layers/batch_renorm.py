@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
@@ -94,8 +95,8 @@ def _clip_magnitude(d: Array, d_max: Any) -> Array:
 def renorm_schedules(
     total_steps: int = _PAPER_STEPS,
     *,
-    r_max: float = 3.0,
-    d_max: float = 5.0,
+    r_max: Any = 3.0,
+    d_max: Any = 5.0,
     warmup: float = 5_000 / _PAPER_STEPS,
     r_max_end: float = 40_000 / _PAPER_STEPS,
     d_max_end: float = 25_000 / _PAPER_STEPS,
@@ -107,8 +108,8 @@ def renorm_schedules(
 
     Args:
       total_steps: length of the run, in updates of the layer; at least 1.
-      r_max: final limit of r, at least 1.
-      d_max: final limit of |d|, at least 0.
+      r_max: final limit of r, at least 1; a traced one is not checked.
+      d_max: final limit of |d|, at least 0; likewise.
       warmup: share of the run that is plain Batch Norm, in [0, 1].
       r_max_end: share of the run after which r_max is reached, in [warmup, 1].
       d_max_end: share of the run after which d_max is reached, in [warmup, 1].
@@ -121,9 +122,9 @@ def renorm_schedules(
     """
     if not total_steps >= 1:
         raise ValueError(f"renorm_schedules: total_steps must be at least 1, got {total_steps}.")
-    if not 1 <= r_max < float("inf"):
+    if not isinstance(r_max, jax.core.Tracer) and not 1 <= r_max < float("inf"):
         raise ValueError(f"renorm_schedules: r_max must be at least 1, got {r_max}.")
-    if not 0 <= d_max < float("inf"):
+    if not isinstance(d_max, jax.core.Tracer) and not 0 <= d_max < float("inf"):
         raise ValueError(f"renorm_schedules: d_max must be at least 0, got {d_max}.")
     if not 0 <= warmup <= 1:
         raise ValueError(f"renorm_schedules: warmup must be in [0, 1], got {warmup}.")
@@ -131,7 +132,7 @@ def renorm_schedules(
         if not warmup <= end <= 1:
             raise ValueError(f"renorm_schedules: {name} must be in [{warmup:g}, 1], got {end}.")
 
-    def ramp(start: float, end: float, end_share: float) -> Schedule:
+    def ramp(start: float, end: Any, end_share: float) -> Schedule:
         begin = round(warmup * total_steps)
         # At least one step, or the ramp would never leave its start.
         return optax.linear_schedule(

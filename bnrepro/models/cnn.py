@@ -1,17 +1,19 @@
 """A small convolutional network, whose normalizers have one mean and variance a channel."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
 from bnrepro.models.convolution import convolution
+from bnrepro.models.dropout import Dropout
 from bnrepro.models.normalizers import Normalizer
 
 
 class CNN(nn.Module):
-    """Convolutions of 3 x 3 with stride 2, the mean over places, and a linear layer.
+    """Convolutions of 3 x 3 with stride 2, the mean over places, dropout, and a linear layer.
 
     Layer i is `activation(norm(conv(x)))`, of `conv_i` and, where there is a normalizer, `norm_i`,
     as in Inception ([BRN] 4). The output layer is `logits`.
@@ -22,6 +24,7 @@ class CNN(nn.Module):
       activation: elementwise, after the normalization.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       kernel_init: draws all weights.
+      dropout: rate of `Dropout`, in [0, 1); None for none.
     """
 
     channels: Sequence[int]
@@ -29,6 +32,7 @@ class CNN(nn.Module):
     activation: Callable[[jax.Array], jax.Array]
     normalizer: Normalizer | None
     kernel_init: nn.initializers.Initializer
+    dropout: Any = None
 
     @nn.compact
     def __call__(
@@ -49,4 +53,6 @@ class CNN(nn.Module):
                 x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
             x = self.activation(x)
         x = x.mean((1, 2))
+        if self.dropout is not None:
+            x = Dropout(self.dropout, name="dropout")(x)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

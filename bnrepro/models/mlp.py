@@ -1,16 +1,18 @@
 """The fully connected network of the MNIST experiments ([BN] 4.1)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from bnrepro.models.dropout import Dropout
 from bnrepro.models.normalizers import Normalizer
 
 
 class MLP(nn.Module):
-    """Hidden layers of `activation(norm(dense(x)))`, then a linear layer to the classes.
+    """Hidden layers of `dropout(activation(norm(dense(x))))`, then a linear layer to the classes.
 
     Hidden layer i consists of `dense_i` and, where there is a normalizer, `norm_i`; the latter's
     bias takes the place of the former's ([BN] 3.2). The output layer is `logits`.
@@ -21,6 +23,7 @@ class MLP(nn.Module):
       activation: elementwise, after the normalization.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       kernel_init: draws all weights.
+      dropout: rate of `Dropout`, in [0, 1); None for none.
     """
 
     hidden: Sequence[int]
@@ -28,6 +31,7 @@ class MLP(nn.Module):
     activation: Callable[[jax.Array], jax.Array]
     normalizer: Normalizer | None
     kernel_init: nn.initializers.Initializer
+    dropout: Any = None
 
     @nn.compact
     def __call__(
@@ -45,4 +49,6 @@ class MLP(nn.Module):
             if self.normalizer is not None:
                 x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
             x = self.activation(x)
+            if self.dropout is not None:
+                x = Dropout(self.dropout, name=f"dropout_{i}")(x)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

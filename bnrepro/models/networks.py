@@ -21,7 +21,8 @@ def make_network(
     channels: Sequence[int],
     activation: str,
     init: str,
-    init_std: float,
+    init_std: Any,
+    dropout: Any,
     num_classes: int,
     normalizer: Normalizer | None,
 ) -> nn.Module:
@@ -33,7 +34,9 @@ def make_network(
       channels: of the convolutions of a cnn.
       activation: one of `ACTIVATIONS`.
       init: how all weights are drawn, one of `INITIALIZERS` (of `jax.nn.initializers`).
-      init_std: standard deviation of `normal`.
+      init_std: standard deviation of `normal`; may be traced.
+      dropout: rate in [0, 1), of the hidden units of an mlp, of the features of a cnn; may be
+        traced. A known zero costs nothing.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
 
@@ -50,6 +53,7 @@ def make_network(
         "activation": ACTIVATIONS[activation],
         "normalizer": normalizer,
         "kernel_init": kernel_init,
+        "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
     }
     if name == "mlp":
         return MLP(hidden=tuple(hidden), **common)

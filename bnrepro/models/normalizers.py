@@ -20,8 +20,8 @@ def make_normalizer(
     steps: int,
     momentum: Any,
     epsilon: Any,
-    r_max: float,
-    d_max: float,
+    r_max: Any,
+    d_max: Any,
     warmup: float,
     r_max_end: float,
     d_max_end: float,
@@ -29,6 +29,8 @@ def make_normalizer(
     axis_name: str | None = None,
 ) -> Normalizer | None:
     """The normalizer of that name, called with `use_running_average` and `name`.
+
+    Momentum, epsilon, r_max and d_max may be traced.
 
     Args:
       name: one of `NORMALIZERS`.

@@ -3,9 +3,9 @@
 from bnrepro.training.checkpoints import CheckpointError, Checkpoints
 from bnrepro.training.devices import STRATEGIES, Devices, fetch, make_devices
 from bnrepro.training.evaluation import Probe, evaluate, evaluate_minibatches
-from bnrepro.training.loop import MAX_STEPS, initial_states, make_train_steps
+from bnrepro.training.loop import MAX_STEPS, TrainSteps, initial_states, make_train_steps
 from bnrepro.training.optimizers import OPTIMIZERS, make_optimizer
-from bnrepro.training.state import TrainState
+from bnrepro.training.state import Numbers, TrainState
 from bnrepro.training.step import train_step
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Devices",
+    "Numbers",
     "Probe",
     "TrainState",
+    "TrainSteps",
     "evaluate",
     "evaluate_minibatches",
     "fetch",

@@ -1,6 +1,6 @@
 """Where the steps of several seeds run: on one device, on a mesh, or replicated. Same numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -98,6 +98,11 @@ class Devices:
         if self.strategy == "pmap":
             return jax.tree.map(lambda x: x.addressable_data(0)[0], states)
         return states
+
+    def select(self, states: Any, runs: Sequence[int]) -> Any:
+        """Some of `gather`ed states, placed likewise."""
+        index = np.array(runs)
+        return jax.tree.map(lambda x: jax.device_put(x[index], self.sharding), states)
 
     def place(self, data: Any) -> Any:
         """Arrays of the host to where they are evaluated with."""

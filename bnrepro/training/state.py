@@ -1,5 +1,6 @@
 """Everything a run needs to go on from where it is."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -7,17 +8,22 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 NOT_DIVERGED = -1
+# Settings that runs of one program differ in, by name; traced, each run sees its own.
+Numbers = Mapping[str, Float[Array, "*runs"]]
+# Makes model and optimizer of a run, given its numbers.
+Build = Callable[[Numbers], tuple[nn.Module, optax.GradientTransformation]]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """State of one seed's run or, stacked along a first axis, of several.
+    """State of one run or, stacked along a first axis, of several.
 
     Attributes:
       step: updates done.
+      numbers: what the run's model and optimizer are built with, beside what all runs share.
       sample_key: key of the sampler.
       params: of the model.
       batch_stats: moving averages of its normalizers.
@@ -27,13 +33,14 @@ class TrainState:
       diverged_at: the first step whose loss was not finite, or `NOT_DIVERGED`.
     """
 
-    step: Int[Array, "*seeds"]
-    sample_key: Key[Array, "*seeds"]
+    step: Int[Array, "*runs"]
+    numbers: Numbers
+    sample_key: Key[Array, "*runs"]
     params: Any
     batch_stats: Any
     opt_state: Any
     average: Any
-    diverged_at: Int[Array, "*seeds"]
+    diverged_at: Int[Array, "*runs"]
 
     @property
     def evaluated(self) -> dict[str, Any]:
@@ -42,22 +49,20 @@ class TrainState:
 
 
 def initial_state(
-    seed: Int[Array, ""],
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    example: Any,
-    ema_decay: float,
+    seed: Int[Array, ""], numbers: Numbers, *, build: Build, example: Any, ema_decay: float
 ) -> TrainState:
     """The state before the first step; `example` is an input of shape (1, ...).
 
     Initial weights and sampling have keys of their own, the same for every variant: runs of one
     seed differ in nothing but what their configs say.
     """
+    model, optimizer = build(numbers)
     init_key, sample_key = jax.random.split(jax.random.key(seed))
     variables = model.init(init_key, example, train=True)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
+        numbers=numbers,
         sample_key=sample_key,
         params=params,
         batch_stats=batch_stats,

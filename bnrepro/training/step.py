@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from bnrepro.training.state import NOT_DIVERGED, TrainState
+
+# Apart from the steps, which the sampler's keys are made of.
+_DROPOUT = 2**32 - 1
 
 
 def train_step(
@@ -33,10 +36,11 @@ def train_step(
     Returns:
       The new state; loss and accuracy of the batch in training mode, before the update.
     """
+    dropout_keys = _dropout_keys(state, len(images), axis_name)
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, batch_stats = forward(variables, images, model=model)
+        logits, batch_stats = forward(variables, images, dropout_keys, model=model)
         metrics = loss_and_accuracy(logits, labels)
         return metrics["loss"], (metrics, batch_stats)
 
@@ -73,20 +77,42 @@ def train_step(
 
 
 def forward(
-    variables: Any, images: Float[Array, "microbatches size ..."], *, model: nn.Module
+    variables: Any,
+    images: Float[Array, "microbatches size ..."],
+    dropout_keys: Key[Array, "microbatches"] | None = None,
+    *,
+    model: nn.Module,
 ) -> tuple[Float[Array, "microbatches size classes"], Any]:
-    """Logits in training mode, each microbatch normalized by itself, and the new batch_stats."""
+    """Logits in training mode, each microbatch normalized by itself, and the new batch_stats.
 
-    def one(images: Array) -> tuple[Array, Any]:
-        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    Nothing is dropped out without keys.
+    """
+
+    def one(images: Array, dropout_key: Any) -> tuple[Array, Any]:
+        logits, updates = model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
         return logits, updates.get("batch_stats", {})
 
     if len(images) == 1:
         # A mapped axis of length one would still turn each product into a batched one.
-        logits, batch_stats = one(images[0])
+        logits, batch_stats = one(images[0], None if dropout_keys is None else dropout_keys[0])
         return logits[None], batch_stats
-    logits, mapped = jax.vmap(one)(images)
+    logits, mapped = jax.vmap(one)(images, dropout_keys)
     return logits, jax.tree.map(_average, mapped)
+
+
+def _dropout_keys(
+    state: TrainState, microbatches: int, axis_name: str | None
+) -> Key[Array, "microbatches"]:
+    """A key for each microbatch of this step, the same on however many devices they are."""
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * microbatches
+    key = jax.random.fold_in(jax.random.fold_in(state.sample_key, _DROPOUT), state.step)
+    return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(microbatches))
 
 
 def loss_and_accuracy(

@@ -219,6 +219,20 @@ def test_events_that_an_interruption_prevented_are_written_when_going_on(copied)
     }
 
 
+def test_trackers_are_told_of_what_is_finished_with_its_records_now_or_before(copied):
+    told = []
+
+    def track(run, variant):
+        assert run.finished(variant)
+        assert read_run(run.workdir).finished(variant)
+        told.append(variant)
+
+    run_comparison(config(), copied, trackers=[track])
+    assert sorted(told) == ["batch_norm", "plain"]
+    run_comparison(config(variants=PLAIN), copied, trackers=[track], overwrite=True)
+    assert told[2:] == ["plain"]
+
+
 def test_provenance_is_that_of_the_start_and_later_runs_are_added(copied):
     first = read_run(copied).provenance
     assert {"commit", "versions", "machine", "command", "started"} <= set(first)
@@ -229,7 +243,7 @@ def test_provenance_is_that_of_the_start_and_later_runs_are_added(copied):
 
 
 def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
-    monkeypatch.setattr(run_module, "train_variant", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(run_module, "train_variants", lambda *args: pytest.fail("trained again"))
     before = (copied / "metrics.csv").read_bytes()
     run_comparison(config(), copied)
     assert (copied / "metrics.csv").read_bytes() == before
@@ -240,9 +254,9 @@ def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go
 ):
     original = variant_module.make_optimizer
 
-    def exploding(name, learning_rate, momentum):
+    def exploding(name, learning_rate, **others):
         if learning_rate != 9:
-            return original(name, learning_rate=learning_rate, momentum=momentum)
+            return original(name, learning_rate=learning_rate, **others)
         # The fifth update makes the weights infinite, so the sixth step's loss is not finite.
         return optax.sgd(lambda count: jnp.where(count < 4, 0.1, jnp.inf))
 

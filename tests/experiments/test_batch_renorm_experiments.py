@@ -27,7 +27,7 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
     tmp_path, capsys
 ):
     names = ["batch_norm 64", "batch_norm 4", "batch_renorm 4", "none"]
-    small_batch.main(shrunk(small_batch_config, names), tmp_path / "w", False)
+    small_batch.main(shrunk(small_batch_config, names), tmp_path / "w", False, ())
     lines = (tmp_path / "w" / "summary.md").read_text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5]]
     assert lines[0].split("|")[1].strip() == "microbatch size"
@@ -51,7 +51,7 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
 
 
 def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
-    small_batch.main(shrunk(small_batch_config, ["batch_norm 64"]), tmp_path / "w", False)
+    small_batch.main(shrunk(small_batch_config, ["batch_norm 64"]), tmp_path / "w", False, ())
     pictures = {path.name for path in (tmp_path / "w" / "figures").glob("*.png")}
     assert pictures == {"accuracy_against.png"}
 
@@ -65,7 +65,7 @@ def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_pa
         if "sampler" in variant:
             variant["sampler"]["examples_per_label"] = 8
     config["evaluation"] = {"train_examples": 50, "minibatches": 3}
-    non_iid.main(config, tmp_path / "w", False)
+    non_iid.main(config, tmp_path / "w", False, ())
     metrics = read_run(tmp_path / "w").metrics
     assert set(metrics["split"]) == {"test", "test_minibatches", "train", "train_set"}
     header = (tmp_path / "w" / "summary.md").read_text().splitlines()[0]

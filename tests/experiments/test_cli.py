@@ -54,6 +54,7 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--resume"], "--resume finds nothing to go on with"),
         (["--resume", "--overwrite"], "--resume goes on with the workdir and --overwrite replaces"),
         (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),
+        (["--wandb="], "--wandb=PROJECT"),
         (["stray"], "unexpected argument 'stray'"),
         (["--workdir="], "--workdir=runs/NAME"),
         # These are found by what has to load JAX first.
@@ -72,6 +73,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+    assert not workdir.exists()
+
+
+def test_without_the_package_of_weights_and_biases_nothing_is_trained(tmp_path):
+    (tmp_path / "wandb.py").write_text("raise ImportError('none')")
+    workdir = tmp_path / "w"
+    result = run(CONFIG, f"--workdir={workdir}", "--wandb=norms", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr == "error: --wandb needs a package (none): pip install wandb\n"
     assert not workdir.exists()
 
 

@@ -9,6 +9,7 @@ import pytest
 from bnrepro.layers import BatchNorm, BatchRenorm
 from bnrepro.models import CNN, MLP, NORMALIZERS, make_network, make_normalizer
 from bnrepro.models.convolution import convolution
+from bnrepro.models.dropout import Dropout
 
 normal = nn.initializers.normal
 
@@ -143,7 +144,13 @@ def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channe
 
 
 def test_networks_are_made_by_name():
-    settings = {"hidden": (50, 8), "channels": (40, 4), "activation": "relu", "init_std": 0.02}
+    settings = {
+        "hidden": (50, 8),
+        "channels": (40, 4),
+        "activation": "relu",
+        "init_std": 0.02,
+        "dropout": 0.0,
+    }
     settings |= {"num_classes": 3, "normalizer": None, "init": "normal"}
     mlp, cnn = (make_network(name, **settings) for name in ("mlp", "cnn"))
     assert (type(mlp), mlp.hidden, mlp.activation) == (MLP, (50, 8), nn.relu)
@@ -154,7 +161,13 @@ def test_networks_are_made_by_name():
 
 @pytest.mark.parametrize(("init", "std"), [("normal", 0.02), ("lecun_normal", 1 / np.sqrt(400))])
 def test_initializations_are_made_by_name(init, std):
-    settings = {"hidden": (500,), "channels": (4,), "activation": "relu", "init_std": 0.02}
+    settings = {
+        "hidden": (500,),
+        "channels": (4,),
+        "activation": "relu",
+        "init_std": 0.02,
+        "dropout": 0.0,
+    }
     settings |= {"num_classes": 3, "normalizer": None}
     params = make_network("mlp", init=init, **settings).init(
         jax.random.key(1), jnp.zeros((1, 400)), train=True
@@ -162,3 +175,24 @@ def test_initializations_are_made_by_name(init, std):
     np.testing.assert_allclose(np.std(params["dense_0"]["kernel"]), std, rtol=0.01)
     with pytest.raises(ValueError, match="'lecun'; known are lecun_normal, normal"):
         make_network("mlp", init="lecun", **settings)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean_where_there_are_random_numbers():
+    x = jnp.ones((100, 100))
+    y = Dropout(0.3).apply({}, x, rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_allclose(np.mean(y == 0), 0.3, atol=0.02)
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.7], rtol=1e-6)
+    np.testing.assert_array_equal(Dropout(0.3).apply({}, x), x)
+
+
+@pytest.mark.parametrize(("name", "count"), [("mlp", 2), ("cnn", 1)])
+def test_networks_drop_hidden_units_and_nothing_at_a_rate_of_zero(name, count):
+    settings = {"hidden": (50, 8), "channels": (40, 4), "activation": "relu", "init_std": 0.02}
+    settings |= {"num_classes": 3, "normalizer": None, "init": "normal"}
+
+    def dropouts(rate):
+        model = make_network(name, dropout=rate, **settings)
+        table = model.tabulate(jax.random.key(0), jnp.zeros((2, 8, 8, 1)), train=True)
+        return table.count("Dropout")
+
+    assert (dropouts(0.5), dropouts(0.0)) == (count, 0)

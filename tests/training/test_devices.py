@@ -35,7 +35,9 @@ def preprocess(images):
     return images.astype(jnp.float32) / 255
 
 
-def after_50_steps(name, sampling, microbatch_size, strategy, shape=(0, 0), synchronized=False):
+def after_50_steps(
+    name, sampling, microbatch_size, strategy, shape=(0, 0), synchronized=False, dropout=None
+):
     """The states after 50 steps, each step's metrics, and an evaluation, on the host."""
     devices = make_devices(
         strategy,
@@ -53,20 +55,20 @@ def after_50_steps(name, sampling, microbatch_size, strategy, shape=(0, 0), sync
         )
         for axis in (None, devices.axis_name if synchronized else None)
     )
-    model = partial(MLP, (7, 6), 4, nn.relu, kernel_init=nn.initializers.lecun_normal())
+    model = partial(
+        MLP, (7, 6), 4, nn.relu, kernel_init=nn.initializers.lecun_normal(), dropout=dropout
+    )
     optimizer = make_optimizer("sgd", learning_rate=0.1)
     init = partial(
         initial_states,
-        model=model(normalizer=normalizer),
-        optimizer=optimizer,
+        build=lambda numbers: (model(normalizer=normalizer), optimizer),
         example=jnp.zeros((1, 4, 4, 1)),
         ema_decay=0.9,
     )
-    states = devices.spread(jax.jit(init, out_shardings=devices.sharding)(SEEDS))
+    states = devices.spread(jax.jit(init, out_shardings=devices.sharding)(SEEDS, {}))
     _, labels = data()
     train = make_train_steps(
-        model=model(normalizer=synchronized_normalizer),
-        optimizer=optimizer,
+        build=lambda numbers: (model(normalizer=synchronized_normalizer), optimizer),
         sampler=epochs(EXAMPLES, BATCH)
         if sampling == "iid"
         else by_label(labels, 2, BATCH // 2, repeat_labels=False),
@@ -136,6 +138,14 @@ def test_a_device_may_have_one_to_eight_microbatches(strategy, shape, microbatch
 def test_synchronized_statistics_are_those_of_the_whole_batch_on_one_device(name, strategy, shape):
     spread = after_50_steps(name, "iid", BATCH, strategy, shape, synchronized=True)
     assert_same(spread, alone(name, "iid", BATCH))
+
+
+@pytest.mark.parametrize(("strategy", "shape"), [("jit", (2, 4)), ("pmap", (0, 4))])
+def test_the_same_units_are_dropped_on_however_many_devices(strategy, shape):
+    spread = after_50_steps("batch_norm", "iid", 4, strategy, shape, dropout=0.3)
+    assert_same(spread, alone("batch_norm", "iid", 4, dropout=0.3))
+    whole = alone("batch_norm", "iid", 4)
+    assert np.abs(spread[3]["loss"] - whole[3]["loss"]).max() > 0.01
 
 
 def test_without_synchronization_devices_share_no_statistics():

@@ -45,7 +45,15 @@ def parts(normalizer="batch_renorm"):
 
 
 def states_of(seeds, common):
-    return initial_states(seeds, example=jnp.zeros((1, 4, 4, 1)), **common)
+    return initial_states(seeds, {}, example=jnp.zeros((1, 4, 4, 1)), **built(common))
+
+
+def built(common):
+    """As what makes model and optimizer of a run's numbers, which here has none."""
+    return {
+        "build": lambda numbers: (common["model"], common["optimizer"]),
+        "ema_decay": common["ema_decay"],
+    }
 
 
 def train_steps(common):
@@ -63,7 +71,7 @@ def train_steps(common):
         preprocess=preprocess,
         microbatch_size=MICROBATCH,
         devices=devices,
-        **common,
+        **built(common),
     )
 
 

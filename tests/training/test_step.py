@@ -27,7 +27,13 @@ class Network(nn.Module):
 
 def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1):
     model, optimizer = Network(norm), make_optimizer("sgd", learning_rate=learning_rate)
-    state = initial_state(jnp.int32(0), model, optimizer, jnp.zeros((1, 5)), ema_decay)
+    state = initial_state(
+        jnp.int32(0),
+        {},
+        build=lambda numbers: (model, optimizer),
+        example=jnp.zeros((1, 5)),
+        ema_decay=ema_decay,
+    )
     step = jax.jit(partial(train_step, model=model, optimizer=optimizer, ema_decay=ema_decay))
     return model, state, step
 
@@ -159,3 +165,11 @@ def test_momentum_is_that_of_the_optimizer_or_refused():
         make_optimizer("adam", learning_rate=1.0, momentum=0.5)
     with pytest.raises(ValueError, match=r"'sdg'.*sgd"):
         make_optimizer("sdg", learning_rate=1.0)
+
+
+def test_weight_decay_adds_to_the_gradients_of_kernels_alone():
+    params = {"kernel": jnp.array([[2.0, -4.0]]), "bias": jnp.array([2.0, -4.0])}
+    grads = {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)}
+    optimizer = make_optimizer("sgd", learning_rate=0.1, weight_decay=0.5)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert_close(updates, {"kernel": np.array([[-0.2, 0.1]]), "bias": np.array([-0.1, -0.1])})

@@ -1,0 +1,28 @@
+"""Dropout whose rate may be traced, as that of flax.linen may not."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Dropout(nn.Module):
+    """Sets values to zero at random and scales the others up, so that the mean stays.
+
+    Only where there are random numbers for it, the stream `dropout`, as in training.
+
+    Attributes:
+      rate: share of values to drop, in [0, 1).
+    """
+
+    rate: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The values with some dropped."""
+        if not self.has_rng("dropout"):
+            return x
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)

@@ -1,0 +1,109 @@
+"""Variants that differ in numbers are one program, and each is what it is alone."""
+
+import numpy as np
+import pytest
+
+from bnrepro.comparison.config import TRACED, common_config, with_settings
+from bnrepro.comparison.run import make_job
+from bnrepro.comparison.variant import make_program, train_variants
+from configs import mnist_sigmoid
+from tests.small_dataset import small_dataset
+
+# Two values of each traced number, far enough apart to be seen after 20 steps.
+VALUES = {
+    "optimizer.learning_rate": (0.1, 0.5),
+    "optimizer.momentum": (0.0, 0.9),
+    "optimizer.weight_decay": (0.0, 0.3),
+    "normalizer.momentum": (0.5, 0.9),
+    "normalizer.epsilon": (1e-5, 0.3),
+    "normalizer.r_max": (1.0, 3.0),
+    "normalizer.d_max": (0.0, 5.0),
+    "model.dropout": (0.0, 0.4),
+    "model.init_std": (0.1, 0.4),
+}
+BASE = {key: low for key, (low, _) in VALUES.items()}
+HIGH = {key: high for key, (_, high) in VALUES.items()}
+
+
+def config():
+    config = mnist_sigmoid.get_config().to_dict()
+    config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
+    settings = {"model.hidden": (6, 5), "normalizer.name": "batch_renorm"}
+    settings |= {f"normalizer.{key}": 0.0 for key in ("warmup", "r_max_end", "d_max_end")}
+    return with_settings(common_config(config), settings | BASE)
+
+
+def make(config):
+    job = make_job("x", config, small_dataset())
+    return make_program(config, small_dataset(), samplers=job.samplers, devices=job.devices)
+
+
+def values(program, variants, **options):
+    """{variant: values in the order of steps and metrics}, (seeds, all else)."""
+    *_, (_, rows) = train_variants(program, variants, **options)
+    seeds = sorted({row[1] for row in rows})
+    return {
+        name: np.array([[row[5] for row in rows if row[:2] == (name, seed)] for seed in seeds])
+        for name in variants
+    }
+
+
+@pytest.fixture(scope="module")
+def program():
+    return make(config())
+
+
+@pytest.fixture(scope="module")
+def together(program):
+    variants = {key: BASE | {key: high} for key, high in HIGH.items()}
+    return variants, values(program, {"base": BASE, "all": HIGH, **variants})
+
+
+def test_every_traced_number_is_tried():
+    assert set(VALUES) == set(TRACED)
+
+
+def test_every_traced_number_does_something(together):
+    _, trained = together
+    for key in TRACED:
+        assert np.abs(trained[key] - trained["base"]).max() > 1e-3, key
+
+
+@pytest.mark.parametrize(("name", "settings"), [("base", BASE), ("all", HIGH)])
+def test_a_variant_in_a_program_with_others_is_what_it_is_as_a_config_of_its_own(
+    name, settings, together
+):
+    alone = values(make(with_settings(config(), settings)), {"alone": {}})["alone"]
+    np.testing.assert_allclose(together[1][name], alone, rtol=2e-4, atol=2e-5)
+
+
+def test_a_variant_does_not_depend_on_what_it_is_grouped_with(program, together):
+    variants, trained = together
+    for names in (["normalizer.r_max"], ["normalizer.r_max", "optimizer.momentum"]):
+        fewer = values(program, {name: variants[name] for name in names})
+        np.testing.assert_allclose(
+            fewer["normalizer.r_max"], trained["normalizer.r_max"], rtol=2e-4, atol=2e-5
+        )
+
+
+def test_dropped_variants_are_trained_no_further_and_the_others_as_if_nothing_had_happened(
+    program, together
+):
+    variants, trained = together
+    kept, *others = variants
+    dropped, counts = set(), []
+    for step, rows in train_variants(program, variants, dropped=dropped):
+        counts.append(sum(row[2] == step and row[3] == "test" for row in rows))
+        if step == 10:
+            dropped.update(others)
+    finals = [row[5] for row in rows if row[0] == kept and row[1] == 0]
+    np.testing.assert_allclose(finals, trained[kept][0], rtol=2e-4, atol=2e-5)
+    # Loss and accuracy of two seeds, at the end of one variant.
+    assert counts == [4 * len(variants), 4 * len(variants), 4]
+
+
+def test_when_all_are_dropped_the_training_ends(program):
+    steps = []
+    for step, _ in train_variants(program, {"a": BASE}, dropped={"a"}):
+        steps.append(step)
+    assert steps == [0]

@@ -1,0 +1,520 @@
+"""The report of a sweep: table, caption, commands and figures, of sweeps made by hand."""
+
+import shlex
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from absl import flags
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+from ml_collections import ConfigDict, config_flags
+
+from bnrepro.report import sweep
+from tests.records_fixtures import small_run
+
+RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
+RATES = {RATE: {"low": 0.01, "high": 1.0, "log": True}}
+NAMES = {NAME: ["batch_norm", "none"]}
+DIVERGED = None
+
+
+def pruned(accuracy):
+    return (0.1, accuracy)
+
+
+def a_sweep(workdir, vary, trials, sampler="grid", **changes):
+    """A sweep of (settings, outcome of each seed): final accuracy, `DIVERGED` or `pruned`."""
+    variants, curves, diverged = {}, {}, []
+    for i, (settings, *outcomes) in enumerate(trials):
+        name = f"trial {i}"
+        variants[name] = nested(settings)
+        for seed, outcome in enumerate(outcomes):
+            if outcome is DIVERGED:
+                diverged.append((name, seed, 7, "train", "diverged", 1.0))
+            curve = (0.1, 0.5, outcome) if isinstance(outcome, float) else outcome or (0.1,)
+            curves[name, seed] = curve
+    described = {
+        "vary": vary,
+        "sampler": sampler,
+        "trials": 64,
+        "command": "python -m experiments.single --config=configs/small_batch.py",
+    }
+    config = {
+        "seeds": len(trials[0]) - 1,
+        "baseline": "trial 0",
+        "variants": variants,
+        "sweep": described,
+        "normalizer": {"name": "batch_norm"},
+    }
+    run = small_run(workdir, curves, diverged, **config | changes)
+    # What the fixture adds to each variant would make the pruned ones finished.
+    return replace(run, metrics=run.metrics[~run.metrics["metric"].str.startswith("sigmoid")])
+
+
+def nested(settings):
+    variant = {}
+    for key, value in settings.items():
+        room, _, name = key.partition(".")
+        variant.setdefault(room, {})[name] = value
+    return variant
+
+
+def rates(*accuracies, **changes):
+    """A sweep of learning rates alone."""
+    return [({RATE: rate}, a) for rate, a in zip((0.01, 0.1, 1.0), accuracies, strict=False)]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would be written, by name."""
+    figures = {}
+
+    def save(figure, stem):
+        figures[stem.name] = figure
+        return []
+
+    monkeypatch.setattr(sweep, "save_figure", save)
+    return figures
+
+
+def marks(axes, marker):
+    """Places of all marks of a kind, as (x, y)."""
+    return [
+        (float(x), float(y))
+        for line in axes.lines
+        if line.get_marker() == marker
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
+
+
+def path_of(axes, colour):
+    """The points of the line of a colour."""
+    (line,) = (
+        line
+        for line in axes.lines
+        if line.get_color() == colour
+        and line.get_linestyle() == "-"
+        and line.get_marker() == "None"
+    )
+    return np.column_stack([line.get_xdata(), line.get_ydata()]).tolist()
+
+
+BLACK, BLUE = "#000000", "#0072B2"
+
+
+def test_trials_come_by_accuracy_then_those_pruned_then_those_without_any(tmp_path):
+    trials = [
+        ({RATE: 0.01}, 0.90, 0.92),
+        ({RATE: 0.02}, DIVERGED, DIVERGED),
+        ({RATE: 0.03}, pruned(0.99), pruned(0.98)),
+        ({RATE: 0.04}, 0.95, DIVERGED),
+    ]
+    table = sweep.sweep_table(a_sweep(tmp_path, RATES, trials))
+    assert list(table.index) == ["trial 3", "trial 0", "trial 2", "trial 1"]
+    # Deviation 0.0141 of two seeds: 12.7062 * 1.414 / sqrt(2) = 12.71; half of it, 6.35.
+    assert table["final, %"].tolist() == ["95.00", "91.00 ± 12.71", "98.50 ± 6.35", "–"]
+    assert table["seeds"].tolist() == ["1 (1 diverged)", "2", "2", "0 (2 diverged)"]
+    assert table["pruned at"].tolist() == ["", "", "10", ""]
+
+
+def test_trials_of_equal_accuracy_come_by_number_not_by_name(tmp_path):
+    run = a_sweep(tmp_path, RATES, [({RATE: 0.1 + i / 100}, 0.9) for i in range(12)])
+    assert list(sweep.sweep_table(run).index) == [f"trial {i}" for i in range(12)]
+
+
+def test_the_table_has_a_column_for_each_varied_key(tmp_path):
+    vary = {RATE: [1e-5, 3], "model.hidden": [(100, 100), (50,)], "model.bias": [True]}
+    settings = [
+        {RATE: 1e-5, "model.hidden": (100, 100), "model.bias": True},
+        {RATE: 3, "model.hidden": (50,), "model.bias": True},
+    ]
+    table = sweep.sweep_table(a_sweep(tmp_path, vary, [(s, 0.9) for s in settings]))
+    assert list(table.columns) == [*vary, "final, %", "seeds", "pruned at"]
+    assert table[list(vary)].to_numpy().tolist() == [
+        ["1e-05", "[100, 100]", "True"],
+        ["3", "[50]", "True"],
+    ]
+
+
+def test_the_caption_counts_trials_and_says_that_the_best_is_an_optimistic_estimate(tmp_path):
+    outcomes = (0.9, 0.8, 0.7, pruned(0.6), pruned(0.5), DIVERGED)
+    run = a_sweep(tmp_path, RATES, [({RATE: 0.1}, outcome) for outcome in outcomes])
+    caption = sweep.sweep_caption(run)
+    assert caption.startswith("mnist/3.0.1, final test accuracy after 20 steps: mean over seeds")
+    assert "6 of 64 trials (grid): 3 finished, 2 pruned, 1 diverged with all seeds." in caption
+    assert "pruned trial is that of its last step" in caption
+    assert "The best of 3 trials" in caption
+    assert "optimistic estimate: rerun it on other seeds." in caption
+
+
+def test_the_caption_tells_of_previews_and_stand_in_data_and_of_nothing_else(tmp_path):
+    run = a_sweep(tmp_path, RATES, rates(0.9), preview=True)
+    run.provenance["stand_in"] = True
+    caption = sweep.sweep_caption(run)
+    assert caption.startswith("PREVIEW, STAND-IN DATA, mnist/3.0.1")
+    # The only one is the best of nothing.
+    assert "optimistic" not in caption
+    assert "pruned trial" not in caption
+
+
+def test_the_best_finished_trial_of_each_normalizer_has_a_command(tmp_path):
+    trials = [
+        ({RATE: 0.1, NAME: "none"}, 0.90),
+        ({RATE: 0.2, NAME: "batch_norm"}, 0.93),
+        ({RATE: 0.3, NAME: "batch_norm"}, 0.95),
+        ({RATE: 0.4, NAME: "batch_norm"}, pruned(0.99)),
+        ({RATE: 0.5, NAME: "none"}, DIVERGED),
+        ({RATE: 0.6, NAME: "group_norm"}, DIVERGED),
+    ]
+    vary = {RATE: RATES[RATE], NAME: ["none", "group_norm", "batch_norm"]}
+    train = "python -m experiments.single --config=configs/small_batch.py"
+    assert sweep.best_commands(a_sweep(tmp_path, vary, trials)) == [
+        f"{train} --workdir=runs/best_none --config.{RATE}=0.1 --config.{NAME}=none",
+        f"{train} --workdir=runs/best_batch_norm --config.{RATE}=0.3 --config.{NAME}=batch_norm",
+    ]
+
+
+def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path):
+    settings = {
+        RATE: 0.1 + 0.2,
+        "model.hidden": [100],
+        "model.shape": [0.1, 1e-7],
+        "model.name": "it's $HOME",
+        "model.bias": False,
+        "model.groups": 3,
+    }
+    vary = {key: [value] for key, value in settings.items()}
+    (command,) = sweep.best_commands(a_sweep(tmp_path, vary, [(settings, 0.9)]))
+    *program, workdir, _, _, _, _, _, _ = shlex.split(command)
+    assert program == shlex.split("python -m experiments.single --config=configs/small_batch.py")
+    assert workdir == "--workdir=runs/best"
+
+    before = {"hidden": (1, 2), "shape": (1.0,), "name": "", "bias": True, "groups": 1}
+    values = flags.FlagValues()
+    defaults = ConfigDict({"optimizer": {"learning_rate": 1.0}, "model": before})
+    config = config_flags.DEFINE_config_dict("config", defaults, flag_values=values)
+    values(["program", *shlex.split(command)[5:]])
+    assert config.value.optimizer.learning_rate == 0.30000000000000004
+    assert config.value.model.to_dict() == {
+        "hidden": (100,),
+        "shape": (0.1, 1e-7),
+        "name": "it's $HOME",
+        "bias": False,
+        "groups": 3,
+    }
+
+
+AGAINST_RATE, AGAINST_MOMENTUM = (
+    "accuracy_against_optimizer_learning_rate",
+    "accuracy_against_normalizer_momentum",
+)
+
+
+@pytest.mark.parametrize(
+    ("vary", "names"),
+    [
+        ({RATE: [0.1, 1.0]}, [AGAINST_RATE]),
+        ({RATE: [0.1]}, []),
+        (NAMES, []),
+        (NAMES | {"model.hidden": [[100], [100, 100]]}, []),
+        (RATES | NAMES, [AGAINST_RATE]),
+        (RATES | {MOMENTUM: [0.9, 0.99]}, [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map"]),
+        (RATES | {MOMENTUM: [0.9]} | NAMES, [AGAINST_RATE]),
+        (
+            RATES | {MOMENTUM: [0.9, 0.99]} | NAMES,
+            [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map", "parallel_coordinates"],
+        ),
+        (
+            NAMES | {"model.hidden": [[100], [100, 100]], "binary_input": [True, False]},
+            ["parallel_coordinates"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("outcome", [0.9, DIVERGED, pruned(0.9)])
+def test_each_sweep_has_the_figures_that_suit_it_even_of_one_trial(
+    tmp_path, drawn, vary, names, outcome
+):
+    first = {
+        key: values["low"] if isinstance(values, dict) else values[0]
+        for key, values in vary.items()
+    }
+    sweep.sweep_figures(a_sweep(tmp_path, vary, [(first, outcome)]))
+    assert list(drawn) == names
+    for figure in drawn.values():
+        figure.draw_without_rendering()
+
+
+def test_figures_are_written_as_svg_and_png_and_always_the_same(tmp_path):
+    vary = {RATE: [0.1, 1.0], MOMENTUM: [0.9, 0.99], **NAMES}
+    trials = [
+        ({RATE: rate, MOMENTUM: momentum, NAME: "none"}, outcome)
+        for rate, momentum, outcome in ((0.1, 0.9, 0.9), (0.1, 0.99, 0.8), (1.0, 0.9, DIVERGED))
+    ]
+    first, second = (
+        sweep.sweep_figures(a_sweep(tmp_path / name, vary, trials)) for name in ("a", "b")
+    )
+    assert [str(path.relative_to(tmp_path / "a" / "figures")) for path in first] == [
+        f"{name}.{suffix}"
+        for name in (AGAINST_RATE, AGAINST_MOMENTUM, "heat_map", "parallel_coordinates")
+        for suffix in ("svg", "png")
+    ]
+    for one, other in zip(first[::2], second[::2], strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path, drawn):
+    run = a_sweep(tmp_path, RATES, rates(0.9))
+    run = replace(run, metrics=run.metrics[:0])
+    assert sweep.sweep_figures(run) == []
+    assert sweep.best_commands(run) == []
+    assert sweep.sweep_table(run).loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
+    assert drawn == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ({"low": 0.01, "high": 1.0, "log": True}, "log"),
+        ({"low": 0.01, "high": 1.0, "log": False}, "linear"),
+        ([0.01, 0.03, 0.1], "log"),
+        ([10, 1, 2, 5], "log"),
+        ([8, 16, 32], "log"),
+        ([0.01, 0.5, 1.0], "log"),  # a span of 100
+        ([1, 2], "linear"),
+        ([2, 3, 4], "linear"),
+        ([0.0, 1.0, 100.0], "linear"),
+        ([0.98, 0.985, 0.99], "linear"),
+        ([0.9, 0.99, 0.999], "linear"),
+    ],
+)
+def test_numbers_that_are_spaced_by_their_ratio_have_a_log_axis(tmp_path, drawn, values, scale):
+    tried = values if isinstance(values, list) else [0.1]
+    run = a_sweep(tmp_path, {RATE: values}, [({RATE: value}, 0.9) for value in tried])
+    sweep.sweep_figures(run)
+    (axes,) = drawn[AGAINST_RATE].axes
+    assert axes.get_xscale() == scale
+    if isinstance(values, list):
+        labels = [label.get_text() for label in axes.get_xticklabels()]
+        assert labels == [f"{value:g}" for value in sorted(values)]
+
+
+def test_numbers_that_a_linear_axis_would_put_on_top_of_each_other_are_spaced_evenly(
+    tmp_path, drawn
+):
+    run = a_sweep(tmp_path, {RATE: [0.9, 0.99, 0.999]}, [({RATE: 0.999}, 0.9), ({RATE: 0.9}, 0.8)])
+    sweep.sweep_figures(run)
+    (axes,) = drawn[AGAINST_RATE].axes
+    assert axes.get_xticks().tolist() == [0, 1, 2]
+    assert path_of(axes, BLACK) == [[0, 80], [2, 90]]
+
+
+def test_the_line_goes_through_the_best_trial_at_each_value(tmp_path, drawn):
+    vary = {RATE: [0.01, 0.1, 1.0], MOMENTUM: [0.9, 0.99], **NAMES}
+    accuracies = {0.01: (0.80, 0.85), 0.1: (0.92, 0.91), 1.0: (0.70, pruned(0.95))}
+    trials = [
+        ({RATE: rate, MOMENTUM: momentum, NAME: "batch_norm"}, accuracy)
+        for rate, both in accuracies.items()
+        for momentum, accuracy in zip((0.9, 0.99), both, strict=True)
+    ]
+    trials.append(({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 0.88))
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    (axes,) = drawn[AGAINST_RATE].axes
+    np.testing.assert_allclose(path_of(axes, BLACK), [[0.01, 85], [0.1, 92], [1, 70]])
+    np.testing.assert_allclose(path_of(axes, BLUE), [[0.1, 88]])
+    assert "line through the best trial at each value" in axes.get_title()
+    # A dot for each, and one more for each on a line.
+    assert len(marks(axes, "o")) == 7 + 4
+    names = [text.get_text() for text in drawn[AGAINST_RATE].legends[0].get_texts()]
+    assert names == ["batch_norm", "none", "pruned: its last accuracy"]
+
+
+def test_of_a_range_with_others_the_line_goes_through_the_best_of_each_eighth(tmp_path, drawn):
+    # Of two decades, an eighth is a factor of 1.78: up to 0.0178, to 0.0316, ...
+    vary = {**RATES, MOMENTUM: [0.9, 0.99]}
+    found = {0.011: 0.80, 0.0177: 0.85, 0.0179: 0.70, 0.5: 0.90, 0.99: 0.91, 1.0: 0.92}
+    trials = [({RATE: rate, MOMENTUM: 0.9}, accuracy) for rate, accuracy in found.items()]
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
+    (axes,) = drawn[AGAINST_RATE].axes
+    np.testing.assert_allclose(
+        path_of(axes, BLACK), [[0.0177, 85], [0.0179, 70], [0.5, 90], [1, 92]]
+    )
+    assert "the best trial in each of 8 parts of the axis" in axes.get_title()
+
+
+def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_diverge(
+    tmp_path, drawn
+):
+    trials = [({RATE: 0.3}, DIVERGED), ({RATE: 0.2}, 0.90), ({RATE: 0.5}, 0.85), ({RATE: 0.1}, 0.8)]
+    sweep.sweep_figures(a_sweep(tmp_path, RATES, trials, sampler="random"))
+    (axes,) = drawn[AGAINST_RATE].axes
+    expected = [[0.1, 80], [0.2, 90], [np.nan, np.nan], [0.5, 85]]
+    np.testing.assert_allclose(path_of(axes, BLACK), expected)
+    assert "line through all trials" in axes.get_title()
+    assert len(drawn[AGAINST_RATE].legends[0].get_texts()) == 1  # "diverged": one line needs none
+
+
+def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_rest_together(
+    tmp_path, drawn
+):
+    vary = {RATE: [0.01, 0.03, 0.1, 0.3, 1.0]}
+    found = zip(vary[RATE], (0.98, 0.90, 0.1, DIVERGED, pruned(0.2)), strict=True)
+    sweep.sweep_figures(a_sweep(tmp_path, vary, [({RATE: rate}, a) for rate, a in found]))
+    (axes,) = drawn[AGAINST_RATE].axes
+    # Ten times the best error of 2%, and a fifth more: 24%.
+    edge = next(line for line in axes.lines if list(line.get_xdata()) == [0, 1])
+    np.testing.assert_allclose(edge.get_ydata(), 76)
+    np.testing.assert_allclose(axes.get_ylim()[1], 98.4)
+    # A row of 3.5% of the height below that, on a log scale of the error: 24 * 15^(0.035 / 0.965).
+    np.testing.assert_allclose(axes.get_ylim()[0], 100 - 24 * 15 ** (0.035 / 0.965))
+    assert min(axes.get_yticks()) == 80
+    assert [x for x, _ in marks(axes, "v")] == [0.1, 1.0]
+    assert [x for x, _ in marks(axes, "x")] == [0.3]
+    assert {y for _, y in marks(axes, "v") + marks(axes, "x")} == {0.0175}
+    fills = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "v"]
+    assert fills == [BLACK, "none"]
+    np.testing.assert_allclose(path_of(axes, BLACK)[:3], [[0.01, 98], [0.03, 90], [0.1, 76]])
+
+
+def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(tmp_path, drawn):
+    alone = [({RATE: 0.1}, 0.94, 0.90, 0.92), ({RATE: 0.5}, 0.9, DIVERGED, DIVERGED)]
+    sweep.sweep_figures(a_sweep(tmp_path, RATES, alone))
+    (axes,) = drawn[AGAINST_RATE].axes
+    assert "bars: 95% interval over seeds" in axes.get_title()
+    (bars,) = axes.collections
+    # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
+    np.testing.assert_allclose(bars.get_segments()[0], [[0.1, 87.03], [0.1, 96.97]], atol=0.005)
+
+    trials = [(settings | {MOMENTUM: 0.9}, *seeds) for settings, *seeds in alone]
+    sweep.sweep_figures(a_sweep(tmp_path, {**RATES, MOMENTUM: [0.9, 0.99]}, trials))
+    (axes,) = drawn[AGAINST_RATE].axes
+    assert "bars" not in axes.get_title()
+    assert not axes.collections
+
+
+def cells(axes):
+    """Colour and text by the middle of each cell."""
+    patches = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    middles = [(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in patches]
+    return {
+        middle: (to_hex(patch.get_facecolor()), texts.get(middle))
+        for middle, patch in zip(middles, patches, strict=True)
+    }
+
+
+GRID = {RATE: [1.0, 0.1], MOMENTUM: [0.9, 0.99]}
+
+
+def test_a_grid_of_two_numbers_is_a_heat_map_with_a_panel_a_normalizer(tmp_path, drawn):
+    points = {(0.1, 0.9): 0.90, (1.0, 0.9): DIVERGED, (0.1, 0.99): 0.98, (1.0, 0.99): pruned(0.8)}
+    trials = [
+        ({RATE: rate, MOMENTUM: momentum, NAME: "batch_norm"}, outcome)
+        for (rate, momentum), outcome in points.items()
+    ]
+    trials.append(({RATE: 1.0, MOMENTUM: 0.9, NAME: "none"}, 0.95))
+    sweep.sweep_figures(a_sweep(tmp_path, GRID | NAMES, trials))
+    norm, none, bar = drawn["heat_map"].axes
+    assert [norm.get_title(), none.get_title()] == ["batch_norm", "none"]
+    shown = cells(norm)
+    assert {middle: text for middle, (_, text) in shown.items()} == {
+        (0, 0): "90.00",
+        (1, 0): "div",
+        (0, 1): "98.00",
+        (1, 1): "(80.00)",
+    }
+    grey = "#b0b0b0"
+    assert shown[1, 0][0] == grey
+    # Error of 2% at four fifths of itself from the end of the scale: the darker, the better.
+    assert brightness(shown[0, 1][0]) < brightness(shown[0, 0][0])
+    assert cells(none)[1, 0][1] == "95.00"
+    assert [t.get_text() for t in norm.get_xticklabels()] == ["0.1", "1"]
+    assert [t.get_text() for t in norm.get_yticklabels()] == ["0.9", "0.99"]
+    outlined = [patch.xy for patch in norm.patches if patch.get_linewidth() > 1]
+    assert outlined == [(-0.5, 0.5)]
+    # Limits of the colours: 100 - 1.2 * 10 and 100 - 0.8 * 2, of what has finished.
+    np.testing.assert_allclose(bar.get_ylim(), (88, 98.4))
+
+
+def brightness(colour):
+    return sum(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_a_cell_has_the_best_of_the_trials_that_share_it(tmp_path, drawn):
+    vary = GRID | {"model.hidden": [[100], [50]]}
+    trials = [
+        ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [100]}, 0.90),
+        ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [50]}, 0.95),
+    ]
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    axes = drawn["heat_map"].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["95.00"]
+    assert "the best of its trials" in drawn["heat_map"].get_suptitle()
+    sweep.sweep_figures(a_sweep(tmp_path, GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)]))
+    assert "the best of its trials" not in drawn["heat_map"].get_suptitle()
+
+
+@pytest.mark.parametrize(("columns", "annotated"), [(10, True), (11, False)])
+def test_more_than_a_hundred_cells_have_no_numbers(tmp_path, drawn, columns, annotated):
+    vary = {RATE: [2.0**i for i in range(columns)], MOMENTUM: [i / 10 for i in range(10)]}
+    trials = [({RATE: a, MOMENTUM: b}, 0.9) for a in vary[RATE] for b in vary[MOMENTUM]]
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    axes = drawn["heat_map"].axes[0]
+    assert len(cells(axes)) == 10 * columns
+    assert bool(axes.texts) == annotated
+
+
+def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(tmp_path, drawn):
+    vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
+    found = {(0.1, 0.9): 0.9, (0.2, 0.95): 0.95, (0.3, 0.8): DIVERGED, (0.4, 0.85): pruned(0.7)}
+    trials = [({RATE: a, MOMENTUM: b}, outcome) for (a, b), outcome in found.items()]
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
+    axes = drawn["heat_map"].axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (RATE, MOMENTUM)
+    assert marks(axes, "*") == [(0.2, 0.95)]
+    assert marks(axes, "x") == [(0.3, 0.8)]
+    assert marks(axes, "o") == [(0.1, 0.9), (0.4, 0.85)]
+
+
+def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, drawn):
+    vary = {**RATES, "model.hidden": [[100], [50], [20]], **NAMES}
+    trials = [
+        ({RATE: 0.1, "model.hidden": [50], NAME: "none"}, 0.90),
+        ({RATE: 1.0, "model.hidden": [100], NAME: "batch_norm"}, 0.98),
+        ({RATE: 0.01, "model.hidden": [20], NAME: "none"}, DIVERGED),
+        ({RATE: 0.01, "model.hidden": [20], NAME: "none"}, pruned(0.99)),
+        ({RATE: 0.01, "model.hidden": [20], NAME: "batch_norm"}, 0.1),
+    ]
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
+    (axes,) = drawn["parallel_coordinates"].axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == [
+        "optimizer.\nlearning_rate",
+        "model.\nhidden",
+        "normalizer.\nname",
+        "final test\naccuracy, %",
+    ]
+    # Without the lines that are axes: the worst first, so that the best are on top.
+    diverged, stopped, chance, good, best = (
+        line.get_ydata() for line in axes.lines if len(line.get_xdata()) > 2
+    )
+    assert [len(line) for line in (diverged, stopped, chance, good, best)] == [3, 3, 4, 4, 4]
+    # The middle of two decades, on a log scale; choices evenly, within a tenth of the axis.
+    assert good[0] == pytest.approx(0.5)
+    assert best[0] == 1
+    np.testing.assert_allclose([good[1], best[1], chance[1]], [0.5, 0, 1], atol=0.05)
+    np.testing.assert_allclose([good[2], best[2]], [1, 0], atol=0.05)
+    # From 24% of error to 1.6%: ln(24 / 10) / ln(15) and ln(24 / 2) / ln(15).
+    np.testing.assert_allclose([good[3], best[3]], [0.3233, 0.9176], atol=1e-4)
+    assert [line[1] for line in marks(axes, "v")] == [chance[3]]
+    assert chance[3] < 0
+    widths = [line.get_linewidth() for line in axes.lines if len(line.get_xdata()) == 4]
+    assert widths == [1, 1, 2.5]
+
+
+def test_a_sweep_without_an_error_can_be_drawn(tmp_path, drawn):
+    vary = {**GRID, **NAMES}
+    trials = [({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 1.0)] * 2
+    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    for figure in drawn.values():
+        figure.draw_without_rendering()

@@ -1,0 +1,213 @@
+"""TensorBoard and Weights & Biases are told of each seed's settings and metrics, once."""
+
+import dataclasses
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+from bnrepro import trackers
+from bnrepro.trackers import TrackerError
+from tests.records_fixtures import small_run
+
+VARIANTS = {"plain": {}, "batch_norm": {"normalizer": {"name": "batch_norm"}}}
+
+
+def run_with_settings(workdir, **changes):
+    return small_run(workdir, model={"hidden": (2, 3)}, variants=VARIANTS, **changes)
+
+
+def read_events(folder):
+    """Scalars by step and tag, and the messages to the HPARAMS tab by tag."""
+    (path,) = folder.iterdir()
+    data, scalars, messages = path.read_bytes(), {}, {}
+    while data:  # a record: length (8 bytes), its checksum (4), the event, its checksum (4)
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "hparams":
+                content = value.metadata.plugin_data.content
+                messages[value.tag] = HParamsPluginData.FromString(content)
+            else:
+                scalars[event.step, value.tag] = value.simple_value
+        data = data[16 + length :]
+    return scalars, messages
+
+
+def settings_of(messages):
+    hparams = messages["_hparams_/session_start_info"].session_start_info.hparams
+    return {key: getattr(value, value.WhichOneof("kind")) for key, value in hparams.items()}
+
+
+def test_tensorboard_gets_the_metrics_of_each_seed_and_beside_them_its_settings(tmp_path):
+    trackers.tensorboard(run_with_settings(tmp_path), "batch_norm")
+    folder = tmp_path / "tensorboard" / "batch_norm"
+    assert sorted(path.name for path in folder.iterdir()) == ["seed_0", "seed_1", "seed_2"]
+    scalars, messages = read_events(folder / "seed_1")
+    np.testing.assert_allclose(scalars[10, "test/accuracy"], 0.91)
+    assert len(scalars) == 3
+    assert settings_of(messages) == {
+        "dataset": "mnist",
+        "seeds": 3,
+        "first_seed": 0,
+        "steps": 20,
+        "batch_size": 60,
+        "eval_every": 10,
+        "preview": False,
+        "model.hidden": "[2, 3]",
+        "normalizer.name": "batch_norm",
+        "variant": "batch_norm",
+        "seed": 1,
+    }
+    # A third one, of columns, would hide the settings that another run has.
+    assert set(messages) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+
+
+def test_a_trial_of_a_sweep_is_a_variant_like_others(tmp_path):
+    run = small_run(
+        tmp_path,
+        {("trial 7", 0): (0.1, 0.2, 0.3)},
+        sweep={"method": "random"},
+        variants={"trial 7": {"optimizer": {"learning_rate": 0.3, "momentum": None}}},
+        baseline="trial 7",
+    )
+    trackers.tensorboard(run, "trial 7")
+    settings = settings_of(read_events(tmp_path / "tensorboard" / "trial 7" / "seed_0")[1])
+    assert (settings["optimizer.learning_rate"], settings["variant"]) == (0.3, "trial 7")
+    assert "optimizer.momentum" not in settings
+
+
+def test_tensorboard_events_are_not_written_twice(tmp_path):
+    run = run_with_settings(tmp_path)
+    trackers.tensorboard(run, "plain")
+    before = sorted(tmp_path.rglob("events*"))
+    trackers.tensorboard(dataclasses.replace(run, metrics=run.metrics.iloc[:0]), "plain")
+    assert sorted(tmp_path.rglob("events*")) == before
+
+
+class FakeWandb(ModuleType):
+    """What is used of the package, with the names of wandb 0.31; keeps what it is told."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.runs, self.fails = {}, False
+
+    def Settings(self, *, project):  # noqa: N802  (their name)
+        if "/" in project:
+            raise self.Error(f"Invalid project name {project!r}")
+
+    def login(self, *, verify):
+        assert verify
+
+    @contextmanager
+    def init(self, *, project, dir, id, name, config, group, reinit, resume, settings):
+        assert (reinit, resume) == ("create_new", "allow")
+        assert settings == {"console": "off", "silent": True}
+        if self.fails:
+            raise self.Error("no such\nhost")
+        (Path(dir) / "wandb" / f"run-{id}").mkdir(parents=True)
+        log = _FakeRun(project, name, group, config)
+        self.runs[id] = log
+        yield log
+
+
+class _FakeRun:
+    def __init__(self, *made_with):
+        self.made_with, self.logged = made_with, {}
+
+    def log(self, data, *, step):
+        assert step not in self.logged
+        self.logged[step] = data
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_wandb_gets_a_run_for_each_seed_with_its_settings_and_its_metrics_by_step(tmp_path, wandb):
+    run = run_with_settings(tmp_path / "w")
+    trackers.wandb("norms")(run, "batch_norm")
+    first, second, _ = wandb.runs.values()
+    project, name, group, config = second.made_with
+    assert (project, name, group) == ("norms", "batch_norm seed 1", "w")
+    assert config["model"] == {"hidden": [2, 3]}
+    assert config["normalizer"] == {"name": "batch_norm"}
+    assert (config["steps"], config["variant"], config["seed"]) == (20, "batch_norm", 1)
+    accuracy = {0: 0.1, 10: 0.91, 20: 0.93}
+    assert second.logged == {step: {"test/accuracy": value} for step, value in accuracy.items()}
+    assert first.logged[20] == {
+        "test/accuracy": 0.96,
+        "test/sigmoid_input/p15": 2.15,
+        "test/sigmoid_input/p50": 2.5,
+        "test/sigmoid_input/p85": 2.85,
+    }
+    folder = run.workdir / "wandb" / "norms" / "batch_norm" / "wandb"
+    assert {path.name for path in folder.iterdir()} == {f"run-{name}" for name in wandb.runs}
+
+
+def test_wandb_gets_nothing_twice_but_another_project_gets_all(tmp_path, wandb):
+    run = run_with_settings(tmp_path)
+    trackers.wandb("norms")(run, "plain")
+    wandb.runs.clear()
+    trackers.wandb("norms")(run, "plain")
+    assert not wandb.runs
+    trackers.wandb("others")(run, "plain")
+    assert len(wandb.runs) == 3
+
+
+def test_what_wandb_does_not_take_is_warned_of_and_goes_on_next_time(tmp_path, wandb, caplog):
+    run = run_with_settings(tmp_path)
+    track = trackers.wandb("norms")
+    wandb.fails = True
+    track(run, "plain")
+    assert "until run again: plain: no such host" in caplog.text
+    assert list(tmp_path.rglob("*plain*")) == []
+    wandb.fails = False
+    track(run, "plain")
+    assert len(wandb.runs) == 3
+
+
+def test_the_same_numbers_have_the_same_wandb_run_and_those_after_overwriting_another(
+    tmp_path, wandb
+):
+    run = run_with_settings(tmp_path)
+
+    def ids(started):
+        wandb.runs.clear()
+        again = dataclasses.replace(run, provenance=run.provenance | {"started": started})
+        trackers.wandb("norms")(again, "plain")
+        shutil.rmtree(tmp_path / "wandb")
+        return set(wandb.runs)
+
+    assert ids("2026-01-01") == ids("2026-01-01")
+    assert not ids("2026-01-01") & ids("2026-01-02")
+
+
+def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(TrackerError, match="pip install wandb"):
+        trackers.wandb("norms")
+
+
+def test_what_wandb_refuses_is_said_before_anything_is_trained(wandb, monkeypatch):
+    with pytest.raises(TrackerError, match=r"cannot log to .*: Invalid project name 'a/b'"):
+        trackers.wandb("a/b")
+
+    def no_account(*, verify):
+        raise wandb.Error("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "login", no_account)
+    with pytest.raises(TrackerError, match=r"cannot log to .*: No API key"):
+        trackers.wandb("norms")
