@@ -1,0 +1,112 @@
+"""From the study of a sweep to its records, and how far it is."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+from flax.traverse_util import unflatten_dict
+from optuna.trial import FrozenTrial, TrialState
+
+from bnrepro.records import LOCK, Run, metric_rows, write_run
+from bnrepro.sweep.space import decode, space_to_json
+from bnrepro.sweep.study import SharedStudy, finished, trial_name
+from bnrepro.trackers import Tracker
+
+
+class Progress(NamedTuple):
+    """How far a sweep is.
+
+    Attributes:
+      trials: how many there are.
+      finished: that ended by themselves.
+      diverged: of those, with a seed that diverged.
+      pruned: of those, that were pruned.
+      running: that somebody works at.
+      done: share of all steps, in [0, 1].
+      best: the finished ones with the highest scores, as (index, settings, score in [0, 1]).
+    """
+
+    trials: int
+    finished: int
+    diverged: int
+    pruned: int
+    running: int
+    done: float
+    best: Sequence[tuple[int, dict[str, Any], float]]
+
+
+def progress_of(study: SharedStudy, best: int) -> Progress:
+    """How far the sweep is, with so many of the best trials."""
+    plan, trials = study.plan, study.trials()
+    ended = finished(trials)
+    running = {i: trial for i, trial in trials.items() if trial.state == TrialState.RUNNING}
+    steps = 0
+    for trial in running.values():
+        first = running.get(trial.user_attrs.get("with", -1), trial)
+        steps += first.user_attrs.get("step", 0)
+    scores = {i: trial.value for i, trial in ended.items() if trial.value is not None}
+    ranked = sorted(scores, key=lambda index: -scores[index])[:best]
+    return Progress(
+        trials=plan.trials,
+        finished=len(ended),
+        diverged=sum(_diverged(trial) for trial in ended.values()),
+        pruned=sum(trial.state == TrialState.PRUNED for trial in ended.values()),
+        running=len(running),
+        done=min(1.0, (len(ended) + steps / plan.config["steps"]) / plan.trials),
+        best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
+    )
+
+
+def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ()) -> Run | None:
+    """Writes the records of the trials that have finished; None if none has.
+
+    Args:
+      study: of the sweep.
+      workdir: where the records go.
+      trackers: told of each of these trials.
+
+    Raises:
+      RecordsError: they cannot be written.
+      SweepError: the storage cannot be used.
+    """
+    # Who reads last writes last, also where several machines share the workdir.
+    with FileLock(workdir / LOCK):
+        ended = finished(study.trials())
+        if not ended:
+            return None
+        run = _run(study, workdir, ended)
+        write_run(run)
+    for name in run.variants:
+        for track in trackers:
+            track(run, name)
+    return run
+
+
+def _run(study: SharedStudy, workdir: Path, trials: Mapping[int, FrozenTrial]) -> Run:
+    plan = study.plan
+    settings = {index: decode(plan.space, trial.params) for index, trial in trials.items()}
+    config = {
+        **plan.config,
+        "variants": {
+            trial_name(index): unflatten_dict(flat, sep=".") for index, flat in settings.items()
+        },
+        "baseline": trial_name(next(iter(trials))),
+        "sweep": {
+            "vary": space_to_json(plan.space),
+            "sampler": plan.sampler,
+            "trials": plan.trials,
+            "command": plan.command,
+        },
+    }
+    rows = [
+        (trial_name(index), *row)
+        for index, trial in trials.items()
+        for row in trial.user_attrs["rows"]
+    ]
+    seconds = {trial_name(i): trial.user_attrs["seconds"] for i, trial in trials.items()}
+    return Run(workdir, config, metric_rows(rows), study.provenance() | {"seconds": seconds})
+
+
+def _diverged(trial: FrozenTrial) -> bool:
+    return any(row[3] == "diverged" for row in trial.user_attrs["rows"])

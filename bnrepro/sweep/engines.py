@@ -1,0 +1,161 @@
+"""Where the workers of a sweep run: in processes on this machine, or as tasks of a Ray cluster."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.space import SweepError
+
+ENGINES = ("local", "ray")
+# Called about every second while the workers are at work.
+Watch = Callable[[], Any]
+
+_ROOT = Path(__file__).parents[2]
+# Seconds that a worker has to end when it is told to.
+_PATIENCE = 5
+
+
+class _Worker(NamedTuple):
+    process: "subprocess.Popen[str]"
+    errors: IO[str]
+
+
+def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
+    """Workers in processes of their own, until there is nothing left to take.
+
+    One that is killed is replaced. Each has one GPU, where there are any; workers that share one
+    share its memory, too.
+
+    Args:
+      plan: of the sweep.
+      workers: how many; None for one on each GPU, or else on each core.
+      watch: called about every second.
+
+    Raises:
+      SweepError: a worker cannot work; the message is its own.
+    """
+    gpus = _gpus()
+    count = workers or len(gpus) or len(os.sched_getaffinity(0))
+    with ExitStack() as stack:
+        running: dict[int, _Worker] = {}
+        stack.callback(lambda: _end(running))
+        todo = list(range(count))
+        while running or todo:
+            for i in todo:
+                errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+                running[i] = _Worker(_start(plan, _environment(i, count, gpus), errors), errors)
+            watch()
+            time.sleep(0.5)
+            todo = []
+            for i, worker in list(running.items()):
+                code = worker.process.poll()
+                if code is None:
+                    continue
+                del running[i]
+                if code < 0:
+                    todo.append(i)
+                elif code:
+                    worker.errors.seek(0)
+                    raise SweepError(f"a worker ended with code {code}: {worker.errors.read()}")
+        watch()
+
+
+def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
+    """Workers as tasks of the Ray cluster that RAY_ADDRESS names, or that runs on this machine.
+
+    Args:
+      plan: of the sweep; every machine of the cluster must reach its storage.
+      workers: how many; None for one on each GPU, or else on each core of the cluster.
+      watch: called about every second.
+
+    Raises:
+      SweepError: there is no Ray, no cluster, or a worker cannot work.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise SweepError("Ray is not installed: pip install ray") from error
+
+    environment = {k: os.environ[k] for k in ("TFDS_DATA_DIR", "JAX_PLATFORMS") if k in os.environ}
+    packages = {"working_dir": str(_ROOT), "excludes": [".*", "runs", "results", "tests"]}
+    try:
+        ray.init("auto", runtime_env={**packages, "env_vars": environment}, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SweepError(f"there is no Ray cluster: {error}") from error
+    try:
+        gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+        count = workers or gpus or cores
+        # Workers that share a GPU take a part of it each.
+        resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
+        task = ray.remote(max_retries=-1, **resources)(_work)
+        left = [task.remote(plan.to_json()) for _ in range(count)]
+        while left:
+            watch()
+            done, left = ray.wait(left, timeout=1)
+            ray.get(done)
+        watch()
+    except ray.exceptions.RayError as error:
+        raise SweepError(f"a worker failed: {error}") from error
+    finally:
+        ray.shutdown()
+
+
+def _work(plan: str) -> None:
+    """A task of Ray's."""
+    from bnrepro.sweep.worker import work
+
+    work(Plan.from_json(plan))
+
+
+def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bnrepro.sweep.worker"],
+        stdin=subprocess.PIPE,
+        stderr=errors,
+        env=os.environ | environment,
+        text=True,
+        # Ctrl-C is for the process that started it, which ends it then.
+        start_new_session=True,
+    )
+    with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
+        stdin.write(plan.to_json())
+    return process
+
+
+def _end(workers: dict[int, _Worker]) -> None:
+    for worker in workers.values():
+        worker.process.terminate()
+    for worker in workers.values():
+        try:
+            worker.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def _environment(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:
+    """The GPU of a worker, and its share of the memory."""
+    if not gpus:
+        return {}
+    sharing = -(-workers // len(gpus))
+    return {
+        "CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)],
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.2f}",
+    }
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

@@ -1,0 +1,83 @@
+"""A sweep as it is written down: what all its workers, on however many machines, agree on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from bnrepro.comparison.config import TRACED, with_settings
+from bnrepro.sweep.space import (
+    Space,
+    grid,
+    space_from_json,
+    space_to_json,
+    varies,
+)
+
+SAMPLERS = ("grid", "random", "tpe", "qmc")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained, and where its state is kept.
+
+    Attributes:
+      config: of all trials, without variants.
+      space: what they vary.
+      sampler: one of `SAMPLERS`.
+      trials: how many.
+      prune: end trials that are below the median of the others at an evaluation.
+      at_once: trials of one program, or None for as many as the device is good for.
+      storage: URL of the study's storage.
+      name: of the study in it.
+      command: that trains a single run of the config.
+    """
+
+    config: dict[str, Any]
+    space: Space
+    sampler: str
+    trials: int
+    prune: bool
+    at_once: int | None
+    storage: str
+    name: str
+    command: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two sweeps different ones."""
+        search = {"vary": space_to_json(self.space), "search": self.sampler}
+        # The points of a grid depend on how many there may be; else more trials go on with it.
+        trials = {"trials": self.trials} if self.sampler == "grid" else {}
+        return self.config | search | trials
+
+    @cached_property
+    def points(self) -> list[dict[str, Any]] | None:
+        """The settings of each trial, of a grid; those next to each other that make one program."""
+        if self.sampler != "grid":
+            return None
+        keys = sorted(self.space, key=lambda key: key in self.traced)
+        return grid({key: self.space[key] for key in keys}, self.trials)
+
+    @cached_property
+    def traced(self) -> tuple[str, ...]:
+        """Keys that trials of one program may differ in."""
+        return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
+
+    def trial_config(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The full config of a trial."""
+        return with_settings(self.config, settings)
+
+    def to_json(self) -> str:
+        """The plan as a worker on another machine takes it."""
+        return json.dumps({**self._fields(), "space": space_to_json(self.space)})
+
+    @staticmethod
+    def from_json(text: str) -> "Plan":
+        """The reverse of `to_json`."""
+        content = json.loads(text)
+        return Plan(**content | {"space": space_from_json(content["space"])})
+
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,0 +1,241 @@
+"""What a sweep varies: keys of a config, each with a range of numbers or a list of values."""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from bnrepro.comparison.config import (
+    COMMON,
+    ConfigError,
+    check_config,
+    check_setting,
+    is_integer,
+    is_number,
+    with_settings,
+)
+
+# Of very many combinations, so many are checked before the sweep starts.
+_CHECKED = 10_000
+
+
+class SweepError(Exception):
+    """A sweep that cannot be; the message is one sentence for the user."""
+
+
+class Range(NamedTuple):
+    """All numbers from `low` to `high`, both included; on a logarithmic scale or not."""
+
+    low: float
+    high: float
+    log: bool
+
+
+# By flat key.
+Space = Mapping[str, Range | list[Any]]
+
+
+def parse_values(key: str, values: Any) -> Range | list[Any]:
+    """The values of one key.
+
+    Args:
+      key: flat, as in optimizer.learning_rate.
+      values: `log(LOW,HIGH)`, `uniform(LOW,HIGH)` or values with commas between them, as a text; or
+        a list of values.
+
+    Raises:
+      SweepError: it is none of these, an empty or reversed range, or a logarithm of zero or below.
+    """
+    if isinstance(values, list | tuple):
+        listed = list(values)
+    elif not isinstance(values, str):
+        raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
+    elif match := re.fullmatch(r"\s*(log|uniform)\s*\((.*)\)\s*", values):
+        return _range(key, match[1] == "log", match[2], values)
+    else:
+        listed = _listed(values)
+    if not listed:
+        raise SweepError(f"{key} must have at least one value")
+    unique = {json.dumps(value): value for value in listed}
+    if len(unique) < len(listed):
+        raise SweepError(f"{key} has a value twice: {values}")
+    return listed
+
+
+def _range(key: str, log: bool, bounds: str, text: str) -> Range:
+    try:
+        low, high = (float(bound) for bound in bounds.split(","))
+    except ValueError:
+        raise SweepError(f"{key} must have a range of two numbers, got {text}") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise SweepError(f"{key} must have a range of finite numbers, got {text}")
+    if log and low <= 0:
+        raise SweepError(f"{key} must have a logarithmic range above 0, got {text}")
+    if not low < high:
+        raise SweepError(f"{key} must have a range from low to high, got {text}")
+    return Range(low, high, log)
+
+
+def _listed(text: str) -> list[Any]:
+    try:
+        return [*ast.literal_eval(f"({text},)")]
+    except (ValueError, SyntaxError):  # names without quotes
+        return [_value(part.strip()) for part in text.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
+    """The space of a sweep, checked.
+
+    Args:
+      config: without variants.
+      varied: values by key, as `parse_values` takes them.
+
+    Raises:
+      SweepError: see `parse_values`; or a key that all trials have in common.
+      ConfigError: a key that the config lacks, or values that cannot be.
+    """
+    if not varied:
+        raise SweepError('say what to vary: --vary "optimizer.learning_rate=log(0.01,3)"')
+    space: dict[str, Range | list[Any]] = {}
+    for key, given in varied.items():
+        values = parse_values(key, given)
+        bounds = [values.low, values.high] if isinstance(values, Range) else values
+        for bound in bounds:
+            whole = isinstance(values, Range) and bound.is_integer()
+            check_setting(key, _as_setting(key, bound) if whole else bound)
+        if key.split(".")[0] in (*COMMON, "devices"):
+            raise SweepError(f"{key} is common to all trials and cannot be varied")
+        if isinstance(values, Range) and not is_number(key):
+            raise SweepError(f"{key} takes no numbers: list its values, as in {key}=A,B")
+        space[key] = values
+    ends = [
+        [_as_setting(key, end) for end in (values.low, values.high)]
+        if isinstance(values, Range)
+        else values
+        for key, values in space.items()
+    ]
+    for settings in islice(product(*ends), _CHECKED):
+        trial = dict(zip(space, settings, strict=True))
+        try:
+            check_config(with_settings(config, trial))
+        except ConfigError as error:
+            raise ConfigError(f"a trial with {settings_text(trial)}: {error}") from None
+    return space
+
+
+def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
+    """All points of a grid, those together that differ in what varies last.
+
+    Ranges have as many points as `trials` leaves room for, evenly spaced on their scale.
+
+    Raises:
+      SweepError: there are more points than `trials`, or a range and no `trials`.
+    """
+    ranges = [key for key, values in space.items() if isinstance(values, Range)]
+    listed = [len(values) for values in space.values() if not isinstance(values, Range)]
+    points = math.prod(listed)
+    if ranges and trials is None:
+        raise SweepError(f"say how many --trials: the grid has as many points of {ranges[0]}")
+    room = 1 if trials is None else trials // points
+    # The largest number of points along each range whose product there is room for.
+    along = max((n for n in range(room + 1) if n ** len(ranges) <= room), default=0)
+    if trials is not None and (points > trials or (ranges and along < 2)):
+        sizes = " x ".join(map(str, [*listed, *[2] * len(ranges)]))
+        raise SweepError(
+            f"the grid has {'at least ' * bool(ranges)}{points * 2 ** len(ranges):,} points "
+            f"({sizes}), and --trials is {trials:,}"
+        )
+    axes = {key: _points(key, values, along) for key, values in space.items()}
+    return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
+
+
+def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
+    if not isinstance(values, Range):
+        return list(values)
+    spaced = np.geomspace if values.log else np.linspace
+    # Without the noise of their last digits.
+    points = [float(f"{point:.6g}") for point in spaced(values.low, values.high, count)]
+    return list(dict.fromkeys(_as_setting(key, point) for point in points))
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space for Optuna."""
+    result: dict[str, BaseDistribution] = {}
+    for key, values in space.items():
+        if not isinstance(values, Range):
+            result[key] = CategoricalDistribution([_encoded(value) for value in values])
+        elif is_integer(key):
+            result[key] = IntDistribution(int(values.low), int(values.high), log=values.log)
+        else:
+            result[key] = FloatDistribution(values.low, values.high, log=values.log)
+    return result
+
+
+def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as Optuna keeps them."""
+    return {key: _encoded(value) for key, value in settings.items()}
+
+
+def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from what Optuna has kept, in the order of the space."""
+    settings = {}
+    for key, values in space.items():
+        if isinstance(values, Range):
+            settings[key] = params[key]
+        else:
+            settings[key] = next(value for value in values if _encoded(value) == params[key])
+    return settings
+
+
+def _encoded(value: Any) -> Any:
+    """Of a choice that Optuna cannot keep, a list of sizes, its text."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """The space as records have it."""
+    return {
+        key: values._asdict() if isinstance(values, Range) else values
+        for key, values in space.items()
+    }
+
+
+def space_from_json(content: Mapping[str, Any]) -> Space:
+    """The reverse of `space_to_json`."""
+    return {
+        key: Range(**values) if isinstance(values, Mapping) else values
+        for key, values in content.items()
+    }
+
+
+def varies(values: Range | Sequence[Any]) -> bool:
+    """Whether there is more than one value."""
+    return isinstance(values, Range) or len(values) > 1
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """For example "normalizer.name=batch_norm, optimizer.learning_rate=0.1"."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _as_setting(key: str, number: float) -> Any:
+    """A number of a range, as the key takes it."""
+    return round(number) if is_integer(key) else number

@@ -1,0 +1,320 @@
+"""The state of a sweep: Optuna's study, shared by all of its workers through a storage.
+
+Every trial has an index, below the number of trials. Of several that have the same one, because a
+worker died or two enqueued it at once, the first that did not fail counts.
+"""
+
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Event, Thread
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from bnrepro.records import RecordsError, Row, differences
+from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.space import SweepError, decode, distributions, encode
+
+# A trial whose worker gave no sign of life for so long, in seconds, is another's.
+_GRACE = 180
+# Likewise if it took the trial and did not say yet who it is.
+_CLAIMING = 30
+# A trial that ended so many workers ends no more.
+_ATTEMPTS = 10
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker trains.
+
+    Attributes:
+      index: of the trial.
+      settings: by flat key.
+      trial: Optuna's.
+    """
+
+    index: int
+    settings: dict[str, Any]
+    trial: optuna.Trial
+
+    @property
+    def name(self) -> str:
+        """Of the trial's variant in the records."""
+        return trial_name(self.index)
+
+
+def trial_name(index: int) -> str:
+    """What a trial is called in the records."""
+    return f"trial {index}"
+
+
+class SharedStudy:
+    """A study that workers take trials from."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Opens the study, or makes it.
+
+        Raises:
+          SweepError: the storage cannot be used.
+          RecordsError: it has a study of that name with another plan.
+        """
+        self.plan = plan
+        # That heartbeats may change in a later version.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._storage, self._study = _open(plan)
+        known = self._study.user_attrs.get("identity")
+        if known is None:
+            self._study.set_user_attr("identity", plan.identity)
+        elif differing := differences(known, plan.identity):
+            raise RecordsError(
+                f"{_without_password(plan.storage)} holds another sweep named {plan.name} "
+                f"({'; '.join(differing)}); choose another --workdir, or the same values to go on"
+            )
+
+    def trials(self) -> dict[int, FrozenTrial]:
+        """The trial that counts of each index; that of an index whose trials all failed, its last.
+
+        Raises:
+          SweepError: the storage cannot be used any more.
+        """
+        counting: dict[int, FrozenTrial] = {}
+        for trial in self._all():
+            index = trial.user_attrs.get("index")
+            if index is None:
+                continue
+            if index not in counting or counting[index].state == TrialState.FAIL:
+                counting[index] = trial
+        return dict(sorted(counting.items()))
+
+    def enqueue_missing(self) -> None:
+        """Puts into the queue what is neither there, nor running, nor finished.
+
+        Raises:
+          SweepError: a trial was begun many times, and never ended.
+        """
+        last, attempts = self.trials(), [t.user_attrs.get("index") for t in self._all()]
+        for index in range(self.plan.trials):
+            failed = last.get(index)
+            if failed and failed.state != TrialState.FAIL:
+                continue
+            if attempts.count(index) >= _ATTEMPTS:
+                raise SweepError(
+                    f"{trial_name(index)} was begun {_ATTEMPTS} times and never ended: its workers "
+                    "died, for want of memory perhaps; take a smaller --at-once"
+                )
+            points = self.plan.points
+            params = encode(points[index]) if points else failed.params if failed else {}
+            self._study.enqueue_trial(params, user_attrs={"index": index})
+
+    def is_waiting(self) -> bool:
+        """Whether there are trials to take."""
+        return any(trial.state == TrialState.WAITING for trial in self._all())
+
+    def claim(self, count: int) -> list[Claim]:
+        """Takes up to so many trials out of the queue, which nobody else gets then."""
+        claims: list[Claim] = []
+        while len(claims) < count:
+            waiting = [t for t in self._all() if t.state == TrialState.WAITING]
+            if not waiting:
+                break
+            self._study.sampler = self._sampler(waiting[0].user_attrs["index"])
+            with warnings.catch_warnings():
+                # That heartbeats are for Optuna's own loop; `alive` sends them.
+                warnings.simplefilter("ignore")
+                trial = self._study.ask()
+            index = trial.user_attrs.get("index")
+            counting = self.trials().get(index) if index is not None else None
+            if index is None or counting is None or counting.number != trial.number:
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr("worker", _this_process())
+            self._study.sampler = self._sampler(index)
+            for key, values in distributions(self.plan.space).items():
+                _suggest(trial, key, values)
+            claims.append(Claim(index, decode(self.plan.space, trial.params), trial))
+        return claims
+
+    @contextmanager
+    def alive(self, claims: Sequence[Claim]) -> Iterator[None]:
+        """Tells the others that these trials run together and, every now and then, still do."""
+        for claim in claims[1:]:
+            claim.trial.set_user_attr("with", claims[0].index)
+        done = Event()
+
+        def beat() -> None:
+            while True:
+                for claim in claims:
+                    self._storage.record_heartbeat(claim.trial._trial_id)
+                if done.wait(_GRACE / 3):
+                    return
+
+        thread = Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def report(self, first: Claim, step: int) -> None:
+        """Tells the others how far the trials are that run together with this one."""
+        first.trial.set_user_attr("step", step)
+
+    def hopeless(self, claim: Claim, score: float, step: int) -> bool:
+        """Whether a trial with this score at this step had better end."""
+        claim.trial.report(score, step)
+        return claim.trial.should_prune()
+
+    def finish(
+        self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
+    ) -> None:
+        """Keeps what a trial gave; nothing if it was taken for dead and is another's by now."""
+        kept = [row[1:] for row in rows]
+        try:
+            claim.trial.set_user_attr("rows", kept)
+            claim.trial.set_user_attr("seconds", round(seconds, 1))
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return
+        if pruned:
+            self._study.tell(claim.trial, state=TrialState.PRUNED, skip_if_finished=True)
+        else:
+            self._study.tell(claim.trial, score, skip_if_finished=True)
+
+    def bury_the_dead(self) -> None:
+        """Fails the trials whose workers are dead."""
+        optuna.storages.fail_stale_trials(self._study)
+        for trial in self._all():
+            if trial.state == TrialState.RUNNING and _is_dead(trial):
+                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def register(self, provenance: Mapping[str, Any]) -> None:
+        """Keeps where this worker's numbers come from.
+
+        Raises:
+          RecordsError: the workers before had another data set.
+        """
+        known = self.provenance()
+        if known and known["dataset"] != provenance["dataset"]:
+            raise RecordsError(
+                f"this worker has {provenance['dataset']}, and the others {known['dataset']}"
+            )
+        host, pid = _this_process()
+        self._study.set_user_attr(f"worker {host} {pid}", dict(provenance))
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from: what the first worker said, and the `workers` after it."""
+        workers = [
+            attribute
+            for key, attribute in self._study.user_attrs.items()
+            if key.startswith("worker ")
+        ]
+        if not workers:
+            return {}
+        first, *others = sorted(workers, key=lambda worker: worker["started"])
+        return first | {"workers": others}
+
+    def _all(self) -> list[FrozenTrial]:
+        try:
+            return self._study.get_trials(deepcopy=False)
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise _unusable(self.plan, error) from error
+
+    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
+        """With a seed of the trial's own, or several workers would draw the same."""
+        if self.plan.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=index)
+        if self.plan.sampler == "qmc":
+            # One sequence for all.
+            return optuna.samplers.QMCSampler(
+                scramble=True, seed=0, independent_sampler=optuna.samplers.RandomSampler(index)
+            )
+        return optuna.samplers.RandomSampler(seed=index)
+
+
+def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Those that ended by themselves."""
+    return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
+
+
+def _open(plan: Plan) -> tuple[Any, optuna.Study]:
+    error: Exception | None = None
+    # Tables are made at first; of several workers that start at once, all but one fail in that.
+    for _ in range(3):
+        try:
+            lite = sqlalchemy.make_url(plan.storage).get_backend_name() == "sqlite"
+            storage = optuna.storages.RDBStorage(
+                plan.storage,
+                # In seconds, until a write gives up waiting for another's.
+                engine_kwargs={"connect_args": {"timeout": 60}} if lite else None,
+                heartbeat_interval=_GRACE // 3,
+                grace_period=_GRACE,
+            )
+            study = optuna.create_study(
+                study_name=plan.name,
+                storage=storage,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner() if plan.prune else optuna.pruners.NopPruner(),
+            )
+        except Exception as raised:  # SQLAlchemy and each database's driver raise any kind
+            error = raised
+            time.sleep(0.5)
+        else:
+            return storage, study
+    assert error is not None
+    raise _unusable(plan, error) from error
+
+
+def _unusable(plan: Plan, error: Exception) -> SweepError:
+    # SQLAlchemy's own errors end with advice on further lines.
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SweepError(f"cannot use the storage {_without_password(plan.storage)}: {reason}")
+
+
+def _without_password(url: str) -> str:
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+
+
+def _suggest(trial: optuna.Trial, key: str, values: optuna.distributions.BaseDistribution) -> None:
+    if isinstance(values, optuna.distributions.CategoricalDistribution):
+        trial.suggest_categorical(key, values.choices)
+    elif isinstance(values, optuna.distributions.IntDistribution):
+        trial.suggest_int(key, values.low, values.high, log=values.log)
+    elif isinstance(values, optuna.distributions.FloatDistribution):
+        trial.suggest_float(key, values.low, values.high, log=values.log)
+
+
+def _this_process() -> list[Any]:
+    return [socket.gethostname(), os.getpid()]
+
+
+def _is_dead(trial: FrozenTrial) -> bool:
+    """Whether the worker is known to be dead: one on this machine, or that never said who it is."""
+    worker = trial.user_attrs.get("worker")
+    if worker is None:
+        started = trial.datetime_start or datetime.now()
+        return (datetime.now() - started).total_seconds() > _CLAIMING
+    host, pid = worker
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

@@ -1,0 +1,32 @@
+"""r_max x d_max x momentum for Batch Renorm at microbatches of 4, which [BRN] leaves open.
+
+    python -m scripts.sweep --config=configs/sweeps/renorm_limits.py --workdir=runs/renorm_limits
+
+[BRN] 3.2 and 5 chose r_max = 3 and d_max = 5 and the momentum 0.99 for one network and leave a
+search to future work. r_max = 1 with d_max = 0 is Batch Norm.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import small_batch
+
+
+def get_config() -> ConfigDict:
+    """Keys as in configs/small_batch.py; seeds that nothing else uses."""
+    config = small_batch.get_config()
+    config.seeds = 3
+    config.first_seed = 2000
+    config.microbatch_size = 4
+    config.normalizer.name = "batch_renorm"
+    return config
+
+
+def get_sweep() -> dict[str, Any]:
+    """What is varied, a grid."""
+    return {
+        "normalizer.r_max": [1.0, 1.5, 2.0, 3.0, 5.0, 10.0],
+        "normalizer.d_max": [0.0, 0.5, 1.0, 2.0, 5.0, 10.0],
+        "normalizer.momentum": [0.9, 0.99, 0.999],
+    }
