@@ -88,6 +88,8 @@ def _range(key: str, log: bool, bounds: str, text: str) -> Range:
 
 
 def _listed(text: str) -> list[Any]:
+    if not text.strip():
+        return []
     try:
         return [*ast.literal_eval(f"({text},)")]
     except (ValueError, SyntaxError):  # names without quotes

@@ -69,8 +69,6 @@ class SharedStudy:
           RecordsError: it has a study of that name with another plan.
         """
         self.plan = plan
-        # That heartbeats may change in a later version.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
         known = self._study.user_attrs.get("identity")
@@ -128,10 +126,8 @@ class SharedStudy:
             waiting = [t for t in self._all() if t.state == TrialState.WAITING]
             if not waiting:
                 break
-            self._study.sampler = self._sampler(waiting[0].user_attrs["index"])
-            with warnings.catch_warnings():
-                # That heartbeats are for Optuna's own loop; `alive` sends them.
-                warnings.simplefilter("ignore")
+            with _no_warnings():
+                self._study.sampler = self._sampler(waiting[0].user_attrs["index"])
                 trial = self._study.ask()
             index = trial.user_attrs.get("index")
             counting = self.trials().get(index) if index is not None else None
@@ -139,9 +135,10 @@ class SharedStudy:
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             trial.set_user_attr("worker", _this_process())
-            self._study.sampler = self._sampler(index)
-            for key, values in distributions(self.plan.space).items():
-                _suggest(trial, key, values)
+            with _no_warnings():
+                self._study.sampler = self._sampler(index)
+                for key, values in distributions(self.plan.space).items():
+                    _suggest(trial, key, values)
             claims.append(Claim(index, decode(self.plan.space, trial.params), trial))
         return claims
 
@@ -174,7 +171,7 @@ class SharedStudy:
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step had better end."""
         claim.trial.report(score, step)
-        return claim.trial.should_prune()
+        return bool(claim.trial.should_prune())
 
     def finish(
         self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
@@ -193,7 +190,8 @@ class SharedStudy:
 
     def bury_the_dead(self) -> None:
         """Fails the trials whose workers are dead."""
-        optuna.storages.fail_stale_trials(self._study)
+        with _no_warnings():
+            optuna.storages.fail_stale_trials(self._study)
         for trial in self._all():
             if trial.state == TrialState.RUNNING and _is_dead(trial):
                 self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -253,13 +251,14 @@ def _open(plan: Plan) -> tuple[Any, optuna.Study]:
     for _ in range(3):
         try:
             lite = sqlalchemy.make_url(plan.storage).get_backend_name() == "sqlite"
-            storage = optuna.storages.RDBStorage(
-                plan.storage,
-                # In seconds, until a write gives up waiting for another's.
-                engine_kwargs={"connect_args": {"timeout": 60}} if lite else None,
-                heartbeat_interval=_GRACE // 3,
-                grace_period=_GRACE,
-            )
+            with _no_warnings():
+                storage = optuna.storages.RDBStorage(
+                    plan.storage,
+                    # In seconds, until a write gives up waiting for another's.
+                    engine_kwargs={"connect_args": {"timeout": 60}} if lite else None,
+                    heartbeat_interval=_GRACE // 3,
+                    grace_period=_GRACE,
+                )
             study = optuna.create_study(
                 study_name=plan.name,
                 storage=storage,
@@ -274,6 +273,17 @@ def _open(plan: Plan) -> tuple[Any, optuna.Study]:
             return storage, study
     assert error is not None
     raise _unusable(plan, error) from error
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Optuna's: that this and that may change some day, and that heartbeats are for its own loop.
+
+    `alive` sends them here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:

@@ -147,9 +147,8 @@ def bytes_per_trial(program: Program, traced: Sequence[str]) -> int:
     """Memory of the device that the training of one trial takes, beside the data set."""
     seeds = program.config["first_seed"] + np.arange(program.config["seeds"])
     numbers = {key: np.zeros(len(seeds), np.float32) for key in traced}
-    states = jax.eval_shape(program.init, seeds, numbers)
     train_steps: Any = program.train_steps
-    compiled = train_steps.lower(states, *program.data, 1).compile()
+    compiled = train_steps.lower(program.init(seeds, numbers), *program.data, 1).compile()
     memory = compiled.memory_analysis()
     return memory.temp_size_in_bytes + memory.output_size_in_bytes
 

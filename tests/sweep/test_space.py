@@ -1,0 +1,127 @@
+"""What is varied: ranges, lists, grids, and what cannot be."""
+
+import numpy as np
+import optuna
+import pytest
+
+from bnrepro.comparison.config import ConfigError, common_config
+from bnrepro.sweep.space import (
+    Range,
+    SweepError,
+    decode,
+    distributions,
+    encode,
+    grid,
+    make_space,
+    parse_values,
+    space_from_json,
+    space_to_json,
+)
+from configs import mnist_sigmoid
+
+CONFIG = common_config(mnist_sigmoid.get_config().to_dict())
+RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("log(0.01,3)", Range(0.01, 3.0, True)),
+        (" uniform( -1 , 1e3 ) ", Range(-1.0, 1000.0, False)),
+        ("0.9,0.99", [0.9, 0.99]),
+        ("batch_norm, batch_renorm", ["batch_norm", "batch_renorm"]),
+        ("(100,),(50,50)", [(100,), (50, 50)]),
+        ("True,False", [True, False]),
+        ("3", [3]),
+        ([0.1, 0.2], [0.1, 0.2]),
+    ],
+)
+def test_values_are_written_as_ranges_or_lists(text, expected):
+    assert parse_values("key", text) == expected
+
+
+@pytest.mark.parametrize(
+    ("varied", "message"),
+    [
+        ({RATE: "log(3,0.01)"}, r"from low to high, got log\(3,0.01\)"),
+        ({RATE: "log(1,1)"}, "from low to high"),
+        ({RATE: "log(0,1)"}, "above 0"),
+        ({RATE: "log(-1,1)"}, "above 0"),
+        ({RATE: "log(0.1,nan)"}, "finite"),
+        ({RATE: "log(0.1)"}, "two numbers"),
+        ({RATE: "uniform(a,b)"}, "two numbers"),
+        ({RATE: ""}, "at least one value"),
+        ({RATE: []}, "at least one value"),
+        ({RATE: "0.1,0.1"}, "twice"),
+        ({RATE: 3}, "range or a list"),
+        ({RATE: "0.1,-3"}, "must be in .*, got -3"),
+        ({RATE: "uniform(0.1,1e9)"}, "must be in"),
+        ({"optimizer.learning_rat": "0.1,1"}, "did you mean optimizer.learning_rate"),
+        ({NAME: "batch_norm,batchnorm"}, "did you mean batch_norm"),
+        ({NAME: "log(1,2)"}, "unknown"),
+        ({"steps": "10,20"}, "steps is common to all trials"),
+        ({"devices.strategy": "jit,pmap"}, "common to all trials"),
+        ({"batch_size": "uniform(2.5,10)"}, "integer"),
+        ({"microbatch_size": "7,60"}, "with microbatch_size=7: batch_size must be a multiple"),
+        ({NAME: "none,batch_norm", "microbatch_size": "1,60"}, "cannot train on a microbatch_size"),
+        ({}, "say what to vary"),
+    ],
+)
+def test_what_cannot_be_varied_so_is_refused_with_the_reason(varied, message):
+    with pytest.raises((SweepError, ConfigError), match=message):
+        make_space(CONFIG, varied)
+
+
+def test_a_grid_has_every_combination_once_and_what_varies_last_goes_fastest():
+    space = {NAME: ["batch_norm", "none"], RATE: [0.1, 1.0, 10.0]}
+    points = grid(space, None)
+    assert points[:3] == [{NAME: "batch_norm", RATE: rate} for rate in (0.1, 1.0, 10.0)]
+    assert len(points) == len({tuple(point.values()) for point in points}) == 6
+    assert len(grid(space, 6)) == 6
+
+
+def test_a_range_gets_as_many_points_of_a_grid_as_there_is_room_for_on_its_scale():
+    space = {RATE: Range(0.01, 100.0, True), NAME: ["batch_norm", "none"]}
+    rates = sorted({point[RATE] for point in grid(space, 11)})
+    np.testing.assert_allclose(rates, [0.01, 0.1, 1, 10, 100])
+    space = {MOMENTUM: Range(0.0, 1.0, False), RATE: Range(1.0, 4.0, True)}
+    points = grid(space, 15)
+    assert {point[MOMENTUM] for point in points} == {0.0, 0.5, 1.0}
+    assert {point[RATE] for point in points} == {1.0, 2.0, 4.0}
+    assert len(points) == 9
+
+
+def test_a_range_of_integers_gives_integers():
+    points = grid({"batch_size": Range(1.0, 64.0, True)}, 4)
+    assert [point["batch_size"] for point in points] == [1, 4, 16, 64]
+    assert isinstance(points[0]["batch_size"], int)
+    expected = optuna.distributions.IntDistribution(1, 64, log=True)
+    assert distributions({"batch_size": Range(1.0, 64.0, True)}) == {"batch_size": expected}
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "message"),
+    [
+        ({NAME: ["a", "b"], RATE: [1, 2, 3]}, 5, r"has 6 points \(2 x 3\), and --trials is 5"),
+        ({RATE: Range(0.1, 1, True), NAME: [1, 2]}, 3, r"at least 4 points \(2 x 2\)"),
+        ({RATE: Range(0.1, 1, True)}, None, "say how many --trials"),
+    ],
+)
+def test_a_grid_that_does_not_fit_the_trials_is_refused_with_its_size(space, trials, message):
+    with pytest.raises(SweepError, match=message):
+        grid(space, trials)
+
+
+def test_settings_come_back_from_what_optuna_and_files_keep():
+    space = {
+        "model.hidden": [[100], [50, 50]],
+        NAME: ["none", "batch_norm"],
+        RATE: Range(1, 2, True),
+    }
+    settings = {"model.hidden": [50, 50], NAME: "none", RATE: 1.5}
+    assert decode(space, encode(settings)) == settings
+    assert space_from_json(space_to_json(space)) == space
+    for key, value in encode(settings).items():
+        assert distributions(space)[key]._contains(
+            distributions(space)[key].to_internal_repr(value)
+        )

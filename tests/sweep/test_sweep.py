@@ -1,0 +1,319 @@
+"""Trials from a study to records: each exactly once, whatever its workers did."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import jaxtyping
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from bnrepro.comparison import run as run_module
+from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.comparison.run import run_comparison
+from bnrepro.records import RecordsError, read_run
+from bnrepro.sweep import study as study_module
+from bnrepro.sweep import worker as worker_module
+from bnrepro.sweep.collect import collect, progress_of
+from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.space import SweepError, make_space
+from bnrepro.sweep.study import SharedStudy
+from bnrepro.sweep.worker import bytes_per_trial, work
+from configs import mnist_sigmoid
+from tests.small_dataset import small_dataset
+
+RATE, NAME, LIMIT = "optimizer.learning_rate", "normalizer.name", "normalizer.r_max"
+GRID = {RATE: [0.1, 1.0], NAME: ["none", "batch_renorm"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dataset():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (run_module, worker_module):
+            patch.setattr(module, "load_dataset", lambda name, data_dir: small_dataset())
+        yield
+
+
+def config():
+    common = common_config(mnist_sigmoid.get_config().to_dict())
+    common |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
+    return with_settings(common, {"model.hidden": [6, 5]})
+
+
+def make_plan(folder, varied=GRID, sampler="grid", trials=4, **changes):
+    plan = Plan(
+        config=config(),
+        space=make_space(config(), varied),
+        sampler=sampler,
+        trials=trials,
+        prune=False,
+        at_once=None,
+        storage=f"sqlite:///{folder}/sweep.db",
+        name="sweep",
+        command="python -m experiments.single",
+    )
+    return dataclasses.replace(plan, **changes)
+
+
+def opened(plan):
+    study = SharedStudy(plan)
+    study.enqueue_missing()
+    return study
+
+
+def finish(study, claim, score=0.5):
+    study.finish(claim, score, [(claim.name, 0, 20, "test", "accuracy", score)], 1.0, pruned=False)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The plan, folder, study and records of a sweep of `GRID`."""
+    folder = tmp_path_factory.mktemp("swept")
+    plan = make_plan(folder)
+    study = opened(plan)
+    work(plan)
+    return plan, folder, study, collect(study, folder)
+
+
+def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
+    plan, folder, _, run = swept
+    read = read_run(folder)
+    assert read.variants == run.variants == [f"trial {i}" for i in range(4)]
+    settings = [(read.settings(name)[NAME], read.settings(name)[RATE]) for name in read.variants]
+    assert settings == [("none", 0.1), ("none", 1.0), ("batch_renorm", 0.1), ("batch_renorm", 1.0)]
+    assert all(read.finished(name) for name in read.variants)
+    assert read.provenance["dataset"] == "small/1.0.0"
+    assert set(read.provenance["seconds"]) == set(read.variants)
+    assert read.config["sweep"]["vary"] == GRID
+    assert read.config["sweep"]["trials"] == plan.trials
+
+
+def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
+    *_, run = swept
+    variants = {name: run.config["variants"][name] for name in run.variants}
+    alone = run_comparison(config() | {"variants": variants, "baseline": "trial 0"}, tmp_path / "w")
+    keys = ["variant", "seed", "step", "split", "metric"]
+    ours, theirs = (r.metrics.set_index(keys)["value"].sort_index() for r in (run, alone))
+    assert list(ours.index) == list(theirs.index)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+def test_what_a_trial_gives_does_not_depend_on_how_many_are_trained_at_once(swept, tmp_path):
+    *_, run = swept
+    plan = make_plan(tmp_path, at_once=1)
+    study = opened(plan)
+    work(plan)
+    one_by_one = collect(study, tmp_path)
+    np.testing.assert_allclose(
+        one_by_one.metrics["value"], run.metrics["value"], rtol=2e-4, atol=2e-5
+    )
+
+
+def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
+    plan, _, study, _ = swept
+    monkeypatch.setattr(worker_module, "train_variants", lambda *args: pytest.fail("trained"))
+    study.bury_the_dead()
+    study.enqueue_missing()
+    work(plan)
+    assert len(study.trials()) == 4
+
+
+def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path):
+    # Each step multiplies the weights by 1 - 3e6, so that they are infinite after six.
+    plan = make_plan(tmp_path, {"optimizer.weight_decay": [0.0, 1e6]}, trials=2)
+    study = opened(plan)
+    work(plan)
+    run = collect(study, tmp_path)
+    diverged = run.metrics[run.metrics["metric"] == "diverged"]
+    assert diverged[["variant", "seed"]].to_numpy().tolist() == [["trial 1", 0], ["trial 1", 1]]
+    assert run.finished("trial 0")
+    assert run.finished("trial 1")
+    progress = progress_of(study, best=5)
+    assert (progress.finished, progress.diverged, progress.done) == (2, 1, 1.0)
+    assert [index for index, *_ in progress.best] == [0, 1]
+    assert progress.best[1][2] == 0
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+def test_other_samplers_draw_each_trial_within_the_space(sampler, tmp_path):
+    varied = {RATE: "log(0.01,3)", "batch_size": "uniform(6,60)", NAME: ["none", "batch_norm"]}
+    config_ = with_settings(config(), {"microbatch_size": 2})
+    plan = make_plan(tmp_path, {RATE: [0.1]}, sampler, 6, config=config_)
+    plan = dataclasses.replace(plan, space=make_space(config_, {**varied, "batch_size": [6, 12]}))
+    study = opened(plan)
+    claims = study.claim(100)
+    assert [claim.index for claim in claims] == list(range(6))
+    rates = {claim.settings[RATE] for claim in claims}
+    assert len(rates) == 6
+    assert all(0.01 <= rate <= 3 for rate in rates)
+    assert {claim.settings["batch_size"] for claim in claims} <= {6, 12}
+
+
+def test_two_workers_never_get_the_same_trial(tmp_path):
+    plan = make_plan(tmp_path)
+    first, second = opened(plan), opened(plan)
+    taken = [*first.claim(3), *second.claim(3)]
+    assert sorted(claim.index for claim in taken) == [0, 1, 2, 3]
+    assert first.claim(1) == []
+
+
+def test_what_a_dead_worker_had_is_anothers_with_the_same_settings(tmp_path):
+    plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 2)
+    study = opened(plan)
+    dead, alive = study.claim(2)
+    # Of a process that has ended.
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead.trial.set_user_attr("worker", [study_module._this_process()[0], process.pid])
+    study.bury_the_dead()
+    study.enqueue_missing()
+    (again,) = study.claim(2)
+    assert (again.index, again.settings) == (dead.index, dead.settings)
+    # What the dead one says after all is not heard, and nothing is there twice.
+    finish(study, again, 0.25)
+    finish(study, dead, 0.75)
+    finish(study, alive, 0.5)
+    run = collect(study, tmp_path)
+    finals = run.metrics[run.metrics["metric"] == "accuracy"].set_index("variant")["value"]
+    assert finals.to_dict() == {"trial 0": 0.25, "trial 1": 0.5}
+
+
+def test_a_worker_elsewhere_is_dead_when_its_heart_has_not_beaten_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "_GRACE", 3)
+    plan = make_plan(tmp_path)
+    study = opened(plan)
+    (claim,) = study.claim(1)
+    claim.trial.set_user_attr("worker", ["another machine", 1])
+    with study.alive([claim]):
+        study.bury_the_dead()
+        assert study.trials()[claim.index].state == TrialState.RUNNING
+    # SQLite's clock has whole seconds.
+    for _ in range(60):
+        study.bury_the_dead()
+        if study.trials()[claim.index].state == TrialState.FAIL:
+            break
+        time.sleep(0.1)
+    assert study.trials()[claim.index].state == TrialState.FAIL
+
+
+def test_a_trial_that_was_enqueued_twice_is_trained_once(tmp_path):
+    plan = make_plan(tmp_path)
+    study = opened(plan)
+    study._study.enqueue_trial({RATE: 0.1, NAME: "none"}, user_attrs={"index": 0})
+    claims = study.claim(10)
+    assert [claim.index for claim in claims] == [0, 1, 2, 3]
+    assert study.claim(10) == []
+
+
+def test_a_trial_that_ends_all_its_workers_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "_ATTEMPTS", 2)
+    study = opened(make_plan(tmp_path))
+    for attempt in range(2):
+        first, *_ = study.claim(4)
+        assert first.index == 0
+        study._study.tell(first.trial, state=TrialState.FAIL)
+        if attempt == 0:
+            study.enqueue_missing()
+    with pytest.raises(SweepError, match="trial 0 was begun 2 times"):
+        study.enqueue_missing()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"varied": {**GRID, RATE: [0.1, 2.0]}},
+            r"vary.optimizer.learning_rate: \[0.1, 1.0\] there",
+        ),
+        ({"sampler": "random"}, "search: grid there, random here"),
+    ],
+)
+def test_another_sweep_under_the_same_name_is_refused_with_the_difference(
+    changes, message, tmp_path
+):
+    opened(make_plan(tmp_path))
+    with pytest.raises(RecordsError, match=message):
+        SharedStudy(make_plan(tmp_path, **changes))
+
+
+def test_another_config_is_refused_but_for_what_is_no_setting(tmp_path):
+    opened(make_plan(tmp_path))
+    elsewhere = with_settings(config(), {"data_dir": "/elsewhere", "checkpoint.every": 3})
+    SharedStudy(make_plan(tmp_path, config=elsewhere))
+    with pytest.raises(RecordsError, match="steps: 20 there, 40 here"):
+        SharedStudy(make_plan(tmp_path, config=config() | {"steps": 40}))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:////no/such/folder/x.db", "cannot use the storage sqlite"),
+        ("nonsense", "cannot use the storage nonsense"),
+        ("mysql+nodriver://u:secret@localhost/x", "cannot use the storage"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(url, message, tmp_path):
+    with pytest.raises(SweepError, match=message) as caught:
+        SharedStudy(make_plan(tmp_path, storage=url))
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_worker_with_other_data_is_refused(tmp_path):
+    study = opened(make_plan(tmp_path))
+    study.register({"dataset": "mnist", "started": "1"})
+    study.register({"dataset": "mnist", "started": "2"})
+    with pytest.raises(RecordsError, match="digits, and the others mnist"):
+        study.register({"dataset": "digits", "started": "3"})
+
+
+def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch):
+    relu = with_settings(config(), {"model.activation": "relu", "model.init": "lecun_normal"})
+    varied = {RATE: [0.1, 1.0, 1e-6]}
+    plan = make_plan(tmp_path, varied, trials=3, prune=True, at_once=1, config=relu)
+    study = opened(plan)
+    # With fewer than five finished trials, Optuna prunes nothing.
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: pruner)
+    work(plan)
+    run = collect(study, tmp_path)
+    assert progress_of(study, 1).pruned == 1
+    pruned = run.metrics[run.metrics["variant"] == "trial 2"]
+    assert pruned["step"].max() == 10
+    assert not run.finished("trial 2")
+
+
+def test_the_memory_of_a_trial_grows_with_its_batch(tmp_path):
+    # Which cannot describe the descriptions of arguments that a lowered function has.
+    jaxtyping.config.update("jaxtyping_disable", True)
+
+    def needed(batch_size):
+        plan = make_plan(tmp_path, config=config() | {"batch_size": batch_size})
+        program = worker_module._program(plan, {NAME: "none"}, small_dataset())
+        return bytes_per_trial(program, plan.traced)
+
+    try:
+        small, large = needed(12), needed(96)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    images = 2 * (96 - 12) * 16 * 4  # seeds x examples x pixels x bytes
+    assert large - small > images
+
+
+def test_a_worker_ends_where_it_is_when_it_is_told_to(tmp_path):
+    plan = make_plan(tmp_path)
+    study = opened(plan)
+    asked = []
+
+    def should_end():
+        asked.append(True)
+        return len(asked) > 2
+
+    work(plan, should_end)
+    assert progress_of(study, 1).finished == 0
+    assert any(trial.state == TrialState.RUNNING for trial in study.trials().values())
+    assert os.getpid() == study_module._this_process()[1]
