@@ -9,12 +9,13 @@ can also stand in the config file, as what get_sweep() returns: {key: values}. T
 are left aside. The same command again, also on other machines, goes on with what is left.
 """
 
-import importlib.util
+import runpy
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -81,7 +82,8 @@ def _main() -> None:
     cli.quiet_logging()
     signal.signal(signal.SIGTERM, _tell_to_end)
     try:
-        plan = _plan(config, values, workdir)
+        varied = _get_sweep(config_flags.get_config_filename(flags.FLAGS["config"]))
+        plan = make_plan(config, varied, values, workdir)
         if values["engine"] not in ("local", "ray"):
             raise SweepError(f"--engine must be local or ray, got {values['engine']!r}")
         engine = run_local if values["engine"] == "local" else run_ray
@@ -89,7 +91,12 @@ def _main() -> None:
             raise SweepError(f"--workers must be at least 1, got {values['workers']}")
         trackers = cli.make_trackers()
         open_sweep(workdir)
-        study = SharedStudy(plan)
+        try:
+            study = SharedStudy(plan)
+        except SweepError:
+            with suppress(OSError):  # what it held before, it keeps
+                workdir.rmdir()
+            raise
         display = _Display(study, workdir, trackers)
         try:
             with display:
@@ -106,7 +113,21 @@ def _main() -> None:
         _report(run)
 
 
-def _plan(config: dict[str, Any], values: dict[str, Any], workdir: Path) -> "Plan":
+def make_plan(
+    config: dict[str, Any], varied: Mapping[str, Any], values: Mapping[str, Any], workdir: Path
+) -> "Plan":
+    """The sweep that a command line describes.
+
+    Args:
+      config: with variants or without.
+      varied: values by key, as the config file has them.
+      values: of the flags; what they vary comes on top.
+      workdir: of the sweep.
+
+    Raises:
+      SweepError: a flag, or what is varied, cannot be.
+      ConfigError: a config that cannot be, in itself or with what is varied.
+    """
     import json
 
     from bnrepro.comparison.config import check_config, common_config
@@ -115,7 +136,7 @@ def _plan(config: dict[str, Any], values: dict[str, Any], workdir: Path) -> "Pla
     from bnrepro.sweep.space import SweepError, grid, make_space
 
     if values["seeds"] is not None:
-        config["seeds"] = values["seeds"]
+        config = {**config, "seeds": values["seeds"]}
     # As JSON has it, in which others read it.
     common = json.loads(json.dumps(common_config(config)))
     check_config(common)
@@ -125,7 +146,7 @@ def _plan(config: dict[str, Any], values: dict[str, Any], workdir: Path) -> "Pla
     trials = values["trials"]
     if trials is not None and trials < 1:
         raise SweepError(f"--trials must be at least 1, got {trials}")
-    varied = _get_sweep(config_flags.get_config_filename(flags.FLAGS["config"]))
+    varied = dict(varied)
     for text in values["vary"]:
         key, equals, given = text.partition("=")
         if not equals:
@@ -164,12 +185,14 @@ def _at_once(text: str) -> int | None:
 
 def _get_sweep(path: str) -> dict[str, Any]:
     """What the config file says to vary, if it does."""
-    spec = importlib.util.spec_from_file_location("sweep_config", path)
-    if spec is None or spec.loader is None:
-        return {}
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.get_sweep()) if hasattr(module, "get_sweep") else {}
+    from bnrepro.sweep.space import SweepError
+
+    # The user's own code, which may do and raise anything; that it can be run is known by now.
+    content = runpy.run_path(path)
+    varied = content["get_sweep"]() if "get_sweep" in content else {}
+    if not isinstance(varied, Mapping):
+        raise SweepError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
+    return dict(varied)
 
 
 class _Display:

@@ -45,10 +45,9 @@ class _Choice(NamedTuple):
 
     def check(self, key: str, value: Any) -> None:
         known = sorted(self.known)
-        _require(
-            value in known,
-            f"{key} is unknown: {value!r}; known are {', '.join(known)}" + _nearest(value, known),
-        )
+        if value not in known:
+            hint = f"known are {', '.join(known)}" + _nearest(value, known)
+            raise ConfigError(f"{key} is unknown: {value!r}; {hint}")
 
 
 class _Is(NamedTuple):
@@ -175,9 +174,9 @@ def _override(
     for key, value in overrides.items():
         path = prefix + key
         _require(path not in COMMON, f"{where}{path} cannot differ between variants")
-        _require(
-            key in base, f"{where}{path} is no config key" + _nearest(path, [*_RULES, "model"])
-        )
+        if key not in base:
+            hint = _nearest(path, [*_RULES, "model"])
+            raise ConfigError(f"{where}{path} is no config key{hint}")
         if isinstance(base[key], Mapping):
             _require(isinstance(value, Mapping), f"{where}{path} must be a dict, got {value!r}")
             value = _override(base[key], value, where, f"{path}.")
@@ -207,7 +206,9 @@ def check_setting(key: str, value: Any) -> None:
     Raises:
       ConfigError: it is not so; the sentence names the nearest key, or the bounds.
     """
-    _require(key in _RULES, f"{key} is no config key" + _nearest(key, _RULES))
+    # The nearest is looked for only where one is missing: it takes longer than all else.
+    if key not in _RULES:
+        raise ConfigError(f"{key} is no config key" + _nearest(key, _RULES))
     _RULES[key].check(key, value)
 
 

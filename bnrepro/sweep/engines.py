@@ -1,5 +1,6 @@
 """Where the workers of a sweep run: in processes on this machine, or as tasks of a Ray cluster."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -84,9 +85,15 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         raise SweepError("Ray is not installed: pip install ray") from error
 
     environment = {k: os.environ[k] for k in ("TFDS_DATA_DIR", "JAX_PLATFORMS") if k in os.environ}
-    packages = {"working_dir": str(_ROOT), "excludes": [".*", "runs", "results", "tests"]}
+    # Beside what .gitignore has.
+    code = {"working_dir": str(_ROOT), "excludes": ["/results", "/tests"]}
     try:
-        ray.init("auto", runtime_env={**packages, "env_vars": environment}, log_to_driver=False)
+        ray.init(
+            "auto",
+            runtime_env={**code, "env_vars": environment},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SweepError(f"there is no Ray cluster: {error}") from error
     try:

@@ -1,0 +1,199 @@
+"""scripts/sweep.py as a user runs it: the whole way, deaths on it, and mistakes."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from bnrepro.comparison.config import ConfigError
+from bnrepro.records import read_run
+from bnrepro.sweep.space import SweepError
+from configs import mnist_sigmoid
+from configs.sweeps import learning_rates, renorm_limits
+from scripts.sweep import make_plan
+
+# Small enough for a second, on whatever MNIST or the digits are at hand.
+CONFIG = ("--config=configs/mnist_sigmoid.py", "--config.steps=60", "--config.eval_every=30",
+          "--config.batch_size=10", "--config.microbatch_size=10", "--config.model.hidden=(4,)",
+          "--seeds=1")  # fmt: skip
+RATE, NAME = "optimizer.learning_rate", "normalizer.name"
+FLAGS = {"seeds": None, "vary": (), "sampler": None, "trials": None, "prune": False,
+         "at-once": "auto", "storage": None}  # fmt: skip
+
+
+def start(workdir, *arguments, **options):
+    command = [sys.executable, "-m", "scripts.sweep", *CONFIG, f"--workdir={workdir}", *arguments]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return subprocess.Popen(
+        command,
+        env=environment | options.pop("env", {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def sweep(workdir, *arguments, **options):
+    process = start(workdir, *arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A workdir, and what the command that swept into it printed."""
+    workdir = tmp_path_factory.mktemp("swept") / "rates"
+    arguments = (f"--vary={RATE}=log(0.01,1)", f"--vary={NAME}=none,batch_norm", "--trials=6")
+    return workdir, arguments, sweep(workdir, *arguments, "--workers=1")
+
+
+def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swept):
+    workdir, _, (code, out, err) = swept
+    assert (code, "6 of 6 trials" in err) == (0, True)
+    run = read_run(workdir)
+    assert len(run.variants) == 6
+    assert {run.settings(name)[RATE] for name in run.variants} == {0.01, 0.1, 1.0}
+    assert (workdir / "summary.md").exists()
+    assert {path.suffix for path in (workdir / "figures").iterdir()} == {".png", ".svg"}
+    assert (workdir / "tensorboard" / "trial 5" / "seed_0").is_dir()
+    commands = re.findall(r"python -m experiments\.single .*--workdir=runs/best_(\w+)", out)
+    assert sorted(commands) == ["batch_norm", "none"]
+    assert out.count(f"--config.{RATE}=") == 2
+    assert out.count("--config.seeds=1") == 2
+
+
+def test_the_same_command_again_repeats_nothing(swept):
+    workdir, arguments, _ = swept
+    before = (workdir / "metrics.csv").read_bytes()
+    code, out, _ = sweep(workdir, *arguments)
+    assert (code, "trial 5" in out) == (0, True)
+    assert (workdir / "metrics.csv").read_bytes() == before
+
+
+def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
+    workdir, *_ = swept
+    code, _, err = sweep(workdir, f"--vary={RATE}=0.1,0.2", f"--vary={NAME}=none,batch_norm")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"vary.{RATE}.high: 1.0 there" in err
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = sweep(tmp_path, f"--vary={RATE}=0.1,0.2")
+    assert (code, "no sweep" in err) == (2, True)
+
+
+def test_killed_workers_are_replaced_and_each_trial_is_there_once(tmp_path):
+    arguments = (f"--vary={RATE}=log(0.01,1)", "--sampler=random", "--trials=4", "--at-once=1")
+    process = start(tmp_path, *arguments, "--workers=2")
+    killed = 0
+    while killed < 2 and process.poll() is None:
+        time.sleep(0.2)
+        # A worker that has begun a trial.
+        for pid in _workers_at_work(tmp_path, process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, killed >= 2) == (0, True), err
+    run = read_run(tmp_path)
+    assert sorted(run.variants) == [f"trial {i}" for i in range(4)]
+    finals = run.metrics[(run.metrics["step"] == 60) & (run.metrics["metric"] == "accuracy")]
+    assert (finals[finals["split"] == "test"].groupby("variant").size() == 1).all()
+
+
+def _workers_at_work(workdir, parent):
+    """Process ids of the sweep's workers that have a trial."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    # Looked at from outside: Optuna would make the tables, as the sweep is about to.
+    try:
+        with closing(sqlite3.connect(f"file:{workdir}/sweep.db?mode=ro", uri=True)) as database:
+            rows = database.execute(
+                "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+                "WHERE state = 'RUNNING' AND key = 'worker'"
+            ).fetchall()
+    except sqlite3.OperationalError:  # not there yet, or locked
+        return []
+    at_work = {json.loads(text)[1] for (text,) in rows}
+    return [int(pid) for pid in children if int(pid) in at_work]
+
+
+def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(tmp_path):
+    arguments = (f"--vary={RATE}=0.01,0.1", "--workers=1", "--at-once=1")
+    process = start(tmp_path, *arguments)
+    while not (workers := _workers_at_work(tmp_path, process.pid)):
+        time.sleep(0.1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "told to end" in err) == (75, True)
+    assert not Path(f"/proc/{workers[0]}").exists()
+    assert sweep(tmp_path, *arguments)[0] == 0
+    assert len(read_run(tmp_path).variants) == 2
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra: make test-extras")
+def test_the_tasks_of_a_ray_cluster_share_a_sweep(tmp_path):
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        address = ray.get_runtime_context().gcs_address
+        arguments = (f"--vary={RATE}=0.01,0.1,1", "--engine=ray", "--workers=2", "--at-once=1")
+        code, _, err = sweep(tmp_path, *arguments, env={"RAY_ADDRESS": address})
+    finally:
+        ray.shutdown()
+    assert code == 0, err
+    assert len(read_run(tmp_path).variants) == 3
+
+
+def plan_of(workdir, varied=None, **flags):
+    return make_plan(mnist_sigmoid.get_config().to_dict(), varied or {}, FLAGS | flags, workdir)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "say what to vary"),
+        ({"vary": [RATE]}, "--vary is written KEY=VALUES"),
+        ({"vary": [f"{RATE}=log(1,0.1)"]}, "from low to high"),
+        ({"vary": [f"{RATE}=0.1,1"], "trials": 1}, "the grid has 2 points"),
+        ({"vary": [f"{RATE}=log(0.1,1)"]}, "say how many --trials"),
+        ({"vary": [f"{RATE}=0.1,1"], "sampler": "random"}, "say how many --trials"),
+        ({"vary": [f"{RATE}=0.1,1"], "trials": 0}, "--trials must be at least 1, got 0"),
+        ({"vary": [f"{RATE}=0.1,1"], "sampler": "bayes"}, "--sampler must be one of grid"),
+        ({"vary": [f"{RATE}=0.1,1"], "at-once": "many"}, "--at-once must be auto or a number"),
+        ({"vary": [f"{RATE}=0.1,1"], "at-once": "0"}, "--at-once must be auto or a number"),
+        ({"vary": [f"{RATE}=0.1,1"], "seeds": 0}, "seeds must be in"),
+        ({"vary": ["optimizer.rate=0.1,1"]}, "no config key"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, message, tmp_path):
+    with pytest.raises((SweepError, ConfigError), match=message):
+        plan_of(tmp_path, **flags)
+
+
+def test_mistakes_end_with_code_2_and_nothing_written(tmp_path):
+    workdir = tmp_path / "w"
+    for arguments in (["--vary=no=1"], [f"--vary={RATE}=1,2", "--storage=nonsense"]):
+        code, out, err = sweep(workdir, *arguments)
+        assert (code, out, err.count("\n"), workdir.exists()) == (2, "", 1, False)
+
+
+def test_the_command_line_comes_on_top_of_the_config_file(tmp_path):
+    varied = {RATE: [0.1, 1.0], NAME: ["none", "batch_norm"]}
+    plan = plan_of(tmp_path, varied, vary=[f"{RATE}=0.3"])
+    assert plan.space == {RATE: [0.3], NAME: ["none", "batch_norm"]}
+    assert (plan.trials, plan.name) == (2, tmp_path.name)
+
+
+@pytest.mark.parametrize(("config", "trials"), [(learning_rates, 24), (renorm_limits, 108)])
+def test_the_repositorys_own_sweeps_are_grids(config, trials, tmp_path):
+    plan = make_plan(config.get_config().to_dict(), config.get_sweep(), FLAGS, tmp_path)
+    assert (plan.sampler, plan.trials, len(plan.points)) == ("grid", trials, trials)
