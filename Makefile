@@ -1,4 +1,4 @@
-# make setup | reproduce | quick | test | test-slow | lock
+# make setup | reproduce | quick | test | test-slow | test-extras | lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ ifneq ($(wildcard ../shared/tfds),)
 export TFDS_DATA_DIR ?= $(abspath ../shared/tfds)
 endif
 
-.PHONY: setup reproduce quick test test-slow lock
+.PHONY: setup reproduce quick test test-slow test-extras lock
 .DELETE_ON_ERROR:
 
 setup: .venv/.installed
@@ -51,9 +51,14 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow
 
+# What only some users install: Ray.
+test-extras: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt
+	$(BIN)/pytest tests/scripts/test_sweep.py -k ray
+
 # Pins every transitive dependency for Python 3.11 and newer.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	: > .requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	  requirements.txt --output-file .requirements.lock
+	  requirements.txt requirements-extras.txt --output-file .requirements.lock

@@ -16,7 +16,8 @@ import jax
 from bnrepro.data import Dataset
 
 _PACKAGES = (
-    "bnrepro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets",
+    "bnrepro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "optuna", "numpy",
+    "tensorflow-datasets",
 )  # fmt: skip
 
 

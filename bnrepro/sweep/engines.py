@@ -53,7 +53,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                 errors = stack.enter_context(tempfile.TemporaryFile("w+"))
                 running[i] = _Worker(_start(plan, _environment(i, count, gpus), errors), errors)
             watch()
-            time.sleep(0.5)
+            time.sleep(1)
             todo = []
             for i, worker in list(running.items()):
                 code = worker.process.poll()

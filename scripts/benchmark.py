@@ -1,0 +1,147 @@
+r"""Measures how fast things are on this machine.
+
+    python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
+
+sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from bnrepro.sweep.plan import Plan
+
+# One key of each trial differs; the rates are those that all networks can take.
+_RATES = "log(0.01,0.3)"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark that the command line names, and writes its table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    sweep = benchmarks.add_parser("sweep", help="trials a minute, grouped and one by one")
+    add = sweep.add_argument
+    add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
+    add("--trials", type=_positive, default=32, help="grouped (default: %(default)s)")
+    add("--alone", type=_several, default=8, help="one by one (default: %(default)s)")
+    add("--repeats", type=_positive, default=3, help="of each, in turn (default: %(default)s)")
+    add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    text = _sweep(options)
+    from bnrepro.records import complete_file
+
+    with complete_file(options.output) as path:
+        path.write_text(text)
+    print(text)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _several(text: str) -> int:
+    number = _positive(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError("must be at least 2: the first is not counted")
+    return number
+
+
+class _Arm(NamedTuple):
+    name: str
+    trials: int
+    at_once: int | None
+
+
+def _sweep(options: argparse.Namespace) -> str:
+    import pandas as pd
+
+    from bnrepro.comparison.provenance import here_and_now
+
+    arms = (_Arm("one by one", options.alone, 1), _Arm("grouped", options.trials, None))
+    rates: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for _ in range(options.repeats):
+        for arm in arms:
+            rates[arm.name].append(_trials_a_minute(arm, options.steps))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    rows = {
+        arm.name: {
+            "trials": arm.trials,
+            "trials a minute": f"{medians[arm.name]:.1f}",
+            "of each repeat": ", ".join(f"{rate:.1f}" for rate in rates[arm.name]),
+        }
+        for arm in arms
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    where = here_and_now()
+    machine, versions = where["machine"], where["versions"]
+    ratio = medians["grouped"] / medians["one by one"]
+    return (
+        f"# Sweeps: grouped against one by one\n\n{table.to_markdown(disable_numparse=True)}\n\n"
+        f"Grouped is {ratio:.1f} times as fast (ratio of the medians). A trial is one seed of the "
+        f"3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 "
+        "images, two evaluations; trials differ in their learning rate. One worker, which uses one "
+        "compiled program for all of its trials. The time to load data and to compile counts for "
+        "the grouped ones; those one by one are counted from the end of the first.\n\n"
+        f"`{where['command']}` at commit {where['commit']}, {where['started']}; "
+        f"{', '.join(machine['devices'])}; {machine['processor']}, {machine['cores']} cores, "
+        f"Python {versions['python']}, JAX {versions['jax']}, Optuna {versions['optuna']}.\n"
+    )
+
+
+def _trials_a_minute(arm: _Arm, steps: int) -> float:
+    from bnrepro.sweep.study import SharedStudy, finished
+    from bnrepro.sweep.worker import work
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _plan(arm, steps, folder)
+        study = SharedStudy(plan)
+        study.enqueue_missing()
+        begin = time.time()
+        work(plan)
+        ends = sorted(_completed(t) for t in finished(study.trials()).values())
+    if arm.at_once == 1:
+        return 60 * (len(ends) - 1) / (ends[-1] - ends[0])
+    return 60 * len(ends) / (ends[-1] - begin)
+
+
+def _completed(trial: Any) -> float:
+    return trial.datetime_complete.timestamp()
+
+
+def _plan(arm: _Arm, steps: int, folder: str) -> "Plan":
+    from bnrepro.comparison.config import common_config, with_settings
+    from bnrepro.sweep.plan import Plan
+    from bnrepro.sweep.space import make_space
+    from configs import small_batch
+
+    config: Any = common_config(json.loads(json.dumps(small_batch.get_config().to_dict())))
+    changes = {"seeds": 1, "steps": steps, "eval_every": steps, "normalizer.name": "batch_norm"}
+    config = with_settings(config, changes)
+    return Plan(
+        config=config,
+        space=make_space(config, {"optimizer.learning_rate": _RATES}),
+        sampler="random",
+        trials=arm.trials,
+        prune=False,
+        at_once=arm.at_once,
+        storage=f"sqlite:///{folder}/sweep.db",
+        name="benchmark",
+        command="",
+    )
+
+
+if __name__ == "__main__":
+    main()
