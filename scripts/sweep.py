@@ -265,18 +265,20 @@ def _table(progress: "Progress", left: float | None) -> Group:
 
 def _report(run: "Run") -> None:
     from bnrepro.report import summary, sweep, tables
+    from bnrepro.report.sweep_figures import sweep_figures
 
     summary.write_summary(run, summary.summarize(run, ()))
     table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
     tables.write_markdown(run, table, caption)
-    sweep.sweep_figures(run)
+    sweep_figures(run)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
     tables.print_table(table.head(_BEST), caption, console)
     if len(table) > _BEST:
         print(f"These are the best {_BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
-    print(f"Records, table and figures are in {run.workdir}. To train the best again:\n")
+    print(f"Records, table and figures are in {run.workdir}. To train the best again")
+    print("(--config.first_seed=N for other seeds):\n")
     for command in sweep.best_commands(run):
         print(f"  {command}")
 

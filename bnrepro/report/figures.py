@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 from scipy import stats
 
 from bnrepro.records import FIGURES, Run, complete_file
@@ -18,7 +18,9 @@ from bnrepro.report.summary import evaluations
 # Okabe and Ito's colours, told apart by the colour-blind as well.
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _TEST = {"test": "test accuracy, %"}
-_STYLE: dict[Any, Any] = {
+LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
+_LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -46,12 +48,12 @@ def accuracy_figure(
     """
     names = run.variants if variants is None else list(variants)
     tables = {title: _accuracy(run, split, names) for split, title in splits.items()}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         size = (4.4 * len(splits) + 2 * (len(splits) == 1), 4)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
         for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
-            for variant, colour in _coloured(names):
+            for variant, colour in coloured(names):
                 # Colours come again after the seventh line, then dashed and dotted.
                 style = ("-", "--", ":", "-.")[names.index(variant) // len(_COLOURS) % 4]
                 _plot_mean(axes, accuracy, variant, style, colour, len(names) <= len(_COLOURS))
@@ -67,9 +69,9 @@ def accuracy_figure(
         )
         first = next(iter(tables.values()))
         seeds_shown = first.columns.get_level_values("seed").nunique()
-        text = _title(run, f"{seeds_shown} seeds, band: 95% interval")
+        text = figure_title(run, f"{seeds_shown} seeds, band: 95% interval")
         figure.suptitle(text, fontsize=9)
-        return _save(figure, run.workdir / FIGURES / name)
+        return save_figure(figure, run.workdir / FIGURES / name)
 
 
 def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
@@ -97,10 +99,10 @@ def accuracy_against_figure(
 ) -> list[Path]:
     """Final accuracy against a number: a line a title, {title: {number: variant}}."""
     finals = summary[summary["metric"] == "final"].set_index("variant")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         axes = figure.subplots()
-        for title, colour in _coloured(list(lines)):
+        for title, colour in coloured(list(lines)):
             points = sorted(lines[title].items())
             rows = 100 * finals.loc[[name for _, name in points], ["mean", "ci95_high"]]
             half = (rows["ci95_high"] - rows["mean"]).fillna(0)
@@ -114,25 +116,42 @@ def accuracy_against_figure(
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({number for points in lines.values() for number in points}))
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        # Errors on a log scale: both 71 against 92% and 97.3 against 97.9% can be seen.
-        axes.set_yscale("function", functions=(_from_accuracy, _to_accuracy))
-        axes.set_yticks([20, 50, 70, 80, 90, 95, 97, 98, 99], minor=False)
         shown = [variant for points in lines.values() for variant in points.values()]
         errors = (100 - 100 * finals.loc[shown, "mean"]).fillna(50)
-        axes.set_ylim(max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.set(xlabel=xlabel, ylabel="final test accuracy, % (log scale of the error)")
+        set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
+        axes.set(xlabel=xlabel, ylabel=LOG_ERROR_LABEL)
         axes.legend(loc="lower right")
         text = f"{run.config['steps']:,} steps, bars: 95% interval over seeds"
-        axes.set_title(_title(run, text), fontsize=9)
-        return _save(figure, run.workdir / FIGURES / "accuracy_against")
+        axes.set_title(figure_title(run, text), fontsize=9)
+        return save_figure(figure, run.workdir / FIGURES / "accuracy_against")
 
 
-def _from_accuracy(percent: np.ndarray) -> np.ndarray:
+def set_log_error_scale(axes: Axes, low: float, high: float) -> None:
+    """The y axis from `low` to `high`, accuracies in percent, with errors on a log scale.
+
+    Both 71 against 92% and 97.3 against 97.9% can be seen.
+    """
+    axes.set_yscale("function", functions=(from_accuracy, to_accuracy))
+    axes.set_yticks(log_error_ticks(low, high), minor=False)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+
+
+def log_error_ticks(low: float, high: float) -> list[float]:
+    """Round accuracies in percent, from `low` to `high`."""
+    ticks = [tick for tick in _LOG_ERROR_TICKS if low <= tick <= high]
+    if len(ticks) < 2:
+        ticks = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    return ticks
+
+
+def from_accuracy(percent: np.ndarray) -> np.ndarray:
+    """Height on a log scale of the error."""
     return -np.log(np.maximum(100 - percent, 0.01))
 
 
-def _to_accuracy(height: np.ndarray) -> np.ndarray:
+def to_accuracy(height: np.ndarray) -> np.ndarray:
+    """Percent, from the height on a log scale of the error."""
     return 100 - np.exp(-height)
 
 
@@ -142,7 +161,7 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
     rows = run.metrics[
         (run.metrics["seed"] == seed) & run.metrics["metric"].str.startswith("sigmoid_input/")
     ]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         names = run.variants
         columns = min(len(names), 4)
         rows_of_panels = -(-len(names) // columns)
@@ -151,7 +170,7 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
         panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
         for axes in panels[len(names) :]:
             axes.remove()
-        for axes, (variant, colour) in zip(panels, _coloured(names), strict=False):
+        for axes, (variant, colour) in zip(panels, coloured(names), strict=False):
             percentiles = rows[rows["variant"] == variant].pivot(
                 index="step", columns="metric", values="value"
             )
@@ -164,11 +183,12 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
         title = (
             "15th, 50th and 85th percentile over the test set, first unit of the last hidden layer"
         )
-        figure.suptitle(_title(run, f"{title}, seed {seed}"), fontsize=9)
-        return _save(figure, run.workdir / FIGURES / "sigmoid_input")
+        figure.suptitle(figure_title(run, f"{title}, seed {seed}"), fontsize=9)
+        return save_figure(figure, run.workdir / FIGURES / "sigmoid_input")
 
 
-def _coloured(names: Sequence[str]) -> list[tuple[str, str]]:
+def coloured(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Each with its colour; they come again after the seventh."""
     return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(names)]
 
 
@@ -179,12 +199,18 @@ def _lower_limit(percent: np.ndarray) -> float:
     return max(0.0, 5 * np.floor(np.nanquantile(percent, 0.1) / 5) - 5)
 
 
-def _title(run: Run, text: str) -> str:
+def figure_title(run: Run, text: str) -> str:
+    """The text, after the data set and what to beware of."""
     marks = ["PREVIEW"] * run.config["preview"] + ["STAND-IN DATA"] * run.provenance["stand_in"]
     return ", ".join([*marks, run.provenance["dataset"], text])
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Writes a figure as SVG and PNG.
+
+    Raises:
+      RecordsError: it cannot be written.
+    """
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with complete_file(path) as beside:

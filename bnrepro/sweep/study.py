@@ -287,7 +287,9 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:
-    # SQLAlchemy's own errors end with advice on further lines.
+    # Of a database without its driver, Optuna does not say which; SQLAlchemy's own errors end with
+    # advice on further lines.
+    error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return SweepError(f"cannot use the storage {_without_password(plan.storage)}: {reason}")
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from ml_collections import ConfigDict, config_flags
 
-from bnrepro.report import sweep
+from bnrepro.report import sweep, sweep_figures
 from tests.records_fixtures import small_run
 
 RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
@@ -55,12 +55,15 @@ def a_sweep(workdir, vary, trials, sampler="grid", **changes):
 def nested(settings):
     variant = {}
     for key, value in settings.items():
-        room, _, name = key.partition(".")
-        variant.setdefault(room, {})[name] = value
+        *rooms, name = key.split(".")
+        inner = variant
+        for room in rooms:
+            inner = inner.setdefault(room, {})
+        inner[name] = value
     return variant
 
 
-def rates(*accuracies, **changes):
+def rates(*accuracies):
     """A sweep of learning rates alone."""
     return [({RATE: rate}, a) for rate, a in zip((0.01, 0.1, 1.0), accuracies, strict=False)]
 
@@ -74,7 +77,7 @@ def drawn(monkeypatch):
         figures[stem.name] = figure
         return []
 
-    monkeypatch.setattr(sweep, "save_figure", save)
+    monkeypatch.setattr(sweep_figures, "save_figure", save)
     return figures
 
 
@@ -175,7 +178,7 @@ def test_the_best_finished_trial_of_each_normalizer_has_a_command(tmp_path):
     ]
 
 
-def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path):
+def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path, monkeypatch):
     settings = {
         RATE: 0.1 + 0.2,
         "model.hidden": [100],
@@ -186,15 +189,18 @@ def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path):
     }
     vary = {key: [value] for key, value in settings.items()}
     (command,) = sweep.best_commands(a_sweep(tmp_path, vary, [(settings, 0.9)]))
-    *program, workdir, _, _, _, _, _, _ = shlex.split(command)
-    assert program == shlex.split("python -m experiments.single --config=configs/small_batch.py")
-    assert workdir == "--workdir=runs/best"
+    train = "python -m experiments.single --config=configs/small_batch.py --workdir=runs/best "
+    assert command.startswith(train)
+    assert "--config.model.hidden='(100,)'" in command
+    overrides = shlex.split(command.removeprefix(train))
 
     before = {"hidden": (1, 2), "shape": (1.0,), "name": "", "bias": True, "groups": 1}
+    # From which ml_collections takes what changes a config.
+    monkeypatch.setattr("sys.argv", ["program", *overrides])
     values = flags.FlagValues()
     defaults = ConfigDict({"optimizer": {"learning_rate": 1.0}, "model": before})
     config = config_flags.DEFINE_config_dict("config", defaults, flag_values=values)
-    values(["program", *shlex.split(command)[5:]])
+    values(["program", *overrides])
     assert config.value.optimizer.learning_rate == 0.30000000000000004
     assert config.value.model.to_dict() == {
         "hidden": (100,),
@@ -222,6 +228,10 @@ AGAINST_RATE, AGAINST_MOMENTUM = (
         (RATES | {MOMENTUM: [0.9, 0.99]}, [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map"]),
         (RATES | {MOMENTUM: [0.9]} | NAMES, [AGAINST_RATE]),
         (
+            RATES | {MOMENTUM: [0.9, 0.99], "batch_size": [1, 2]},
+            [AGAINST_RATE, AGAINST_MOMENTUM, "accuracy_against_batch_size", "parallel_coordinates"],
+        ),
+        (
             RATES | {MOMENTUM: [0.9, 0.99]} | NAMES,
             [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map", "parallel_coordinates"],
         ),
@@ -239,7 +249,7 @@ def test_each_sweep_has_the_figures_that_suit_it_even_of_one_trial(
         key: values["low"] if isinstance(values, dict) else values[0]
         for key, values in vary.items()
     }
-    sweep.sweep_figures(a_sweep(tmp_path, vary, [(first, outcome)]))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, [(first, outcome)]))
     assert list(drawn) == names
     for figure in drawn.values():
         figure.draw_without_rendering()
@@ -252,7 +262,7 @@ def test_figures_are_written_as_svg_and_png_and_always_the_same(tmp_path):
         for rate, momentum, outcome in ((0.1, 0.9, 0.9), (0.1, 0.99, 0.8), (1.0, 0.9, DIVERGED))
     ]
     first, second = (
-        sweep.sweep_figures(a_sweep(tmp_path / name, vary, trials)) for name in ("a", "b")
+        sweep_figures.sweep_figures(a_sweep(tmp_path / name, vary, trials)) for name in ("a", "b")
     )
     assert [str(path.relative_to(tmp_path / "a" / "figures")) for path in first] == [
         f"{name}.{suffix}"
@@ -266,7 +276,7 @@ def test_figures_are_written_as_svg_and_png_and_always_the_same(tmp_path):
 def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path, drawn):
     run = a_sweep(tmp_path, RATES, rates(0.9))
     run = replace(run, metrics=run.metrics[:0])
-    assert sweep.sweep_figures(run) == []
+    assert sweep_figures.sweep_figures(run) == []
     assert sweep.best_commands(run) == []
     assert sweep.sweep_table(run).loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
     assert drawn == {}
@@ -291,7 +301,7 @@ def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path, drawn):
 def test_numbers_that_are_spaced_by_their_ratio_have_a_log_axis(tmp_path, drawn, values, scale):
     tried = values if isinstance(values, list) else [0.1]
     run = a_sweep(tmp_path, {RATE: values}, [({RATE: value}, 0.9) for value in tried])
-    sweep.sweep_figures(run)
+    sweep_figures.sweep_figures(run)
     (axes,) = drawn[AGAINST_RATE].axes
     assert axes.get_xscale() == scale
     if isinstance(values, list):
@@ -303,7 +313,7 @@ def test_numbers_that_a_linear_axis_would_put_on_top_of_each_other_are_spaced_ev
     tmp_path, drawn
 ):
     run = a_sweep(tmp_path, {RATE: [0.9, 0.99, 0.999]}, [({RATE: 0.999}, 0.9), ({RATE: 0.9}, 0.8)])
-    sweep.sweep_figures(run)
+    sweep_figures.sweep_figures(run)
     (axes,) = drawn[AGAINST_RATE].axes
     assert axes.get_xticks().tolist() == [0, 1, 2]
     assert path_of(axes, BLACK) == [[0, 80], [2, 90]]
@@ -318,7 +328,7 @@ def test_the_line_goes_through_the_best_trial_at_each_value(tmp_path, drawn):
         for momentum, accuracy in zip((0.9, 0.99), both, strict=True)
     ]
     trials.append(({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 0.88))
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
     (axes,) = drawn[AGAINST_RATE].axes
     np.testing.assert_allclose(path_of(axes, BLACK), [[0.01, 85], [0.1, 92], [1, 70]])
     np.testing.assert_allclose(path_of(axes, BLUE), [[0.1, 88]])
@@ -334,7 +344,7 @@ def test_of_a_range_with_others_the_line_goes_through_the_best_of_each_eighth(tm
     vary = {**RATES, MOMENTUM: [0.9, 0.99]}
     found = {0.011: 0.80, 0.0177: 0.85, 0.0179: 0.70, 0.5: 0.90, 0.99: 0.91, 1.0: 0.92}
     trials = [({RATE: rate, MOMENTUM: 0.9}, accuracy) for rate, accuracy in found.items()]
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
     (axes,) = drawn[AGAINST_RATE].axes
     np.testing.assert_allclose(
         path_of(axes, BLACK), [[0.0177, 85], [0.0179, 70], [0.5, 90], [1, 92]]
@@ -346,7 +356,7 @@ def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_d
     tmp_path, drawn
 ):
     trials = [({RATE: 0.3}, DIVERGED), ({RATE: 0.2}, 0.90), ({RATE: 0.5}, 0.85), ({RATE: 0.1}, 0.8)]
-    sweep.sweep_figures(a_sweep(tmp_path, RATES, trials, sampler="random"))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, RATES, trials, sampler="random"))
     (axes,) = drawn[AGAINST_RATE].axes
     expected = [[0.1, 80], [0.2, 90], [np.nan, np.nan], [0.5, 85]]
     np.testing.assert_allclose(path_of(axes, BLACK), expected)
@@ -359,7 +369,7 @@ def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_
 ):
     vary = {RATE: [0.01, 0.03, 0.1, 0.3, 1.0]}
     found = zip(vary[RATE], (0.98, 0.90, 0.1, DIVERGED, pruned(0.2)), strict=True)
-    sweep.sweep_figures(a_sweep(tmp_path, vary, [({RATE: rate}, a) for rate, a in found]))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, [({RATE: rate}, a) for rate, a in found]))
     (axes,) = drawn[AGAINST_RATE].axes
     # Ten times the best error of 2%, and a fifth more: 24%.
     edge = next(line for line in axes.lines if list(line.get_xdata()) == [0, 1])
@@ -373,20 +383,28 @@ def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_
     assert {y for _, y in marks(axes, "v") + marks(axes, "x")} == {0.0175}
     fills = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "v"]
     assert fills == [BLACK, "none"]
-    np.testing.assert_allclose(path_of(axes, BLACK)[:3], [[0.01, 98], [0.03, 90], [0.1, 76]])
+    # It ends where all diverged, and passes by what was pruned.
+    expected = [[0.01, 98], [0.03, 90], [0.1, 76], [np.nan, np.nan]]
+    np.testing.assert_allclose(path_of(axes, BLACK), expected)
 
 
-def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(tmp_path, drawn):
-    alone = [({RATE: 0.1}, 0.94, 0.90, 0.92), ({RATE: 0.5}, 0.9, DIVERGED, DIVERGED)]
-    sweep.sweep_figures(a_sweep(tmp_path, RATES, alone))
+@pytest.mark.parametrize(
+    ("other", "bottom"),
+    [(0.80, 87.03), (0.90, 88)],  # the second is the end of the axis: 100 - 1.2 * 10
+)
+def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(
+    tmp_path, drawn, other, bottom
+):
+    alone = [({RATE: 0.1}, 0.94, 0.90, 0.92), ({RATE: 0.5}, other, DIVERGED, DIVERGED)]
+    sweep_figures.sweep_figures(a_sweep(tmp_path, RATES, alone))
     (axes,) = drawn[AGAINST_RATE].axes
     assert "bars: 95% interval over seeds" in axes.get_title()
     (bars,) = axes.collections
     # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
-    np.testing.assert_allclose(bars.get_segments()[0], [[0.1, 87.03], [0.1, 96.97]], atol=0.005)
+    np.testing.assert_allclose(bars.get_segments()[0], [[0.1, bottom], [0.1, 96.97]], atol=0.005)
 
     trials = [(settings | {MOMENTUM: 0.9}, *seeds) for settings, *seeds in alone]
-    sweep.sweep_figures(a_sweep(tmp_path, {**RATES, MOMENTUM: [0.9, 0.99]}, trials))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, {**RATES, MOMENTUM: [0.9, 0.99]}, trials))
     (axes,) = drawn[AGAINST_RATE].axes
     assert "bars" not in axes.get_title()
     assert not axes.collections
@@ -413,7 +431,7 @@ def test_a_grid_of_two_numbers_is_a_heat_map_with_a_panel_a_normalizer(tmp_path,
         for (rate, momentum), outcome in points.items()
     ]
     trials.append(({RATE: 1.0, MOMENTUM: 0.9, NAME: "none"}, 0.95))
-    sweep.sweep_figures(a_sweep(tmp_path, GRID | NAMES, trials))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, GRID | NAMES, trials))
     norm, none, bar = drawn["heat_map"].axes
     assert [norm.get_title(), none.get_title()] == ["batch_norm", "none"]
     shown = cells(norm)
@@ -446,19 +464,29 @@ def test_a_cell_has_the_best_of_the_trials_that_share_it(tmp_path, drawn):
         ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [100]}, 0.90),
         ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [50]}, 0.95),
     ]
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
     axes = drawn["heat_map"].axes[0]
     assert [text.get_text() for text in axes.texts] == ["95.00"]
     assert "the best of its trials" in drawn["heat_map"].get_suptitle()
-    sweep.sweep_figures(a_sweep(tmp_path, GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)]))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)]))
     assert "the best of its trials" not in drawn["heat_map"].get_suptitle()
+
+
+def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(tmp_path, drawn):
+    vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
+    trials = [({RATE: rate, MOMENTUM: 0.8}, 0.9) for rate in (0.01, 0.0225912)]
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
+    axes = drawn["heat_map"].axes[0]
+    assert set(cells(axes)) == {(0, 0), (1, 0)}
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.01", "0.02259"]
+    assert "the best trial at each value" in drawn[AGAINST_RATE].axes[0].get_title()
 
 
 @pytest.mark.parametrize(("columns", "annotated"), [(10, True), (11, False)])
 def test_more_than_a_hundred_cells_have_no_numbers(tmp_path, drawn, columns, annotated):
     vary = {RATE: [2.0**i for i in range(columns)], MOMENTUM: [i / 10 for i in range(10)]}
     trials = [({RATE: a, MOMENTUM: b}, 0.9) for a in vary[RATE] for b in vary[MOMENTUM]]
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
     axes = drawn["heat_map"].axes[0]
     assert len(cells(axes)) == 10 * columns
     assert bool(axes.texts) == annotated
@@ -468,7 +496,7 @@ def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(tmp_path, 
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     found = {(0.1, 0.9): 0.9, (0.2, 0.95): 0.95, (0.3, 0.8): DIVERGED, (0.4, 0.85): pruned(0.7)}
     trials = [({RATE: a, MOMENTUM: b}, outcome) for (a, b), outcome in found.items()]
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
     axes = drawn["heat_map"].axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert (axes.get_xlabel(), axes.get_ylabel()) == (RATE, MOMENTUM)
@@ -478,7 +506,7 @@ def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(tmp_path, 
 
 
 def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, drawn):
-    vary = {**RATES, "model.hidden": [[100], [50], [20]], **NAMES}
+    vary = {**RATES, "model.hidden": [(100,), (50,), (20,)], **NAMES}
     trials = [
         ({RATE: 0.1, "model.hidden": [50], NAME: "none"}, 0.90),
         ({RATE: 1.0, "model.hidden": [100], NAME: "batch_norm"}, 0.98),
@@ -486,7 +514,7 @@ def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, dr
         ({RATE: 0.01, "model.hidden": [20], NAME: "none"}, pruned(0.99)),
         ({RATE: 0.01, "model.hidden": [20], NAME: "batch_norm"}, 0.1),
     ]
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
     (axes,) = drawn["parallel_coordinates"].axes
     assert [text.get_text() for text in axes.get_xticklabels()] == [
         "optimizer.\nlearning_rate",
@@ -515,6 +543,6 @@ def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, dr
 def test_a_sweep_without_an_error_can_be_drawn(tmp_path, drawn):
     vary = {**GRID, **NAMES}
     trials = [({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 1.0)] * 2
-    sweep.sweep_figures(a_sweep(tmp_path, vary, trials))
+    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
     for figure in drawn.values():
         figure.draw_without_rendering()

@@ -1,0 +1,123 @@
+"""The report of a sweep: its trials by accuracy, and the best of them as commands."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bnrepro.records import Run
+from bnrepro.report.entries import Entry, find_entries
+from bnrepro.report.figures import figure_title
+from bnrepro.report.question import Question
+from bnrepro.report.tables import mean_cell, seeds_cell
+
+NORMALIZER = "normalizer.name"
+
+
+def sweep_table(run: Run) -> pd.DataFrame:
+    """A row a trial: the best first, then those pruned, last those without an accuracy.
+
+    Columns: the varied settings; final accuracy, or the last one of a pruned trial; the seeds it
+    is the mean of; and the step that a trial was pruned at.
+    """
+    keys = list(_space(run))
+    rows = {}
+    for trial in sorted(trials_of(run), key=rank):
+        rows[trial.variant] = dict(zip(keys, trial.labels(keys), strict=True)) | {
+            "final, %": mean_cell(trial.mean),
+            "seeds": seeds_cell(trial.mean.seeds, trial.diverged),
+            "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sweep_caption(run: Run) -> str:
+    """What the numbers of `sweep_table` are, and what to beware of."""
+    trials, sweep = trials_of(run), run.config["sweep"]
+    finished = len(finished_trials(trials))
+    pruned = sum(not trial.finished for trial in trials)
+    text = f"final test accuracy after {run.config['steps']:,} steps"
+    parts = [
+        f"{figure_title(run, text)}: mean over seeds ± half of its 95% interval (Student's t); "
+        "seeds that diverged are left out",
+        f"{len(trials):,} of {sweep['trials']:,} trials ({sweep['sampler']}): {finished:,} "
+        f"finished, {pruned:,} pruned, {len(trials) - finished - pruned:,} diverged with all seeds",
+    ]
+    if pruned:
+        parts.append("The accuracy of a pruned trial is that of its last step, no final one")
+    if finished > 1:
+        parts.append(
+            f"The best of {finished:,} trials was chosen by its accuracy on the test set, so that "
+            "this is an optimistic estimate: rerun it on other seeds"
+        )
+    return ". ".join(parts) + "."
+
+
+def best_commands(run: Run) -> list[str]:
+    """Shell commands that rerun the best finished trial of each normalizer.
+
+    Where the normalizer is not varied, the best of all. A normalizer none of whose trials has a
+    final accuracy is left out.
+    """
+    space, commands = _space(run), []
+    for normalizer, trials in by_normalizer(run, trials_of(run)).items():
+        best = best_trial(trials)
+        if best:
+            name = f"best_{normalizer}" if NORMALIZER in space else "best"
+            values = {key: shlex.quote(_flag(best.settings[key])) for key in space}
+            flags = [f"--config.{key}={value}" for key, value in values.items()]
+            workdir = f"--workdir=runs/{shlex.quote(name)}"
+            commands.append(" ".join([run.config["sweep"]["command"], workdir, *flags]))
+    return commands
+
+
+def _space(run: Run) -> dict[str, Any]:
+    """What the values of each key were taken from: a list, or a range with low, high and log."""
+    # As JSON has it, like settings: a tuple and a list are the same.
+    return json.loads(json.dumps(run.config["sweep"]["vary"]))
+
+
+def varied_of(run: Run) -> dict[str, Any]:
+    """What the values were taken from of those keys that have more than one."""
+    return {key: values for key, values in _space(run).items() if len(values) > 1}
+
+
+def trials_of(run: Run) -> list[Entry]:
+    """In the order of their numbers."""
+    entries = find_entries({"sweep": run}, Question())
+    return sorted(entries, key=lambda trial: int(trial.variant.rpartition(" ")[2]))
+
+
+def percent(trial: Entry) -> float:
+    """Mean of the last test accuracy over seeds, NaN if all diverged."""
+    return 100 * trial.mean.mean
+
+
+def rank(trial: Entry) -> tuple[bool, bool, float]:
+    """By which trials are sorted: the best first, then those pruned, last those without a value."""
+    return not trial.mean.seeds, not trial.finished, -percent(trial)
+
+
+def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
+    """Those that have a final accuracy."""
+    return [trial for trial in trials if trial.finished and trial.mean.seeds]
+
+
+def best_trial(trials: Sequence[Entry]) -> Entry | None:
+    """The first of those with the highest final accuracy, if any has one."""
+    return max(finished_trials(trials), key=percent, default=None)
+
+
+def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The trials of each normalizer; of some there may be none."""
+    names = _space(run).get(NORMALIZER) or [trials[0].settings[NORMALIZER]]
+    return {name: [t for t in trials if t.settings[NORMALIZER] == name] for name in names}
+
+
+def _flag(value: Any) -> str:
+    """A setting as ml_collections' flags take it, to the last digit."""
+    if isinstance(value, str):
+        return value
+    return repr(tuple(value) if isinstance(value, list) else value)

@@ -1,0 +1,535 @@
+"""The figures of a sweep: accuracy against what was varied."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import FuncNorm, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from bnrepro.records import FIGURES, Run
+from bnrepro.report.entries import Entry, setting_text
+from bnrepro.report.figures import (
+    LOG_ERROR_LABEL,
+    STYLE,
+    coloured,
+    figure_title,
+    from_accuracy,
+    log_error_ticks,
+    save_figure,
+    set_log_error_scale,
+    to_accuracy,
+)
+from bnrepro.report.sweep import (
+    NORMALIZER,
+    best_trial,
+    by_normalizer,
+    finished_trials,
+    percent,
+    rank,
+    trials_of,
+    varied_of,
+)
+
+# Of the axis of a continuous range, where a line takes the best of each.
+_PARTS = 8
+# A heat map of more cells has no numbers in them.
+_MOST_NUMBERS = 100
+# Dark is good: where lines cross, the good ones are seen.
+_COLOURS = "viridis_r"
+_GREY, _BEST_COLOUR = "#808080", "#D55E00"
+_PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
+_WITHOUT_FINAL: dict[str, dict[str, Any]] = {
+    "pruned": {"color": "#b8b8b8", "lw": 0.6, "ls": "-"},
+    "diverged": {"color": _GREY, "lw": 1, "ls": ":"},
+}
+
+
+def sweep_figures(run: Run) -> list[Path]:
+    """Accuracy against each varied number; of two, a heat map; of three or more keys, all in one.
+
+    Raises:
+      RecordsError: a figure cannot be written.
+    """
+    # Of a trial that was not even evaluated, there is nothing to draw.
+    trials = [trial for trial in trials_of(run) if trial.mean.seeds or trial.diverged]
+    varied = varied_of(run)
+    numbers = [key for key, values in varied.items() if _are_numbers(values)]
+    paths: list[Path] = []
+    if trials:
+        for key in numbers:
+            paths += _accuracy_against(run, trials, key)
+        if len(numbers) == 2:
+            paths += _heat_map(run, trials, numbers)
+        if len(varied) > 2:
+            paths += _parallel_coordinates(run, trials)
+    return paths
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where the values of a varied key lie.
+
+    Attributes:
+      choices: all of them, in order; of a range, none.
+      even: whether the choices lie at 0, 1, ...; else values are numbers that lie at themselves.
+      log: whether places are spaced by their logarithm.
+      low: the first place.
+      high: the last place.
+      ticks: texts by place.
+    """
+
+    choices: Sequence[Any]
+    even: bool
+    log: bool
+    low: float
+    high: float
+    ticks: Mapping[float, str]
+
+    def place(self, value: Any) -> float:
+        """Of a setting."""
+        return self.choices.index(value) if self.even else value
+
+    def share(self, place: float) -> float:
+        """Of the axis, from 0 to 1, that is before a place."""
+        scale = math.log if self.log else float
+        return (scale(place) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def limits(self) -> tuple[float, float]:
+        """Its ends with a margin."""
+        if self.log:
+            margin = (self.high / self.low) ** 0.04
+            return self.low / margin, self.high * margin
+        margin = 0.3 if self.even else 0.04 * (self.high - self.low)
+        return self.low - margin, self.high + margin
+
+    def spread(self) -> float:
+        """The share of it to spread equal choices over."""
+        shares = [self.share(self.place(choice)) for choice in self.choices]
+        return min(0.1, *0.4 * np.diff(shares)) if shares else 0
+
+
+def _axis(values: Any) -> _Axis:
+    """The axis for a range, or for two or more choices."""
+    if isinstance(values, dict):
+        low, high, log = values["low"], values["high"], values["log"]
+        ticks = {number: f"{number:g}" for number in _round_numbers(low, high, log)}
+        return _Axis((), False, log, low, high, ticks)
+    if not _are_numbers(values):
+        return _even_axis(values)
+    numbers = sorted(values)
+    log, gaps = _spaced_by_ratio(numbers), np.diff(numbers)
+    if not log and gaps.min() < 0.3 * gaps.mean():
+        # As 0.9, 0.99, 0.999, the last two of which would be one.
+        return _even_axis(numbers)
+    ticks = {number: _short_text(number) for number in _thinned(numbers)}
+    return _Axis(numbers, False, log, numbers[0], numbers[-1], ticks)
+
+
+def _even_axis(choices: Sequence[Any]) -> _Axis:
+    ticks = {i: _short_text(choices[i]) for i in _thinned(range(len(choices)))}
+    return _Axis(choices, True, False, 0, len(choices) - 1, ticks)
+
+
+def _short_text(value: Any) -> str:
+    """As tables have it, but for long numbers, as the points of a grid are."""
+    text = setting_text(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > 6 else text
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether they are the ends of a range, or numbers to choose from."""
+    return isinstance(values, dict) or all(type(value) in (int, float) for value in values)
+
+
+def _spaced_by_ratio(numbers: Sequence[float]) -> bool:
+    """Whether numbers, in rising order, are for a logarithmic axis."""
+    if numbers[0] <= 0:
+        return False
+    if numbers[-1] >= 20 * numbers[0] or len(numbers) < 3:
+        return numbers[-1] >= 20 * numbers[0]
+    gaps, ratios = np.diff(numbers), np.diff(np.log(numbers))
+    spread = ratios.max() / ratios.min()
+    # 1, 2, 5, 10 are. The ratios of 0.98, 0.985, 0.99 are about the same too, the gaps even more.
+    return bool(spread <= 1.4 and spread < gaps.max() / gaps.min())
+
+
+def _round_numbers(low: float, high: float, log: bool) -> list[float]:
+    """For the ticks of a range."""
+    if log:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits in ((1,), (1, 3), (1, 2, 5)):
+            numbers = [float(f"{digit}e{power}") for power in powers for digit in digits]
+            inside = [number for number in numbers if low <= number <= high]
+            if len(inside) >= 4:
+                return [*_thinned(inside)]
+    return [number for number in MaxNLocator(5).tick_values(low, high) if low <= number <= high]
+
+
+def _thinned(ticks: Sequence[Any]) -> Sequence[Any]:
+    """No more than ten of them."""
+    return ticks[:: -(-len(ticks) // 10)]
+
+
+def _recurs(run: Run, key: str) -> bool:
+    """Whether trials share the values of a key."""
+    return isinstance(varied_of(run)[key], list) or run.config["sweep"]["sampler"] == "grid"
+
+
+def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
+    """The accuracies, in percent, to show: up to ten times the error of the best.
+
+    Those near chance, of which a sweep has many, would press all others together.
+    """
+    errors = np.array([100 - percent(trial) for trial in trials if trial.mean.seeds])
+    if not len(errors):
+        return 0, 99
+    # The log scale of the error goes no further.
+    errors = np.maximum(errors, 0.01)
+    best = errors.min()
+    return max(0, 100 - 1.2 * min(errors.max(), 10 * best)), 100 - 0.8 * best
+
+
+def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]:
+    """A dot a trial, a colour and a line a normalizer."""
+    varied = varied_of(run)
+    axis, (low, high) = _axis(varied[key]), _limits(trials)
+    others = varied.keys() - {key, NORMALIZER}
+    bars = run.config["seeds"] > 1 and not others
+
+    def place(trial: Entry) -> float:
+        return axis.place(trial.settings[key])
+
+    def part(trial: Entry) -> int:
+        return min(int(_PARTS * axis.share(place(trial))), _PARTS - 1)
+
+    group: Callable[[Entry], float] = place
+    through = "the best trial at each value" if others else "all trials"
+    if others and not _recurs(run, key):
+        group, through = part, f"the best trial in each of {_PARTS} parts of the axis"
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        groups = by_normalizer(run, trials)
+        colours = coloured(list(groups))
+        several = colours if len(colours) > 1 else []
+        legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
+        # Below the lowest accuracy that is shown, a row for each normalizer's trials without one.
+        outside = any(not percent(trial) >= low for trial in trials)
+        row = 0.035 * outside
+        for i, (name, colour) in enumerate(colours):
+            members = sorted(groups[name], key=place)
+            _draw_line(axes, _best_of_each(members, group), place, low, colour, bars)
+            legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
+        _set_axis(axes, "x", axis)
+        set_log_error_scale(axes, low, high)
+        if outside:
+            axes.axhline(low, color="black", lw=0.8)
+            ends = from_accuracy(np.array([low, high]))
+            share = row * len(colours)
+            axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
+        axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL)
+        _legend_below(figure, legend)
+        text = f"line through {through}" + ", bars: 95% interval over seeds" * bars
+        axes.set_title(_about(run, trials, text), fontsize=9)
+        stem = f"accuracy_against_{key.replace('.', '_')}"
+        return save_figure(figure, run.workdir / FIGURES / stem)
+
+
+def _best_of_each(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[Entry | None]:
+    """The best trial of each group; None, for a gap, where all of a group diverged."""
+    groups: dict[float, list[Entry]] = {}
+    for trial in trials:
+        groups.setdefault(group(trial), []).append(trial)
+    best = [(best_trial(members), members) for members in groups.values()]
+    return [one for one, members in best if one or not any(t.mean.seeds for t in members)]
+
+
+def _draw_line(
+    axes: Axes,
+    trials: Sequence[Entry | None],
+    place: Callable[[Entry], float],
+    low: float,
+    colour: str,
+    bars: bool,
+) -> None:
+    """A line through trials, along the bottom where they are below `low`."""
+    x = np.array([place(trial) if trial else np.nan for trial in trials])
+    y = np.array([percent(trial) if trial else np.nan for trial in trials])
+    top = np.array([100 * trial.mean.ci95_high if trial else np.nan for trial in trials])
+    axes.plot(x, np.maximum(y, low), color=colour)
+    seen = y >= low
+    half = top - y
+    ends = np.array([np.minimum(half, y - low), half])[:, seen] if bars else None
+    axes.errorbar(x[seen], y[seen], ends, ls="", color=colour, marker="o", ms=4, capsize=2)
+
+
+def _draw_dots(
+    axes: Axes,
+    trials: Sequence[Entry],
+    place: Callable[[Entry], float],
+    low: float,
+    colour: str,
+    row: float,
+) -> dict[str, Any]:
+    """A dot a trial or, where it is below `low`, a mark at the share `row` of the height.
+
+    Returns:
+      What a legend has to explain.
+    """
+    legend: dict[str, Any] = {}
+    for trial in trials:
+        y = percent(trial)
+        style: dict[str, Any] = {"color": colour, "marker": "o", "ms": 3, "alpha": 0.6}
+        if not y >= low:
+            meaning, marker = ("below the axis", "v") if trial.mean.seeds else ("diverged", "x")
+            y, at_bottom = row, axes.get_xaxis_transform()
+            style |= {"marker": marker, "ms": 5, "transform": at_bottom}
+            legend[meaning] = _key(marker=marker)
+        if not trial.finished:
+            style["mfc"] = "none"
+            legend["pruned: its last accuracy"] = _key(marker="o", mfc="none")
+        axes.plot(place(trial), y, **style)
+    return legend
+
+
+def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Path]:
+    """A panel a normalizer: a cell for each pair of numbers if these recur, else a dot a trial.
+
+    Args:
+      run: the sweep.
+      trials: those to draw.
+      keys: of the numbers along x and y.
+    """
+    varied, (low, high) = varied_of(run), _limits(finished_trials(trials))
+    in_cells = all(_recurs(run, key) for key in keys)
+    numbers = {key: sorted({trial.settings[key] for trial in trials}) for key in keys}
+    panels = {name: members for name, members in by_normalizer(run, trials).items() if members}
+    rows = math.ceil(len(panels) / 3)
+    columns = math.ceil(len(panels) / rows)
+    width, height = (0.55 * len(numbers[key]) if in_cells else 2.8 for key in keys)
+    size = (max(width, 2.2) * columns + 1.6, max(height, 1.6) * rows + 1.2)
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        places = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in places[len(panels) :]:
+            axes.remove()
+        norm = _norm(low, high)
+        legend: dict[str, Any] = {}
+        for axes, (name, members) in zip(places, panels.items(), strict=False):
+            if in_cells:
+                legend |= _cells(axes, members, numbers, norm)
+            else:
+                legend |= _points(axes, members, {key: _axis(varied[key]) for key in keys}, norm)
+            axes.set_title(name, fontsize=9)
+            axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
+        below = any(percent(trial) < low for trial in finished_trials(trials))
+        figure.colorbar(
+            ScalarMappable(norm, _COLOURS),
+            ax=list(places[: len(panels)]),
+            label="final test accuracy, %",
+            ticks=log_error_ticks(low, high),
+            format="%g",
+            extend="min" if below else "neither",
+            aspect=20 * rows,
+        )
+        _legend_below(figure, legend)
+        shared = in_cells and varied.keys() - {*keys, NORMALIZER}
+        text = "a cell: the best of its trials" if shared else ""
+        figure.suptitle(_about(run, trials, text), fontsize=9)
+        return save_figure(figure, run.workdir / FIGURES / "heat_map")
+
+
+def _cells(
+    axes: Axes,
+    trials: Sequence[Entry],
+    numbers: Mapping[str, Sequence[float]],
+    norm: FuncNorm,
+) -> dict[str, Any]:
+    """Draws a cell for each pair of numbers, in the colour of the best of its trials.
+
+    Returns:
+      What a legend has to explain.
+    """
+    cells: dict[tuple[int, ...], list[Entry]] = {}
+    for trial in trials:
+        place = tuple(along.index(trial.settings[key]) for key, along in numbers.items())
+        cells.setdefault(place, []).append(trial)
+    columns, rows = (len(along) for along in numbers.values())
+    winner, legend = best_trial(trials), {}
+    for (x, y), members in cells.items():
+        best = best_trial(members)
+        last = [percent(trial) for trial in members if trial.mean.seeds]
+        outline: dict[str, Any] = {"ec": "white", "lw": 1}
+        if best:
+            colour, text = _colour(norm, best), f"{percent(best):.2f}"
+        elif last:
+            colour, text = _PRUNED_CELL, f"({max(last):.2f})"
+            legend["pruned: its last accuracy"] = Rectangle((0, 0), 1, 1, fc=colour)
+        else:
+            colour, text = _DIVERGED_CELL, "div"
+            legend["diverged"] = Rectangle((0, 0), 1, 1, fc=colour)
+        if best and best is winner:
+            outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
+            legend["the best"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
+        if columns * rows <= _MOST_NUMBERS:
+            dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
+            ink = "white" if dark else "black"
+            axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
+    for which, along in zip("xy", numbers.values(), strict=True):
+        _set_axis(axes, which, _even_axis(along))
+    axes.tick_params(labelsize=8)
+    axes.set(xlim=(-0.55, columns - 0.45), ylim=(-0.55, rows - 0.45))
+    return legend
+
+
+def _points(
+    axes: Axes, trials: Sequence[Entry], along: Mapping[str, _Axis], norm: FuncNorm
+) -> dict[str, Any]:
+    """Draws a dot a trial.
+
+    Returns:
+      What a legend has to explain.
+    """
+    winner, legend = best_trial(trials), {}
+    for trial in trials:
+        style: dict[str, Any] = {"marker": "o", "ms": 6, "color": _GREY}
+        if not trial.mean.seeds:
+            style |= {"marker": "x", "ms": 5}
+            legend["diverged"] = _key(marker="x")
+        elif not trial.finished:
+            style |= {"mfc": "none"}
+            legend["pruned"] = _key(marker="o", mfc="none")
+        else:
+            # The outline is for the light colours, on white.
+            style |= {"color": _colour(norm, trial), "mec": "black", "mew": 0.4}
+        if trial is winner:
+            style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
+            legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
+        x, y = (axis.place(trial.settings[key]) for key, axis in along.items())
+        axes.plot(x, y, **style)
+    for which, axis in zip("xy", along.values(), strict=True):
+        _set_axis(axes, which, axis)
+    return legend
+
+
+def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
+    """A line a trial over an axis for each varied key, then one for accuracy, which colours it."""
+    along = {key: _axis(values) for key, values in varied_of(run).items()}
+    low, high = _limits(finished_trials(trials))
+    norm, last = _norm(low, high), len(along)
+    # The best tenth, but not too many to follow.
+    thick = min(5, math.ceil(len(finished_trials(trials)) / 10))
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
+        axes = figure.subplots()
+        legend = _lines(axes, trials, along, norm, thick)
+        for i, axis in enumerate(along.values()):
+            axes.plot([i, i], [0, 1], color="black", lw=1)
+            box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.8}
+            for place, text in axis.ticks.items():
+                at = i - 0.04, axis.share(place)
+                axes.text(*at, text, ha="right", va="center", fontsize=8, bbox=box)
+        _draw_colours(axes, last, norm, log_error_ticks(low, high))
+        names = [*(key.replace(".", ".\n") for key in along), "final test\naccuracy, %"]
+        axes.set_xticks(range(last + 1), names, fontsize=8)
+        axes.tick_params(length=0)
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        _legend_below(figure, legend)
+        text = f"thick: the best {thick}; of equal choices, the better lie higher" if thick else ""
+        axes.set_title(_about(run, trials, text), fontsize=9)
+        return save_figure(figure, run.workdir / FIGURES / "parallel_coordinates")
+
+
+def _lines(
+    axes: Axes,
+    trials: Sequence[Entry],
+    along: Mapping[str, _Axis],
+    norm: FuncNorm,
+    thick: int,
+) -> dict[str, Any]:
+    """Draws a line a trial, the best on top, so many of them thick.
+
+    Returns:
+      What a legend has to explain.
+    """
+    legend: dict[str, Any] = {}
+    for i, trial in enumerate(sorted(trials, key=rank, reverse=True)):
+        shares = [axis.share(axis.place(trial.settings[key])) for key, axis in along.items()]
+        spreads = [axis.spread() * (i / len(trials) - 0.5) for axis in along.values()]
+        heights = np.add(shares, spreads)
+        if trial.finished and trial.mean.seeds:
+            colour, end = _colour(norm, trial), float(norm(percent(trial)))
+            if end < 0:
+                end = -0.03
+                axes.plot(len(along), end, marker="v", ms=5, color=colour)
+                legend["below the axis"] = _key(marker="v")
+            style: dict[str, Any] = {"color": colour, "lw": 1, "alpha": 0.7}
+            if i >= len(trials) - thick:
+                style |= {"lw": 2.5, "alpha": 1}
+            heights = np.append(heights, end)
+        else:
+            # Without a final accuracy, it ends before that axis.
+            meaning = "pruned" if trial.mean.seeds else "diverged"
+            style = _WITHOUT_FINAL[meaning]
+            legend[meaning] = _key(**style)
+        axes.plot(range(len(heights)), heights, **style)
+    return legend
+
+
+def _draw_colours(axes: Axes, x: float, norm: FuncNorm, ticks: Sequence[float]) -> None:
+    """The axis of accuracies: at `x`, from 0 to 1."""
+    shades = 128
+    for i in range(shades):
+        colour = mpl.colormaps[_COLOURS](i / (shades - 1))
+        axes.add_patch(Rectangle((x, i / shades), 0.06, 1 / shades, fc=colour, lw=0))
+    for tick in ticks:
+        axes.text(x + 0.1, float(norm(tick)), f"{tick:g}", va="center", fontsize=8)
+
+
+def _norm(low: float, high: float) -> FuncNorm:
+    """Colours by accuracy in percent, with errors on a log scale."""
+    return FuncNorm((from_accuracy, to_accuracy), low, high)
+
+
+def _colour(norm: FuncNorm, trial: Entry) -> tuple[float, ...]:
+    return mpl.colormaps[_COLOURS](float(norm(percent(trial))))
+
+
+def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
+    count = f"{len(trials):,} trial{'s' * (len(trials) > 1)}"
+    title = figure_title(run, f"{run.config['steps']:,} steps, {count}")
+    return f"{title}\n{text}" if text else title
+
+
+def _set_axis(axes: Axes, which: str, axis: _Axis) -> None:
+    """Makes the "x" or the "y" axis that of a varied key."""
+    drawn = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log" if axis.log else "linear", f"{which}lim": axis.limits()})
+    drawn.set_ticks(list(axis.ticks), list(axis.ticks.values()))
+    drawn.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(figure: Figure, legend: Mapping[str, Any]) -> None:
+    if legend:
+        # By column, as matplotlib fills them, for a legend that reads by row.
+        names = [name for column in range(4) for name in list(legend)[column::4]]
+        handles = [legend[name] for name in names]
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
+
+
+def _key(**style: Any) -> Line2D:
+    """Of a legend."""
+    drawn: dict[str, Any] = {"ls": "", "ms": 5, "color": _GREY} | style
+    return Line2D([], [], **drawn)
