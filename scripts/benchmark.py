@@ -139,6 +139,7 @@ def _plan(arm: _Arm, steps: int, folder: str) -> "Plan":
         at_once=arm.at_once,
         storage=f"sqlite:///{folder}/sweep.db",
         name="benchmark",
+        launched_by="",
         command="",
     )
 

@@ -169,6 +169,7 @@ def make_plan(
         at_once=_at_once(values["at-once"]),
         storage=values["storage"] or f"sqlite:///{workdir.absolute() / DATABASE}",
         name=workdir.absolute().name,
+        launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
         command=" ".join(["python -m experiments.single", *kept]),
     )
 

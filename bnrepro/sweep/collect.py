@@ -105,7 +105,9 @@ def _run(study: SharedStudy, workdir: Path, trials: Mapping[int, FrozenTrial]) -
         for row in trial.user_attrs["rows"]
     ]
     seconds = {trial_name(i): trial.user_attrs["seconds"] for i, trial in trials.items()}
-    return Run(workdir, config, metric_rows(rows), study.provenance() | {"seconds": seconds})
+    # Workers are started by other commands.
+    provenance = study.provenance() | {"command": plan.launched_by, "seconds": seconds}
+    return Run(workdir, config, metric_rows(rows), provenance)
 
 
 def _diverged(trial: FrozenTrial) -> bool:

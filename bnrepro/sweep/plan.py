@@ -31,6 +31,7 @@ class Plan:
       at_once: trials of one program, or None for as many as the device is good for.
       storage: URL of the study's storage.
       name: of the study in it.
+      launched_by: the command of the sweep.
       command: that trains a single run of the config.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     at_once: int | None
     storage: str
     name: str
+    launched_by: str
     command: str
 
     @property

@@ -54,6 +54,7 @@ def make_plan(folder, varied=GRID, sampler="grid", trials=4, **changes):
         at_once=None,
         storage=f"sqlite:///{folder}/sweep.db",
         name="sweep",
+        launched_by="python -m scripts.sweep",
         command="python -m experiments.single",
     )
     return dataclasses.replace(plan, **changes)
@@ -87,6 +88,7 @@ def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
     assert settings == [("none", 0.1), ("none", 1.0), ("batch_renorm", 0.1), ("batch_renorm", 1.0)]
     assert all(read.finished(name) for name in read.variants)
     assert read.provenance["dataset"] == "small/1.0.0"
+    assert read.provenance["command"] == "python -m scripts.sweep"
     assert set(read.provenance["seconds"]) == set(read.variants)
     assert read.config["sweep"]["vary"] == GRID
     assert read.config["sweep"]["trials"] == plan.trials
