@@ -41,10 +41,12 @@ def progress_of(study: SharedStudy, best: int) -> Progress:
     plan, trials = study.plan, study.trials()
     ended = finished(trials)
     running = {i: trial for i, trial in trials.items() if trial.state == TrialState.RUNNING}
-    steps = 0
-    for trial in running.values():
-        first = running.get(trial.user_attrs.get("with", -1), trial)
-        steps += first.user_attrs.get("step", 0)
+    # The first of those that run together says how far they are.
+    steps = sum(
+        trial.user_attrs.get("step", 0)
+        * sum(index in running for index in trial.user_attrs.get("together", ()))
+        for trial in running.values()
+    )
     scores = {i: trial.value for i, trial in ended.items() if trial.value is not None}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
     return Progress(
@@ -102,13 +104,13 @@ def _run(study: SharedStudy, workdir: Path, trials: Mapping[int, FrozenTrial]) -
     rows = [
         (trial_name(index), *row)
         for index, trial in trials.items()
-        for row in trial.user_attrs["rows"]
+        for row in trial.user_attrs["result"]["rows"]
     ]
-    seconds = {trial_name(i): trial.user_attrs["seconds"] for i, trial in trials.items()}
+    seconds = {trial_name(i): trial.user_attrs["result"]["seconds"] for i, trial in trials.items()}
     # Workers are started by other commands.
     provenance = study.provenance() | {"command": plan.launched_by, "seconds": seconds}
     return Run(workdir, config, metric_rows(rows), provenance)
 
 
 def _diverged(trial: FrozenTrial) -> bool:
-    return any(row[3] == "diverged" for row in trial.user_attrs["rows"])
+    return any(row[3] == "diverged" for row in trial.user_attrs["result"]["rows"])

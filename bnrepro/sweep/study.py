@@ -86,14 +86,7 @@ class SharedStudy:
         Raises:
           SweepError: the storage cannot be used any more.
         """
-        counting: dict[int, FrozenTrial] = {}
-        for trial in self._all():
-            index = trial.user_attrs.get("index")
-            if index is None:
-                continue
-            if index not in counting or counting[index].state == TrialState.FAIL:
-                counting[index] = trial
-        return dict(sorted(counting.items()))
+        return _counting(self._all())
 
     def enqueue_missing(self) -> None:
         """Puts into the queue what is neither there, nor running, nor finished.
@@ -101,12 +94,13 @@ class SharedStudy:
         Raises:
           SweepError: a trial was begun many times, and never ended.
         """
-        last, attempts = self.trials(), [t.user_attrs.get("index") for t in self._all()]
+        everything = self._all()
+        last = _counting(everything)
         for index in range(self.plan.trials):
             failed = last.get(index)
             if failed and failed.state != TrialState.FAIL:
                 continue
-            if attempts.count(index) >= _ATTEMPTS:
+            if sum(t.user_attrs.get("index") == index for t in everything) >= _ATTEMPTS:
                 raise SweepError(
                     f"{trial_name(index)} was begun {_ATTEMPTS} times and never ended: its workers "
                     "died, for want of memory perhaps; take a smaller --at-once"
@@ -121,32 +115,46 @@ class SharedStudy:
 
     def claim(self, count: int) -> list[Claim]:
         """Takes up to so many trials out of the queue, which nobody else gets then."""
-        claims: list[Claim] = []
-        while len(claims) < count:
-            waiting = [t for t in self._all() if t.state == TrialState.WAITING]
-            if not waiting:
-                break
-            with _no_warnings():
-                self._study.sampler = self._sampler(waiting[0].user_attrs["index"])
-                trial = self._study.ask()
-            index = trial.user_attrs.get("index")
-            counting = self.trials().get(index) if index is not None else None
-            if index is None or counting is None or counting.number != trial.number:
-                self._study.tell(trial, state=TrialState.FAIL)
+        everything = self._all()
+        counting, claims = _counting(everything), list[Claim]()
+        for waiting in everything:
+            if waiting.state != TrialState.WAITING or not self._take(waiting):
                 continue
-            trial.set_user_attr("worker", _this_process())
+            index = waiting.user_attrs.get("index")
+            if index is None or counting[index].number != waiting.number:
+                self._study.tell(waiting.number, state=TrialState.FAIL)
+                continue
             with _no_warnings():
-                self._study.sampler = self._sampler(index)
+                trial = self._trial(waiting, index)
+                trial.set_user_attr("worker", _this_process())
                 for key, values in distributions(self.plan.space).items():
                     _suggest(trial, key, values)
             claims.append(Claim(index, decode(self.plan.space, trial.params), trial))
+            if len(claims) == count:
+                break
         return claims
+
+    def _take(self, waiting: FrozenTrial) -> bool:
+        """Whether a trial is this worker's from now on, as `Study.ask` does it.
+
+        That reads all unfinished trials of the study each time: too slow for hundreds.
+        """
+        try:
+            return self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+
+    def _trial(self, waiting: FrozenTrial, index: int) -> optuna.Trial:
+        # A study has one sampler: a study for each trial, whose sampler has a seed of its own. With
+        # the same cache, which knows the trial already.
+        cache = self._study._storage
+        study = optuna.Study(self.plan.name, cache, self._sampler(index), self._study.pruner)
+        return optuna.Trial(study, waiting._trial_id)
 
     @contextmanager
     def alive(self, claims: Sequence[Claim]) -> Iterator[None]:
         """Tells the others that these trials run together and, every now and then, still do."""
-        for claim in claims[1:]:
-            claim.trial.set_user_attr("with", claims[0].index)
+        claims[0].trial.set_user_attr("together", [claim.index for claim in claims])
         done = Event()
 
         def beat() -> None:
@@ -177,10 +185,9 @@ class SharedStudy:
         self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
     ) -> None:
         """Keeps what a trial gave; nothing if it was taken for dead and is another's by now."""
-        kept = [row[1:] for row in rows]
+        result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
         try:
-            claim.trial.set_user_attr("rows", kept)
-            claim.trial.set_user_attr("seconds", round(seconds, 1))
+            claim.trial.set_user_attr("result", result)
         except optuna.exceptions.UpdateFinishedTrialError:
             return
         if pruned:
@@ -238,6 +245,18 @@ class SharedStudy:
                 scramble=True, seed=0, independent_sampler=optuna.samplers.RandomSampler(index)
             )
         return optuna.samplers.RandomSampler(seed=index)
+
+
+def _counting(everything: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """By index, of each the trial that counts; of one whose trials all failed, the last."""
+    counting: dict[int, FrozenTrial] = {}
+    for trial in everything:
+        index = trial.user_attrs.get("index")
+        if index is None:
+            continue
+        if index not in counting or counting[index].state == TrialState.FAIL:
+            counting[index] = trial
+    return dict(sorted(counting.items()))
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
