@@ -2,8 +2,8 @@
 
     python -m scripts.sweep --config=configs/sweeps/renorm_limits.py --workdir=runs/renorm_limits
 
-[BRN] 3.2 and 5 chose r_max = 3 and d_max = 5 and the momentum 0.99 for one network and leave a
-search to future work. r_max = 1 with d_max = 0 is Batch Norm.
+[BRN] takes r_max = 3, d_max = 5 and the momentum 0.99, and leaves others to future work (5). r_max = 1
+with d_max = 0 is Batch Norm.
 """
 
 from typing import Any
