@@ -2,13 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from flax.traverse_util import unflatten_dict
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import hparams, scalar
 
 from bnrepro.records import TENSORBOARD, WANDB, Run, complete_file
 
@@ -45,11 +48,24 @@ def tensorboard(run: Run, variant: str) -> None:
             # The first of the three lists columns for the tab. TensorBoard takes one such list, of
             # whichever run, for all; without any it shows the columns of all, what differs first.
             _, start, end = hparams(_as_hparams(settings), {})
-            with SummaryWriter(str(beside / f"seed_{seed}")) as writer:
-                writer.file_writer.add_summary(start)
-                for row in metrics.itertuples():
-                    writer.add_scalar(row.tag, row.value, row.step)
-                writer.file_writer.add_summary(end)
+            scalars: list[Any] = [
+                (row.step, scalar(row.tag, row.value)) for row in metrics.itertuples()
+            ]
+            _write_events(beside / f"seed_{seed}", [(0, start), *scalars, (0, end)])
+
+
+def _write_events(folder: Path, summaries: Sequence[tuple[int, Any]]) -> None:
+    """Writes summaries, each with its step.
+
+    SummaryWriter does so in a thread, which dies when the disk is full and is waited for for ever.
+    """
+    folder.mkdir(parents=True)
+    writer = EventsWriter(str(folder / "events"))
+    try:
+        for step, summary in summaries:
+            writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+    finally:
+        writer.close()
 
 
 def wandb(project: str) -> Tracker:

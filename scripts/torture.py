@@ -212,30 +212,28 @@ def damaged(bench: Bench, count: int) -> Result:
 def full_disk(bench: Bench) -> Result:
     """A disk that fills up while checkpoints are written, then has room."""
     trial = "full disk: a sentence, exit code 2; with room again, the same command"
-    if os.geteuid() != 0:
-        return Result(trial, 0, 0, "not tried: only root can mount a small disk")
     disk = bench.folder / "disk"
     disk.mkdir()
     # Room for half of what is kept at the end.
     kept = [path for path in (bench.whole / "checkpoints").rglob("*") if path.is_file()]
     size = sum(max(path.stat().st_size, 4096) for path in kept) // 2
     options = ("-t", "tmpfs", "-o", f"size={size}")
-    subprocess.run(["mount", *options, "tmpfs", str(disk)], check=True)
+    if subprocess.run(["mount", *options, "tmpfs", str(disk)], capture_output=True).returncode:
+        return Result(trial, 0, 0, "not tried: only root can mount a small disk")
     try:
         workdir = disk / "w"
         with bench.start(workdir) as process:
             _, stderr = process.communicate()
         said = [line for line in stderr.splitlines() if line.startswith("error: ")]
-        clear = process.returncode == 2 and len(said) == 1 and "no space left" in said[0].lower()
+        clear = len(said) == 1 and "no space left" in said[0].lower()
+        clear = clear and process.returncode == 2 and "Traceback" not in stderr
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         before = _newest_step(workdir)
         bench.finish(workdir)
         passed = clear and bench.is_whole(workdir)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-    # TensorStore's threads say that their write is over, each with a traceback.
-    seen = f"{stderr.count('Traceback')} tracebacks of TensorStore's beside the sentence"
-    return Result(trial, int(passed), 1, f"gone on with from step {before}; {seen}")
+    return Result(trial, int(passed), 1, f"gone on with from step {before}")
 
 
 def memory(bench: Bench, evaluations: int) -> Result:

@@ -13,13 +13,18 @@ from threading import Semaphore
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 _log = logging.getLogger(__name__)
 
 # Orbax numbers its writes in one count for the whole process, by which two at once, of managers in
 # two threads, mistake each other's directories and wait for ever.
 _orbax = Semaphore()
+
+# What Orbax writes beside the numbers, at most.
+_BYTES_A_PROCESS, _BYTES_AN_ARRAY = 2**16, 2**11
 
 
 class CheckpointError(Exception):
@@ -94,7 +99,7 @@ class Checkpoints:
                 options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
                 self._manager = ocp.CheckpointManager(self._folder, options=options)
             if self._written is not None:
-                self._written.result()
+                _fail_together(self._written.exception())
             if step in saved_steps(self._folder):
                 return
             items = ocp.args.Composite(
@@ -102,6 +107,7 @@ class Checkpoints:
             )
             _orbax.acquire()
             try:
+                _fail_together(self._lack_of_room(states, notes))
                 self._manager.save(step, args=items)
                 self._written = self._background.submit(self._finish, self._manager, step, score)
             except BaseException:
@@ -117,14 +123,29 @@ class Checkpoints:
           CheckpointError: the last one cannot be written.
         """
         try:
+            self._background.shutdown()
+            if self._manager is not None:
+                self._manager.close()  # raises what went wrong in Orbax once more
             if self._written is not None:
                 self._written.result()
         except Exception as error:
             raise self._unwritable(error) from error
-        finally:
-            self._background.shutdown()
-            if self._manager is not None:
-                self._manager.close()
+
+    def _lack_of_room(self, states: Any, notes: dict[str, Any]) -> OSError | None:
+        """What is wrong if the disk has no room for a checkpoint.
+
+        One that was begun would fail as well, but with tracebacks of TensorStore's threads; so it
+        does where something else fills up the disk meanwhile.
+        """
+        arrays = jax.tree.leaves(states)
+        # Of all processes, which share the folder, and as if nothing could be compressed.
+        needed = sum(array.nbytes for array in arrays) + len(json.dumps(notes))
+        needed += jax.process_count() * _BYTES_A_PROCESS + len(arrays) * _BYTES_AN_ARRAY
+        free = shutil.disk_usage(self._folder).free
+        if free >= needed:
+            return None
+        numbers = f"{needed:,} bytes are needed, {free:,} are free"
+        return OSError(f"no space left on the disk ({numbers})")
 
     def _unwritable(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"cannot write a checkpoint to {self._folder}: {_first_line(error)}")
@@ -219,6 +240,15 @@ def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a checkpoint, by its path in it."""
     return {path.relative_to(folder).as_posix(): _checksum(path) for path in sorted(_files(folder))}
+
+
+def _fail_together(failure: BaseException | None) -> None:
+    """Raises a failure, also of another process: one that went on would wait for it for ever."""
+    failed = multihost_utils.process_allgather(np.array(failure is not None))
+    if failure is not None:
+        raise failure
+    if failed.any():
+        raise OSError("another process could not")
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,61 +1,198 @@
 """Several processes do what one does."""
 
+import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bnrepro.records import read_run
+from bnrepro.training.checkpoints import find_damage, saved_steps
 
 ROOT = Path(__file__).parents[2]
-RUN = [
-    *(sys.executable, "-m", "experiments.small_batch", "--config=configs/small_batch.py"),
+SETTINGS = [
+    "--config=configs/small_batch.py",
     "--config.seeds=2",
     "--config.steps=50",
-    "--config.eval_every=25",
+    "--config.eval_every=5",
     "--config.checkpoint.every=1",
     "--config.model.hidden=(20,20)",
     "--config.microbatch_size=16",
     "--config.variants={'brn': {'normalizer': {'name': 'batch_renorm'}}}",
     "--config.baseline=brn",
 ]
+RUN = [sys.executable, "-m", "experiments.small_batch", *SETTINGS]
+# Says the exit code of each process; the launcher has but one.
+REPORT = [
+    *(sys.executable, "-c"),
+    "import signal, subprocess, sys\n"
+    "process = subprocess.Popen(sys.argv[1:])\n"
+    "signal.signal(signal.SIGTERM, lambda *_: process.terminate())\n"
+    "code = process.wait()\n"
+    "print('exit code', code, flush=True)\n"
+    "sys.exit(code)",
+]
 
 
-def run(command, devices, tmp_path):
+def patched(code):
+    """The run, after some code."""
+    code += "\nimport runpy; runpy.run_module('experiments.small_batch', run_name='__main__')"
+    return [sys.executable, "-c", code, *SETTINGS]
+
+
+def start(command, devices, folder, **env):
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0",
         # Without a set or a network, the digits that come with scikit-learn.
-        "TFDS_DATA_DIR": str(tmp_path / "tfds"),
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path),
+        "TFDS_DATA_DIR": str(folder / "tfds"),
+        "HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder),
         "https_proxy": "http://127.0.0.1:9",
         "http_proxy": "http://127.0.0.1:9",
+        **env,
     }
-    return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, check=False
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def finish(process):
+    try:
+        stdout, stderr = process.communicate(timeout=150)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def run(*arguments, **env):
+    return finish(start(*arguments, **env))
 
 
 def launch(*arguments):
     return [sys.executable, "-m", "scripts.launch_local", *arguments]
 
 
-def test_two_processes_of_two_devices_do_what_one_process_of_four_does(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    alone = run([*RUN, f"--workdir={one}"], 4, tmp_path)
-    assert alone.returncode == 0, alone.stderr
-    together = run(launch("-n", "2", "--", *RUN, f"--workdir={two}"), 2, tmp_path)
-    assert together.returncode == 0, together.stderr
+def metrics(workdir):
+    return (workdir / "metrics.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The workdir of a run of two processes, and what they said."""
+    folder = tmp_path_factory.mktemp("together")
+    workdir = folder / "two"
+    said = run(launch("-n", "2", "--", *RUN, f"--workdir={workdir}"), 2, folder)
+    assert said.returncode == 0, said.stderr
+    return workdir, said
+
+
+def test_two_processes_of_two_devices_do_what_one_process_of_four_does(together, tmp_path):
+    two, said_by_two = together
+    one = tmp_path / "one"
+    said_by_one = run([*RUN, f"--workdir={one}"], 4, tmp_path)
+    assert said_by_one.returncode == 0, said_by_one.stderr
     key = ["variant", "seed", "step", "split", "metric"]
     numbers, expected = (read_run(w).metrics.set_index(key)["value"] for w in (two, one))
     assert numbers.index.equals(expected.index)
     np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-5)
     # One process shows its table.
-    assert together.stdout.count("microbatch size") == alone.stdout.count("microbatch size") > 0
+    tables = [said.stdout.count("microbatch size") for said in (said_by_two, said_by_one)]
+    assert tables[0] == tables[1] > 0
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The workdir of two processes that were told to end after a checkpoint, and what they said."""
+    folder = tmp_path_factory.mktemp("told")
+    workdir = folder / "two"
+    # JAX looks once a second whether it was told to end: by then, all would be done.
+    slowly = patched(
+        "import time\n"
+        "from bnrepro.training import Checkpoints\n"
+        "save = Checkpoints.save\n"
+        "Checkpoints.save = lambda *args, **kwargs: (time.sleep(1), save(*args, **kwargs))"
+    )
+    command = launch("-n", "2", "--", *REPORT, *slowly, f"--workdir={workdir}")
+    with start(command, 2, folder) as process:
+        latest = time.monotonic() + 100
+        while not list(workdir.glob("checkpoints/brn/*.json")) and time.monotonic() < latest:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        return workdir, finish(process)
+
+
+def test_told_to_end_both_processes_save_and_exit_with_code_75(told):
+    workdir, said = told
+    assert said.returncode == 75, said.stderr
+    assert said.stdout.count("exit code 75") == 2, said.stdout
+    checkpoints = workdir / "checkpoints" / "brn"
+    last = max(saved_steps(checkpoints))
+    assert 5 <= last < 50
+    assert find_damage(checkpoints, last) is None
+
+
+@pytest.mark.slow
+def test_told_to_end_and_gone_on_with_they_end_as_if_nothing_had_been(told, together, tmp_path):
+    workdir = shutil.copytree(told[0], tmp_path / "two")
+    said = run(launch("-n", "2", "--", *RUN, "--resume", f"--workdir={workdir}"), 2, tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert metrics(workdir) == metrics(together[0])
+
+
+def test_when_one_process_finds_no_room_for_a_checkpoint_all_end(tmp_path):
+    full = patched(
+        "import shutil, sys, types\n"
+        "if sys.argv[-1] == '--process_id=1':\n"
+        "    shutil.disk_usage = lambda path: types.SimpleNamespace(free=9)"
+    )
+    line = launch("-n", "2", "--", *REPORT, *full, f"--workdir={tmp_path / 'two'}")
+    said = run(line, 2, tmp_path)
+    assert said.stdout.count("exit code 2") == 2, said.stderr
+    errors = [line for line in said.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "9 are free" in said.stderr
+    assert "another process could not" in said.stderr
+
+
+def test_distributed_joins_the_processes_that_slurm_tells_of(together, tmp_path):
+    workdir = tmp_path / "slurm"
+    # JAX listens at a port that the job's number chooses.
+    job = next(job for job in count(os.getpid()) if is_free(61440 + job % 2**12))
+    step = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    command = [*RUN, f"--workdir={workdir}", "--distributed"]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                start(
+                    *(command, 2, tmp_path),
+                    **step,
+                    **{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+                    no_proxy="localhost",
+                )
+            )
+            for i in range(2)
+        ]
+        for process in processes:
+            stack.callback(process.kill)
+        for said in map(finish, processes):
+            assert said.returncode == 0, said.stderr
+    assert metrics(workdir) == metrics(together[0])
+    provenance = json.loads((workdir / "provenance.json").read_text())
+    assert len(provenance["machine"]["devices"]) == 4
+
+
+def is_free(port):
+    with socket.socket() as tried:
+        return tried.connect_ex(("localhost", port)) != 0
 
 
 def test_when_one_process_fails_the_code_is_its_own_and_the_others_are_ended(tmp_path):

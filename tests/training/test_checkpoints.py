@@ -1,8 +1,11 @@
 """What is saved comes back; what is damaged is found out."""
 
 import logging
+import re
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +160,71 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write a checkpoint to"):
         checkpoints.save(1, states(1), {}, 0.0)
         checkpoints.close()
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(folder, monkeypatch):
+    checkpoints = Checkpoints(folder, keep=2)
+    before = sorted(folder.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(CheckpointError, match=r"no space left on the disk \(.* 1,000 are free"):
+            checkpoints.save(6, states(6), notes(6), 0.0)
+    assert sorted(folder.rglob("*")) == before
+    # With room again.
+    checkpoints.save(6, states(6), notes(6), 0.0)
+    checkpoints.close()
+    assert restore(folder)[0] == 6
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of one page, and how to change its size."""
+    path = tmp_path / "disk"
+    path.mkdir()
+
+    def mount(size, *options):
+        options = ",".join([f"size={size}", *options])
+        line = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
+        return subprocess.run(line, capture_output=True, check=False)
+
+    if mount(4096).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield path, lambda size: mount(size, "remount")
+    subprocess.run(["umount", str(path)], check=True)
+
+
+# Of many small arrays, what Orbax writes beside the numbers is the most of it.
+@pytest.mark.parametrize(("arrays", "length", "excess"), [(1, 200_000, 1.2), (200, 20, 4)])
+def test_the_room_that_a_checkpoint_asks_for_is_enough_and_not_far_off(
+    disk, arrays, length, excess
+):
+    path, resize = disk
+    numbers = {str(i): jax.random.normal(jax.random.key(i), (length,)) for i in range(arrays)}
+    checkpoints = Checkpoints(path / "plain", keep=2)
+    with pytest.raises(CheckpointError, match="no space left on the disk") as raised:
+        checkpoints.save(1, numbers, notes(1), 0.0)
+    needed = int(re.search(r"([\d,]+) bytes are needed", str(raised.value))[1].replace(",", ""))
+    resize(needed)
+    checkpoints.save(1, numbers, notes(1), 0.0)
+    checkpoints.close()
+    assert find_damage(path / "plain", 1) is None
+    assert needed < excess * shutil.disk_usage(path).used
+
+
+# TensorStore's threads still cry out there, that the event loop they report to is closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_one_sentence(disk, monkeypatch):
+    path, resize = disk
+    resize(2**19)
+    checkpoints = Checkpoints(path, keep=2)
+    checkpoints.save(1, states(1), notes(1), 0.0)
+    # There is room when it is begun, and then no longer.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    more = states(2) | {"more": jax.random.normal(jax.random.key(0), (2**18,))}
+    with pytest.raises(CheckpointError, match=r"cannot write .*: no space left on the disk$"):
+        checkpoints.save(2, more, notes(2), 0.0)
+        checkpoints.close()
+    assert restore(path)[0] == 1
 
 
 def test_variants_side_by_side_save_without_mistaking_each_other(tmp_path):
