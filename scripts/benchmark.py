@@ -74,7 +74,8 @@ def _sweep(options: argparse.Namespace) -> str:
     rates: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for _ in range(options.repeats):
         for arm in arms:
-            rates[arm.name].append(_trials_a_minute(arm, options.steps))
+            rate, dataset = _trials_a_minute(arm, options.steps)
+            rates[arm.name].append(rate)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     rows = {
         arm.name: {
@@ -92,7 +93,7 @@ def _sweep(options: argparse.Namespace) -> str:
         f"# Sweeps: grouped against one by one\n\n{table.to_markdown(disable_numparse=True)}\n\n"
         f"Grouped is {ratio:.1f} times as fast (ratio of the medians). A trial is one seed of the "
         f"3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 "
-        "images, two evaluations; trials differ in their learning rate. One worker, which uses one "
+        f"images of {dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one "
         "compiled program for all of its trials. The time to load data and to compile counts for "
         "the grouped ones; those one by one are counted from the end of the first.\n\n"
         f"`{where['command']}` at commit {where['commit']}, {where['started']}; "
@@ -101,7 +102,8 @@ def _sweep(options: argparse.Namespace) -> str:
     )
 
 
-def _trials_a_minute(arm: _Arm, steps: int) -> float:
+def _trials_a_minute(arm: _Arm, steps: int) -> tuple[float, str]:
+    """The rate, and the name of the data set."""
     from bnrepro.sweep.study import SharedStudy, finished
     from bnrepro.sweep.worker import work
 
@@ -111,10 +113,11 @@ def _trials_a_minute(arm: _Arm, steps: int) -> float:
         study.enqueue_missing()
         begin = time.time()
         work(plan)
+        dataset = study.provenance()["dataset"]
         ends = sorted(_completed(t) for t in finished(study.trials()).values())
     if arm.at_once == 1:
-        return 60 * (len(ends) - 1) / (ends[-1] - ends[0])
-    return 60 * len(ends) / (ends[-1] - begin)
+        return 60 * (len(ends) - 1) / (ends[-1] - ends[0]), dataset
+    return 60 * len(ends) / (ends[-1] - begin), dataset
 
 
 def _completed(trial: Any) -> float:

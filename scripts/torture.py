@@ -12,11 +12,13 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +35,17 @@ RUN = (
     "--config.microbatch_size=4",
     f"--config.variants={_VARIANTS}",
     "--config.baseline=bn",
+)
+# One program for all trials, one trial at a time, so that the numbers are the same to the last digit.
+SWEEP = (
+    "--config=configs/small_batch.py",
+    "--config.seeds=1",
+    "--config.steps=2000",
+    "--config.eval_every=500",
+    "--config.normalizer.name=batch_renorm",
+    "--vary=optimizer.learning_rate=log(0.01,1)",
+    "--sampler=random",
+    "--at-once=1",
 )
 SEED = 0  # of all that is random here
 
@@ -74,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "memory": partial(memory, bench, evaluations=200),
         "mistakes": partial(mistakes, bench, MISTAKES),
         "strangers": partial(strangers, bench),
+        "sweep": partial(sweep_killed, bench, workers=4, trials=40, every=4.0),
     }
     results = []
     for name in options.trials or trials:
@@ -234,6 +248,54 @@ def full_disk(bench: Bench) -> Result:
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return Result(trial, int(passed), 1, f"gone on with from step {before}")
+
+
+def sweep_killed(bench: Bench, workers: int, trials: int, every: float) -> Result:
+    """Kills a worker of a sweep every few seconds; each trial must be there once, as in peace.
+
+    Args:
+      bench: whose folder and changes to the command line to take.
+      workers: that train at a time.
+      trials: of the sweep.
+      every: seconds between two kills, of workers that have a trial.
+    """
+    from bnrepro.records import read_run
+
+    trial = f"sweep of {trials} trials, one of {workers} workers killed every {every:g} s: "
+    command = [*(sys.executable, "-m", "scripts.sweep"), *SWEEP, *bench.changes]
+    command.append(f"--trials={trials}")
+    peace, war = (bench.folder / name / "sweep" for name in ("peace", "war"))
+    quiet = subprocess.DEVNULL
+    subprocess.run([*command, f"--workdir={peace}"], check=True, stdout=quiet, stderr=quiet)
+    draw, kills, last = random.Random(SEED), 0, 0.0
+    command += [f"--workers={workers}", f"--workdir={war}"]
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
+        while process.poll() is None:
+            time.sleep(0.1)
+            if time.monotonic() - last > every and (at_work := _at_work(war, process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(draw.choice(at_work), signal.SIGKILL)
+                    kills, last = kills + 1, time.monotonic()
+    runs = [read_run(folder) for folder in (peace, war)]
+    same = process.returncode == 0 and runs[0].metrics.equals(runs[1].metrics)
+    there = len(runs[1].variants) if same else 0
+    return Result(trial + "each there exactly once", there, trials, f"{kills} killed")
+
+
+def _at_work(workdir: Path, parent: int) -> list[int]:
+    """Process ids of a sweep's workers that have a trial."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    # Looked at from outside: Optuna would make the tables, as the sweep is about to.
+    try:
+        with closing(sqlite3.connect(f"file:{workdir}/sweep.db?mode=ro", uri=True)) as database:
+            rows = database.execute(
+                "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
+                "WHERE state = 'RUNNING' AND key = 'worker'"
+            ).fetchall()
+    except sqlite3.OperationalError:  # not there yet, or locked
+        return []
+    at_work = {json.loads(text)[1] for (text,) in rows}
+    return [int(pid) for pid in children if int(pid) in at_work]
 
 
 def memory(bench: Bench, evaluations: int) -> Result:

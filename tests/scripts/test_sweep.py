@@ -1,14 +1,10 @@
 """scripts/sweep.py as a user runs it: the whole way, deaths on it, and mistakes."""
 
-import json
 import os
 import re
-import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from bnrepro.records import read_run
 from bnrepro.sweep.space import SweepError
 from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
+from scripts import torture
 from scripts.sweep import make_plan
 
 # Small enough for a second, on whatever MNIST or the digits are at hand.
@@ -90,45 +87,10 @@ def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     assert (code, "no sweep" in err) == (2, True)
 
 
-def test_killed_workers_are_replaced_and_each_trial_is_there_once(tmp_path):
-    arguments = (f"--vary={RATE}=log(0.01,1)", "--sampler=random", "--trials=4", "--at-once=1")
-    process = start(tmp_path, *arguments, "--workers=2")
-    killed = 0
-    while killed < 2 and process.poll() is None:
-        time.sleep(0.2)
-        # A worker that has begun a trial.
-        for pid in _workers_at_work(tmp_path, process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    _, err = process.communicate(timeout=300)
-    assert (process.returncode, killed >= 2) == (0, True), err
-    run = read_run(tmp_path)
-    assert sorted(run.variants) == [f"trial {i}" for i in range(4)]
-    finals = run.metrics[(run.metrics["step"] == 60) & (run.metrics["metric"] == "accuracy")]
-    assert (finals[finals["split"] == "test"].groupby("variant").size() == 1).all()
-
-
-def _workers_at_work(workdir, parent):
-    """Process ids of the sweep's workers that have a trial."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    # Looked at from outside: Optuna would make the tables, as the sweep is about to.
-    try:
-        with closing(sqlite3.connect(f"file:{workdir}/sweep.db?mode=ro", uri=True)) as database:
-            rows = database.execute(
-                "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
-                "WHERE state = 'RUNNING' AND key = 'worker'"
-            ).fetchall()
-    except sqlite3.OperationalError:  # not there yet, or locked
-        return []
-    at_work = {json.loads(text)[1] for (text,) in rows}
-    return [int(pid) for pid in children if int(pid) in at_work]
-
-
 def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(tmp_path):
     arguments = (f"--vary={RATE}=0.01,0.1", "--workers=1", "--at-once=1")
     process = start(tmp_path, *arguments)
-    while not (workers := _workers_at_work(tmp_path, process.pid)):
+    while not (workers := torture._at_work(tmp_path, process.pid)):
         time.sleep(0.1)
     process.terminate()
     _, err = process.communicate(timeout=60)
