@@ -36,7 +36,7 @@ RUN = (
     f"--config.variants={_VARIANTS}",
     "--config.baseline=bn",
 )
-# One program for all trials, one trial at a time, so that the numbers are the same to the last digit.
+# One program for all trials, one at a time, so that numbers are the same to the last digit.
 SWEEP = (
     "--config=configs/small_batch.py",
     "--config.seeds=1",
