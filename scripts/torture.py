@@ -12,13 +12,12 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "memory": partial(memory, bench, evaluations=200),
         "mistakes": partial(mistakes, bench, MISTAKES),
         "strangers": partial(strangers, bench),
-        "sweep": partial(sweep_killed, bench, workers=4, trials=40, every=4.0),
+        "sweep": partial(sweep_killed, bench, workers=4, trials=40, every=5.0),
     }
     results = []
     for name in options.trials or trials:
@@ -251,51 +250,51 @@ def full_disk(bench: Bench) -> Result:
 
 
 def sweep_killed(bench: Bench, workers: int, trials: int, every: float) -> Result:
-    """Kills a worker of a sweep every few seconds; each trial must be there once, as in peace.
+    """Kills workers of a sweep at random moments; each trial must be there once, as in peace.
 
     Args:
       bench: whose folder and changes to the command line to take.
       workers: that train at a time.
       trials: of the sweep.
-      every: seconds between two kills, of workers that have a trial.
+      every: seconds between two kills, on average.
     """
     from bnrepro.records import read_run
 
-    trial = f"sweep of {trials} trials, one of {workers} workers killed every {every:g} s: "
+    trial = f"sweep of {trials} trials, one of {workers} workers killed every {every:g} s or so: "
     command = [*(sys.executable, "-m", "scripts.sweep"), *SWEEP, *bench.changes]
     command.append(f"--trials={trials}")
     peace, war = (bench.folder / name / "sweep" for name in ("peace", "war"))
     quiet = subprocess.DEVNULL
     subprocess.run([*command, f"--workdir={peace}"], check=True, stdout=quiet, stderr=quiet)
-    draw, kills, last = random.Random(SEED), 0, 0.0
+    draw, kills = random.Random(SEED), 0
+    then = time.monotonic() + draw.expovariate(1 / every)
     command += [f"--workers={workers}", f"--workdir={war}"]
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
+    errors = bench.folder / "war.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(command, stdout=quiet, stderr=stderr) as process,
+    ):
         while process.poll() is None:
             time.sleep(0.1)
-            if time.monotonic() - last > every and (at_work := _at_work(war, process.pid)):
+            if time.monotonic() > then and (alive := _children(process.pid)):
                 with suppress(ProcessLookupError):
-                    os.kill(draw.choice(at_work), signal.SIGKILL)
-                    kills, last = kills + 1, time.monotonic()
+                    os.kill(draw.choice(alive), signal.SIGKILL)
+                    kills, then = kills + 1, time.monotonic() + draw.expovariate(1 / every)
+    if process.returncode:
+        last_words = errors.read_text().splitlines()[-1:]
+        return Result(trial + "each there exactly once", 0, trials, " ".join(last_words))
     runs = [read_run(folder) for folder in (peace, war)]
-    same = process.returncode == 0 and runs[0].metrics.equals(runs[1].metrics)
+    same = runs[0].metrics.equals(runs[1].metrics)
     there = len(runs[1].variants) if same else 0
     return Result(trial + "each there exactly once", there, trials, f"{kills} killed")
 
 
-def _at_work(workdir: Path, parent: int) -> list[int]:
-    """Process ids of a sweep's workers that have a trial."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    # Looked at from outside: Optuna would make the tables, as the sweep is about to.
+def _children(parent: int) -> list[int]:
+    """Ids of the processes that a process started."""
     try:
-        with closing(sqlite3.connect(f"file:{workdir}/sweep.db?mode=ro", uri=True)) as database:
-            rows = database.execute(
-                "SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id) "
-                "WHERE state = 'RUNNING' AND key = 'worker'"
-            ).fetchall()
-    except sqlite3.OperationalError:  # not there yet, or locked
+        return [int(i) for i in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except FileNotFoundError:  # it has ended
         return []
-    at_work = {json.loads(text)[1] for (text,) in rows}
-    return [int(pid) for pid in children if int(pid) in at_work]
 
 
 def memory(bench: Bench, evaluations: int) -> Result:

@@ -45,13 +45,17 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     gpus = _gpus()
     count = workers or len(gpus) or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
+        # What one has compiled, the others need not, nor those that replace them.
+        cache = stack.enter_context(tempfile.TemporaryDirectory())
+        shared = {"JAX_COMPILATION_CACHE_DIR": cache} | os.environ
         running: dict[int, _Worker] = {}
         stack.callback(lambda: _end(running))
         todo = list(range(count))
         while running or todo:
             for i in todo:
                 errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-                running[i] = _Worker(_start(plan, _environment(i, count, gpus), errors), errors)
+                environment = shared | _environment(i, count, gpus)
+                running[i] = _Worker(_start(plan, environment, errors), errors)
             watch()
             time.sleep(1)
             todo = []
@@ -126,7 +130,7 @@ def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subproc
         [sys.executable, "-m", "bnrepro.sweep.worker"],
         stdin=subprocess.PIPE,
         stderr=errors,
-        env=os.environ | environment,
+        env=environment,
         text=True,
         # Ctrl-C is for the process that started it, which ends it then.
         start_new_session=True,

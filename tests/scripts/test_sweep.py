@@ -15,8 +15,8 @@ from bnrepro.records import read_run
 from bnrepro.sweep.space import SweepError
 from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
-from scripts import torture
 from scripts.sweep import make_plan
+from scripts.torture import _children
 
 # Small enough for a second, on whatever MNIST or the digits are at hand.
 CONFIG = ("--config=configs/mnist_sigmoid.py", "--config.steps=60", "--config.eval_every=30",
@@ -90,8 +90,9 @@ def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
 def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(tmp_path):
     arguments = (f"--vary={RATE}=0.01,0.1", "--workers=1", "--at-once=1")
     process = start(tmp_path, *arguments)
-    while not (workers := torture._at_work(tmp_path, process.pid)):
+    while not (workers := _children(process.pid)):
         time.sleep(0.1)
+    time.sleep(1)  # so that it is at work, or about to
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "told to end" in err) == (75, True)
