@@ -40,7 +40,7 @@ SWEEP = (
     "--config=configs/small_batch.py",
     "--config.seeds=1",
     "--config.steps=2000",
-    "--config.eval_every=500",
+    "--config.eval_every=100",
     "--config.normalizer.name=batch_renorm",
     "--vary=optimizer.learning_rate=log(0.01,1)",
     "--sampler=random",

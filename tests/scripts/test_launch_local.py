@@ -130,6 +130,7 @@ def told(tmp_path_factory):
         return workdir, finish(process)
 
 
+@pytest.mark.slow
 def test_told_to_end_both_processes_save_and_exit_with_code_75(told):
     workdir, said = told
     assert said.returncode == 75, said.stderr
@@ -148,6 +149,7 @@ def test_told_to_end_and_gone_on_with_they_end_as_if_nothing_had_been(told, toge
     assert metrics(workdir) == metrics(together[0])
 
 
+@pytest.mark.slow
 def test_when_one_process_finds_no_room_for_a_checkpoint_all_end(tmp_path):
     full = patched(
         "import shutil, sys, types\n"
@@ -163,6 +165,7 @@ def test_when_one_process_finds_no_room_for_a_checkpoint_all_end(tmp_path):
     assert "another process could not" in said.stderr
 
 
+@pytest.mark.slow
 def test_distributed_joins_the_processes_that_slurm_tells_of(together, tmp_path):
     workdir = tmp_path / "slurm"
     # JAX listens at a port that the job's number chooses.

@@ -25,7 +25,11 @@ def bench(tmp_path_factory):
         (torture.memory, {"evaluations": 50}),
         (torture.mistakes, {"wrong": torture.MISTAKES[::16]}),
         (torture.strangers, {"every": 9}),
-        (torture.sweep_killed, {"workers": 2, "trials": 4, "every": 3}),
+        pytest.param(
+            torture.sweep_killed,
+            {"workers": 2, "trials": 4, "every": 3},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -140,7 +140,10 @@ def test_synchronized_statistics_are_those_of_the_whole_batch_on_one_device(name
     assert_same(spread, alone(name, "iid", BATCH))
 
 
-@pytest.mark.parametrize(("strategy", "shape"), [("jit", (2, 4)), ("pmap", (0, 4))])
+@pytest.mark.parametrize(
+    ("strategy", "shape"),
+    [("pmap", (0, 4)), pytest.param("jit", (2, 4), marks=pytest.mark.slow)],
+)
 def test_the_same_units_are_dropped_on_however_many_devices(strategy, shape):
     spread = after_50_steps("batch_norm", "iid", 4, strategy, shape, dropout=0.3)
     assert_same(spread, alone("batch_norm", "iid", 4, dropout=0.3))
