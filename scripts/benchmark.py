@@ -2,12 +2,15 @@ r"""Measures how fast things are on this machine.
 
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
-sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one.
+sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one, and
+against launching each by itself.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 # One key of each trial differs; the rates are those that all networks can take.
 _RATES = "log(0.01,0.3)"
+_CHANGES = {"seeds": 1, "normalizer.name": "batch_norm"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
     add("--trials", type=_positive, default=32, help="grouped (default: %(default)s)")
     add("--alone", type=_several, default=8, help="one by one (default: %(default)s)")
+    add("--launched", type=_positive, default=4, help="each by itself (default: %(default)s)")
     add("--repeats", type=_positive, default=3, help="of each, in turn (default: %(default)s)")
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -71,8 +76,10 @@ def _sweep(options: argparse.Namespace) -> str:
     from bnrepro.comparison.provenance import here_and_now
 
     arms = (_Arm("one by one", options.alone, 1), _Arm("grouped", options.trials, None))
-    rates: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    launched = _Arm("each launched by itself", options.launched, 1)
+    rates: dict[str, list[float]] = {arm.name: [] for arm in (launched, *arms)}
     for _ in range(options.repeats):
+        rates[launched.name].append(_launches_a_minute(launched, options.steps))
         for arm in arms:
             rate, dataset = _trials_a_minute(arm, options.steps)
             rates[arm.name].append(rate)
@@ -83,24 +90,45 @@ def _sweep(options: argparse.Namespace) -> str:
             "trials a minute": f"{medians[arm.name]:.1f}",
             "of each repeat": ", ".join(f"{rate:.1f}" for rate in rates[arm.name]),
         }
-        for arm in arms
+        for arm in (launched, *arms)
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
     where = here_and_now()
     machine, versions = where["machine"], where["versions"]
-    ratio = medians["grouped"] / medians["one by one"]
-    return (
-        f"# Sweeps: grouped against one by one\n\n{table.to_markdown(disable_numparse=True)}\n\n"
-        f"Grouped is {ratio:.1f} times as fast (ratio of the medians). A trial is one seed of the "
-        f"3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 "
-        f"images of {dataset}, two evaluations; trials differ in their learning rate. One worker, "
-        "which uses one compiled program for all of its trials. The time to load data and to "
-        "compile counts for the grouped ones; those one by one are counted from the end of the "
-        "first.\n\n"
-        f"`{where['command']}` at commit {where['commit']}, {where['started']}; "
-        f"{', '.join(machine['devices'])}; {machine['processor']}, {machine['cores']} cores, "
-        f"Python {versions['python']}, JAX {versions['jax']}, Optuna {versions['optuna']}.\n"
-    )
+    to_one, to_launched = (medians["grouped"] / medians[arm.name] for arm in (arms[0], launched))
+    text = f"""\
+Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as launching
+each by itself with experiments.single (ratios of the medians). A trial is one seed of the 3 x 100
+network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of {dataset},
+two evaluations; trials differ in their learning rate. One worker, which uses one compiled program
+for all of its trials. The time to load data and to compile counts for the grouped ones and for those
+launched; those one by one are counted from the end of the first.
+
+`{where["command"]}` at commit {where["commit"]}, {where["started"]}; {", ".join(machine["devices"])};
+{machine["processor"]}, {machine["cores"]} cores, Python {versions["python"]}, JAX {versions["jax"]},
+Optuna {versions["optuna"]}.
+"""
+    markdown = table.to_markdown(disable_numparse=True)
+    return f"# Sweeps: grouped against one by one\n\n{markdown}\n\n{text}"
+
+
+def _launches_a_minute(arm: _Arm, steps: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "experiments.single", "--config=configs/small_batch.py"]
+        settings = {**_CHANGES, "steps": steps, "eval_every": steps}
+        command += [f"--config.{key}={value}" for key, value in settings.items()]
+        begin = time.time()
+        for i in range(arm.trials):
+            subprocess.run(
+                [
+                    *command,
+                    f"--workdir={folder}/{i}",
+                    f"--config.optimizer.learning_rate=0.{i + 1}",
+                ],
+                check=True,
+                capture_output=True,
+            )
+        return 60 * arm.trials / (time.time() - begin)
 
 
 def _trials_a_minute(arm: _Arm, steps: int) -> tuple[float, str]:
@@ -132,8 +160,7 @@ def _plan(arm: _Arm, steps: int, folder: str) -> "Plan":
     from configs import small_batch
 
     config: Any = common_config(json.loads(json.dumps(small_batch.get_config().to_dict())))
-    changes = {"seeds": 1, "steps": steps, "eval_every": steps, "normalizer.name": "batch_norm"}
-    config = with_settings(config, changes)
+    config = with_settings(config, {**_CHANGES, "steps": steps, "eval_every": steps})
     return Plan(
         config=config,
         space=make_space(config, {"optimizer.learning_rate": _RATES}),

@@ -1,6 +1,8 @@
 """TensorBoard and Weights & Biases are told of each seed's settings and metrics, once."""
 
 import dataclasses
+import errno
+import os
 import shutil
 import sys
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from bnrepro import trackers
+from bnrepro.records import RecordsError
 from bnrepro.trackers import TrackerError
 from tests.records_fixtures import small_run
 
@@ -89,6 +92,21 @@ def test_tensorboard_events_are_not_written_twice(tmp_path):
     before = sorted(tmp_path.rglob("events*"))
     trackers.tensorboard(dataclasses.replace(run, metrics=run.metrics.iloc[:0]), "plain")
     assert sorted(tmp_path.rglob("events*")) == before
+
+
+def test_a_disk_without_room_for_tensorboard_is_one_sentence_and_nothing_is_left(
+    tmp_path, monkeypatch
+):
+    close = trackers.EventsWriter.close
+
+    def full(writer):
+        close(writer)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(trackers.EventsWriter, "close", full)
+    with pytest.raises(RecordsError, match=r"plain: No space left on device"):
+        trackers.tensorboard(run_with_settings(tmp_path), "plain")
+    assert list((tmp_path / "tensorboard").iterdir()) == []
 
 
 class FakeWandb(ModuleType):

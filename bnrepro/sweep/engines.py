@@ -43,7 +43,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
       SweepError: a worker cannot work; the message is its own.
     """
     gpus = _gpus()
-    count = workers or len(gpus) or len(os.sched_getaffinity(0))
+    # Cores this process may use; before Python 3.13, those of the machine.
+    count = workers or len(gpus) or getattr(os, "process_cpu_count", os.cpu_count)() or 1
     with ExitStack() as stack:
         # What one has compiled, the others need not, nor those that replace them.
         cache = stack.enter_context(tempfile.TemporaryDirectory())
