@@ -97,15 +97,16 @@ def _sweep(options: argparse.Namespace) -> str:
     machine, versions = where["machine"], where["versions"]
     to_one, to_launched = (medians["grouped"] / medians[arm.name] for arm in (arms[0], launched))
     text = f"""\
-Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as launching
-each by itself with experiments.single (ratios of the medians). A trial is one seed of the 3 x 100
-network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of {dataset},
-two evaluations; trials differ in their learning rate. One worker, which uses one compiled program
-for all of its trials. The time to load data and to compile counts for the grouped ones and for those
-launched; those one by one are counted from the end of the first.
+Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
+launching each by itself with experiments.single (ratios of the medians). A trial is one seed of the
+3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of
+{dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one
+compiled program for all of its trials. The time to load data and to compile counts for the grouped
+ones and for those launched; those one by one are counted from the end of the first.
 
-`{where["command"]}` at commit {where["commit"]}, {where["started"]}; {", ".join(machine["devices"])};
-{machine["processor"]}, {machine["cores"]} cores, Python {versions["python"]}, JAX {versions["jax"]},
+`{where["command"]}` at commit {where["commit"]},
+{where["started"]}; {", ".join(machine["devices"])}; {machine["processor"]},
+{machine["cores"]} cores, Python {versions["python"]}, JAX {versions["jax"]},
 Optuna {versions["optuna"]}.
 """
     markdown = table.to_markdown(disable_numparse=True)
