@@ -127,6 +127,7 @@ class SharedStudy:
             with _no_warnings():
                 trial = self._trial(waiting, index)
                 trial.set_user_attr("worker", _this_process())
+                self._storage.record_heartbeat(trial._trial_id)
                 for key, values in distributions(self.plan.space).items():
                     _suggest(trial, key, values)
             claims.append(Claim(index, decode(self.plan.space, trial.params), trial))
@@ -153,16 +154,13 @@ class SharedStudy:
 
     @contextmanager
     def alive(self, claims: Sequence[Claim]) -> Iterator[None]:
-        """Tells the others that these trials run together and, every now and then, still do."""
-        claims[0].trial.set_user_attr("together", [claim.index for claim in claims])
+        """Tells the others, every now and then, that somebody has these trials."""
         done = Event()
 
         def beat() -> None:
-            while True:
+            while not done.wait(_GRACE / 3):
                 for claim in claims:
                     self._storage.record_heartbeat(claim.trial._trial_id)
-                if done.wait(_GRACE / 3):
-                    return
 
         thread = Thread(target=beat, daemon=True)
         thread.start()
@@ -171,6 +169,10 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
+
+    def begin(self, claims: Sequence[Claim]) -> None:
+        """Tells the others that these trials run together from now on."""
+        claims[0].trial.set_user_attr("together", [claim.index for claim in claims])
 
     def report(self, first: Claim, step: int) -> None:
         """Tells the others how far the trials are that run together with this one."""

@@ -65,13 +65,14 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         for claim in claims:
             shape = {key: v for key, v in claim.settings.items() if key not in plan.traced}
             groups.setdefault(json.dumps(shape), []).append(claim)
-        for static, members in groups.items():
-            size = trials_of(static)
-            for first in range(0, len(members), size):
-                if not _train(
-                    plan, study, program_of(static), members[first : first + size], should_end
-                ):
-                    return
+        # Also those whose turn is later: who waits for them must know that somebody has them.
+        with study.alive(claims):
+            for static, members in groups.items():
+                size = trials_of(static)
+                for first in range(0, len(members), size):
+                    together = members[first : first + size]
+                    if not _train(plan, study, program_of(static), together, should_end):
+                        return
 
 
 def _train(
@@ -90,22 +91,22 @@ def _train(
     def own(name: str) -> list[Row]:
         return [row for row in rows if row[0] == name]
 
-    with study.alive(claims):
-        for step, all_rows in train_variants(program, numbers, dropped=pruned):
-            rows = all_rows
-            if should_end():
-                return False
-            study.report(claims[0], step)
-            if plan.prune and 0 < step < plan.config["steps"]:
-                for name, claim in list(left.items()):
-                    if study.hopeless(claim, _score(plan, own(name), step), step):
-                        pruned.add(name)
-                        seconds = perf_counter() - start
-                        study.finish(left.pop(name), 0.0, own(name), seconds, pruned=True)
-        seconds = perf_counter() - start
-        for name, claim in left.items():
-            score = _score(plan, own(name), plan.config["steps"])
-            study.finish(claim, score, own(name), seconds / len(claims), pruned=False)
+    study.begin(claims)
+    for step, all_rows in train_variants(program, numbers, dropped=pruned):
+        rows = all_rows
+        if should_end():
+            return False
+        study.report(claims[0], step)
+        if plan.prune and 0 < step < plan.config["steps"]:
+            for name, claim in list(left.items()):
+                if study.hopeless(claim, _score(plan, own(name), step), step):
+                    pruned.add(name)
+                    seconds = perf_counter() - start
+                    study.finish(left.pop(name), 0.0, own(name), seconds, pruned=True)
+    seconds = perf_counter() - start
+    for name, claim in left.items():
+        score = _score(plan, own(name), plan.config["steps"])
+        study.finish(claim, score, own(name), seconds / len(claims), pruned=False)
     return True
 
 

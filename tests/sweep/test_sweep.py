@@ -192,6 +192,7 @@ def test_a_worker_elsewhere_is_dead_when_its_heart_has_not_beaten_for_long(tmp_p
     (claim,) = study.claim(1)
     claim.trial.set_user_attr("worker", ["another machine", 1])
     with study.alive([claim]):
+        time.sleep(4.5)  # beats once a second
         study.bury_the_dead()
         assert study.trials()[claim.index].state == TrialState.RUNNING
     # SQLite's clock has whole seconds.
