@@ -46,7 +46,7 @@ DATABASE = "sweep.db"
 LOCK = ".lock"
 _OURS = {
     *(CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD),
-    *(FIGURES, CHECKPOINTS, TENSORBOARD, WANDB, DATABASE),
+    *(FIGURES, CHECKPOINTS, TENSORBOARD, WANDB, DATABASE, f"{DATABASE}.lock"),
 }
 # What a process that was killed while writing leaves behind.
 _PARTIAL = ".partial-"

@@ -9,7 +9,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Event, Thread
@@ -17,6 +17,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
 from bnrepro.records import RecordsError, Row, differences
@@ -71,6 +72,13 @@ class SharedStudy:
         self.plan = plan
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
+        # SQLite knows no lock of a row, by which other databases keep two workers from taking the
+        # same trial.
+        url = sqlalchemy.make_url(plan.storage)
+        lite = url.get_backend_name() == "sqlite" and url.database
+        self._alone: AbstractContextManager[Any] = (
+            FileLock(f"{url.database}.lock") if lite else nullcontext()
+        )
         known = self._study.user_attrs.get("identity")
         if known is None:
             self._study.set_user_attr("identity", plan.identity)
@@ -141,7 +149,8 @@ class SharedStudy:
         That reads all unfinished trials of the study each time: too slow for hundreds.
         """
         try:
-            return self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+            with self._alone:
+                return self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
 
@@ -172,15 +181,21 @@ class SharedStudy:
 
     def begin(self, claims: Sequence[Claim]) -> None:
         """Tells the others that these trials run together from now on."""
-        claims[0].trial.set_user_attr("together", [claim.index for claim in claims])
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            claims[0].trial.set_user_attr("together", [claim.index for claim in claims])
 
     def report(self, first: Claim, step: int) -> None:
         """Tells the others how far the trials are that run together with this one."""
-        first.trial.set_user_attr("step", step)
+        # It may be another's, if this worker was taken for dead.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            first.trial.set_user_attr("step", step)
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step had better end."""
-        claim.trial.report(score, step)
+        try:
+            claim.trial.report(score, step)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
         return bool(claim.trial.should_prune())
 
     def finish(

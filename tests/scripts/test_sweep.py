@@ -7,6 +7,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -108,13 +109,20 @@ def test_the_tasks_of_a_ray_cluster_share_a_sweep(tmp_path):
     code = "import ray; ray.init(num_cpus=2, include_dashboard=False)\n"
     code += "print('at', ray.get_runtime_context().gcs_address, flush=True); input()"
     pipe = subprocess.PIPE
+    # What who connects must know, too.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
     arguments = (f"--vary={RATE}=0.01,0.1,1", "--engine=ray", "--workers=2", "--at-once=1")
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-c", code],
+        env=os.environ | token,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as cluster:
         try:
             address = next(line.split()[1] for line in cluster.stdout if line.startswith("at "))
-            code, _, err = sweep(tmp_path, *arguments, env={"RAY_ADDRESS": address})
+            code, _, err = sweep(tmp_path, *arguments, env=token | {"RAY_ADDRESS": address})
         finally:
             cluster.communicate("\n")
     assert code == 0, err

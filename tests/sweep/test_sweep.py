@@ -4,7 +4,9 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jaxtyping
 import numpy as np
@@ -162,6 +164,43 @@ def test_two_workers_never_get_the_same_trial(tmp_path):
     taken = [*first.claim(3), *second.claim(3)]
     assert sorted(claim.index for claim in taken) == [0, 1, 2, 3]
     assert first.claim(1) == []
+
+
+def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path):
+    plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 12)
+    studies = [opened(plan) for _ in range(4)]
+    together = threading.Barrier(len(studies))
+
+    def claim_all(study):
+        together.wait()
+        indices = []
+        while claims := study.claim(1):
+            indices += [claim.index for claim in claims]
+        return indices
+
+    with ThreadPoolExecutor(len(studies)) as pool:
+        taken = [index for indices in pool.map(claim_all, studies) for index in indices]
+    assert sorted(taken) == list(range(12))
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(tmp_path, monkeypatch):
+    plan = make_plan(tmp_path, {RATE: [0.1, 1.0], NAME: ["none"]}, trials=2, at_once=1)
+    study = opened(plan)
+    report, failed = SharedStudy.report, []
+
+    def taken_away(self, first, step):
+        if not failed:
+            failed.append(first.index)
+            study._study.tell(first.trial.number, state=TrialState.FAIL)
+        report(self, first, step)
+
+    monkeypatch.setattr(SharedStudy, "report", taken_away)
+    work(plan)
+    assert failed == [0]
+    assert [trial.state for trial in study.trials().values()] == [
+        TrialState.FAIL,
+        TrialState.COMPLETE,
+    ]
 
 
 def test_what_a_dead_worker_had_is_anothers_with_the_same_settings(tmp_path):
