@@ -203,7 +203,8 @@ class _Display:
         self._study, self._workdir, self._trackers = study, workdir, trackers
         # On stderr: what is piped on is the final table alone.
         console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False)
+        # The table of the end takes its place.
+        self._live = Live(console=console, auto_refresh=False, transient=True)
         self._shown = console.is_terminal
         self._began: tuple[float, float] | None = None
         self._written, self._finished = time.monotonic(), -1
