@@ -93,12 +93,7 @@ def _launch(
         except (ValueError, RuntimeError) as error:
             fail(error)
     else:
-
-        def preempt(signum: int, frame: Any) -> NoReturn:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-            raise Preempted
-
-        signal.signal(signal.SIGTERM, preempt)
+        raise_on_sigterm(Preempted)
     try:
         variant_configs(config)
         # Only the first process writes, and needs the package and the account.
@@ -146,6 +141,16 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
         return config_flag.value.to_dict(), Path(workdir_flag.value)
     except Exception as error:  # the config file is the user's own code and may raise anything
         fail(error)
+
+
+def raise_on_sigterm(error: type[BaseException]) -> None:
+    """Has the main thread raise the error when the process is told to end."""
+
+    def told(signum: int, frame: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise error
+
+    signal.signal(signal.SIGTERM, told)
 
 
 def quiet_logging() -> None:

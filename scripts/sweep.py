@@ -11,13 +11,12 @@ are left aside. The same command again, also on other machines, goes on with wha
 
 import runpy
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -50,8 +49,6 @@ def main() -> None:
         _main()
     except KeyboardInterrupt:
         cli.leave("interrupted", cli.INTERRUPTED)
-    except _ToldToEnd:
-        cli.leave("told to end", cli.PREEMPTED)
 
 
 def _main() -> None:
@@ -72,6 +69,7 @@ def _main() -> None:
 
     # Only now: --help and a mistyped flag need not wait for JAX.
     from bnrepro.comparison.config import ConfigError
+    from bnrepro.comparison.run import Preempted
     from bnrepro.records import RecordsError, open_sweep
     from bnrepro.sweep.collect import collect
     from bnrepro.sweep.engines import run_local, run_ray
@@ -80,7 +78,7 @@ def _main() -> None:
     from bnrepro.trackers import TrackerError
 
     cli.quiet_logging()
-    signal.signal(signal.SIGTERM, _tell_to_end)
+    cli.raise_on_sigterm(Preempted)
     try:
         varied = _get_sweep(config_flags.get_config_filename(flags.FLAGS["config"]))
         plan = make_plan(config, varied, values, workdir)
@@ -107,10 +105,12 @@ def _main() -> None:
                         time.sleep(1)
         finally:
             run = collect(study, workdir, trackers)
+        if run is not None:
+            _report(run)
     except (ConfigError, SweepError, RecordsError, TrackerError) as error:
         cli.fail(error)
-    if run is not None:
-        _report(run)
+    except Preempted:
+        cli.leave("told to end", cli.PREEMPTED)
 
 
 def make_plan(
@@ -283,15 +283,6 @@ def _report(run: "Run") -> None:
     print("(--config.first_seed=N for other seeds):\n")
     for command in sweep.best_commands(run):
         print(f"  {command}")
-
-
-class _ToldToEnd(BaseException):
-    """SIGTERM."""
-
-
-def _tell_to_end(signum: int, frame: Any) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-    raise _ToldToEnd
 
 
 if __name__ == "__main__":

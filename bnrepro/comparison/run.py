@@ -222,7 +222,11 @@ def _side_by_side(jobs: Mapping[str, Job]) -> int:
     spread = any(job.devices.mesh.size > 1 for job in jobs.values())
     if jax.default_backend() != "cpu" or spread or jax.process_count() > 1:
         return 1
-    # Cores this process may use; before Python 3.13, those of the machine.
+    return available_cores()
+
+
+def available_cores() -> int:
+    """Cores this process may use; before Python 3.13, those of the machine."""
     return getattr(os, "process_cpu_count", os.cpu_count)() or 1
 
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from bnrepro.comparison.run import available_cores
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 
@@ -43,8 +44,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
       SweepError: a worker cannot work; the message is its own.
     """
     gpus = _gpus()
-    # Cores this process may use; before Python 3.13, those of the machine.
-    count = workers or len(gpus) or getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    count = workers or len(gpus) or available_cores()
     with ExitStack() as stack:
         # What one has compiled, the others need not, nor those that replace them.
         cache = stack.enter_context(tempfile.TemporaryDirectory())

@@ -1,12 +1,11 @@
 """A sweep as it is written down: what all its workers, on however many machines, agree on."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from bnrepro.comparison.config import TRACED, with_settings
+from bnrepro.comparison.config import TRACED
 from bnrepro.sweep.space import (
     Space,
     grid,
@@ -67,19 +66,12 @@ class Plan:
         """Keys that trials of one program may differ in."""
         return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
 
-    def trial_config(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The full config of a trial."""
-        return with_settings(self.config, settings)
-
     def to_json(self) -> str:
         """The plan as a worker on another machine takes it."""
-        return json.dumps({**self._fields(), "space": space_to_json(self.space)})
+        return json.dumps(asdict(self) | {"space": space_to_json(self.space)})
 
     @staticmethod
     def from_json(text: str) -> "Plan":
         """The reverse of `to_json`."""
         content = json.loads(text)
         return Plan(**content | {"space": space_from_json(content["space"])})
-
-    def _fields(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}

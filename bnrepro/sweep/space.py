@@ -67,8 +67,7 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
         listed = _listed(values)
     if not listed:
         raise SweepError(f"{key} must have at least one value")
-    unique = {json.dumps(value): value for value in listed}
-    if len(unique) < len(listed):
+    if len({json.dumps(value) for value in listed}) < len(listed):
         raise SweepError(f"{key} has a value twice: {values}")
     return listed
 

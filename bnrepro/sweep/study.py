@@ -74,10 +74,9 @@ class SharedStudy:
         self._storage, self._study = _open(plan)
         # SQLite knows no lock of a row, by which other databases keep two workers from taking the
         # same trial.
-        url = sqlalchemy.make_url(plan.storage)
-        lite = url.get_backend_name() == "sqlite" and url.database
+        file = _sqlite_file(plan.storage)
         self._alone: AbstractContextManager[Any] = (
-            FileLock(f"{url.database}.lock") if lite else nullcontext()
+            FileLock(f"{file}.lock") if file else nullcontext()
         )
         known = self._study.user_attrs.get("identity")
         if known is None:
@@ -125,6 +124,7 @@ class SharedStudy:
         """Takes up to so many trials out of the queue, which nobody else gets then."""
         everything = self._all()
         counting, claims = _counting(everything), list[Claim]()
+        space = distributions(self.plan.space)
         for waiting in everything:
             if waiting.state != TrialState.WAITING or not self._take(waiting):
                 continue
@@ -136,7 +136,7 @@ class SharedStudy:
                 trial = self._trial(waiting, index)
                 trial.set_user_attr("worker", _this_process())
                 self._storage.record_heartbeat(trial._trial_id)
-                for key, values in distributions(self.plan.space).items():
+                for key, values in space.items():
                     _suggest(trial, key, values)
             claims.append(Claim(index, decode(self.plan.space, trial.params), trial))
             if len(claims) == count:
@@ -281,12 +281,18 @@ def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
 
 
+def _sqlite_file(url: str) -> str | None:
+    """The file of an SQLite database; None of another one."""
+    parts = sqlalchemy.make_url(url)
+    return parts.database if parts.get_backend_name() == "sqlite" else None
+
+
 def _open(plan: Plan) -> tuple[Any, optuna.Study]:
     error: Exception | None = None
     # Tables are made at first; of several workers that start at once, all but one fail in that.
     for _ in range(3):
         try:
-            lite = sqlalchemy.make_url(plan.storage).get_backend_name() == "sqlite"
+            lite = _sqlite_file(plan.storage) is not None
             with _no_warnings():
                 storage = optuna.storages.RDBStorage(
                     plan.storage,
