@@ -99,6 +99,8 @@ def _launch(
         # Only the first process writes, and needs the package and the account.
         trackers = make_trackers() if jax.process_index() == 0 else []
         experiment(config, workdir, overwrite_flag.value, trackers)
+        # All is done, and the interpreter takes a moment to end.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except (ConfigError, DatasetError, RecordsError, CheckpointError, TrackerError) as error:
         fail(error)
     except Preempted:
@@ -150,7 +152,17 @@ def raise_on_sigterm(error: type[BaseException]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise error
 
+    def dropped(unraisable: Any) -> None:
+        # Python drops what is raised in a finalizer or while it collects garbage, where JAX has a
+        # callback of its own: the error has to be raised again, a moment later.
+        if isinstance(unraisable.exc_value, error):
+            signal.signal(signal.SIGALRM, told)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(unraisable)
+
     signal.signal(signal.SIGTERM, told)
+    sys.unraisablehook = dropped
 
 
 def quiet_logging() -> None:

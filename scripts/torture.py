@@ -175,8 +175,9 @@ def told_to_end(bench: Bench, count: int) -> Result:
     for i in range(count):
         workdir = bench.folder / f"told_{i}"
         with bench.start(workdir) as process:
-            _begin(process, workdir)
-            time.sleep(moments.uniform(0, 0.8 * bench.seconds))
+            step = moments.uniform(0, 0.8 * bench.steps)
+            while _newest_step(workdir) < step and process.poll() is None:
+                time.sleep(0.02)
             before = time.perf_counter()
             process.send_signal(signal.SIGTERM)
             process.communicate()

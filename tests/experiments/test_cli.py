@@ -119,3 +119,23 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
     assert process.returncode == 130
     assert "goes on from there" in stderr
     assert set(read_run(workdir).metrics["variant"]) <= {"plain", "batch_norm", "batch_renorm"}
+
+
+def test_being_told_to_end_is_heard_in_a_finalizer_where_python_drops_errors():
+    program = (
+        "import os, signal, sys, time\n"
+        "from experiments.cli import raise_on_sigterm\n"
+        "class Garbage:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "raise_on_sigterm(SystemError)\n"
+        "try:\n"
+        "    Garbage()\n"
+        "    time.sleep(60)\n"
+        "except SystemError:\n"
+        "    sys.exit(75)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (75, b"")
