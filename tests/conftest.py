@@ -1,7 +1,16 @@
 """Every test runs on eight CPU devices, without silent rank promotion, on the same examples."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+# Most of the time goes into compiling: what one process of a session has compiled, the others need
+# not, neither pytest's workers nor the commands that tests launch.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Read when jax is imported and when its devices are first asked for.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
