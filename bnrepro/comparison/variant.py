@@ -138,14 +138,16 @@ def train_variants(
 
     step, score = 0, -1.0
     rows: list[Row] = []
-    # Loss and accuracy of the steps since the last evaluation, (runs, steps) each.
-    history: dict[str, np.ndarray] = {}
+    # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces: to
+    # join them each time would take the square of their number.
+    history: list[dict[str, np.ndarray]] = []
     restored = checkpoints and checkpoints.restore(_abstract_fields(program, *arguments))
     if restored:
         step, fields, notes = restored
         states = TrainState(**fields)
         rows, score = [tuple(row) for row in notes["rows"]], notes["score"]
-        history = {metric: np.array(values) for metric, values in notes["history"].items()}
+        if notes["history"]:
+            history = [{metric: np.array(kept) for metric, kept in notes["history"].items()}]
         yield step, rows
     else:
         states = program.init(*arguments)
@@ -153,7 +155,7 @@ def train_variants(
 
     def save() -> None:
         if checkpoints is not None:
-            kept = {metric: values.tolist() for metric, values in history.items()}
+            kept = {metric: values.tolist() for metric, values in _joined(history).items()}
             notes = {"rows": rows, "history": kept, "score": score}
             checkpoints.save(step, vars(devices.gather(states)), notes, score)
 
@@ -165,10 +167,10 @@ def train_variants(
             splits["train"] = {
                 # Whatever the type, so that a resumed run has the same mean.
                 metric: values.mean(1, dtype=np.float64)
-                for metric, values in history.items()
+                for metric, values in _joined(history).items()
             }
             rows += _rows(runs, step, splits, fetch(states_here.diverged_at), rows)
-            history = {}
+            history = []
             yield step, rows
             finals = [row[5] for row in rows if row[2:5] == (step, "test", "accuracy")]
             if not finals:  # all diverged
@@ -191,11 +193,14 @@ def train_variants(
             return
         count = min(MAX_STEPS, config["eval_every"] - step % config["eval_every"])
         states, metrics = program.train_steps(states, *program.data, count)
-        history = {
-            metric: np.concatenate([history.get(metric, new[:, :0]), new[:, :count]], axis=1)
-            for metric, new in fetch(devices.gather(metrics)).items()
-        }
+        new = fetch(devices.gather(metrics))
+        history.append({metric: values[:, :count] for metric, values in new.items()})
         step += count
+
+
+def _joined(history: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    metrics = history[0] if history else {}
+    return {metric: np.concatenate([new[metric] for new in history], axis=1) for metric in metrics}
 
 
 def _rows(

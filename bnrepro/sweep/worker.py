@@ -86,27 +86,27 @@ def _train(
     start = perf_counter()
     numbers = {c.name: {key: c.settings[key] for key in plan.traced} for c in claims}
     left, pruned = {claim.name: claim for claim in claims}, set[str]()
-    rows: list[Row] = []
-
-    def own(name: str) -> list[Row]:
-        return [row for row in rows if row[0] == name]
+    # Of each trial.
+    rows: dict[str, list[Row]] = {}
 
     study.begin(claims)
     for step, all_rows in train_variants(program, numbers, dropped=pruned):
-        rows = all_rows
+        rows = {name: [] for name in numbers}
+        for row in all_rows:
+            rows[row[0]].append(row)
         if should_end():
             return False
         study.report(claims[0], step)
         if plan.prune and 0 < step < plan.config["steps"]:
             for name, claim in list(left.items()):
-                if study.hopeless(claim, _score(plan, own(name), step), step):
+                if study.hopeless(claim, _score(plan, rows[name], step), step):
                     pruned.add(name)
                     seconds = perf_counter() - start
-                    study.finish(left.pop(name), 0.0, own(name), seconds, pruned=True)
+                    study.finish(left.pop(name), 0.0, rows[name], seconds, pruned=True)
     seconds = perf_counter() - start
     for name, claim in left.items():
-        score = _score(plan, own(name), plan.config["steps"])
-        study.finish(claim, score, own(name), seconds / len(claims), pruned=False)
+        score = _score(plan, rows[name], plan.config["steps"])
+        study.finish(claim, score, rows[name], seconds / len(claims), pruned=False)
     return True
 
 
