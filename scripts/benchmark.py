@@ -140,7 +140,7 @@ def _trials_a_minute(arm: _Arm, steps: int) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(arm, steps, folder)
         study = SharedStudy(plan)
-        study.enqueue_missing()
+        study.refill()
         begin = time.time()
         work(plan)
         dataset = study.provenance()["dataset"]

@@ -221,9 +221,7 @@ class _Display:
         """Sees to what others left, shows how far the sweep is, and tells whether it is done."""
         from bnrepro.sweep.collect import collect, progress_of
 
-        self._study.bury_the_dead()
-        self._study.enqueue_missing()
-        progress = progress_of(self._study, _BEST)
+        progress = progress_of(self._study.plan, self._study.refill(), _BEST)
         now = time.monotonic()
         # The first that is seen may be another's work, of an earlier day.
         began, done = self._began = self._began or (now, progress.done)

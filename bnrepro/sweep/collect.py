@@ -9,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 from optuna.trial import FrozenTrial, TrialState
 
 from bnrepro.records import LOCK, Run, metric_rows, write_run
+from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import decode, space_to_json
 from bnrepro.sweep.study import SharedStudy, finished, trial_name
 from bnrepro.trackers import Tracker
@@ -36,9 +37,8 @@ class Progress(NamedTuple):
     best: Sequence[tuple[int, dict[str, Any], float]]
 
 
-def progress_of(study: SharedStudy, best: int) -> Progress:
-    """How far the sweep is, with so many of the best trials."""
-    plan, trials = study.plan, study.trials()
+def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
+    """How far a sweep with these trials is, with so many of the best."""
     ended = finished(trials)
     running = {i: trial for i, trial in trials.items() if trial.state == TrialState.RUNNING}
     # The first of those that run together says how far they are.

@@ -95,13 +95,23 @@ class SharedStudy:
         """
         return _counting(self._all())
 
-    def enqueue_missing(self) -> None:
-        """Puts into the queue what is neither there, nor running, nor finished.
+    def refill(self) -> dict[int, FrozenTrial]:
+        """Puts into the queue what is neither there, nor finished, nor somebody's who is alive.
+
+        Returns:
+          What `trials` gave before that.
 
         Raises:
-          SweepError: a trial was begun many times, and never ended.
+          SweepError: a trial was begun many times, and never ended; or as `trials`.
         """
+        with _no_warnings():
+            optuna.storages.fail_stale_trials(self._study)
         everything = self._all()
+        running = (trial for trial in everything if trial.state == TrialState.RUNNING)
+        if dead := [trial.number for trial in running if _is_dead(trial)]:
+            for number in dead:
+                self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            everything = self._all()
         last = _counting(everything)
         for index in range(self.plan.trials):
             failed = last.get(index)
@@ -115,6 +125,7 @@ class SharedStudy:
             points = self.plan.points
             params = encode(points[index]) if points else failed.params if failed else {}
             self._study.enqueue_trial(params, user_attrs={"index": index})
+        return last
 
     def is_waiting(self) -> bool:
         """Whether there are trials to take."""
@@ -211,14 +222,6 @@ class SharedStudy:
             self._study.tell(claim.trial, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             self._study.tell(claim.trial, score, skip_if_finished=True)
-
-    def bury_the_dead(self) -> None:
-        """Fails the trials whose workers are dead."""
-        with _no_warnings():
-            optuna.storages.fail_stale_trials(self._study)
-        for trial in self._all():
-            if trial.state == TrialState.RUNNING and _is_dead(trial):
-                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
         """Keeps where this worker's numbers come from.

@@ -64,7 +64,7 @@ def make_plan(folder, varied=GRID, sampler="grid", trials=4, **changes):
 
 def opened(plan):
     study = SharedStudy(plan)
-    study.enqueue_missing()
+    study.refill()
     return study
 
 
@@ -121,8 +121,7 @@ def test_what_a_trial_gives_does_not_depend_on_how_many_are_trained_at_once(swep
 def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
     plan, _, study, _ = swept
     monkeypatch.setattr(worker_module, "train_variants", lambda *args: pytest.fail("trained"))
-    study.bury_the_dead()
-    study.enqueue_missing()
+    study.refill()
     work(plan)
     assert len(study.trials()) == 4
 
@@ -137,7 +136,7 @@ def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path):
     assert diverged[["variant", "seed"]].to_numpy().tolist() == [["trial 1", 0], ["trial 1", 1]]
     assert run.finished("trial 0")
     assert run.finished("trial 1")
-    progress = progress_of(study, best=5)
+    progress = progress_of(study.plan, study.trials(), best=5)
     assert (progress.finished, progress.diverged, progress.done) == (2, 1, 1.0)
     assert [index for index, *_ in progress.best] == [0, 1]
     assert progress.best[1][2] == 0
@@ -211,8 +210,7 @@ def test_what_a_dead_worker_had_is_anothers_with_the_same_settings(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead.trial.set_user_attr("worker", [study_module._this_process()[0], process.pid])
-    study.bury_the_dead()
-    study.enqueue_missing()
+    study.refill()
     (again,) = study.claim(2)
     assert (again.index, again.settings) == (dead.index, dead.settings)
     # What the dead one says after all is not heard, and nothing is there twice.
@@ -232,15 +230,15 @@ def test_a_worker_elsewhere_is_dead_when_its_heart_has_not_beaten_for_long(tmp_p
     claim.trial.set_user_attr("worker", ["another machine", 1])
     with study.alive([claim]):
         time.sleep(4.5)  # beats once a second
-        study.bury_the_dead()
+        study.refill()
         assert study.trials()[claim.index].state == TrialState.RUNNING
     # SQLite's clock has whole seconds.
     for _ in range(60):
-        study.bury_the_dead()
-        if study.trials()[claim.index].state == TrialState.FAIL:
+        study.refill()
+        if study.trials()[claim.index].state == TrialState.WAITING:
             break
         time.sleep(0.1)
-    assert study.trials()[claim.index].state == TrialState.FAIL
+    assert study.trials()[claim.index].state == TrialState.WAITING
 
 
 def test_a_trial_that_was_enqueued_twice_is_trained_once(tmp_path):
@@ -260,9 +258,9 @@ def test_a_trial_that_ends_all_its_workers_is_given_up(tmp_path, monkeypatch):
         assert first.index == 0
         study._study.tell(first.trial, state=TrialState.FAIL)
         if attempt == 0:
-            study.enqueue_missing()
+            study.refill()
     with pytest.raises(SweepError, match="trial 0 was begun 2 times"):
-        study.enqueue_missing()
+        study.refill()
 
 
 @pytest.mark.parametrize(
@@ -324,7 +322,7 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch):
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: pruner)
     work(plan)
     run = collect(study, tmp_path)
-    assert progress_of(study, 1).pruned == 1
+    assert progress_of(study.plan, study.trials(), 1).pruned == 1
     pruned = run.metrics[run.metrics["variant"] == "trial 2"]
     assert pruned["step"].max() == 10
     assert not run.finished("trial 2")
@@ -357,6 +355,6 @@ def test_a_worker_ends_where_it_is_when_it_is_told_to(tmp_path):
         return len(asked) > 2
 
     work(plan, should_end)
-    assert progress_of(study, 1).finished == 0
+    assert progress_of(study.plan, study.trials(), 1).finished == 0
     assert any(trial.state == TrialState.RUNNING for trial in study.trials().values())
     assert os.getpid() == study_module._this_process()[1]
