@@ -1,0 +1,41 @@
+"""scripts/benchmark.py as a user runs it, with sizes that take seconds."""
+
+import pytest
+
+from scripts import benchmark
+
+
+@pytest.mark.slow
+def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
+    output = tmp_path / "sweep.md"
+    sizes = ("--trials=3", "--alone=2", "--launched=1", "--repeats=2", "--steps=20")
+    benchmark.main(["sweep", f"--output={output}", *sizes])
+    text = output.read_text()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    ]
+    table = {name: cells for name, *cells in rows[2:]}
+    assert {name: cells[0] for name, cells in table.items()} == {
+        "each launched by itself": "1",
+        "one by one": "2",
+        "grouped": "3",
+    }
+    for _, median, repeats in table.values():
+        low, high = sorted(float(rate) for rate in repeats.split(", "))
+        assert 0 < low <= float(median) <= high
+    assert "20 steps of 64 images" in text
+    assert "cores, Python" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--trials=0", "at least 1"), ("--alone=1", "at least 2"), ("--steps=many", "invalid")],
+)
+def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["sweep", f"--output={tmp_path / 'sweep.md'}", option])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
