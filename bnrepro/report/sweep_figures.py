@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from matplotlib.colors import FuncNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from bnrepro.records import FIGURES, Run
-from bnrepro.report.entries import Entry, setting_text
+from bnrepro.report.entries import Entry
 from bnrepro.report.figures import (
     LOG_ERROR_LABEL,
     STYLE,
@@ -39,6 +37,7 @@ from bnrepro.report.sweep import (
     trials_of,
     varied_of,
 )
+from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 
 # Of the axis of a continuous range, where a line takes the best of each.
 _PARTS = 8
@@ -63,7 +62,7 @@ def sweep_figures(run: Run) -> list[Path]:
     # Of a trial that was not even evaluated, there is nothing to draw.
     trials = [trial for trial in trials_of(run) if trial.mean.seeds or trial.diverged]
     varied = varied_of(run)
-    numbers = [key for key, values in varied.items() if _are_numbers(values)]
+    numbers = [key for key, values in varied.items() if are_numbers(values)]
     paths: list[Path] = []
     if trials:
         for key in numbers:
@@ -73,111 +72,6 @@ def sweep_figures(run: Run) -> list[Path]:
         if len(varied) > 2:
             paths += _parallel_coordinates(run, trials)
     return paths
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where the values of a varied key lie.
-
-    Attributes:
-      choices: all of them, in order; of a range, none.
-      even: whether the choices lie at 0, 1, ...; else values are numbers that lie at themselves.
-      log: whether places are spaced by their logarithm.
-      low: the first place.
-      high: the last place.
-      ticks: texts by place.
-    """
-
-    choices: Sequence[Any]
-    even: bool
-    log: bool
-    low: float
-    high: float
-    ticks: Mapping[float, str]
-
-    def place(self, value: Any) -> float:
-        """Of a setting."""
-        return self.choices.index(value) if self.even else value
-
-    def share(self, place: float) -> float:
-        """Of the axis, from 0 to 1, that is before a place."""
-        scale = math.log if self.log else float
-        return (scale(place) - scale(self.low)) / (scale(self.high) - scale(self.low))
-
-    def limits(self) -> tuple[float, float]:
-        """Its ends with a margin."""
-        if self.log:
-            margin = (self.high / self.low) ** 0.04
-            return self.low / margin, self.high * margin
-        margin = 0.3 if self.even else 0.04 * (self.high - self.low)
-        return self.low - margin, self.high + margin
-
-    def spread(self) -> float:
-        """The share of it to spread equal choices over."""
-        shares = [self.share(self.place(choice)) for choice in self.choices]
-        return min(0.1, *0.4 * np.diff(shares)) if shares else 0
-
-
-def _axis(values: Any) -> _Axis:
-    """The axis for a range, or for two or more choices."""
-    if isinstance(values, dict):
-        low, high, log = values["low"], values["high"], values["log"]
-        ticks = {number: f"{number:g}" for number in _round_numbers(low, high, log)}
-        return _Axis((), False, log, low, high, ticks)
-    if not _are_numbers(values):
-        return _even_axis(values)
-    numbers = sorted(values)
-    log, gaps = _spaced_by_ratio(numbers), np.diff(numbers)
-    if not log and gaps.min() < 0.3 * gaps.mean():
-        # As 0.9, 0.99, 0.999, the last two of which would be one.
-        return _even_axis(numbers)
-    ticks = {number: _short_text(number) for number in _thinned(numbers)}
-    return _Axis(numbers, False, log, numbers[0], numbers[-1], ticks)
-
-
-def _even_axis(choices: Sequence[Any]) -> _Axis:
-    ticks = {i: _short_text(choices[i]) for i in _thinned(range(len(choices)))}
-    return _Axis(choices, True, False, 0, len(choices) - 1, ticks)
-
-
-def _short_text(value: Any) -> str:
-    """As tables have it, but for long numbers, as the points of a grid are."""
-    text = setting_text(value)
-    return f"{value:.4g}" if isinstance(value, float) and len(text) > 6 else text
-
-
-def _are_numbers(values: Any) -> bool:
-    """Whether they are the ends of a range, or numbers to choose from."""
-    return isinstance(values, dict) or all(type(value) in (int, float) for value in values)
-
-
-def _spaced_by_ratio(numbers: Sequence[float]) -> bool:
-    """Whether numbers, in rising order, are for a logarithmic axis."""
-    if numbers[0] <= 0:
-        return False
-    if numbers[-1] >= 20 * numbers[0] or len(numbers) < 3:
-        return numbers[-1] >= 20 * numbers[0]
-    gaps, ratios = np.diff(numbers), np.diff(np.log(numbers))
-    spread = ratios.max() / ratios.min()
-    # 1, 2, 5, 10 are. The ratios of 0.98, 0.985, 0.99 are about the same too, the gaps even more.
-    return bool(spread <= 1.4 and spread < gaps.max() / gaps.min())
-
-
-def _round_numbers(low: float, high: float, log: bool) -> list[float]:
-    """For the ticks of a range."""
-    if log:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for digits in ((1,), (1, 3), (1, 2, 5)):
-            numbers = [float(f"{digit}e{power}") for power in powers for digit in digits]
-            inside = [number for number in numbers if low <= number <= high]
-            if len(inside) >= 4:
-                return [*_thinned(inside)]
-    return [number for number in MaxNLocator(5).tick_values(low, high) if low <= number <= high]
-
-
-def _thinned(ticks: Sequence[Any]) -> Sequence[Any]:
-    """No more than ten of them."""
-    return ticks[:: -(-len(ticks) // 10)]
 
 
 def _recurs(run: Run, key: str) -> bool:
@@ -202,7 +96,7 @@ def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
 def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]:
     """A dot a trial, a colour and a line a normalizer."""
     varied = varied_of(run)
-    axis, (low, high) = _axis(varied[key]), _limits(trials)
+    axis, (low, high) = axis_of(varied[key]), _limits(trials)
     others = varied.keys() - {key, NORMALIZER}
     bars = run.config["seeds"] > 1 and not others
 
@@ -230,7 +124,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
             members = sorted(groups[name], key=place)
             _draw_line(axes, _best_of_each(members, group), place, low, colour, bars)
             legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
-        _set_axis(axes, "x", axis)
+        axis.apply(axes, "x")
         set_log_error_scale(axes, low, high)
         if outside:
             axes.axhline(low, color="black", lw=0.8)
@@ -329,7 +223,7 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
             if in_cells:
                 legend |= _cells(axes, members, numbers, norm)
             else:
-                legend |= _points(axes, members, {key: _axis(varied[key]) for key in keys}, norm)
+                legend |= _points(axes, members, {key: axis_of(varied[key]) for key in keys}, norm)
             axes.set_title(name, fontsize=9)
             axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
         below = any(percent(trial) < low for trial in finished_trials(trials))
@@ -387,14 +281,14 @@ def _cells(
             ink = "white" if dark else "black"
             axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
     for which, along in zip("xy", numbers.values(), strict=True):
-        _set_axis(axes, which, _even_axis(along))
+        even_axis(along).apply(axes, which)
     axes.tick_params(labelsize=8)
     axes.set(xlim=(-0.55, columns - 0.45), ylim=(-0.55, rows - 0.45))
     return legend
 
 
 def _points(
-    axes: Axes, trials: Sequence[Entry], along: Mapping[str, _Axis], norm: FuncNorm
+    axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], norm: FuncNorm
 ) -> dict[str, Any]:
     """Draws a dot a trial.
 
@@ -419,13 +313,13 @@ def _points(
         x, y = (axis.place(trial.settings[key]) for key, axis in along.items())
         axes.plot(x, y, **style)
     for which, axis in zip("xy", along.values(), strict=True):
-        _set_axis(axes, which, axis)
+        axis.apply(axes, which)
     return legend
 
 
 def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
     """A line a trial over an axis for each varied key, then one for accuracy, which colours it."""
-    along = {key: _axis(values) for key, values in varied_of(run).items()}
+    along = {key: axis_of(values) for key, values in varied_of(run).items()}
     low, high = _limits(finished_trials(trials))
     norm, last = _norm(low, high), len(along)
     # The best tenth, but not too many to follow.
@@ -455,7 +349,7 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
 def _lines(
     axes: Axes,
     trials: Sequence[Entry],
-    along: Mapping[str, _Axis],
+    along: Mapping[str, Axis],
     norm: FuncNorm,
     thick: int,
 ) -> dict[str, Any]:
@@ -511,14 +405,6 @@ def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
     count = f"{len(trials):,} trial{'s' * (len(trials) > 1)}"
     title = figure_title(run, f"{run.config['steps']:,} steps, {count}")
     return f"{title}\n{text}" if text else title
-
-
-def _set_axis(axes: Axes, which: str, axis: _Axis) -> None:
-    """Makes the "x" or the "y" axis that of a varied key."""
-    drawn = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}scale": "log" if axis.log else "linear", f"{which}lim": axis.limits()})
-    drawn.set_ticks(list(axis.ticks), list(axis.ticks.values()))
-    drawn.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(figure: Figure, legend: Mapping[str, Any]) -> None:

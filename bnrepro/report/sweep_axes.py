@@ -1,0 +1,126 @@
+"""The axes that the values of a varied key lie on."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from bnrepro.report.entries import setting_text
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the values of a varied key lie.
+
+    Attributes:
+      choices: all of them, in order; of a range, none.
+      even: whether the choices lie at 0, 1, ...; else values are numbers that lie at themselves.
+      log: whether places are spaced by their logarithm.
+      low: the first place.
+      high: the last place.
+      ticks: texts by place.
+    """
+
+    choices: Sequence[Any]
+    even: bool
+    log: bool
+    low: float
+    high: float
+    ticks: Mapping[float, str]
+
+    def place(self, value: Any) -> float:
+        """Of a setting."""
+        return self.choices.index(value) if self.even else value
+
+    def share(self, place: float) -> float:
+        """Of the axis, from 0 to 1, that is before a place."""
+        scale = math.log if self.log else float
+        return (scale(place) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def limits(self) -> tuple[float, float]:
+        """Its ends with a margin."""
+        if self.log:
+            margin = (self.high / self.low) ** 0.04
+            return self.low / margin, self.high * margin
+        margin = 0.3 if self.even else 0.04 * (self.high - self.low)
+        return self.low - margin, self.high + margin
+
+    def spread(self) -> float:
+        """The share of it to spread equal choices over."""
+        shares = [self.share(self.place(choice)) for choice in self.choices]
+        return min(0.1, *0.4 * np.diff(shares)) if shares else 0
+
+    def apply(self, axes: Axes, which: str) -> None:
+        """Makes the "x" or the "y" axis of a plot this one."""
+        drawn = axes.xaxis if which == "x" else axes.yaxis
+        scale = "log" if self.log else "linear"
+        axes.set(**{f"{which}scale": scale, f"{which}lim": self.limits()})
+        drawn.set_ticks(list(self.ticks), list(self.ticks.values()))
+        drawn.set_minor_formatter(NullFormatter())
+
+
+def axis_of(values: Any) -> Axis:
+    """The axis for a range, or for two or more choices."""
+    if isinstance(values, dict):
+        low, high, log = values["low"], values["high"], values["log"]
+        ticks = {number: f"{number:g}" for number in _round_numbers(low, high, log)}
+        return Axis((), False, log, low, high, ticks)
+    if not are_numbers(values):
+        return even_axis(values)
+    numbers = sorted(values)
+    log, gaps = _spaced_by_ratio(numbers), np.diff(numbers)
+    if not log and gaps.min() < 0.3 * gaps.mean():
+        # As 0.9, 0.99, 0.999, the last two of which would be one.
+        return even_axis(numbers)
+    ticks = {number: _short_text(number) for number in _thinned(numbers)}
+    return Axis(numbers, False, log, numbers[0], numbers[-1], ticks)
+
+
+def even_axis(choices: Sequence[Any]) -> Axis:
+    """The axis on which choices lie at 0, 1, ..."""
+    ticks = {i: _short_text(choices[i]) for i in _thinned(range(len(choices)))}
+    return Axis(choices, True, False, 0, len(choices) - 1, ticks)
+
+
+def _short_text(value: Any) -> str:
+    """As tables have it, but for long numbers, as the points of a grid are."""
+    text = setting_text(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > 6 else text
+
+
+def are_numbers(values: Any) -> bool:
+    """Whether they are the ends of a range, or numbers to choose from."""
+    return isinstance(values, dict) or all(type(value) in (int, float) for value in values)
+
+
+def _spaced_by_ratio(numbers: Sequence[float]) -> bool:
+    """Whether numbers, in rising order, are for a logarithmic axis."""
+    if numbers[0] <= 0:
+        return False
+    if numbers[-1] >= 20 * numbers[0] or len(numbers) < 3:
+        return numbers[-1] >= 20 * numbers[0]
+    gaps, ratios = np.diff(numbers), np.diff(np.log(numbers))
+    spread = ratios.max() / ratios.min()
+    # 1, 2, 5, 10 are. The ratios of 0.98, 0.985, 0.99 are about the same too, the gaps even more.
+    return bool(spread <= 1.4 and spread < gaps.max() / gaps.min())
+
+
+def _round_numbers(low: float, high: float, log: bool) -> list[float]:
+    """For the ticks of a range."""
+    if log:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits in ((1,), (1, 3), (1, 2, 5)):
+            numbers = [float(f"{digit}e{power}") for power in powers for digit in digits]
+            inside = [number for number in numbers if low <= number <= high]
+            if len(inside) >= 4:
+                return [*_thinned(inside)]
+    return [number for number in MaxNLocator(5).tick_values(low, high) if low <= number <= high]
+
+
+def _thinned(ticks: Sequence[Any]) -> Sequence[Any]:
+    """No more than ten of them."""
+    return ticks[:: -(-len(ticks) // 10)]
