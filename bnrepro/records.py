@@ -153,19 +153,25 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
     return run
 
 
-def open_sweep(workdir: Path) -> None:
+def open_sweep(workdir: Path) -> dict[str, Any] | None:
     """Makes a workdir for a sweep, or makes sure that it is one's already.
+
+    Returns:
+      The config of the sweep it holds, if any of its trials is there.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
     """
     _check_writable(workdir)
     if (workdir / CONFIG).exists():
-        if "sweep" not in _read_json(workdir / CONFIG):
+        config = _read_json(workdir / CONFIG)
+        if not isinstance(config.get("sweep"), dict):
             raise RecordsError(f"{workdir} holds a run that is no sweep; choose another --workdir")
+        return config
     # None of its trials has finished, perhaps.
-    elif foreign := [name for name in _foreign(workdir) if not name.startswith(DATABASE)]:
+    if foreign := [name for name in _foreign(workdir) if not name.startswith(DATABASE)]:
         raise RecordsError(f"{workdir} holds what no sweep wrote: {', '.join(foreign[:3])}")
+    return None
 
 
 def _check_writable(workdir: Path) -> None:

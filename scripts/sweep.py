@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from experiments import cli
 
@@ -70,8 +70,8 @@ def _main() -> None:
     # Only now: --help and a mistyped flag need not wait for JAX.
     from bnrepro.comparison.config import ConfigError
     from bnrepro.comparison.run import Preempted
-    from bnrepro.records import RecordsError, open_sweep
-    from bnrepro.sweep.collect import collect
+    from bnrepro.records import RecordsError
+    from bnrepro.sweep.collect import collect, open_workdir
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.space import SweepError
     from bnrepro.sweep.study import SharedStudy
@@ -80,22 +80,25 @@ def _main() -> None:
     cli.quiet_logging()
     cli.raise_on_sigterm(Preempted)
     try:
-        varied = _get_sweep(config_flags.get_config_filename(flags.FLAGS["config"]))
-        plan = make_plan(config, varied, values, workdir)
+        flag = flags.FLAGS["config"]
+        file = config_flags.get_config_filename(flag)
+        overrides = config_flags.get_override_values(flag)
+        varied = _get_sweep(file.partition(":")[0])
+        plan = make_plan(config, varied, values, workdir, file, overrides)
         if values["engine"] not in ("local", "ray"):
             raise SweepError(f"--engine must be local or ray, got {values['engine']!r}")
         engine = run_local if values["engine"] == "local" else run_ray
         if values["workers"] is not None and values["workers"] < 1:
             raise SweepError(f"--workers must be at least 1, got {values['workers']}")
         trackers = cli.make_trackers()
-        open_sweep(workdir)
+        open_workdir(plan, workdir)
         try:
             study = SharedStudy(plan)
         except SweepError:
             with suppress(OSError):  # what it held before, it keeps
                 workdir.rmdir()
             raise
-        display = _Display(study, workdir, trackers)
+        display, discarded = _Display(study, workdir, trackers), False
         try:
             with display:
                 while not display.update():
@@ -103,8 +106,13 @@ def _main() -> None:
                         engine(plan, values["workers"], display.update)
                     else:  # the last trials run elsewhere
                         time.sleep(1)
+        except (SweepError, RecordsError):
+            # What only a worker finds out, as a data set that there is not, leaves nothing either.
+            if discarded := study.discard():
+                _remove(workdir, values["storage"])
+            raise
         finally:
-            run = collect(study, workdir, trackers)
+            run = None if discarded else collect(study, workdir, trackers)
         if run is not None:
             _report(run)
     except (ConfigError, SweepError, RecordsError, TrackerError) as error:
@@ -114,7 +122,12 @@ def _main() -> None:
 
 
 def make_plan(
-    config: dict[str, Any], varied: Mapping[str, Any], values: Mapping[str, Any], workdir: Path
+    config: dict[str, Any],
+    varied: Mapping[str, Any],
+    values: Mapping[str, Any],
+    workdir: Path,
+    file: str,
+    overrides: Mapping[str, Any],
 ) -> "Plan":
     """The sweep that a command line describes.
 
@@ -123,6 +136,8 @@ def make_plan(
       varied: values by key, as the config file has them.
       values: of the flags; what they vary comes on top.
       workdir: of the sweep.
+      file: that the config is from, with its argument.
+      overrides: what the command line changed of it, by flat key.
 
     Raises:
       SweepError: a flag, or what is varied, cannot be.
@@ -130,13 +145,16 @@ def make_plan(
     """
     import json
 
+    import sqlalchemy
+
     from bnrepro.comparison.config import check_config, common_config
     from bnrepro.records import DATABASE
+    from bnrepro.report.sweep import command_line
     from bnrepro.sweep.plan import SAMPLERS, Plan
     from bnrepro.sweep.space import SweepError, grid, make_space
 
     if values["seeds"] is not None:
-        config = {**config, "seeds": values["seeds"]}
+        config, overrides = ({**old, "seeds": values["seeds"]} for old in (config, overrides))
     # As JSON has it, in which others read it.
     common = json.loads(json.dumps(common_config(config)))
     check_config(common)
@@ -146,20 +164,23 @@ def make_plan(
     trials = values["trials"]
     if trials is not None and trials < 1:
         raise SweepError(f"--trials must be at least 1, got {trials}")
-    varied = dict(varied)
+    varied, again = dict(varied), set[str]()
     for text in values["vary"]:
-        key, equals, given = text.partition("=")
+        key, equals, given = (part.strip() for part in text.partition("="))
         if not equals:
             raise SweepError(f"--vary is written KEY=VALUES, got {text!r}")
-        varied[key.strip()] = given
+        if key in again:
+            raise SweepError(f"--vary is given twice for {key}")
+        again.add(key)
+        varied[key] = given
     space = make_space(common, varied)
     if sampler == "grid":
-        trials = len(grid(space, trials))
+        points = len(grid(space, trials))
+        trials = trials or points
     elif trials is None:
         raise SweepError(f"say how many --trials, of sampler {sampler}")
-    kept = [shlex.quote(argument) for argument in sys.argv if argument.startswith("--config")]
-    if values["seeds"] is not None:
-        kept.append(f"--config.seeds={values['seeds']}")
+    # SQLite's has a fixed name: a workdir may be renamed.
+    database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
     return Plan(
         config=common,
         space=space,
@@ -167,10 +188,10 @@ def make_plan(
         trials=trials,
         prune=values["prune"],
         at_once=_at_once(values["at-once"]),
-        storage=values["storage"] or f"sqlite:///{workdir.absolute() / DATABASE}",
-        name=workdir.absolute().name,
+        storage=values["storage"] or database.render_as_string(hide_password=False),
+        name=workdir.absolute().name if values["storage"] else "sweep",
         launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
-        command=" ".join(["python -m experiments.single", *kept]),
+        command=command_line("python -m experiments.single", file, overrides),
     )
 
 
@@ -188,12 +209,26 @@ def _get_sweep(path: str) -> dict[str, Any]:
     """What the config file says to vary, if it does."""
     from bnrepro.sweep.space import SweepError
 
-    # The user's own code, which may do and raise anything; that it can be run is known by now.
-    content = runpy.run_path(path)
-    varied = content["get_sweep"]() if "get_sweep" in content else {}
+    try:
+        content = runpy.run_path(path)
+        varied = content["get_sweep"]() if "get_sweep" in content else {}
+    except Exception as error:  # the user's own code may raise anything
+        name = type(error).__name__
+        raise SweepError(f"get_sweep() of {path} failed: {name}: {error}") from error
     if not isinstance(varied, Mapping):
         raise SweepError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
     return dict(varied)
+
+
+def _remove(workdir: Path, storage: str | None) -> None:
+    """Removes what was made for a sweep that cannot be."""
+    from bnrepro.records import DATABASE
+
+    if storage is None:
+        for path in workdir.glob(f"{DATABASE}*"):
+            path.unlink()
+    with suppress(OSError):
+        workdir.rmdir()
 
 
 class _Display:
@@ -252,14 +287,15 @@ def _line(progress: "Progress", left: float | None) -> str:
 
 
 def _table(progress: "Progress", left: float | None) -> Group:
-    from bnrepro.report.entries import setting_text
+    from bnrepro.report.entries import short_text
 
-    table = Table()
-    for title in ("trial", *(progress.best[0][1] if progress.best else ()), "accuracy, %"):
-        table.add_column(title, justify="right" if title == "accuracy, %" else "left")
+    # What matters stands first: on a narrow terminal, the last columns are cut.
+    table = Table("trial", Column("accuracy, %", justify="right", no_wrap=True))
+    for key in progress.best[0][1] if progress.best else ():
+        table.add_column(key)
     for index, settings, score in progress.best:
-        cells = map(setting_text, settings.values())
-        table.add_row(str(index), *cells, f"{100 * score:.2f}")
+        cells = map(short_text, settings.values())
+        table.add_row(str(index), f"{100 * score:.2f}", *cells)
     return Group(table, _line(progress, left))
 
 
@@ -270,14 +306,15 @@ def _report(run: "Run") -> None:
     summary.write_summary(run, summary.summarize(run, ()))
     table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
     tables.write_markdown(run, table, caption)
-    sweep_figures(run)
+    drawn = sweep_figures(run)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
     tables.print_table(table.head(_BEST), caption, console)
     if len(table) > _BEST:
         print(f"These are the best {_BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
-    print(f"Records, table and figures are in {run.workdir}. To train the best again")
+    written = "Records, table and figures" if drawn else "Records and table"
+    print(f"{written} are in {run.workdir}. To train the best again")
     print("(--config.first_seed=N for other seeds):\n")
     for command in sweep.best_commands(run):
         print(f"  {command}")

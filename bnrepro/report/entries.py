@@ -111,6 +111,12 @@ def setting_text(value: Any) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def short_text(value: Any) -> str:
+    """As `setting_text`, but for long numbers, as the points of a grid are."""
+    text = setting_text(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > 6 else text
+
+
 def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
     """Makes sure that keys are known, and tell all entries apart if there are any.
 

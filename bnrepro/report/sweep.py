@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -45,6 +45,8 @@ def sweep_caption(run: Run) -> str:
         f"{len(trials):,} of {sweep['trials']:,} trials ({sweep['sampler']}): {finished:,} "
         f"finished, {pruned:,} pruned, {len(trials) - finished - pruned:,} diverged with all seeds",
     ]
+    if any(trial.diverged and trial.mean.seeds for trial in trials):
+        parts.append("For the order of trials, a seed that diverged counts as 0")
     if pruned:
         parts.append("The accuracy of a pruned trial is that of its last step, no final one")
     if finished > 1:
@@ -66,11 +68,19 @@ def best_commands(run: Run) -> list[str]:
         best = best_trial(trials)
         if best:
             name = f"best_{normalizer}" if NORMALIZER in space else "best"
-            values = {key: shlex.quote(_flag(best.settings[key])) for key in space}
-            flags = [f"--config.{key}={value}" for key, value in values.items()]
             workdir = f"--workdir=runs/{shlex.quote(name)}"
+            flags = _flags({key: best.settings[key] for key in space})
             commands.append(" ".join([run.config["sweep"]["command"], workdir, *flags]))
     return commands
+
+
+def command_line(program: str, config: str, overrides: Mapping[str, Any]) -> str:
+    """A shell command with the config flags of a file and of flat keys."""
+    return " ".join([program, f"--config={shlex.quote(config)}", *_flags(overrides)])
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    return [f"--config.{key}={shlex.quote(_flag(value))}" for key, value in settings.items()]
 
 
 def _space(run: Run) -> dict[str, Any]:
@@ -97,7 +107,13 @@ def percent(trial: Entry) -> float:
 
 def rank(trial: Entry) -> tuple[bool, bool, float]:
     """By which trials are sorted: the best first, then those pruned, last those without a value."""
-    return not trial.mean.seeds, not trial.finished, -percent(trial)
+    return not trial.mean.seeds, not trial.finished, -_score(trial)
+
+
+def _score(trial: Entry) -> float:
+    """Mean over all seeds, one that diverged counted as 0: what the search maximizes."""
+    seeds = trial.mean.seeds
+    return trial.mean.mean * seeds / (seeds + trial.diverged) if seeds else float("nan")
 
 
 def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
@@ -107,7 +123,7 @@ def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
 
 def best_trial(trials: Sequence[Entry]) -> Entry | None:
     """The first of those with the highest final accuracy, if any has one."""
-    return max(finished_trials(trials), key=percent, default=None)
+    return max(finished_trials(trials), key=_score, default=None)
 
 
 def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from bnrepro.report.entries import setting_text
+from bnrepro.report.entries import short_text
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,13 @@ class Axis:
         shares = [self.share(self.place(choice)) for choice in self.choices]
         return min(0.1, *0.4 * np.diff(shares)) if shares else 0
 
-    def apply(self, axes: Axes, which: str) -> None:
-        """Makes the "x" or the "y" axis of a plot this one."""
+    def apply(self, axes: Axes, which: str, most: int = 10) -> None:
+        """Makes the "x" or the "y" axis of a plot this one, with so many ticks at most."""
         drawn = axes.xaxis if which == "x" else axes.yaxis
         scale = "log" if self.log else "linear"
         axes.set(**{f"{which}scale": scale, f"{which}lim": self.limits()})
-        drawn.set_ticks(list(self.ticks), list(self.ticks.values()))
+        ticks = _thinned(list(self.ticks), most)
+        drawn.set_ticks(ticks, [self.ticks[tick] for tick in ticks])
         drawn.set_minor_formatter(NullFormatter())
 
 
@@ -76,20 +77,14 @@ def axis_of(values: Any) -> Axis:
     if not log and gaps.min() < 0.3 * gaps.mean():
         # As 0.9, 0.99, 0.999, the last two of which would be one.
         return even_axis(numbers)
-    ticks = {number: _short_text(number) for number in _thinned(numbers)}
+    ticks = {number: short_text(number) for number in _thinned(numbers)}
     return Axis(numbers, False, log, numbers[0], numbers[-1], ticks)
 
 
 def even_axis(choices: Sequence[Any]) -> Axis:
     """The axis on which choices lie at 0, 1, ..."""
-    ticks = {i: _short_text(choices[i]) for i in _thinned(range(len(choices)))}
+    ticks = {i: short_text(choices[i]) for i in _thinned(range(len(choices)))}
     return Axis(choices, True, False, 0, len(choices) - 1, ticks)
-
-
-def _short_text(value: Any) -> str:
-    """As tables have it, but for long numbers, as the points of a grid are."""
-    text = setting_text(value)
-    return f"{value:.4g}" if isinstance(value, float) and len(text) > 6 else text
 
 
 def are_numbers(values: Any) -> bool:
@@ -121,6 +116,6 @@ def _round_numbers(low: float, high: float, log: bool) -> list[float]:
     return [number for number in MaxNLocator(5).tick_values(low, high) if low <= number <= high]
 
 
-def _thinned(ticks: Sequence[Any]) -> Sequence[Any]:
-    """No more than ten of them."""
-    return ticks[:: -(-len(ticks) // 10)]
+def _thinned(ticks: Sequence[Any], most: int = 10) -> Sequence[Any]:
+    """No more than so many of them."""
+    return ticks[:: -(-len(ticks) // most)]

@@ -54,7 +54,9 @@ _WITHOUT_FINAL: dict[str, dict[str, Any]] = {
 
 
 def sweep_figures(run: Run) -> list[Path]:
-    """Accuracy against each varied number; of two, a heat map; of three or more keys, all in one.
+    """Accuracy against each varied number; of two, a heat map; of all keys, parallel coordinates.
+
+    These last of three or more keys, or where there is no number among them.
 
     Raises:
       RecordsError: a figure cannot be written.
@@ -69,7 +71,7 @@ def sweep_figures(run: Run) -> list[Path]:
             paths += _accuracy_against(run, trials, key)
         if len(numbers) == 2:
             paths += _heat_map(run, trials, numbers)
-        if len(varied) > 2:
+        if len(varied) > 2 or (varied and not numbers):
             paths += _parallel_coordinates(run, trials)
     return paths
 
@@ -313,7 +315,8 @@ def _points(
         x, y = (axis.place(trial.settings[key]) for key, axis in along.items())
         axes.plot(x, y, **style)
     for which, axis in zip("xy", along.values(), strict=True):
-        axis.apply(axes, which)
+        axis.apply(axes, which, most=5)
+    axes.tick_params(labelsize=8)
     return legend
 
 

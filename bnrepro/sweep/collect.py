@@ -8,8 +8,9 @@ from filelock import FileLock
 from flax.traverse_util import unflatten_dict
 from optuna.trial import FrozenTrial, TrialState
 
-from bnrepro.records import LOCK, Run, metric_rows, write_run
-from bnrepro.sweep.plan import Plan
+from bnrepro.comparison.config import common_config
+from bnrepro.records import LOCK, RecordsError, Run, differences, metric_rows, open_sweep, write_run
+from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import decode, space_to_json
 from bnrepro.sweep.study import SharedStudy, finished, trial_name
 from bnrepro.trackers import Tracker
@@ -22,7 +23,7 @@ class Progress(NamedTuple):
       trials: how many there are.
       finished: that ended by themselves.
       diverged: of those, with a seed that diverged.
-      pruned: of those, that were pruned.
+      pruned: of the others, that were pruned.
       running: that somebody works at.
       done: share of all steps, in [0, 1].
       best: the finished ones with the highest scores, as (index, settings, score in [0, 1]).
@@ -37,6 +38,24 @@ class Progress(NamedTuple):
     best: Sequence[tuple[int, dict[str, Any], float]]
 
 
+def open_workdir(plan: Plan, workdir: Path) -> None:
+    """Makes a workdir for a sweep, or makes sure that what it holds is this sweep's.
+
+    Raises:
+      RecordsError: it cannot be written, or holds something else.
+    """
+    held = open_sweep(workdir)
+    if held is None:
+        return
+    config = {key: value for key, value in common_config(held).items() if key != "sweep"}
+    vary, sampler, trials = (held["sweep"].get(key) for key in ("vary", "sampler", "trials"))
+    if differing := differences(identity(config, vary, sampler, trials), plan.identity):
+        raise RecordsError(
+            f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
+            "the same values to go on"
+        )
+
+
 def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
     """How far a sweep with these trials is, with so many of the best."""
     ended = finished(trials)
@@ -49,13 +68,16 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Pro
     )
     scores = {i: trial.value for i, trial in ended.items() if trial.value is not None}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
+    count = sum(index < plan.count for index in ended)
     return Progress(
-        trials=plan.trials,
-        finished=len(ended),
+        trials=plan.count,
+        finished=count,
         diverged=sum(_diverged(trial) for trial in ended.values()),
-        pruned=sum(trial.state == TrialState.PRUNED for trial in ended.values()),
+        pruned=sum(
+            trial.state == TrialState.PRUNED and not _diverged(trial) for trial in ended.values()
+        ),
         running=len(running),
-        done=min(1.0, (len(ended) + steps / plan.config["steps"]) / plan.trials),
+        done=min(1.0, (count + steps / plan.config["steps"]) / plan.count),
         best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
     )
 
@@ -97,7 +119,8 @@ def _run(study: SharedStudy, workdir: Path, trials: Mapping[int, FrozenTrial]) -
         "sweep": {
             "vary": space_to_json(plan.space),
             "sampler": plan.sampler,
-            "trials": plan.trials,
+            # More if the sweep was to have more of them once.
+            "trials": max(plan.count, *(index + 1 for index in trials)),
             "command": plan.command,
         },
     }

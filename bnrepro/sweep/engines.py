@@ -69,7 +69,11 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                     todo.append(i)
                 elif code:
                     worker.errors.seek(0)
-                    raise SweepError(f"a worker ended with code {code}: {worker.errors.read()}")
+                    message = worker.errors.read()
+                    # With code 2 it is a sentence.
+                    raise SweepError(
+                        message if code == 2 else f"a worker ended with code {code}: {message}"
+                    )
         watch()
 
 

@@ -9,6 +9,7 @@ from bnrepro.comparison.config import TRACED
 from bnrepro.sweep.space import (
     Space,
     grid,
+    quasi_random,
     space_from_json,
     space_to_json,
     varies,
@@ -25,7 +26,7 @@ class Plan:
       config: of all trials, without variants.
       space: what they vary.
       sampler: one of `SAMPLERS`.
-      trials: how many.
+      trials: how many; of a grid with ranges, at most so many.
       prune: end trials that are below the median of the others at an evaluation.
       at_once: trials of one program, or None for as many as the device is good for.
       storage: URL of the study's storage.
@@ -48,18 +49,25 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes two sweeps different ones."""
-        search = {"vary": space_to_json(self.space), "search": self.sampler}
-        # The points of a grid depend on how many there may be; else more trials go on with it.
-        trials = {"trials": self.trials} if self.sampler == "grid" else {}
-        return self.config | search | trials
+        return identity(self.config, space_to_json(self.space), self.sampler, self.count)
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial, of a grid; those next to each other that make one program."""
+        """The settings of each trial, where they are known beforehand.
+
+        Of a grid, those are next to each other that make one program.
+        """
+        if self.sampler == "qmc":
+            return quasi_random(self.space, self.trials)
         if self.sampler != "grid":
             return None
         keys = sorted(self.space, key=lambda key: key in self.traced)
         return grid({key: self.space[key] for key in keys}, self.trials)
+
+    @property
+    def count(self) -> int:
+        """How many trials there are."""
+        return self.trials if self.points is None else len(self.points)
 
     @cached_property
     def traced(self) -> tuple[str, ...]:
@@ -75,3 +83,10 @@ class Plan:
         """The reverse of `to_json`."""
         content = json.loads(text)
         return Plan(**content | {"space": space_from_json(content["space"])})
+
+
+def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> dict[str, Any]:
+    """What makes two sweeps different ones."""
+    # The points of a grid depend on how many there may be; else more trials go on with it.
+    size = {"trials": trials} if sampler == "grid" else {}
+    return config | {"vary": vary, "search": sampler} | size

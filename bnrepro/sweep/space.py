@@ -4,11 +4,13 @@ import ast
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice, product
 from typing import Any, NamedTuple
 
 import numpy as np
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -58,7 +60,8 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
       SweepError: it is none of these, an empty or reversed range, or a logarithm of zero or below.
     """
     if isinstance(values, list | tuple):
-        listed = list(values)
+        # NumPy's numbers are no JSON.
+        listed = [value.item() if isinstance(value, np.generic) else value for value in values]
     elif not isinstance(values, str):
         raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
     elif match := re.fullmatch(r"\s*(log|uniform)\s*\((.*)\)\s*", values):
@@ -67,7 +70,11 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
         listed = _listed(values)
     if not listed:
         raise SweepError(f"{key} must have at least one value")
-    if len({json.dumps(value) for value in listed}) < len(listed):
+    try:
+        plain = json.loads(json.dumps(listed))
+    except (TypeError, ValueError) as error:
+        raise SweepError(f"{key} has a value that no record can keep: {error}") from None
+    if any(value in plain[:i] for i, value in enumerate(plain)):
         raise SweepError(f"{key} has a value twice: {values}")
     return listed
 
@@ -118,28 +125,37 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
     space: dict[str, Range | list[Any]] = {}
     for key, given in varied.items():
         values = parse_values(key, given)
-        bounds = [values.low, values.high] if isinstance(values, Range) else values
-        for bound in bounds:
-            whole = isinstance(values, Range) and bound.is_integer()
-            check_setting(key, _as_setting(key, bound) if whole else bound)
+        for value in _ends(key, values):
+            check_setting(key, value)
         if key.split(".")[0] in (*COMMON, "devices"):
             raise SweepError(f"{key} is common to all trials and cannot be varied")
         if isinstance(values, Range) and not is_number(key):
             raise SweepError(f"{key} takes no numbers: list its values, as in {key}=A,B")
         space[key] = values
-    ends = [
-        [_as_setting(key, end) for end in (values.low, values.high)]
-        if isinstance(values, Range)
-        else values
-        for key, values in space.items()
-    ]
-    for settings in islice(product(*ends), _CHECKED):
+    examples = [_examples(key, values) for key, values in space.items()]
+    for settings in islice(product(*examples), _CHECKED):
         trial = dict(zip(space, settings, strict=True))
         try:
             check_config(with_settings(config, trial))
         except ConfigError as error:
             raise ConfigError(f"a trial with {settings_text(trial)}: {error}") from None
     return space
+
+
+def _ends(key: str, values: Range | list[Any]) -> list[Any]:
+    """The ends of a range, or all values."""
+    if not isinstance(values, Range):
+        return values
+    ends = (values.low, values.high)
+    return [_as_setting(key, end) if end.is_integer() else end for end in ends]
+
+
+def _examples(key: str, values: Range | list[Any]) -> Sequence[Any]:
+    """Values that stand for all: of integers not the ends alone, since one must divide another."""
+    ends = _ends(key, values)
+    if isinstance(values, Range) and is_integer(key):
+        return range(ends[0], min(ends[1], ends[0] + _CHECKED) + 1)
+    return ends
 
 
 def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
@@ -175,6 +191,22 @@ def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
     # Without the noise of their last digits.
     points = [float(f"{point:.6g}") for point in spaced(values.low, values.high, count)]
     return list(dict.fromkeys(_as_setting(key, point) for point in points))
+
+
+def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
+    """The first points of a scrambled Sobol sequence; the values of lists are drawn at random.
+
+    By one sampler ahead of time: several, each in its own process, would take some points twice.
+    """
+    random = optuna.samplers.RandomSampler(seed=0)
+    with warnings.catch_warnings(action="ignore"):  # of lists, that they are no part of it
+        sampler = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random)
+        study, points = optuna.create_study(sampler=sampler), []
+        for _ in range(trials):
+            trial = study.ask(distributions(space))
+            points.append(decode(space, trial.params))
+            study.tell(trial, 0.0)
+    return points
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -8,7 +8,8 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,6 +71,8 @@ class SharedStudy:
           RecordsError: it has a study of that name with another plan.
         """
         self.plan = plan
+        # How many trials there had been before the first look at them.
+        self._before: int | None = None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
         # SQLite knows no lock of a row, by which other databases keep two workers from taking the
@@ -79,6 +82,7 @@ class SharedStudy:
             FileLock(f"{file}.lock") if file else nullcontext()
         )
         known = self._study.user_attrs.get("identity")
+        self._made = known is None
         if known is None:
             self._study.set_user_attr("identity", plan.identity)
         elif differing := differences(known, plan.identity):
@@ -107,17 +111,22 @@ class SharedStudy:
         with _no_warnings():
             optuna.storages.fail_stale_trials(self._study)
         everything = self._all()
-        running = (trial for trial in everything if trial.state == TrialState.RUNNING)
-        if dead := [trial.number for trial in running if _is_dead(trial)]:
-            for number in dead:
-                self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        if dead := [trial for trial in _running(everything) if _is_dead(trial)]:
+            for trial in dead:
+                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             everything = self._all()
         last = _counting(everything)
-        for index in range(self.plan.trials):
+        self._before = len(everything) if self._before is None else self._before
+        failures = Counter(
+            trial.user_attrs.get("index")
+            for trial in everything[self._before :]
+            if trial.state == TrialState.FAIL
+        )
+        for index in range(self.plan.count):
             failed = last.get(index)
             if failed and failed.state != TrialState.FAIL:
                 continue
-            if sum(t.user_attrs.get("index") == index for t in everything) >= _ATTEMPTS:
+            if failures[index] >= _ATTEMPTS:
                 raise SweepError(
                     f"{trial_name(index)} was begun {_ATTEMPTS} times and never ended: its workers "
                     "died, for want of memory perhaps; take a smaller --at-once"
@@ -129,7 +138,7 @@ class SharedStudy:
 
     def is_waiting(self) -> bool:
         """Whether there are trials to take."""
-        return any(trial.state == TrialState.WAITING for trial in self._all())
+        return any(self._is_waiting(trial) for trial in self._all())
 
     def claim(self, count: int) -> list[Claim]:
         """Takes up to so many trials out of the queue, which nobody else gets then."""
@@ -137,7 +146,7 @@ class SharedStudy:
         counting, claims = _counting(everything), list[Claim]()
         space = distributions(self.plan.space)
         for waiting in everything:
-            if waiting.state != TrialState.WAITING or not self._take(waiting):
+            if not self._is_waiting(waiting) or not self._take(waiting):
                 continue
             index = waiting.user_attrs.get("index")
             if index is None or counting[index].number != waiting.number:
@@ -153,6 +162,11 @@ class SharedStudy:
             if len(claims) == count:
                 break
         return claims
+
+    def _is_waiting(self, trial: FrozenTrial) -> bool:
+        # There are trials beyond the last if the sweep was to have more of them once.
+        index = trial.user_attrs.get("index")
+        return trial.state == TrialState.WAITING and (index is None or index < self.plan.count)
 
     def _take(self, waiting: FrozenTrial) -> bool:
         """Whether a trial is this worker's from now on, as `Study.ask` does it.
@@ -249,6 +263,15 @@ class SharedStudy:
         first, *others = sorted(workers, key=lambda worker: worker["started"])
         return first | {"workers": others}
 
+    def discard(self) -> bool:
+        """Deletes the study if this made it, and nobody has anything in it; whether it did."""
+        everything = self._all()
+        alive = not all(_is_dead(trial) for trial in _running(everything))
+        if not self._made or alive or finished(_counting(everything)):
+            return False
+        optuna.delete_study(study_name=self.plan.name, storage=self._storage)
+        return True
+
     def _all(self) -> list[FrozenTrial]:
         try:
             return self._study.get_trials(deepcopy=False)
@@ -259,12 +282,11 @@ class SharedStudy:
         """With a seed of the trial's own, or several workers would draw the same."""
         if self.plan.sampler == "tpe":
             return optuna.samplers.TPESampler(seed=index)
-        if self.plan.sampler == "qmc":
-            # One sequence for all.
-            return optuna.samplers.QMCSampler(
-                scramble=True, seed=0, independent_sampler=optuna.samplers.RandomSampler(index)
-            )
         return optuna.samplers.RandomSampler(seed=index)
+
+
+def _running(everything: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in everything if trial.state == TrialState.RUNNING]
 
 
 def _counting(everything: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
@@ -285,9 +307,9 @@ def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
 
 
 def _sqlite_file(url: str) -> str | None:
-    """The file of an SQLite database; None of another one."""
+    """The file of an SQLite database, "" if it has none; None of another one."""
     parts = sqlalchemy.make_url(url)
-    return parts.database if parts.get_backend_name() == "sqlite" else None
+    return parts.database or "" if parts.get_backend_name() == "sqlite" else None
 
 
 def _open(plan: Plan) -> tuple[Any, optuna.Study]:
@@ -295,12 +317,14 @@ def _open(plan: Plan) -> tuple[Any, optuna.Study]:
     # Tables are made at first; of several workers that start at once, all but one fail in that.
     for _ in range(3):
         try:
-            lite = _sqlite_file(plan.storage) is not None
+            file = _sqlite_file(plan.storage)
+            if file in ("", ":memory:"):
+                raise ValueError("workers share no memory; name a file, as in sqlite:///FILE")
             with _no_warnings():
                 storage = optuna.storages.RDBStorage(
                     plan.storage,
                     # In seconds, until a write gives up waiting for another's.
-                    engine_kwargs={"connect_args": {"timeout": 60}} if lite else None,
+                    engine_kwargs={"connect_args": {"timeout": 60}} if file else None,
                     heartbeat_interval=_GRACE // 3,
                     grace_period=_GRACE,
                 )

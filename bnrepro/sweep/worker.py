@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bnrepro.comparison.config import ConfigError, with_settings
+from bnrepro.comparison.config import ConfigError, check_config, with_settings
 from bnrepro.comparison.provenance import here_and_now
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Program, make_program, train_variants
@@ -124,13 +124,14 @@ def _how_many(plan: Plan) -> int:
     on_cpu = jax.default_backend() == "cpu"
     most = max(1, _RUNS_ON_CPU // plan.config["seeds"]) if on_cpu else _MOST_AT_ONCE
     if plan.sampler == "tpe" or plan.prune:
-        most = min(most, plan.trials // _ROUNDS)
+        most = min(most, plan.count // _ROUNDS)
     return max(1, most)
 
 
 def _program(plan: Plan, static: dict[str, Any], dataset: Dataset) -> Program:
     """What trains the trials that have these settings in common, on one device."""
     config = with_settings(plan.config, static | {"devices.strategy": "single"})
+    check_config(config)
     job = make_job(f"of {static}", config, dataset)
     return make_program(config, dataset, samplers=job.samplers, devices=job.devices)
 

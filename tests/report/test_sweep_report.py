@@ -113,11 +113,15 @@ def test_trials_come_by_accuracy_then_those_pruned_then_those_without_any(tmp_pa
         ({RATE: 0.03}, pruned(0.99), pruned(0.98)),
         ({RATE: 0.04}, 0.95, DIVERGED),
     ]
-    table = sweep.sweep_table(a_sweep(tmp_path, RATES, trials))
-    assert list(table.index) == ["trial 3", "trial 0", "trial 2", "trial 1"]
+    run = a_sweep(tmp_path, RATES, trials)
+    table = sweep.sweep_table(run)
+    # A seed that diverged counts as 0, as in the search: half of 95 is less than 91.
+    assert list(table.index) == ["trial 0", "trial 3", "trial 2", "trial 1"]
+    assert f"--config.{RATE}=0.01" in sweep.best_commands(run)[0]
+    assert "a seed that diverged counts as 0" in sweep.sweep_caption(run)
     # Deviation 0.0141 of two seeds: 12.7062 * 1.414 / sqrt(2) = 12.71; half of it, 6.35.
-    assert table["final, %"].tolist() == ["95.00", "91.00 ± 12.71", "98.50 ± 6.35", "–"]
-    assert table["seeds"].tolist() == ["1 (1 diverged)", "2", "2", "0 (2 diverged)"]
+    assert table["final, %"].tolist() == ["91.00 ± 12.71", "95.00", "98.50 ± 6.35", "–"]
+    assert table["seeds"].tolist() == ["2", "1 (1 diverged)", "2", "0 (2 diverged)"]
     assert table["pruned at"].tolist() == ["", "", "10", ""]
 
 
@@ -222,8 +226,8 @@ AGAINST_RATE, AGAINST_MOMENTUM = (
     [
         ({RATE: [0.1, 1.0]}, [AGAINST_RATE]),
         ({RATE: [0.1]}, []),
-        (NAMES, []),
-        (NAMES | {"model.hidden": [[100], [100, 100]]}, []),
+        (NAMES, ["parallel_coordinates"]),
+        (NAMES | {"model.hidden": [[100], [100, 100]]}, ["parallel_coordinates"]),
         (RATES | NAMES, [AGAINST_RATE]),
         (RATES | {MOMENTUM: [0.9, 0.99]}, [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map"]),
         (RATES | {MOMENTUM: [0.9]} | NAMES, [AGAINST_RATE]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import sqlalchemy
 
 from bnrepro.comparison.config import ConfigError
 from bnrepro.records import read_run
@@ -28,8 +29,8 @@ FLAGS = {"seeds": None, "vary": (), "sampler": None, "trials": None, "prune": Fa
          "at-once": "auto", "storage": None}  # fmt: skip
 
 
-def start(workdir, *arguments, **options):
-    command = [sys.executable, "-m", "scripts.sweep", *CONFIG, f"--workdir={workdir}", *arguments]
+def start(workdir, *arguments, config=CONFIG, **options):
+    command = [sys.executable, "-m", "scripts.sweep", *config, f"--workdir={workdir}", *arguments]
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         command,
@@ -83,6 +84,13 @@ def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     code, _, err = sweep(workdir, f"--vary={RATE}=0.1,0.2", f"--vary={NAME}=none,batch_norm")
     assert (code, err.count("\n")) == (2, 1)
     assert f"vary.{RATE}.high: 1.0 there" in err
+    # Wherever its state is kept.
+    code, _, err = sweep(
+        workdir, f"--vary={RATE}=0.1,0.2", f"--storage=sqlite:///{tmp_path}/other.db"
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"vary.{NAME}: ['none', 'batch_norm'] there" in err
+    assert len(read_run(workdir).variants) == 6
     (tmp_path / "config.json").write_text("{}")
     code, _, err = sweep(tmp_path, f"--vary={RATE}=0.1,0.2")
     assert (code, "no sweep" in err) == (2, True)
@@ -129,8 +137,10 @@ def test_the_tasks_of_a_ray_cluster_share_a_sweep(tmp_path):
     assert len(read_run(tmp_path).variants) == 3
 
 
-def plan_of(workdir, varied=None, **flags):
-    return make_plan(mnist_sigmoid.get_config().to_dict(), varied or {}, FLAGS | flags, workdir)
+def plan_of(workdir, varied=None, config=mnist_sigmoid, overrides=None, **flags):
+    content = config.get_config().to_dict()
+    file = "configs/a file.py:full"
+    return make_plan(content, varied or {}, FLAGS | flags, workdir, file, overrides or {})
 
 
 @pytest.mark.parametrize(
@@ -148,6 +158,7 @@ def plan_of(workdir, varied=None, **flags):
         ({"vary": [f"{RATE}=0.1,1"], "at-once": "0"}, "--at-once must be auto or a number"),
         ({"vary": [f"{RATE}=0.1,1"], "seeds": 0}, "seeds must be in"),
         ({"vary": ["optimizer.rate=0.1,1"]}, "no config key"),
+        ({"vary": [f"{RATE}=0.1", f"{RATE} =0.3"]}, f"--vary is given twice for {RATE}"),
     ],
 )
 def test_mistakes_are_one_sentence(flags, message, tmp_path):
@@ -159,16 +170,53 @@ def test_mistakes_end_with_code_2_and_nothing_written(tmp_path):
     workdir = tmp_path / "w"
     code, out, err = sweep(workdir, f"--vary={RATE}=1,2", "--storage=nonsense")
     assert (code, out, err.count("\n"), workdir.exists()) == (2, "", 1, False)
+    # What is found out by the worker alone.
+    code, out, err = sweep(workdir, f"--vary={RATE}=1,2", "--config.dataset=mnits", "--workers=1")
+    said = err.splitlines()[-1]
+    assert (code, out, "mnits" in said, workdir.exists()) == (2, "", True, False), err
+    assert said.startswith("error: ")
+    assert "worker" not in said
+
+
+def test_a_config_file_may_have_an_argument_and_a_sweep_that_fails(tmp_path):
+    (tmp_path / "c.py").write_text(
+        "from configs.mnist_sigmoid import get_config\n"
+        "def get_sweep():\n"
+        "    raise NameError('no such list')\n"
+    )
+    code, out, err = sweep(tmp_path / "w", config=[f"--config={tmp_path}/c.py:full"])
+    assert (code, out, err.count("\n"), (tmp_path / "w").exists()) == (2, "", 1, False), err
+    assert "get_sweep()" in err
+    assert "no such list" in err
 
 
 def test_the_command_line_comes_on_top_of_the_config_file(tmp_path):
     varied = {RATE: [0.1, 1.0], NAME: ["none", "batch_norm"]}
     plan = plan_of(tmp_path, varied, vary=[f"{RATE}=0.3"])
     assert plan.space == {RATE: [0.3], NAME: ["none", "batch_norm"]}
-    assert (plan.trials, plan.name) == (2, tmp_path.name)
+    assert plan.count == 2
+
+
+def test_a_sweep_keeps_its_study_in_its_workdir_under_a_name_that_outlives_renaming(tmp_path):
+    plan = plan_of(tmp_path / "what?", vary=[f"{RATE}=0.1,1"])
+    storage = sqlalchemy.make_url(plan.storage)
+    assert (storage.database, plan.name) == (str(tmp_path / "what?" / "sweep.db"), "sweep")
+    # Of a storage that others share, the workdir's name tells sweeps apart.
+    shared = plan_of(tmp_path / "rates", vary=[f"{RATE}=0.1,1"], storage="postgresql://host/x")
+    assert (shared.storage, shared.name) == ("postgresql://host/x", "rates")
+
+
+def test_the_command_of_a_single_run_has_what_was_overridden(tmp_path):
+    overrides = {"model.hidden": (5, 6), "steps": 100, "seeds": 3, "sampler.name": "epochs"}
+    plan = plan_of(tmp_path, overrides=overrides, vary=[f"{RATE}=0.1,1"], seeds=2)
+    assert plan.command == (
+        "python -m experiments.single --config='configs/a file.py:full' "
+        "--config.model.hidden='(5, 6)' --config.steps=100 --config.seeds=2 "
+        "--config.sampler.name=epochs"
+    )
 
 
 @pytest.mark.parametrize(("config", "trials"), [(learning_rates, 24), (renorm_limits, 108)])
 def test_the_repositorys_own_sweeps_are_grids(config, trials, tmp_path):
-    plan = make_plan(config.get_config().to_dict(), config.get_sweep(), FLAGS, tmp_path)
-    assert (plan.sampler, plan.trials, len(plan.points)) == ("grid", trials, trials)
+    plan = plan_of(tmp_path, config.get_sweep(), config)
+    assert (plan.sampler, plan.trials, plan.count) == ("grid", trials, trials)

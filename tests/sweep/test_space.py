@@ -14,6 +14,7 @@ from bnrepro.sweep.space import (
     grid,
     make_space,
     parse_values,
+    quasi_random,
     space_from_json,
     space_to_json,
 )
@@ -34,6 +35,7 @@ RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normal
         ("True,False", [True, False]),
         ("3", [3]),
         ([0.1, 0.2], [0.1, 0.2]),
+        ([*2 ** np.arange(1, 3)], [2, 4]),
     ],
 )
 def test_values_are_written_as_ranges_or_lists(text, expected):
@@ -64,6 +66,10 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({"batch_size": "uniform(2.5,10)"}, "integer"),
         ({"microbatch_size": "7,60"}, "with microbatch_size=7: batch_size must be a multiple"),
         ({NAME: "none,batch_norm", "microbatch_size": "1,60"}, "cannot train on a microbatch_size"),
+        # Both ends go, and what lies between does not.
+        ({"microbatch_size": "log(2,60)"}, "with microbatch_size=7: batch_size must be a multiple"),
+        ({RATE: [1, 1.0]}, "twice"),
+        ({RATE: [1j]}, "no record can keep"),
         ({}, "say what to vary"),
     ],
 )
@@ -125,3 +131,16 @@ def test_settings_come_back_from_what_optuna_and_files_keep():
         assert distributions(space)[key]._contains(
             distributions(space)[key].to_internal_repr(value)
         )
+
+
+def test_quasi_random_points_fill_the_space_evenly_and_stay_the_same_for_more_of_them():
+    space = {RATE: Range(1.0, 16.0, True), MOMENTUM: Range(0.0, 1.0, False), NAME: ["a", "b"]}
+    points = quasi_random(space, 17)
+    assert points[:9] == quasi_random(space, 9)
+    assert {point[NAME] for point in points} == {"a", "b"}
+    # After the first, 16 points of a Sobol sequence: each sixteenth of each axis has one or, since
+    # the sequence does not begin with the second point, two.
+    rates = np.log2([point[RATE] for point in points[1:]]) / 4
+    counts, _ = np.histogram(rates, 16, (0, 1))
+    assert counts.max() <= 2
+    assert (counts > 0).sum() >= 14

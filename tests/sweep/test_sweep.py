@@ -157,6 +157,35 @@ def test_other_samplers_draw_each_trial_within_the_space(sampler, tmp_path):
     assert {claim.settings["batch_size"] for claim in claims} <= {6, 12}
 
 
+def test_workers_share_one_sequence_of_quasi_random_points(tmp_path):
+    plan = make_plan(tmp_path, {RATE: "log(0.01,3)", LIMIT: "uniform(1,5)"}, "qmc", 16)
+    first, second = opened(plan), SharedStudy(plan)
+    claims = [claim for _ in range(4) for study in (first, second) for claim in study.claim(2)]
+    assert [claim.settings for claim in sorted(claims, key=lambda c: c.index)] == plan.points
+    assert len({claim.settings[RATE] for claim in claims}) == 16
+
+
+def test_a_grid_over_integers_has_as_many_trials_as_it_has_different_points(tmp_path):
+    changed = with_settings(config() | {"batch_size": 8, "microbatch_size": 1}, {NAME: "none"})
+    space = make_space(changed, {"batch_size": "log(1,8)"})
+    plan = make_plan(tmp_path, {RATE: [0.1]}, trials=20, config=changed)
+    study = opened(dataclasses.replace(plan, space=space))
+    sizes = [claim.settings["batch_size"] for claim in study.claim(100)]
+    assert sizes == sorted(set(sizes))
+    assert (sizes[0], sizes[-1], len(sizes)) == (1, 8, study.plan.count)
+
+
+def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path):
+    plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 6)
+    study = opened(plan)
+    for claim in study.claim(1):
+        finish(study, claim)
+    fewer = opened(dataclasses.replace(plan, trials=3))
+    assert [claim.index for claim in fewer.claim(100)] == [1, 2]
+    assert not fewer.is_waiting()
+    assert study.is_waiting()
+
+
 def test_two_workers_never_get_the_same_trial(tmp_path):
     plan = make_plan(tmp_path)
     first, second = opened(plan), opened(plan)
@@ -261,6 +290,20 @@ def test_a_trial_that_ends_all_its_workers_is_given_up(tmp_path, monkeypatch):
             study.refill()
     with pytest.raises(SweepError, match="trial 0 was begun 2 times"):
         study.refill()
+    # What happened before is forgiven: the next command gives it more memory, perhaps.
+    assert opened(make_plan(tmp_path)).claim(1)[0].index == 0
+
+
+def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp_path):
+    made, joined = opened(make_plan(tmp_path)), opened(make_plan(tmp_path))
+    (claim,) = joined.claim(1)
+    assert not made.discard()
+    joined._study.tell(claim.trial, state=TrialState.FAIL)
+    assert not joined.discard()
+    assert made.discard()
+    another = opened(make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random"))
+    finish(another, another.claim(1)[0])
+    assert not another.discard()
 
 
 @pytest.mark.parametrize(
@@ -294,6 +337,7 @@ def test_another_config_is_refused_but_for_what_is_no_setting(tmp_path):
     [
         ("sqlite:////no/such/folder/x.db", "cannot use the storage sqlite"),
         ("nonsense", "cannot use the storage nonsense"),
+        ("sqlite://", "cannot use the storage sqlite://: workers share no memory"),
         ("mysql+nodriver://u:secret@localhost/x", "cannot use the storage"),
     ],
 )
