@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bnrepro.records import Run
-from bnrepro.report.entries import Entry, find_entries
+from bnrepro.report.entries import Entry, find_entries, short_text
 from bnrepro.report.figures import figure_title
 from bnrepro.report.question import Question
 from bnrepro.report.tables import mean_cell, seeds_cell
@@ -19,13 +19,13 @@ NORMALIZER = "normalizer.name"
 def sweep_table(run: Run) -> pd.DataFrame:
     """A row a trial: the best first, then those pruned, last those without an accuracy.
 
-    Columns: the varied settings; final accuracy, or the last one of a pruned trial; the seeds it
-    is the mean of; and the step that a trial was pruned at.
+    Columns: the varied settings, to four digits; final accuracy, or the last one of a pruned trial;
+    the seeds it is the mean of; and the step that a trial was pruned at.
     """
     keys = list(_space(run))
     rows = {}
     for trial in sorted(trials_of(run), key=rank):
-        rows[trial.variant] = dict(zip(keys, trial.labels(keys), strict=True)) | {
+        rows[trial.variant] = {key: short_text(trial.settings[key]) for key in keys} | {
             "final, %": mean_cell(trial.mean),
             "seeds": seeds_cell(trial.mean.seeds, trial.diverged),
             "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
