@@ -38,7 +38,7 @@ def report(run: "Run") -> None:
     table = tables.comparison_table(run, numbers)
     summary.write_summary(run, numbers)
     paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
-    cli.show(run, table, tables.caption(run), paths)
+    cli.show(run, table, tables.caption(run, table), paths)
 
 
 def sigmoid_input(config: Mapping[str, Any]) -> "Probe":

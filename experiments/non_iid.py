@@ -59,16 +59,20 @@ def report(run: "Run") -> None:
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     caption = tables.caption(
         run,
+        table,
         "A name tells labels x images of each; differences are to Batch Norm on the same "
         "minibatches; own statistics are those of minibatches of test images made the same way; "
         "all other accuracies are with moving averages",
-        "The last column is another data set and network: Inception-v3. The review of these "
-        "results differs from the paper: it speaks of 18 labels in 36 images (the paper: 16 in "
-        "32), credits 77.4 to Batch Renorm (the paper: Batch Norm on half-minibatches) and 78 to "
-        "a larger batch (the paper: Batch Renorm on the whole minibatch of 32)",
+        "The last column is another data set and network: Inception-v3. A review of these results "
+        "(N. Kumaran and A. Vaidya, Batch Normalization and Its Optimization Techniques) differs "
+        "from the paper: it speaks of 18 labels in 36 images (the paper: 16 in 32), credits 77.4 "
+        "to Batch Renorm (the paper: Batch Norm on half-minibatches) and 78 to a larger batch (the "
+        "paper: Batch Renorm on the whole minibatch of 32)",
     )
-    shown = [name for name in run.variants if name.startswith(("iid", "2x32"))]
-    paths = figures.accuracy_figure(run, shown, splits=SPLITS)
+    shown = [name for name in run.variants if name.startswith(("iid", "2x32"))] or run.variants
+    measured = set(run.metrics["split"])
+    splits = {split: title for split, title in SPLITS.items() if split in measured}
+    paths = figures.accuracy_figure(run, shown, splits=splits)
     cli.show(run, table.fillna(""), caption, paths)
 
 

@@ -38,13 +38,8 @@ def report(run: "Run") -> None:
 
     numbers = summary.summarize(run, ())
     summary.write_summary(run, numbers)
-    table = tables.comparison_table(run, numbers)
-    cli.show(
-        run,
-        table[["final, %", "best, %", "seeds"]],
-        tables.caption(run),
-        figures.accuracy_figure(run),
-    )
+    table = tables.comparison_table(run, numbers)[["final, %", "best, %", "seeds"]]
+    cli.show(run, table, tables.caption(run, table), figures.accuracy_figure(run))
 
 
 if __name__ == "__main__":

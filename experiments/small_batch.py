@@ -26,7 +26,22 @@ CURVES_AT = 4
 def main(
     config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
 ) -> None:
-    """Runs the comparison and reports it."""
+    """Runs the comparison and reports it.
+
+    Raises:
+      ConfigError: two variants have the same place in the table.
+    """
+    from bnrepro.comparison.config import ConfigError, variant_configs
+
+    places: dict[tuple[str, int], str] = {}
+    for name, variant in variant_configs(config).items():
+        place = variant["normalizer"]["name"], variant["microbatch_size"]
+        if place in places:
+            raise ConfigError(
+                f"variants {places[place]} and {name} both have {place[0]} at a microbatch size of "
+                f"{place[1]}, of which the table shows one: run experiments.mnist_sigmoid"
+            )
+        places[place] = name
     cli.run(config, workdir, overwrite, trackers, report=report)
 
 
@@ -55,6 +70,7 @@ def report(run: "Run") -> None:
     table = table.rename_axis("microbatch size")
     caption = tables.caption(
         run,
+        table,
         "Rows are microbatch sizes, columns normalizers; Batch Norm and Batch Renorm refuse a "
         "microbatch of one, whose only value has no deviation from its mean; the others take no "
         "statistics over the microbatch, and were trained once for all rows",

@@ -17,6 +17,9 @@ from bnrepro.report.summary import evaluations
 
 # Okabe and Ito's colours, told apart by the colour-blind as well.
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# The same in all figures.
+_NORMALIZERS = {"plain": 0, "none": 0, "batch_norm": 1, "batch_renorm": 2, "group_norm": 3,
+                "layer_norm": 4}  # fmt: skip
 _TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
 _LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
@@ -188,7 +191,10 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
 
 
 def coloured(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each with its colour; they come again after the seventh."""
+    """Each with its colour: a normalizer's own, or by their order; after seven they come again."""
+    own = [_NORMALIZERS.get(name) for name in names]
+    if None not in own and len(set(own)) == len(own):
+        return [(name, _COLOURS[_NORMALIZERS[name]]) for name in names]
     return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(names)]
 
 

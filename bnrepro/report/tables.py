@@ -61,16 +61,24 @@ def differences(summary: pd.DataFrame, variants: Mapping[str, str]) -> pd.Series
     )
 
 
-def caption(run: Run, *remarks: str) -> str:
-    """What the numbers are of, and what to beware of."""
+def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
+    """What the numbers of a table are of, and what to beware of."""
     config = run.config
-    parts = [
+    notes = [
         f"Test accuracy on {run.provenance['dataset']} after {config['steps']:,} steps: mean over "
-        "seeds ± half of its 95% interval (Student's t); differences are paired by seed, in "
-        "percentage points, * where the interval excludes zero; steps are those of the first "
-        f"evaluation, one every {config['eval_every']:,}, and of the seeds that got there; seeds "
-        "that diverged are left out"
+        "seeds ± half of its 95% interval (Student's t)"
     ]
+    if table.columns.str.contains(" − ").any():
+        notes.append(
+            "differences are paired by seed, in percentage points, * where the interval excludes "
+            "zero"
+        )
+    if table.columns.str.startswith("steps to").any():
+        notes.append(
+            f"steps are those of the first evaluation, one every {config['eval_every']:,}, and of "
+            "the seeds that got there"
+        )
+    parts = ["; ".join([*notes, "seeds that diverged are left out"])]
     if run.provenance["stand_in"]:
         parts.insert(0, "STAND-IN DATA: not MNIST")
     if config["preview"]:

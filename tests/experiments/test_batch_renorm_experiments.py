@@ -3,7 +3,9 @@
 import pytest
 
 from bnrepro.comparison import run as run_module
+from bnrepro.comparison.config import ConfigError
 from bnrepro.records import read_run
+from bnrepro.report import figures
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
 from experiments import non_iid, small_batch
@@ -54,6 +56,26 @@ def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_
     small_batch.main(shrunk(small_batch_config, ["batch_norm 64"]), tmp_path / "w", False, ())
     pictures = {path.name for path in (tmp_path / "w" / "figures").glob("*.png")}
     assert pictures == {"accuracy_against.png"}
+
+
+def test_small_batch_refuses_two_variants_in_one_place_of_its_table(tmp_path):
+    config = shrunk(small_batch_config, ["batch_norm 64", "none"])
+    config["variants"]["another"] = config["variants"]["none"] | {"ema_decay": 0.9}
+    with pytest.raises(ConfigError, match="none and another both have none at a microbatch size"):
+        small_batch.main(config, tmp_path / "w", False, ())
+    assert not (tmp_path / "w").exists()
+
+
+def test_non_iid_draws_whatever_a_config_compares(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        figures,
+        "accuracy_figure",
+        lambda run, names, splits: drawn.append((names, list(splits))) or [],
+    )
+    config = shrunk(small_batch_config, ["batch_norm 64", "none"])
+    non_iid.main(config, tmp_path / "w", False, ())
+    assert drawn == [(["batch_norm 64", "none"], ["test"])]
 
 
 def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_path):

@@ -46,23 +46,43 @@ def test_one_seed_is_shown_without_an_interval(tmp_path):
 
 
 def test_the_caption_tells_previews_stand_in_data_and_unfinished_variants(tmp_path):
-    assert tables.caption(small_run(tmp_path)).startswith(
-        "Test accuracy on mnist/3.0.1 after 20 steps"
-    )
-    assert "PREVIEW" in tables.caption(small_run(tmp_path, preview=True))
+    def caption(run):
+        return tables.caption(run, table_of(run))
+
+    assert caption(small_run(tmp_path)).startswith("Test accuracy on mnist/3.0.1 after 20 steps")
+    assert "PREVIEW" in caption(small_run(tmp_path, preview=True))
     run = small_run(tmp_path)
     run.provenance["stand_in"] = True
-    assert "STAND-IN DATA" in tables.caption(run)
-    assert "UNFINISHED: batch_norm, plain" not in tables.caption(small_run(tmp_path))
-    assert "UNFINISHED: plain, batch_norm" in tables.caption(small_run(tmp_path, steps=30))
+    assert "STAND-IN DATA" in caption(run)
+    assert "UNFINISHED: batch_norm, plain" not in caption(small_run(tmp_path))
+    assert "UNFINISHED: plain, batch_norm" in caption(small_run(tmp_path, steps=30))
+
+
+def test_the_caption_explains_the_columns_there_are_and_no_others(tmp_path):
+    run = small_run(tmp_path)
+    table = table_of(run)
+    assert "differences are paired" in tables.caption(run, table)
+    assert "steps are those" in tables.caption(run, table)
+    few = tables.caption(run, table[["final, %", "seeds"]])
+    assert "differences" not in few
+    assert "steps are those" not in few
+
+
+def test_a_normalizer_has_the_same_colour_in_whatever_company():
+    alone = dict(figures.coloured(["batch_norm"]))
+    for company in (["batch_renorm", "batch_norm"], ["group_norm", "none", "batch_norm"]):
+        assert dict(figures.coloured(company))["batch_norm"] == alone["batch_norm"]
+    # Two names of one thing, or of others, go by their order.
+    for names in (["none", "plain"], ["batch_norm", "2x32 batch_norm"]):
+        assert len(dict(figures.coloured(names))) == len({*dict(figures.coloured(names)).values()})
 
 
 def test_markdown_and_terminal_show_the_same_cells(tmp_path):
     run = small_run(tmp_path)
     table = table_of(run)
-    tables.write_markdown(run, table, tables.caption(run))
+    tables.write_markdown(run, table, tables.caption(run, table))
     out = io.StringIO()
-    tables.print_table(table, tables.caption(run), Console(file=out, width=150))
+    tables.print_table(table, tables.caption(run, table), Console(file=out, width=150))
     markdown = (tmp_path / "summary.md").read_text()
     assert markdown.splitlines()[0].startswith("|")
     for cell in table.to_numpy().ravel():
