@@ -20,12 +20,13 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-# Both train anew each time, with three seeds, and end with all tables: what they show is made by
+# Both train anew each time and end with all tables: what they show is made by
 # the code as it stands.
 EXPERIMENTS := mnist_sigmoid small_batch non_iid
+SEEDS ?= 3
 define experiments # length, folder
 	for name in $(EXPERIMENTS); do \
-	  $(BIN)/python -m experiments.$$name --config=configs/$$name.py:$(1) --config.seeds=3 \
+	  $(BIN)/python -m experiments.$$name --config=configs/$$name.py:$(1) --config.seeds=$(SEEDS) \
 	    --workdir=$(2)/$$name --overwrite || exit; \
 	done
 	@for name in $(EXPERIMENTS); do printf '\n# %s\n\n' $$name; cat $(2)/$$name/summary.md; done
