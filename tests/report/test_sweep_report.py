@@ -103,6 +103,7 @@ def path_of(axes, colour):
     return np.column_stack([line.get_xdata(), line.get_ydata()]).tolist()
 
 
+# As in all figures: of no normalization, of Batch Norm.
 BLACK, BLUE = "#000000", "#0072B2"
 
 
@@ -320,7 +321,7 @@ def test_numbers_that_a_linear_axis_would_put_on_top_of_each_other_are_spaced_ev
     sweep_figures.sweep_figures(run)
     (axes,) = drawn[AGAINST_RATE].axes
     assert axes.get_xticks().tolist() == [0, 1, 2]
-    assert path_of(axes, BLACK) == [[0, 80], [2, 90]]
+    assert path_of(axes, BLUE) == [[0, 80], [2, 90]]
 
 
 def test_the_line_goes_through_the_best_trial_at_each_value(tmp_path, drawn):
@@ -334,8 +335,8 @@ def test_the_line_goes_through_the_best_trial_at_each_value(tmp_path, drawn):
     trials.append(({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 0.88))
     sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
     (axes,) = drawn[AGAINST_RATE].axes
-    np.testing.assert_allclose(path_of(axes, BLACK), [[0.01, 85], [0.1, 92], [1, 70]])
-    np.testing.assert_allclose(path_of(axes, BLUE), [[0.1, 88]])
+    np.testing.assert_allclose(path_of(axes, BLUE), [[0.01, 85], [0.1, 92], [1, 70]])
+    np.testing.assert_allclose(path_of(axes, BLACK), [[0.1, 88]])
     assert "line through the best trial at each value" in axes.get_title()
     # A dot for each, and one more for each on a line.
     assert len(marks(axes, "o")) == 7 + 4
@@ -351,7 +352,7 @@ def test_of_a_range_with_others_the_line_goes_through_the_best_of_each_eighth(tm
     sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
     (axes,) = drawn[AGAINST_RATE].axes
     np.testing.assert_allclose(
-        path_of(axes, BLACK), [[0.0177, 85], [0.0179, 70], [0.5, 90], [1, 92]]
+        path_of(axes, BLUE), [[0.0177, 85], [0.0179, 70], [0.5, 90], [1, 92]]
     )
     assert "the best trial in each of 8 parts of the axis" in axes.get_title()
 
@@ -363,7 +364,7 @@ def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_d
     sweep_figures.sweep_figures(a_sweep(tmp_path, RATES, trials, sampler="random"))
     (axes,) = drawn[AGAINST_RATE].axes
     expected = [[0.1, 80], [0.2, 90], [np.nan, np.nan], [0.5, 85]]
-    np.testing.assert_allclose(path_of(axes, BLACK), expected)
+    np.testing.assert_allclose(path_of(axes, BLUE), expected)
     assert "line through all trials" in axes.get_title()
     assert len(drawn[AGAINST_RATE].legends[0].get_texts()) == 1  # "diverged": one line needs none
 
@@ -386,10 +387,10 @@ def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_
     assert [x for x, _ in marks(axes, "x")] == [0.3]
     assert {y for _, y in marks(axes, "v") + marks(axes, "x")} == {0.0175}
     fills = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "v"]
-    assert fills == [BLACK, "none"]
+    assert fills == [BLUE, "none"]
     # It ends where all diverged, and passes by what was pruned.
     expected = [[0.01, 98], [0.03, 90], [0.1, 76], [np.nan, np.nan]]
-    np.testing.assert_allclose(path_of(axes, BLACK), expected)
+    np.testing.assert_allclose(path_of(axes, BLUE), expected)
 
 
 @pytest.mark.parametrize(

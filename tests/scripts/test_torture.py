@@ -24,7 +24,7 @@ def bench(tmp_path_factory):
         (torture.full_disk, {}),
         (torture.memory, {"evaluations": 50}),
         (torture.mistakes, {"wrong": torture.MISTAKES[::16]}),
-        (torture.strangers, {"every": 9}),
+        (torture.strangers, {"every": 12}),
         pytest.param(
             torture.sweep_killed,
             {"workers": 2, "trials": 4, "every": 3},
