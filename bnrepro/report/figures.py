@@ -103,7 +103,7 @@ def accuracy_against_figure(
     """Final accuracy against a number: a line a title, {title: {number: variant}}."""
     finals = summary[summary["metric"] == "final"].set_index("variant")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        figure = Figure(figsize=(7.4, 4), layout="constrained")
         axes = figure.subplots()
         for title, colour in coloured(list(lines)):
             points = sorted(lines[title].items())
@@ -123,7 +123,7 @@ def accuracy_against_figure(
         errors = (100 - 100 * finals.loc[shown, "mean"]).fillna(50)
         set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
         axes.set(xlabel=xlabel, ylabel=LOG_ERROR_LABEL)
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside right upper")
         text = f"{run.config['steps']:,} steps, bars: 95% interval over seeds"
         axes.set_title(figure_title(run, text), fontsize=9)
         return save_figure(figure, run.workdir / FIGURES / "accuracy_against")
@@ -143,7 +143,7 @@ def set_log_error_scale(axes: Axes, low: float, high: float) -> None:
 def log_error_ticks(low: float, high: float) -> list[float]:
     """Round accuracies in percent, from `low` to `high`."""
     ticks = [tick for tick in _LOG_ERROR_TICKS if low <= tick <= high]
-    if len(ticks) < 2:
+    if len(ticks) < 4:
         ticks = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
     return ticks
 
