@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
-from scipy import stats
+from scipy import special
 
 from bnrepro.records import FIGURES, Run, complete_file
 from bnrepro.report.summary import evaluations
@@ -93,7 +93,7 @@ def _plot_mean(
     axes.plot(seeds.index, mean, style, color=colour, label=variant)
     if seeds.shape[1] > 1 and band:
         count = seeds.count(axis=1)
-        half = stats.t.ppf(0.975, count - 1) * seeds.sem(axis=1)
+        half = special.stdtrit(count - 1, 0.975) * seeds.sem(axis=1)
         axes.fill_between(seeds.index, mean - half, mean + half, color=colour, alpha=0.25, lw=0)
 
 

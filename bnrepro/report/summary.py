@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from bnrepro.records import SUMMARY_CSV, Run, complete_file
 
@@ -102,7 +102,9 @@ def mean_interval(values: np.ndarray) -> Interval:
     mean = float(values.mean())
     if len(values) == 1:
         return Interval(mean, np.nan, np.nan, 1)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    half = float(
+        special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
+    )
     return Interval(mean, mean - half, mean + half, len(values))
 
 
@@ -123,6 +125,9 @@ def difference_interval(ours: pd.Series, theirs: pd.Series) -> tuple[Interval, b
     with warnings.catch_warnings():
         # Seeds that all got to the same number are no reason to warn.
         warnings.simplefilter("ignore", RuntimeWarning)
+        # Only here: it takes a second to import.
+        from scipy import stats
+
         low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
     return Interval(mean, float(low), float(high), count), False
 
