@@ -1,5 +1,6 @@
 """The command line that all experiments share: flags, progress, and mistakes in one sentence."""
 
+import atexit
 import logging
 import signal
 import sys
@@ -99,8 +100,6 @@ def _launch(
         # Only the first process writes, and needs the package and the account.
         trackers = make_trackers() if jax.process_index() == 0 else []
         experiment(config, workdir, overwrite_flag.value, trackers)
-        # All is done, and the interpreter takes a moment to end.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except (ConfigError, DatasetError, RecordsError, CheckpointError, TrackerError) as error:
         fail(error)
     except Preempted:
@@ -163,6 +162,8 @@ def raise_on_sigterm(error: type[BaseException]) -> None:
 
     signal.signal(signal.SIGTERM, told)
     sys.unraisablehook = dropped
+    # All is done then, and the interpreter takes a moment to end.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def quiet_logging() -> None:

@@ -149,7 +149,7 @@ def make_plan(
 
     from bnrepro.comparison.config import check_config, common_config
     from bnrepro.records import DATABASE
-    from bnrepro.report.sweep import command_line
+    from bnrepro.report.commands import command_line
     from bnrepro.sweep.plan import SAMPLERS, Plan
     from bnrepro.sweep.space import SweepError, grid, make_space
 

@@ -192,10 +192,10 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
 
 def coloured(names: Sequence[str]) -> list[tuple[str, str]]:
     """Each with its colour: a normalizer's own, or by their order; after seven they come again."""
-    own = [_NORMALIZERS.get(name) for name in names]
-    if None not in own and len(set(own)) == len(own):
-        return [(name, _COLOURS[_NORMALIZERS[name]]) for name in names]
-    return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(names)]
+    places = [_NORMALIZERS[name] for name in names if name in _NORMALIZERS]
+    if len(set(places)) < len(names):
+        places = list(range(len(names)))
+    return [(name, _COLOURS[i % len(_COLOURS)]) for name, i in zip(names, places, strict=True)]
 
 
 def _lower_limit(percent: np.ndarray) -> float:

@@ -2,12 +2,13 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from bnrepro.records import Run
+from bnrepro.report.commands import config_flags
 from bnrepro.report.entries import Entry, find_entries, short_text
 from bnrepro.report.figures import figure_title
 from bnrepro.report.question import Question
@@ -69,18 +70,9 @@ def best_commands(run: Run) -> list[str]:
         if best:
             name = f"best_{normalizer}" if NORMALIZER in space else "best"
             workdir = f"--workdir=runs/{shlex.quote(name)}"
-            flags = _flags({key: best.settings[key] for key in space})
+            flags = config_flags({key: best.settings[key] for key in space})
             commands.append(" ".join([run.config["sweep"]["command"], workdir, *flags]))
     return commands
-
-
-def command_line(program: str, config: str, overrides: Mapping[str, Any]) -> str:
-    """A shell command with the config flags of a file and of flat keys."""
-    return " ".join([program, f"--config={shlex.quote(config)}", *_flags(overrides)])
-
-
-def _flags(settings: Mapping[str, Any]) -> list[str]:
-    return [f"--config.{key}={shlex.quote(_flag(value))}" for key, value in settings.items()]
 
 
 def _space(run: Run) -> dict[str, Any]:
@@ -130,10 +122,3 @@ def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:
     """The trials of each normalizer; of some there may be none."""
     names = _space(run).get(NORMALIZER) or [trials[0].settings[NORMALIZER]]
     return {name: [t for t in trials if t.settings[NORMALIZER] == name] for name in names}
-
-
-def _flag(value: Any) -> str:
-    """A setting as ml_collections' flags take it, to the last digit."""
-    if isinstance(value, str):
-        return value
-    return repr(tuple(value) if isinstance(value, list) else value)

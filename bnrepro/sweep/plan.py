@@ -67,7 +67,7 @@ class Plan:
     @property
     def count(self) -> int:
         """How many trials there are."""
-        return self.trials if self.points is None else len(self.points)
+        return len(self.points or ()) if self.sampler == "grid" else self.trials
 
     @cached_property
     def traced(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ python -m bnrepro.sweep.worker takes the plan on stdin, as engines start it.
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from time import perf_counter
@@ -86,28 +87,34 @@ def _train(
     start = perf_counter()
     numbers = {c.name: {key: c.settings[key] for key in plan.traced} for c in claims}
     left, pruned = {claim.name: claim for claim in claims}, set[str]()
-    # Of each trial.
-    rows: dict[str, list[Row]] = {}
+    rows: list[Row] = []
 
     study.begin(claims)
     for step, all_rows in train_variants(program, numbers, dropped=pruned):
-        rows = {name: [] for name in numbers}
-        for row in all_rows:
-            rows[row[0]].append(row)
+        rows = all_rows
         if should_end():
             return False
         study.report(claims[0], step)
         if plan.prune and 0 < step < plan.config["steps"]:
+            own = _by_trial(rows)
             for name, claim in list(left.items()):
-                if study.hopeless(claim, _score(plan, rows[name], step), step):
+                if study.hopeless(claim, _score(plan, own[name], step), step):
                     pruned.add(name)
                     seconds = perf_counter() - start
-                    study.finish(left.pop(name), 0.0, rows[name], seconds, pruned=True)
-    seconds = perf_counter() - start
+                    study.finish(left.pop(name), 0.0, own[name], seconds, pruned=True)
+    seconds, own = perf_counter() - start, _by_trial(rows)
     for name, claim in left.items():
-        score = _score(plan, rows[name], plan.config["steps"])
-        study.finish(claim, score, rows[name], seconds / len(claims), pruned=False)
+        score = _score(plan, own[name], plan.config["steps"])
+        study.finish(claim, score, own[name], seconds / len(claims), pruned=False)
     return True
+
+
+def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
+    """The rows of each trial, at once: to look for those of one takes as long as for all."""
+    own = defaultdict[str, list[Row]](list)
+    for row in rows:
+        own[row[0]].append(row)
+    return own
 
 
 def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
