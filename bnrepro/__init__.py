@@ -1,23 +1,41 @@
 """Batch Normalization and Batch Renormalization: the layers, and the papers' experiments rerun."""
 
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
 from bnrepro.layers import (
     BatchNorm,
     BatchRenorm,
-    load_variables,
+    delayed_renorm_schedules,
     population_statistics,
     renorm_schedules,
-    save_variables,
-    to_batch_norm,
-    to_batch_renorm,
 )
+
+if TYPE_CHECKING:
+    from bnrepro import nnx
+    from bnrepro.interchange import load_variables, save_variables, to_batch_norm, to_batch_renorm
 
 __all__ = [
     "BatchNorm",
     "BatchRenorm",
+    "delayed_renorm_schedules",
     "load_variables",
+    "nnx",
     "population_statistics",
     "renorm_schedules",
     "save_variables",
     "to_batch_norm",
     "to_batch_renorm",
 ]
+
+__version__ = version("bnrepro")
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: not everyone needs Flax NNX, or files of weights.
+    if name == "nnx":
+        return importlib.import_module("bnrepro.nnx")
+    if name in __all__:
+        return getattr(importlib.import_module("bnrepro.interchange"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,13 @@
-"""What the two papers define, and ways in and out: the layers, their ramp, statistics and files."""
+"""What the two papers define: pure arithmetic, the layers in Linen and NNX, their statistics."""
 
-from bnrepro.layers.batch_norm import BatchNorm
-from bnrepro.layers.batch_renorm import BatchRenorm, renorm_schedules
-from bnrepro.layers.interchange import (
-    load_variables,
-    save_variables,
-    to_batch_norm,
-    to_batch_renorm,
-)
+from bnrepro.layers.linen import BatchNorm, BatchRenorm
 from bnrepro.layers.population import population_statistics
+from bnrepro.layers.schedules import delayed_renorm_schedules, renorm_schedules
 
 __all__ = [
     "BatchNorm",
     "BatchRenorm",
-    "load_variables",
+    "delayed_renorm_schedules",
     "population_statistics",
     "renorm_schedules",
-    "save_variables",
-    "to_batch_norm",
-    "to_batch_renorm",
 ]

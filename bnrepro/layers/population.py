@@ -1,4 +1,4 @@
-"""Population statistics over a data set: the inference of [BN] Algorithm 2."""
+"""Statistics of a whole training set, to evaluate with in place of the moving averages."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,19 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+# Passes over the data after which no layer's statistics depend on a layer that is not yet right.
+# Only a layer that feeds itself needs more than there are layers.
+_MOST_PASSES = 1_000
+
 
 def population_statistics(
     apply: Callable[..., Any], variables: Mapping[str, Any], batches: Iterable[Any]
 ) -> dict[str, Any]:
     """Statistics of the whole training set, to evaluate with instead of the moving averages.
 
-    Runs the network in training mode over minibatches, each layer normalizing with the minibatch's
-    own statistics, and averages those ([BN] Algorithm 2, lines 8-11)::
+    `BatchNorm`: one pass in training mode, each layer normalizing with the minibatch's own
+    statistics, which are averaged ([BN] Algorithm 2, lines 8-11)::
 
         E[x] = mean over minibatches of mu_B,   Var[x] = m / (m - 1) * mean of var_B
 
     Minibatches of unequal size m count by their sizes, var_B with m and the result over m - 1.
-    For `BatchRenorm` sigma is sqrt(Var[x] + epsilon). Sums are kept in float64.
+
+    `BatchRenorm`: mean and sqrt(var + epsilon) of each layer's inputs over the whole set, in the
+    network that evaluates with them. While they are collected each layer normalizes with what was
+    collected before; after as many passes as layers follow one another, and one that changes
+    nothing, the statistics are those of the network that they make.
+
+    Sums are kept in float64.
 
     Example::
 
@@ -32,13 +42,15 @@ def population_statistics(
       apply: the model in training mode, called as `apply(variables, batch, mutable=[...])`;
         any linen model that contains the layers.
       variables: collections `params` and `batch_stats`; not changed.
-      batches: minibatches, each what `apply` takes.
+      batches: minibatches, each what `apply` takes. An iterator is kept as a list if the model
+        has `BatchRenorm`.
 
     Returns:
       A `batch_stats` collection of the same structure, with these statistics in it.
 
     Raises:
-      ValueError: no minibatches, or a layer in `batch_stats` that did not run in training mode.
+      ValueError: no minibatches, a layer in `batch_stats` that did not run in training mode, or
+        one that feeds itself and whose statistics do not settle.
     """
 
     @jax.jit
@@ -47,6 +59,39 @@ def population_statistics(
         return updates.get("batch_moments", {})
 
     stored = flatten_dict(variables["batch_stats"])
+    if not any(path[-1] == "std" for path in stored):
+        return unflatten_dict(_collected(moments_of, variables, stored, batches))
+    batches = list(batches) if iter(batches) is batches else batches
+    for _ in range(_MOST_PASSES):
+        before = stored
+        current = {**variables, "batch_stats": unflatten_dict(before)}
+        stored = _collected(moments_of, current, before, batches)
+        if all(_settled(path[-1], before[path], value) for path, value in stored.items()):
+            return unflatten_dict(stored)
+    raise ValueError(
+        f"population_statistics: the statistics did not settle in {_MOST_PASSES} passes; a "
+        "BatchRenorm layer seems to feed itself."
+    )
+
+
+def _settled(name: str, before: jax.Array, after: jax.Array) -> bool:
+    """Whether a pass left a statistic of Batch Renorm as it was, but for rounding."""
+    if name == "var":
+        return True
+    precision = 8 * float(jnp.finfo(after.dtype).eps) if name != "count" else 0.0
+    scale = np.maximum(np.abs(np.asarray(after)), 1e-30)
+    differ = np.abs(np.asarray(before) - np.asarray(after)) > precision * scale
+    # What is not a number does not settle, and will not: a seed that diverged.
+    return not np.any(differ & np.isfinite(np.asarray(after)))
+
+
+def _collected(
+    moments_of: Callable[[Any, Any], Any],
+    variables: Mapping[str, Any],
+    stored: Mapping[tuple[str, ...], jax.Array],
+    batches: Iterable[Any],
+) -> dict[tuple[str, ...], jax.Array]:
+    """The statistics after one pass over the minibatches."""
     totals: dict[tuple[str, ...], _Total] = {}
     for batch in batches:
         # A layer that runs several times in one pass has several moments under its path.
@@ -60,18 +105,15 @@ def population_statistics(
             "an `apply` that runs bnrepro's BatchNorm or BatchRenorm in training mode (within "
             "nn.vmap or nn.scan: with the collection batch_moments among its variable_axes)."
         )
-
     for path in {path[:-1] for path in stored} - set(totals):
         raise ValueError(
             f"population_statistics: {'/'.join(path)} took no minibatch statistics; it must be a "
             "layer of bnrepro and run in training mode."
         )
-    return unflatten_dict(
-        {
-            path: jnp.asarray(totals[path[:-1]].statistic(path[-1], value), value.dtype)
-            for path, value in stored.items()
-        }
-    )
+    return {
+        path: jnp.asarray(totals[path[:-1]].statistic(path[-1], value), value.dtype)
+        for path, value in stored.items()
+    }
 
 
 class _Total:
@@ -79,10 +121,12 @@ class _Total:
 
     def __init__(self, shape: tuple[int, ...]):
         self.shape = shape
-        self.mean: Any = 0.0
-        self.var: Any = 0.0
         self.size: Any = 0.0
         self.freedom: Any = 0.0
+        self.sum: Any = 0.0
+        self.within: Any = 0.0  # squared deviations from the minibatch's mean
+        self.square: Any = 0.0  # squared deviations from `centre`
+        self.centre: Any = None
         self.epsilon: Any = 0.0
 
     def add(self, *moments: Any) -> None:
@@ -94,15 +138,23 @@ class _Total:
             np.asarray(value, np.promote_types(value.dtype, np.float64)).reshape(-1, *self.shape)
             for value in moments
         )
-        self.mean = self.mean + (size * mean).sum(0)
-        self.var = self.var + (size * var).sum(0)
+        if self.centre is None:
+            self.centre = mean[0]
         self.size = self.size + size.sum(0)
         self.freedom = self.freedom + np.maximum(size - 1, 0).sum(0)
+        self.sum = self.sum + (size * mean).sum(0)
+        self.within = self.within + (size * var).sum(0)
+        self.square = self.square + (size * (var + np.abs(mean - self.centre) ** 2)).sum(0)
         self.epsilon = epsilon[0]
 
     def statistic(self, name: str, value: Any) -> Any:
         """The population's `mean`, `var` or `std`; anything else is kept as it is."""
-        var = self.var / self.freedom
-        return {"mean": self.mean / self.size, "var": var, "std": np.sqrt(var + self.epsilon)}.get(
-            name, value
-        )
+        mean = self.sum / self.size
+        if name == "mean":
+            return mean
+        if name == "var":
+            return self.within / self.freedom
+        if name == "std":
+            var = self.square / self.size - np.abs(mean - self.centre) ** 2
+            return np.sqrt(np.maximum(var, 0) + self.epsilon)
+        return value

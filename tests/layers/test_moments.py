@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bnrepro.layers.batch_norm import BatchNorm
-from bnrepro.layers.moments import batch_moments
+from bnrepro import BatchNorm
+from bnrepro.layers.functional import batch_moments
 from tests.layers import reference
 from tests.layers.running import normal, some_variables, train
 
@@ -230,9 +230,14 @@ def test_shard_map_shares_them_too():
     x = normal(64, 8, mean=1e4)
     mesh = jax.make_mesh((8,), ("devices",))
     held = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
+
+    def mean_and_variance(x):
+        moments = batch_moments(x, (0,), axis_name="devices")
+        return moments.mean, moments.var
+
     moments = jax.jit(
         jax.shard_map(
-            lambda x: batch_moments(x, (0,), axis_name="devices")[:2],
+            mean_and_variance,
             mesh=mesh,
             in_specs=PartitionSpec("devices"),
             out_specs=PartitionSpec(),

@@ -43,10 +43,9 @@ class Two(nn.Module):
         return self.layer_type(use_running_average=not train, name="second")(x)
 
 
-@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
-def test_they_are_algorithm_2_layer_by_layer(layer_type):
+def test_they_are_algorithm_2_layer_by_layer():
     """Claim A2, with each layer normalizing by the minibatch while it is done."""
-    model = Two(layer_type)
+    model = Two(BatchNorm)
     variables = some_variables(model, BATCHES[0], (True,))
     before = jax.tree.map(np.array, variables)
     found = population_statistics(
@@ -58,19 +57,53 @@ def test_they_are_algorithm_2_layer_by_layer(layer_type):
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables["params"])
     dense = [x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"] for x in BATCHES]
     assert_close(found["first"], population(dense))
-
-    def normalized(x):
-        gamma, beta = params["first"]["scale"], params["first"]["bias"]
-        if layer_type is BatchNorm:
-            return reference.batch_norm(x, gamma, beta)
-        mu, sigma = (np.asarray(variables["batch_stats"]["first"][n]) for n in ("mean", "std"))
-        return reference.batch_renorm(x, mu, sigma, 3, 5, gamma, beta, momentum=0.99).y
-
+    gamma, beta = params["first"]["scale"], params["first"]["bias"]
     second = params["second_dense"]
-    inputs = [np.maximum(normalized(x), 0) @ second["kernel"] + second["bias"] for x in dense]
+    inputs = [
+        np.maximum(reference.batch_norm(x, gamma, beta), 0) @ second["kernel"] + second["bias"]
+        for x in dense
+    ]
     assert_close(found["second"], population(inputs))
-    if layer_type is BatchRenorm:
-        assert found["first"]["count"] == variables["batch_stats"]["first"]["count"]
+
+
+class Residual(nn.Module):
+    """Blocks of Batch Renorm around which their input goes, as deep as asked for."""
+
+    depth: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        for i in range(self.depth):
+            y = nn.Dense(4, name=f"dense_{i}")(x)
+            x = x + nn.relu(
+                BatchRenorm(epsilon=0.1, use_running_average=not train, name=f"norm_{i}")(y)
+            )
+        return x
+
+
+@pytest.mark.parametrize("make_batches", [list, iter])
+def test_of_batch_renorm_they_are_those_of_the_network_that_evaluates_with_them(make_batches):
+    """Of each layer's own inputs over the whole set: other averages would make other inputs."""
+    model = Residual(6)
+    variables = some_variables(model, BATCHES[0], (True,))
+    before = jax.tree.map(np.array, variables)
+    found = population_statistics(
+        functools.partial(model.apply, train=True), variables, make_batches(BATCHES)
+    )
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    assert jax.tree.structure(found) == jax.tree.structure(variables["batch_stats"])
+    assert all(found[f"norm_{i}"]["count"] == 0 for i in range(6))
+
+    x = np.concatenate(BATCHES).astype(np.float64)
+    for i in range(6):
+        dense, norm = variables["params"][f"dense_{i}"], variables["params"][f"norm_{i}"]
+        y = x @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense["bias"])
+        std = np.sqrt(y.var(0) + 0.1)
+        assert_close(found[f"norm_{i}"], {"mean": y.mean(0), "std": std})
+        y = (y - y.mean(0)) / std * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+        x = x + np.maximum(y, 0)
+    evaluated = model.apply({**variables, "batch_stats": found}, np.concatenate(BATCHES), False)
+    np.testing.assert_allclose(evaluated, x, rtol=1e-4, atol=1e-4)
 
 
 def test_the_variance_is_unbiased_by_m_over_m_minus_1():

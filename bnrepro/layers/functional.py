@@ -1,0 +1,222 @@
+"""The arithmetic of both papers as pure functions, for a layer in any framework.
+
+A layer takes the moments of its minibatch, normalizes with them, and moves its averages; Batch
+Renorm corrects towards these averages in between. docs/layers.md builds one in twenty lines.
+[BN] is Ioffe & Szegedy 2015 (arXiv:1502.03167), [BRN] is Ioffe 2017 (arXiv:1702.03275).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Inexact, Num
+
+from bnrepro.layers.reductions import abs_sq, affine, shifted_sums
+
+# One value in this many is read to place the shift; see `batch_moments`.
+_SHIFT_STRIDE = 32
+
+
+class Moments(NamedTuple):
+    """Moments of a minibatch, one of each a feature (the shape of the axes not reduced).
+
+    The mean comes in two parts, since their sum loses digits where the mean is large.
+
+    Attributes:
+      shift: a constant near the mean.
+      offset: the mean of x - shift.
+      var: the biased variance, never negative.
+      size: how many values they were taken over; an int where the shapes alone tell it.
+    """
+
+    shift: Inexact[Array, "..."]
+    offset: Inexact[Array, "..."]
+    var: Float[Array, "..."]
+    size: int | Array
+
+    @property
+    def mean(self) -> Inexact[Array, "..."]:
+        """The mean, rounded to the precision of the parts."""
+        return self.shift + self.offset
+
+
+def batch_moments(
+    x: Num[Array, "..."],
+    axes: Sequence[int],
+    *,
+    mask: ArrayLike | None = None,
+    dtype: Any = None,
+    one_pass: bool = True,
+    axis_name: Any = None,
+    axis_index_groups: Any = None,
+) -> Moments:
+    """Mean and biased variance of a minibatch ([BN] and [BRN] Algorithm 1, their first two lines).
+
+    E[x^2] - E[x]^2 loses all digits once the mean is large against the deviation. Both sums are
+    therefore taken of x - shift, with the shift a mean over every 32nd value: then
+    (mean - shift)^2 <= 32 var whatever the data, and the difference loses at most five bits
+    (Chan, Golub & LeVeque, Algorithms for computing the sample variance, 1983, section 3).
+
+    Args:
+      x: values.
+      axes: non-negative axes to reduce; may be empty where `axis_name` is given.
+      mask: broadcastable to `x`; true (or 1) where a value counts. Which ones do is known only
+        when the program runs, and no subsample is sure to hold one: a mask costs more passes.
+      dtype: least precision of the sums (default: that of `x`); they are never below float32.
+      one_pass: if False, shift by the mean itself, at the price of more passes.
+      axis_name: mapped axis (of vmap, pmap or shard_map) whose values count alike.
+      axis_index_groups: groups of indices of that axis, each reduced by itself.
+
+    Returns:
+      The moments. Over no value at all they are zero, as is `size`.
+    """
+    axes = tuple(axes)
+    precision = jnp.promote_types(jnp.result_type(x, dtype or x.dtype), jnp.float32)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(precision)
+    if mask is not None:
+        mask = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
+    size = math.prod(x.shape[a] for a in axes) if mask is None else jnp.sum(mask, axes)
+    sample = x
+    # An axis that is explicitly split over devices cannot be read with a stride.
+    spec = jax.typeof(x).sharding.spec
+    whole = [axis for axis in axes if spec[axis] is None]
+    if one_pass and mask is None and whole:
+        longest = max(whole, key=lambda axis: x.shape[axis])
+        sample = lax.slice_in_dim(x, 0, None, _SHIFT_STRIDE, longest)
+    # The shift cancels out of the result, so no gradient need flow through it.
+    shift = _centre(lax.stop_gradient(sample).astype(precision), axes, mask)
+    total, square = shifted_sums(x, shift, mask, axes)
+    offset = total / jnp.maximum(size, 1)
+    var = _variance(square / jnp.maximum(size, 1), offset)
+    if axis_name is None:
+        return Moments(shift, offset, var, size)
+
+    # Global sums over global counts, not a mean of means, each share centred on the common mean.
+    def psum(value: Any) -> Any:
+        return lax.psum(value, axis_name, axis_index_groups=axis_index_groups)
+
+    total_size = psum(size)
+    weight = size / jnp.maximum(total_size, 1)
+    centre = psum(weight * shift)
+    deviation = (shift - centre) + offset  # not of the mean, which is rounded
+    offset = psum(weight * deviation)
+    var = _variance(psum(weight * (var + abs_sq(deviation))), offset)
+    # All devices normalize around one number, the mean: it is exact where all values are equal.
+    constant = lax.stop_gradient(offset)
+    return Moments(centre + constant, offset - constant, var, total_size)
+
+
+def renorm_correction(
+    mean: Inexact[Array, "..."],
+    std: Float[Array, "..."],
+    moving_mean: Inexact[Array, "..."],
+    moving_std: Float[Array, "..."],
+    r_max: Any,
+    d_max: Any,
+) -> tuple[Float[Array, "..."], Inexact[Array, "..."]]:
+    """R and d of [BRN] Algorithm 1, constants to the gradient.
+
+    Args:
+      mean: of the minibatch, one a feature.
+      std: sqrt(var + epsilon) of the minibatch; positive.
+      moving_mean: moving average of `mean`, before this minibatch.
+      moving_std: moving average of `std`, likewise; positive.
+      r_max: r is kept within [1 / r_max, r_max]; a limit below 1 counts as 1.
+      d_max: |d| is kept within d_max; a limit below 0 counts as 0.
+    """
+    r_max, d_max = jnp.maximum(r_max, 1), jnp.maximum(d_max, 0)
+    r = jnp.clip(std / moving_std, 1 / r_max, r_max)
+    d = (mean - moving_mean) / moving_std
+    if jnp.iscomplexobj(d):  # a shorter arrow
+        d = d * jnp.minimum(1, d_max / jnp.maximum(jnp.abs(d), jnp.finfo(d.dtype).tiny))
+    else:
+        d = jnp.clip(d, -d_max, d_max)
+    return lax.stop_gradient(r), lax.stop_gradient(d)
+
+
+def normalize(
+    x: Num[Array, "..."],
+    mean: Inexact[Array, "..."],
+    std: Float[Array, "..."],
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axes: Sequence[int],
+    shift: Inexact[Array, "..."] | None = None,
+    r: Array | None = None,
+    d: Array | None = None,
+) -> Inexact[Array, "..."]:
+    """`scale * ((x - mean) / std * r + d) + bias` ([BRN] Algorithm 1; without r and d, [BN]'s).
+
+    All factors and all offsets are combined per feature before they meet `x`.
+
+    Args:
+      x: values.
+      mean: one a feature, as all that follow. In training: `Moments.offset`, and its `shift`.
+      std: sqrt(var + epsilon); positive.
+      scale: the papers' gamma.
+      bias: the papers' beta.
+      axes: non-negative axes of `x` that are not feature axes.
+      shift: a constant to which `mean` is to be added, if any.
+      r: of `renorm_correction`; None for 1.
+      d: likewise; None for 0.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.result_type(x, mean))
+    if shift is None:
+        shift = lax.stop_gradient(mean)
+        mean = mean - shift  # zero, and what a gradient with respect to the mean goes by
+    multiplier = 1 / std if r is None else r / std
+    if scale is not None:
+        multiplier = multiplier * scale
+        d = None if d is None else d * scale
+    offset = -mean * multiplier
+    offset = offset if d is None else offset + d
+    offset = offset if bias is None else offset + bias
+    return affine(x, shift, multiplier, offset, tuple(axes))
+
+
+def moving_average(
+    average: Inexact[Array, "..."],
+    value: Inexact[Array, "..."],
+    momentum: Any,
+    size: int | Array = 1,
+) -> Inexact[Array, "..."]:
+    """The average after one more minibatch: [BRN] Algorithm 1's last lines, alpha = 1 - momentum.
+
+    Args:
+      average: so far, one a feature.
+      value: of the minibatch.
+      momentum: decay, in [0, 1].
+      size: of the minibatch; one of no values leaves the average as it was.
+
+    Returns:
+      The new average in the type of the old, unless only the value is complex.
+    """
+    moved = momentum * average + (1 - momentum) * value
+    if not isinstance(size, int) or size == 0:
+        moved = jnp.where(jnp.asarray(size) > 0, moved, average)
+    # A stored average keeps its precision, as the carry of a scan must.
+    return moved if jnp.iscomplexobj(moved) else moved.astype(average.dtype)
+
+
+def _centre(x: Array, axes: tuple[int, ...], mask: Array | None) -> Array:
+    """The mean of `x`, and where all values are equal, exactly that value."""
+
+    def mean(x: Array) -> Array:
+        if mask is None:
+            return jnp.sum(x, axes) / max(math.prod(x.shape[a] for a in axes), 1)
+        return jnp.sum(jnp.where(mask, x, 0), axes) / jnp.maximum(jnp.sum(mask, axes), 1)
+
+    rounded = mean(x)
+    return rounded + mean(x - jnp.expand_dims(rounded, axes))
+
+
+def _variance(mean_square: Array, offset: Array) -> Array:
+    """E[|x - shift|^2] - |E[x - shift]|^2, kept from going below zero by rounding."""
+    return jnp.maximum(mean_square - abs_sq(offset), 0)

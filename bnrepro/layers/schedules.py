@@ -1,0 +1,96 @@
+"""How Batch Renorm's limits grow during training: as its paper has it, or CrossQ."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[Any], Any]
+
+# The run length at which the paper reports Batch Renorm ([BRN] 4.1, 4.2), in which its ramp stands.
+_PAPER_STEPS = 130_000
+
+
+def renorm_schedules(
+    total_steps: int = _PAPER_STEPS,
+    *,
+    r_max: Any = 3.0,
+    d_max: Any = 5.0,
+    warmup: float = 5_000 / _PAPER_STEPS,
+    r_max_end: float = 40_000 / _PAPER_STEPS,
+    d_max_end: float = 25_000 / _PAPER_STEPS,
+) -> tuple[Schedule, Schedule]:
+    """The paper's ramp of the clipping limits ([BRN] 4), rescaled to a run of any length.
+
+    r_max = 1 and d_max = 0 while warming up, then both grow linearly to their final values. By
+    default the breakpoints are the paper's: 5,000, 40,000 and 25,000 steps of 130,000.
+
+    Args:
+      total_steps: length of the run, in updates of the layer; at least 1.
+      r_max: final limit of r, at least 1; a traced one is not checked.
+      d_max: final limit of |d|, at least 0; likewise.
+      warmup: share of the run that is plain Batch Norm, in [0, 1].
+      r_max_end: share of the run after which r_max is reached, in [warmup, 1].
+      d_max_end: share of the run after which d_max is reached, in [warmup, 1].
+
+    Returns:
+      Schedules for the fields `r_max` and `d_max` of `BatchRenorm`.
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+    if not total_steps >= 1:
+        raise ValueError(f"renorm_schedules: total_steps must be at least 1, got {total_steps}.")
+    _check_limits("renorm_schedules", r_max, d_max)
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"renorm_schedules: warmup must be in [0, 1], got {warmup}.")
+    for name, end in (("r_max_end", r_max_end), ("d_max_end", d_max_end)):
+        if not warmup <= end <= 1:
+            raise ValueError(f"renorm_schedules: {name} must be in [{warmup:g}, 1], got {end}.")
+
+    def ramp(start: float, end: Any, end_share: float) -> Schedule:
+        begin = round(warmup * total_steps)
+        # At least one step, or the ramp would never leave its start.
+        return optax.linear_schedule(
+            start, end, max(round(end_share * total_steps) - begin, 1), begin
+        )
+
+    return ramp(1.0, r_max, r_max_end), ramp(0.0, d_max, d_max_end)
+
+
+def delayed_renorm_schedules(
+    warmup_steps: int = 100_000, *, r_max: Any = 3.0, d_max: Any = 5.0
+) -> tuple[Schedule, Schedule]:
+    """Plain Batch Norm for some updates, then the full limits at once, as CrossQ trains.
+
+    The default is that of CrossQ's code (Bhatt et al. 2024, arXiv:1902.05605): 100,000 updates.
+
+    Args:
+      warmup_steps: updates with r_max = 1 and d_max = 0; at least 0.
+      r_max: limit of r from then on, at least 1; a traced one is not checked.
+      d_max: limit of |d| from then on, at least 0; likewise.
+
+    Returns:
+      Schedules for the fields `r_max` and `d_max` of `BatchRenorm`.
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+    if not warmup_steps >= 0:
+        raise ValueError(
+            f"delayed_renorm_schedules: warmup_steps must be at least 0, got {warmup_steps}."
+        )
+    _check_limits("delayed_renorm_schedules", r_max, d_max)
+
+    def step(before: float, after: Any) -> Schedule:
+        return lambda count: jnp.where(count < warmup_steps, before, after)
+
+    return step(1.0, r_max), step(0.0, d_max)
+
+
+def _check_limits(function: str, r_max: Any, d_max: Any) -> None:
+    for name, value, low in (("r_max", r_max, 1), ("d_max", d_max, 0)):
+        if not isinstance(value, jax.core.Tracer) and not low <= value < float("inf"):
+            raise ValueError(f"{function}: {name} must be at least {low}, got {value}.")

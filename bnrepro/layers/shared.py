@@ -1,0 +1,118 @@
+"""What the Linen and NNX shells share: checks that name the field and the value, and the moments.
+
+A `layer` is one of either framework; both have the fields of flax's BatchNorm by the same names.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from bnrepro.layers.functional import Moments, batch_moments
+
+
+def check_momentum_and_epsilon(layer: Any) -> None:
+    """Raises unless momentum is in [0, 1] and epsilon at least 0."""
+    check_range(layer, "momentum", 0.0, 1.0)
+    check_range(layer, "epsilon", 0.0, math.inf)
+
+
+def check_limits(layer: Any) -> None:
+    """Raises unless r_max is at least 1 and d_max at least 0; schedules pass."""
+    for field, low in (("r_max", 1.0), ("d_max", 0.0)):
+        if not callable(getattr(layer, field)):
+            check_range(layer, field, low, math.inf)
+
+
+def check_range(layer: Any, field: str, low: float, high: float) -> None:
+    """Raises if a field is a known number outside [low, high]; traced values pass."""
+    value = getattr(layer, field)
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        if isinstance(value, str):  # float would take it, the layer cannot
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{_name(layer)}: {field} must be a number, got {value!r}.") from None
+    if not low <= number <= high or math.isinf(number):
+        bounds = f"at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{_name(layer)}: {field} must be {bounds}, got {number:g}.")
+
+
+def split_axes(layer: Any, x: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The feature axes of `x` and its other axes, non-negative and in order."""
+    axes = tuple(layer.axis) if isinstance(layer.axis, Iterable) else (layer.axis,)
+    if any(not -x.ndim <= axis < x.ndim for axis in axes):
+        raise ValueError(
+            f"{_name(layer)}: axis={layer.axis} is out of range for an input of shape "
+            f"{x.shape}; it must lie in [{-x.ndim}, {x.ndim - 1}]."
+        )
+    features = tuple(sorted({axis % x.ndim for axis in axes}))
+    return features, tuple(axis for axis in range(x.ndim) if axis not in features)
+
+
+def check_statistics(layer: Any, x: Array, **statistics: Array) -> None:
+    """Raises if stored statistics do not have one value for each feature of `x`."""
+    features, _ = split_axes(layer, x)
+    expected = tuple(x.shape[axis] for axis in features)
+    for name, value in statistics.items():
+        if value.shape != expected:
+            raise ValueError(
+                f"{_name(layer)}: the stored {name} has shape {value.shape}, but an input of shape "
+                f"{x.shape} with axis={layer.axis} needs {expected}."
+            )
+
+
+def minibatch_moments(layer: Any, x: Array, mask: ArrayLike | None, *, axis_name: Any) -> Moments:
+    """Moments of `x` over all but the feature axes and over `axis_name`, as the fields say.
+
+    Raises:
+      ValueError: a mask that does not fit `x`.
+    """
+    _, axes = split_axes(layer, x)
+    if mask is not None:
+        _check_mask(layer, x, mask)
+    return batch_moments(
+        x,
+        axes,
+        mask=mask,
+        dtype=layer.dtype,
+        one_pass=layer.use_fast_variance,
+        axis_name=axis_name,
+        axis_index_groups=layer.axis_index_groups,
+    )
+
+
+def nothing_to_learn_from(layer: Any, x: Array, moments: Moments) -> str | None:
+    """What to say of a minibatch with a single value per feature; None of any other."""
+    if not isinstance(moments.size, int) or moments.size != 1:
+        return None
+    return (
+        f"{_name(layer)}: an input of shape {x.shape} with axis={layer.axis} has "
+        "a single value per feature: its deviation from its own mean is zero and "
+        "nothing can be learned from it. Use a (micro)batch of at least 2, share "
+        "statistics over axis_name, or use GroupNorm or LayerNorm; to evaluate, set "
+        "use_running_average=True."
+    )
+
+
+def _check_mask(layer: Any, x: Array, mask: ArrayLike) -> None:
+    shape = jnp.shape(mask)
+    try:
+        fits = jnp.broadcast_shapes(shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{_name(layer)}: a mask of shape {shape} cannot be broadcast to an input of shape "
+            f"{x.shape}."
+        )
+
+
+def _name(layer: Any) -> str:
+    return type(layer).__name__
