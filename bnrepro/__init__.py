@@ -1,7 +1,6 @@
 """Batch Normalization and Batch Renormalization: the layers, and the papers' experiments rerun."""
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from bnrepro.layers import (
@@ -29,7 +28,7 @@ __all__ = [
     "to_batch_renorm",
 ]
 
-__version__ = version("bnrepro")
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 _STATISTICS = {"BatchNorm": {"mean", "var"}, "BatchRenorm": {"mean", "std", "count"}}
 
@@ -30,6 +28,8 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
       ValueError: a name that is no string or has a "/", an array outside of any collection, or
         something that is no array of integers, bools, floats of 16 to 64 bits or complex64.
     """
+    from safetensors.numpy import save  # which those who convert in memory need not have
+
     path = Path(path)
     arrays = {}
     for names, value in flatten_dict(variables).items():
@@ -59,6 +59,9 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
         would cut to 32.
       OSError: it cannot be read.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
         stored = load_file(path)
     except (SafetensorError, AttributeError) as error:  # the latter of a type unknown to NumPy

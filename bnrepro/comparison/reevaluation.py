@@ -81,8 +81,8 @@ def with_population_statistics(
 ) -> dict[str, Any]:
     """Variables with the moving averages replaced by statistics of the whole training set.
 
-    The set is seen once, shuffled, in microbatches of the size trained with. Batch Renorm's, too,
-    are replaced, by mean and sqrt(var + epsilon): see `population_statistics`.
+    The set is shuffled, in microbatches of the size trained with, and seen once for Batch Norm; for
+    Batch Renorm, once a layer: see `population_statistics`.
 
     Args:
       variables: of several seeds, stacked along a first axis.
@@ -99,7 +99,8 @@ def with_population_statistics(
 
     def apply(variables: Any, microbatches: Array, mutable: list[str]) -> Any:
         def one(microbatch: Array, variables: Any) -> Any:
-            return model.apply(variables, preprocess(microbatch), train=True, mutable=mutable)
+            x = preprocess(microbatch)
+            return model.apply(variables, x, train=True, deterministic=True, mutable=mutable)
 
         # Statistics have the shape of the variables, so the microbatches come before the seeds.
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(microbatches, variables)

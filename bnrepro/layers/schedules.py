@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 Schedule = Callable[[Any], Any]
 
@@ -49,6 +48,8 @@ def renorm_schedules(
     for name, end in (("r_max_end", r_max_end), ("d_max_end", d_max_end)):
         if not warmup <= end <= 1:
             raise ValueError(f"renorm_schedules: {name} must be in [{warmup:g}, 1], got {end}.")
+
+    import optax  # takes as long to import as all of the layers
 
     def ramp(start: float, end: Any, end_share: float) -> Schedule:
         begin = round(warmup * total_steps)

@@ -36,9 +36,21 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], *, train: bool
+        self,
+        x: Float[Array, "batch height width channels"],
+        *,
+        train: bool,
+        deterministic: bool | None = None,
     ) -> Float[Array, "batch classes"]:
-        """Logits of a minibatch."""
+        """Logits of a minibatch.
+
+        Args:
+          x: the minibatch.
+          train: whether normalizers take the minibatch's own statistics.
+          deterministic: drop nothing out; as a rule, that is in evaluation.
+        """
+        if deterministic is None:
+            deterministic = not train
         for i, channels in enumerate(self.channels):
             x = nn.Conv(
                 channels,
@@ -54,5 +66,5 @@ class CNN(nn.Module):
             x = self.activation(x)
         x = x.mean((1, 2))
         if self.dropout is not None:
-            x = Dropout(self.dropout, name="dropout")(x)
+            x = Dropout(self.dropout, name="dropout")(x, deterministic)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

@@ -11,8 +11,6 @@ from jaxtyping import Array, Float
 class Dropout(nn.Module):
     """Sets values to zero at random and scales the others up, so that the mean stays.
 
-    Only where there are random numbers for it, the stream `dropout`, as in training.
-
     Attributes:
       rate: share of values to drop, in [0, 1).
     """
@@ -20,9 +18,13 @@ class Dropout(nn.Module):
     rate: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The values with some dropped."""
-        if not self.has_rng("dropout"):
+    def __call__(self, x: Float[Array, "..."], deterministic: bool) -> Float[Array, "..."]:
+        """The values with some dropped; all of them if `deterministic`.
+
+        Raises:
+          flax.errors.InvalidRngError: no stream `dropout` of random numbers to drop with.
+        """
+        if deterministic:
             return x
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
         return jnp.where(kept, x / (1 - self.rate), 0)

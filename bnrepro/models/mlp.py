@@ -35,9 +35,17 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch *features"], *, train: bool
+        self, x: Float[Array, "batch *features"], *, train: bool, deterministic: bool | None = None
     ) -> Float[Array, "batch classes"]:
-        """Logits of a minibatch; inputs of any shape are flattened."""
+        """Logits of a minibatch; inputs of any shape are flattened.
+
+        Args:
+          x: the minibatch.
+          train: whether normalizers take the minibatch's own statistics.
+          deterministic: drop nothing out; as a rule, that is in evaluation.
+        """
+        if deterministic is None:
+            deterministic = not train
         x = x.reshape(x.shape[0], -1)
         for i, units in enumerate(self.hidden):
             x = nn.Dense(
@@ -50,5 +58,5 @@ class MLP(nn.Module):
                 x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
             x = self.activation(x)
             if self.dropout is not None:
-                x = Dropout(self.dropout, name=f"dropout_{i}")(x)
+                x = Dropout(self.dropout, name=f"dropout_{i}")(x, deterministic)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

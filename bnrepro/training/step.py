@@ -94,7 +94,11 @@ def forward(
             images,
             train=True,
             mutable=["batch_stats"],
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
+            **(
+                {"deterministic": True}
+                if dropout_key is None
+                else {"rngs": {"dropout": dropout_key}}
+            ),
         )
         return logits, updates.get("batch_stats", {})
 

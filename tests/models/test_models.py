@@ -1,5 +1,6 @@
 """The networks and the normalizers a config can name."""
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,19 @@ def test_a_convolution_and_its_gradients_are_those_of_xla(strides, padding):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"kernel_dilation": 2}, {"input_dilation": (2, 1), "padding": 1}, {"feature_group_count": 3}],
+    ids=str,
+)
+def test_dilated_and_grouped_convolutions_are_those_of_flax(settings):
+    x = jax.random.normal(jax.random.key(0), (4, 9, 8, 3))
+    theirs = nn.Conv(6, (3, 3), **settings)
+    variables = theirs.init(jax.random.key(1), x)
+    ours = nn.Conv(6, (3, 3), conv_general_dilated=convolution, **settings)
+    np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel(name):
     normalizer = make_normalizer(name, steps=100, **SETTINGS)
@@ -177,12 +191,26 @@ def test_initializations_are_made_by_name(init, std):
         make_network("mlp", init="lecun", **settings)
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean_where_there_are_random_numbers():
+def test_dropout_drops_its_share_and_keeps_the_mean_unless_it_is_deterministic():
     x = jnp.ones((100, 100))
-    y = Dropout(0.3).apply({}, x, rngs={"dropout": jax.random.key(0)})
+    y = Dropout(0.3).apply({}, x, False, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_allclose(np.mean(y == 0), 0.3, atol=0.02)
     np.testing.assert_allclose(np.unique(y), [0, 1 / 0.7], rtol=1e-6)
-    np.testing.assert_array_equal(Dropout(0.3).apply({}, x), x)
+    np.testing.assert_array_equal(Dropout(0.3).apply({}, x, True), x)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_training_with_dropout_but_no_random_numbers_is_an_error_as_in_flax(name):
+    settings = {"hidden": (50,), "channels": (4,), "activation": "relu", "init_std": 0.02}
+    settings |= {"num_classes": 3, "normalizer": None, "init": "normal", "dropout": 0.5}
+    model = make_network(name, **settings)
+    variables = model.init(jax.random.key(1), X, train=False)
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        model.apply(variables, X, train=True)
+    evaluated = model.apply(variables, X, train=False)
+    np.testing.assert_array_equal(
+        model.apply(variables, X, train=True, deterministic=True), evaluated
+    )
 
 
 @pytest.mark.parametrize(("name", "count"), [("mlp", 2), ("cnn", 1)])
