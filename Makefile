@@ -1,4 +1,4 @@
-# make setup | reproduce | quick | test | test-slow | test-extras | lock
+# make setup | reproduce | quick | test | test-slow | test-extras | conformance | lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ ifneq ($(wildcard ../shared/tfds),)
 export TFDS_DATA_DIR ?= $(abspath ../shared/tfds)
 endif
 
-.PHONY: setup reproduce quick test test-slow test-extras lock
+.PHONY: setup reproduce quick test test-slow test-extras conformance lock
 .DELETE_ON_ERROR:
 
 setup: .venv/.installed
@@ -56,6 +56,11 @@ test-slow: setup
 test-extras: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt
 	$(BIN)/pytest tests/scripts/test_sweep.py -k ray
+
+# Compares the layers of other libraries with the papers' formulas.
+conformance: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	$(BIN)/python -m scripts.conformance
 
 # Pins every transitive dependency for Python 3.11 and newer.
 lock: setup

@@ -21,17 +21,18 @@ MOMENTUM, EPSILON = 0.9, 1e-3
 R_MAX, D_MAX = 3.0, 5.0
 GAMMA, BETA = np.array([1.5, -0.75, 1.0]), np.array([0.25, 0.5, -1.0])
 
-_TIMES = np.arange(STEPS)
+_STEPS = np.arange(STEPS)
 _CONSTANT = np.full(STEPS, R_MAX), np.full(STEPS, D_MAX)
 
 
 def _switched(step):
     """Batch Norm before `step`, the full limits from it on."""
-    return np.where(_TIMES < step, 1, R_MAX), np.where(_TIMES < step, 0, D_MAX)
+    switched = np.arange(STEPS) >= step
+    return np.where(switched, R_MAX, 1), np.where(switched, D_MAX, 0)
 
 
 # The paper's ramp: Batch Norm until step 5, then r_max grows until step 20 and d_max until 15.
-_RAMP = np.interp(_TIMES, [5, 20], [1, R_MAX]), np.interp(_TIMES, [5, 15], [0, D_MAX])
+_RAMP = np.interp(_STEPS, [5, 20], [1, R_MAX]), np.interp(_STEPS, [5, 15], [0, D_MAX])
 
 # Trajectory: its data and the limits of r and d at each step.
 TRAJECTORIES = {
@@ -58,12 +59,12 @@ def data():
     inside = z * std + mean
 
     # One minibatch in six is far wider than the others, and means jump from side to side.
-    wide = np.where(_TIMES % 6 == 0, 60.0, 1.0).reshape(-1, 1, 1, 1)
-    side = np.where(_TIMES % 2 == 0, 150.0, -150.0).reshape(-1, 1, 1, 1)
+    wide = np.where(_STEPS % 6 == 0, 60.0, 1.0).reshape(-1, 1, 1, 1)
+    side = np.where(_STEPS % 2 == 0, 150.0, -150.0).reshape(-1, 1, 1, 1)
     constant = inside.copy()
     constant[..., 0] = 0.7
     mask = np.ones((STEPS, *SHAPE[:-1]), bool)
-    mask.reshape(STEPS, -1)[_TIMES, rng.integers(0, 4, STEPS)] = False
+    mask.reshape(STEPS, -1)[_STEPS, rng.integers(0, 4, STEPS)] = False
     x = {
         "inside": inside,
         "limits": z * wide + side,

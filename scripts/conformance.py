@@ -1,0 +1,401 @@
+r"""Compares public implementations of Batch Norm and Batch Renorm with the papers' formulas.
+
+    python -m scripts.conformance --output=results/conformance.md
+
+Each implementation trains for 30 steps on the inputs of tests/layers/golden.npz, and what it gives
+is compared with the float64 values there. requirements-peers.txt lists what to install; the row of
+an implementation that is not installed says so.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
+
+Golden = Mapping[str, np.ndarray]
+_GOLDEN = Path(__file__).parents[1] / "tests/layers/golden.npz"
+
+
+class Case(NamedTuple):
+    """A column of the table."""
+
+    name: str  # that of its data in the golden file, unless `warmup` is given
+    title: str
+    about_renorm: bool = False
+    warmup: int | None = None  # steps of Batch Norm, where an implementation has a schedule
+    resumed_at: int | None = None
+
+    @property
+    def data(self) -> str:
+        """Its data in the golden file."""
+        return self.name if self.warmup is None else "inside"
+
+    def trajectory(self, implementation: Implementation) -> str:
+        """What is expected in the golden file, with the implementation's own schedule."""
+        if self.warmup is None or implementation.warmup is None:
+            return self.data
+        return "ramp" if implementation.warmup == "ramp" else f"switch_{self.warmup}"
+
+    def supported(self, implementation: Implementation) -> bool:
+        """Whether the implementation has what the case is about."""
+        if self.name == "warmup":
+            return implementation.warmup is not None
+        return self.name != "mask" or implementation.masks
+
+
+CASES = (
+    Case("inside", "r, d inside limits", about_renorm=True),
+    Case("limits", "r, d at limits", about_renorm=True),
+    Case("constant", "constant channel"),
+    Case("tiny", "variance far below epsilon"),
+    Case("offset", "mean 1e4, deviation 1"),
+    Case("warmup", "after warm-up", about_renorm=True, warmup=5),
+    Case("bfloat16", "bfloat16 input"),
+    Case("mask", "mask"),
+    Case("resumed", "resumed", warmup=20, resumed_at=15),
+)
+
+
+class Explanation(NamedTuple):
+    """Why an implementation deviates, from its source; printed only where it does."""
+
+    implementation: str  # beginning of the name
+    # Cases by name; "rule": what it does by design; "rest": whatever deviates besides.
+    cases: str
+    text: str
+
+
+EXPLANATIONS = (
+    Explanation(
+        "flax.",
+        "offset",
+        "The variance is E[x^2] - E[x]^2 in float32, which cancels (`_compute_stats` in "
+        "flax/linen/normalization.py and flax/nnx/nn/normalization.py). Documented: the default, "
+        "`use_fast_variance=True`, is 'less numerically stable'. With False the cell is exact.",
+    ),
+    Explanation(
+        "equinox",
+        "rule",
+        "Training is exact. In evaluation, by design, both averages are divided by "
+        "1 - momentum^steps, the correction of averages that start at 0 (`BatchNorm.__call__` in "
+        "equinox/nn/_batch_norm.py with `mode='batch'`, commented 'Zero-debias').",
+    ),
+    Explanation(
+        "equinox",
+        "rest",
+        "The average of the variance starts at 1, though (`init_hidden` in `BatchNorm.__init__`). "
+        "The corrected one is too high by momentum^steps / (1 - momentum^steps), which with "
+        "momentum 0.9 is 9 after one step and 0.04 after 30.",
+    ),
+    Explanation(
+        "torch.",
+        "rule",
+        "Documented: `running_var` averages unbiased variances, m / (m - 1) times the biased ones "
+        "(`BatchNorm1d` in torch/nn/modules/batchnorm.py). Training outputs are exact.",
+    ),
+    Explanation(
+        "sbx",
+        "rule",
+        "By design, as in flax.linen's BatchNorm that it is adapted from, it averages the variance "
+        "and not the deviation (`ra_var` in `BatchRenorm.__call__`, sbx/common/jax_layers.py).",
+    ),
+    Explanation(
+        "sbx",
+        "inside limits constant tiny offset warmup resumed",
+        "Epsilon slips into r and d: `affine_var` is var_B / r^2, to which epsilon is added only "
+        "afterwards, and `affine_mean` multiplies d by sqrt(var_B) without epsilon (same "
+        "function). The smaller the variance, the less r and d do.",
+    ),
+    Explanation(
+        "sbx",
+        "constant offset",
+        "The gradient of `jnp.sqrt(batch_var)` at variance 0 is not finite (same function), during "
+        "the warm-up as well.",
+    ),
+    Explanation(
+        "sbx",
+        "limits offset",
+        "The variance is that of flax.linen by default, E[x^2] - E[x]^2, which cancels; "
+        "`use_fast_variance` is commented out (same class).",
+    ),
+    Explanation(
+        "torchrl",
+        "rule",
+        "By design it averages variances ('running mean and variance', as documented), not "
+        "deviations, and unbiased ones (`unbiased_var` in `BatchRenorm1d.forward`, "
+        "torchrl/modules/models/batchrenorm.py).",
+    ),
+    Explanation(
+        "torchrl",
+        "rest",
+        "`unbiased_var` takes N for the number of values, which for inputs [N, C, L] is N L: here "
+        "twice the biased variance instead of 4/3 of it (same function). With inputs [N, C] it is "
+        "right.",
+    ),
+    Explanation(
+        "torchrl",
+        "warmup",
+        "`warmup_factor`, commented '1 after warmup', goes on growing: it is the number of steps "
+        "divided by `warmup_steps`, here up to 5, and what `num_batches_tracked.clamp_max()` "
+        "returns is not used (same function).",
+    ),
+)
+
+
+class Deviation(NamedTuple):
+    """The largest deviation of a case, relative to the golden values."""
+
+    value: float
+    exact: bool
+
+    def __str__(self) -> str:
+        if self.exact:
+            return "exact"
+        return f"{self.value:.1e}" if np.isfinite(self.value) else "not finite"
+
+
+class Result(NamedTuple):
+    """A measured cell: against the papers, and against what the implementation does by design."""
+
+    papers: Deviation
+    own: Deviation | None
+
+    def __str__(self) -> str:
+        if self.own is None or self.papers.exact:
+            return str(self.papers)
+        return f"{self.papers} / {self.own}"
+
+    def explanations(self, implementation: str, case: str) -> list[str] | None:
+        """Texts that explain this cell; None if there is a deviation that none explains."""
+        if self.papers.exact:
+            return []
+        wanted = [{"rule"}] if self.own else []
+        if self.own is None or not self.own.exact:
+            wanted.append({case, "rest"})
+        found = [
+            [
+                explanation.text
+                for explanation in EXPLANATIONS
+                if f"{implementation} ".startswith(explanation.implementation)
+                and cases & set(explanation.cases.split())
+            ]
+            for cases in wanted
+        ]
+        return [text for texts in found for text in texts] if all(found) else None
+
+
+def load_golden() -> Golden:
+    """The golden vectors by key; see tests/layers/golden.py."""
+    with np.load(_GOLDEN, allow_pickle=False) as file:
+        return dict(file)
+
+
+def measure(implementation: Implementation, case: Case, golden: Golden) -> Result:
+    """Runs one implementation through one case."""
+    observed = _observe(implementation, case, golden)
+    papers = "batch_renorm" if implementation.renorm else "batch_norm"
+
+    def deviation(rule: str) -> Deviation:
+        values = []
+        for quantity, value in observed.items():
+            keys = [f"{case.trajectory(implementation)}/{r}/{quantity}" for r in (rule, papers)]
+            # What a rule does not change stands under the papers' only.
+            expected = golden[keys[0] if keys[0] in golden else keys[1]]
+            values.append(np.max(np.abs(value - expected)) / np.max(np.abs(expected)))
+        largest = float(np.max(values))  # NaN where there is one
+        return Deviation(largest, largest <= tolerance(case, golden))
+
+    own = implementation.own_rule
+    return Result(deviation(papers), deviation(own) if own else None)
+
+
+def tolerance(case: Case, golden: Golden) -> float:
+    """Up to which deviation a cell is exact; the caption of the table gives the reasons."""
+    if case.name == "bfloat16":
+        return 2.0**-7
+    x = np.float64(golden[f"{case.data}/x"])
+    counts = golden.get(f"{case.data}/mask", np.ones(x.shape[:-1], bool))[..., None]
+    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + golden["epsilon"])
+    return 1e-5 + 2.0**-23 * float(np.max(np.max(np.abs(x * counts), (1, 2)) / sigma))
+
+
+def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict[str, np.ndarray]:
+    """All that is compared, by the golden file's names; with a mask, zero where it is false."""
+    settings = _settings(implementation, case, golden)
+    x, mask = golden[f"{case.data}/x"], golden.get(f"{case.data}/mask")
+    counts = np.ones(x.shape[:-1]) if mask is None else mask
+    counts = counts[..., None].astype(np.float32)
+    layer = implementation.make(settings)
+    steps = []
+    for t in range(len(x)):
+        if t == case.resumed_at:
+            saved = layer.save()
+            layer = implementation.make(settings)
+            layer.load(saved)
+        y, dx = layer.train(x[t], golden["dy"][t] * counts[t], None if mask is None else mask[t])
+        steps.append({"y": y * counts[t], "dx": dx * counts[t], **layer.statistics()})
+    observed = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    if implementation.renorm and "var" in observed:
+        observed["std"] = np.sqrt(observed.pop("var") + settings.epsilon)
+    return {**observed, "evaluation": layer.evaluate(x[0]) * counts[0]}
+
+
+def _settings(implementation: Implementation, case: Case, golden: Golden) -> Settings:
+    schedule = None if case.warmup is None else implementation.warmup
+    return Settings(
+        momentum=float(golden["momentum"]),
+        epsilon=float(golden["epsilon"]),
+        gamma=golden["gamma"],
+        beta=golden["beta"],
+        r_max=float(golden["r_max"]),
+        d_max=float(golden["d_max"]),
+        ramp=schedule == "ramp",
+        warmup=case.warmup if case.warmup and schedule == "switch" else 0,
+        dtype="bfloat16" if case.name == "bfloat16" else "float32",
+    )
+
+
+class Table(NamedTuple):
+    """Cells by row and column, the notes that they refer to, and cells without an explanation."""
+
+    rows: dict[str, dict[str, str]]
+    notes: list[str]
+    unexplained: list[str]
+
+
+def compare(implementations: Sequence[Implementation] = IMPLEMENTATIONS) -> Table:
+    """Measures every case of every implementation that is installed."""
+    table = Table({}, [], [])
+    golden = load_golden()
+    for implementation in implementations:
+        version = implementation.version()
+        row = table.rows[implementation.name] = {"version": version or "not installed"}
+        row |= {case.title: "" for case in CASES}
+        if version is None:
+            continue
+        try:
+            row |= {case.title: _cell(implementation, case, golden, table) for case in CASES}
+        except ImportError as error:
+            row["version"] += f", cannot be imported: {error}"
+    return table
+
+
+def _cell(implementation: Implementation, case: Case, golden: Golden, table: Table) -> str:
+    """The text of a cell; adds to the table's lists."""
+    if case.about_renorm and not implementation.renorm:
+        return "–"
+    if not case.supported(implementation):
+        return "not supported"
+    result = measure(implementation, case, golden)
+    texts = result.explanations(implementation.name, case.name)
+    if texts is None:
+        table.unexplained.append(f"{implementation.name}, {case.title}: {result}")
+        return f"{result} unexplained"
+    table.notes.extend(text for text in texts if text not in table.notes)
+    numbers = sorted(table.notes.index(text) + 1 for text in texts)
+    return f"{result} [{', '.join(map(str, numbers))}]" if numbers else str(result)
+
+
+_CAPTION = """\
+Each implementation trains for 30 steps on inputs [2, 2, 3] (batch, length, features). Momentum is
+{momentum:g}, epsilon {epsilon:g}, the scale is not 1, the bias is not 0, and Batch Renorm's limits
+are r_max = {r_max:g} and d_max = {d_max:g}; other options keep their defaults. Compared with the
+papers' formulas in float64 (tests/layers/reference.py) are, at each step, the output, the gradient
+with respect to the input and both moving statistics, and at the end the evaluation output. A number
+is the largest deviation among them: of each, the largest |value - golden| over all steps and
+elements, divided by the largest |golden|. An implementation that averages something else by design
+has a second number, after a slash: its deviation from golden vectors that average the same.
+
+exact: at most 1e-5 + 2^-23 max|x| / sigma_B. The first term allows for float32's rounding (2^-24)
+over sums and 30 steps. The second is twice what rounding the minibatch's mean to float32 does to
+an output; with mean 1e4 the two come to {offset:.1e}, elsewhere to at most {others:.1e}. With
+bfloat16 input: at most 2^-7, because bfloat16 rounds by 2^-9 and a gradient is a sum of up to four
+such terms.
+
+after warm-up: Batch Norm for 5 steps, then in sbx and torchrl the full limits at once, as they
+document, and in bnrepro the paper's ramp, until step 20 for r and 15 for d. resumed: after 15 steps
+the state is saved and loaded into a new layer, in the midst of that ramp or of a warm-up of 20
+steps. mask: one value in four is 100 and does not count, nor does the loss depend on its output.
+–: concerns Batch Renorm only."""
+
+
+def report(table: Table) -> str:
+    """The Markdown text."""
+    import pandas as pd
+
+    from bnrepro.comparison.provenance import here_and_now
+
+    golden = load_golden()
+    tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
+    scalars = {name: float(value) for name, value in golden.items() if value.ndim == 0}
+    caption = _CAPTION.format(
+        **scalars, offset=tolerances.pop("offset"), others=max(tolerances.values())
+    )
+    markdown = pd.DataFrame.from_dict(table.rows, orient="index").to_markdown(disable_numparse=True)
+    notes = "\n".join(f"{number}. {text}" for number, text in enumerate(table.notes, 1))
+    where = here_and_now()
+    packages = {
+        "Python": where["versions"]["python"],
+        "JAX": where["versions"]["jax"],
+        "NumPy": where["versions"]["numpy"],
+        **{peer.package: peer.version() or "not installed" for peer in IMPLEMENTATIONS},
+    }
+    return f"""\
+# Implementations against the papers' formulas
+
+{markdown}
+
+{caption}
+
+{notes}
+
+`{where["command"]}` at commit {where["commit"]},
+{where["started"]}; {", ".join(where["machine"]["devices"])}; {where["machine"]["processor"]};
+{", ".join(f"{name} {version}" for name, version in packages.items())}.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compares, and writes and prints the table.
+
+    Raises:
+      SystemExit: after a sentence on stderr; with code 2 if the table cannot be written, with code
+        1 if a deviation has no explanation.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.conformance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/conformance.md"),
+        metavar="FILE",
+        help="a Markdown file in an existing folder (default: %(default)s)",
+    )
+    output = parser.parse_args(arguments).output
+    if output.is_dir() or not output.parent.is_dir():
+        parser.exit(2, f"cannot write {output}: it must name a file in an existing folder.\n")
+
+    from bnrepro.records import RecordsError, complete_file
+
+    table = compare()
+    text = report(table)
+    try:
+        with complete_file(output) as path:
+            path.write_text(text)
+    except RecordsError as error:
+        parser.exit(2, f"{error}.\n")
+    print(text)
+    if table.unexplained:
+        sys.exit(f"Deviations that nothing explains: {'; '.join(table.unexplained)}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+import importlib.util
+
+import numpy as np
+import pytest
+
+from scripts import conformance
+from scripts.conformance_peers import IMPLEMENTATIONS, Implementation
+from tests.layers import golden, reference
+
+BY_NAME = {implementation.name: implementation for implementation in IMPLEMENTATIONS}
+OURS = [implementation for implementation in IMPLEMENTATIONS if implementation.package == "bnrepro"]
+CELLS = [
+    (implementation, case)
+    for implementation in OURS
+    for case in conformance.CASES
+    if implementation.renorm or not case.about_renorm
+]
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return conformance.load_golden()
+
+
+@pytest.mark.parametrize(
+    ("implementation", "case"), CELLS, ids=[f"{row.name}-{case.name}" for row, case in CELLS]
+)
+def test_our_layers_are_exact_in_every_case(implementation, case, vectors):
+    if implementation.module and importlib.util.find_spec(implementation.module) is None:
+        pytest.skip(f"there is no {implementation.module} yet")
+    assert case.supported(implementation)
+    result = conformance.measure(implementation, case, vectors)
+    assert result.papers.exact, result.papers.value
+
+
+def test_the_committed_vectors_are_those_of_the_generator(vectors):
+    generated = golden.golden()
+    assert set(vectors) == set(generated)
+    for key, values in generated.items():
+        assert vectors[key].dtype == values.dtype
+        np.testing.assert_allclose(vectors[key], values, rtol=1e-9, atol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize(("data", "clipped"), [("inside", False), ("limits", True)])
+def test_r_and_d_are_where_their_cases_say(data, clipped, vectors):
+    mu, sigma = np.zeros(3), np.ones(3)
+    r, d = [], []
+    for x in vectors[f"{data}/x"]:
+        step = reference.batch_renorm(x, mu, sigma, np.inf, np.inf, epsilon=1e-3, momentum=0.9)
+        mu, sigma = step.mu, step.sigma
+        r.append(step.r)
+        d.append(step.d)
+    assert (np.maximum(r, 1 / np.array(r)) > golden.R_MAX).all() == clipped
+    assert (np.maximum(r, 1 / np.array(r)) > golden.R_MAX).any() == clipped
+    assert (np.abs(d) > golden.D_MAX).all() == clipped
+    assert (np.abs(d) > golden.D_MAX).any() == clipped
+
+
+def test_a_deviation_has_a_size_and_a_note():
+    table = conformance.compare([BY_NAME["flax.linen.BatchNorm"]])
+    cells = table.rows["flax.linen.BatchNorm"]
+    assert cells["constant channel"] == "exact"
+    assert float(cells["mean 1e4, deviation 1"].removesuffix(" [1]")) > 1
+    assert len(table.notes) == 1 and not table.unexplained
+
+
+def test_a_deviation_that_nothing_explains_is_told():
+    unknown = BY_NAME["flax.linen.BatchNorm"]._replace(name="unknown")
+    table = conformance.compare([unknown])
+    assert table.rows["unknown"]["mean 1e4, deviation 1"].endswith(" unexplained")
+    assert len(table.unexplained) == 1 and not table.notes
+
+
+def test_an_explanation_is_looked_for_on_both_sides_of_the_slash():
+    result = conformance.Result(
+        conformance.Deviation(0.5, exact=False), conformance.Deviation(0.25, exact=False)
+    )
+    assert str(result) == "5.0e-01 / 2.5e-01"
+    assert len(result.explanations("sbx BatchRenorm", "tiny")) == 2
+    assert result.explanations("sbx BatchRenorm", "mask") is None  # by design alone
+    assert result.explanations("flax.linen.BatchNorm", "offset") is None  # none of it by design
+
+
+def test_what_is_not_installed_or_cannot_be_imported_is_a_row_that_says_so():
+    def make(settings):
+        raise ImportError("no symbol")
+
+    table = conformance.compare(
+        [
+            Implementation("absent", "absent", make, "no_such_module.layers"),
+            Implementation("broken", "numpy", make),
+        ]
+    )
+    assert table.rows["absent"]["version"] == "not installed"
+    assert table.rows["broken"]["version"] == f"{np.__version__}, cannot be imported: no symbol"
+    assert set(table.rows["absent"].values()) == {"not installed", ""}
+
+
+@pytest.mark.parametrize("name", ["missing/table.md", "."])
+def test_an_output_that_cannot_be_is_refused_in_a_sentence(name, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        conformance.main([f"--output={tmp_path / name}"])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == (
+        f"cannot write {tmp_path / name}: it must name a file in an existing folder.\n"
+    )
