@@ -339,12 +339,8 @@ def report(table: Table) -> str:
     markdown = pd.DataFrame.from_dict(table.rows, orient="index").to_markdown(disable_numparse=True)
     notes = "\n".join(f"{number}. {text}" for number, text in enumerate(table.notes, 1))
     where = here_and_now()
-    packages = {
-        "Python": where["versions"]["python"],
-        "JAX": where["versions"]["jax"],
-        "NumPy": where["versions"]["numpy"],
-        **{peer.package: peer.version() or "not installed" for peer in IMPLEMENTATIONS},
-    }
+    versions = {peer.package: peer.version() or "not installed" for peer in IMPLEMENTATIONS}
+    versions |= {name: where["versions"][name] for name in ("bnrepro", "jax", "numpy", "python")}
     return f"""\
 # Implementations against the papers' formulas
 
@@ -356,7 +352,7 @@ def report(table: Table) -> str:
 
 `{where["command"]}` at commit {where["commit"]},
 {where["started"]}; {", ".join(where["machine"]["devices"])}; {where["machine"]["processor"]};
-{", ".join(f"{name} {version}" for name, version in packages.items())}.
+{", ".join(f"{name} {version}" for name, version in versions.items())}.
 """
 
 
