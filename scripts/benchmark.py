@@ -1,7 +1,10 @@
 r"""Measures how fast things are on this machine.
 
+    python -m scripts.benchmark layers --output=results/benchmarks/layers.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
+layers: forward and backward through the layers, against Flax's and, where it is installed,
+PyTorch's.
 sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one, and
 against launching each by itself.
 """
@@ -33,16 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    output: Any = {"type": Path, "required": True, "metavar": "FILE", "help": "a Markdown file"}
+    layers = benchmarks.add_parser("layers", help="milliseconds of a layer, beside others'")
+    layers.set_defaults(run=_layers)
+    add = layers.add_argument
+    add("--output", **output)
+    add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
     sweep = benchmarks.add_parser("sweep", help="trials a minute, grouped and one by one")
+    sweep.set_defaults(run=_sweep)
     add = sweep.add_argument
-    add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
+    add("--output", **output)
     add("--trials", type=_positive, default=32, help="grouped (default: %(default)s)")
     add("--alone", type=_several, default=8, help="one by one (default: %(default)s)")
     add("--launched", type=_positive, default=4, help="each by itself (default: %(default)s)")
     add("--repeats", type=_positive, default=3, help="of each, in turn (default: %(default)s)")
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)
-    text = _sweep(options)
+    text = options.run(options)
     from bnrepro.records import complete_file
 
     with complete_file(options.output) as path:
@@ -64,6 +74,16 @@ def _several(text: str) -> int:
     return number
 
 
+def _layers(options: argparse.Namespace) -> str:
+    from bnrepro.comparison.provenance import signature
+    from scripts.benchmark_layers import SHAPES, measure, report
+
+    table, text = report([measure(shape, options.rounds) for shape in SHAPES])
+    markdown = table.to_markdown(disable_numparse=True)
+    signed = signature("jax", "jaxlib", "flax", "torch")
+    return f"# The layers' speed\n\n{markdown}\n\n{text}\n{signed}"
+
+
 class _Arm(NamedTuple):
     name: str
     trials: int
@@ -73,7 +93,7 @@ class _Arm(NamedTuple):
 def _sweep(options: argparse.Namespace) -> str:
     import pandas as pd
 
-    from bnrepro.comparison.provenance import here_and_now
+    from bnrepro.comparison.provenance import signature
 
     arms = (_Arm("one by one", options.alone, 1), _Arm("grouped", options.trials, None))
     launched = _Arm("each launched by itself", options.launched, 1)
@@ -93,8 +113,6 @@ def _sweep(options: argparse.Namespace) -> str:
         for arm in (launched, *arms)
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    where = here_and_now()
-    machine, versions = where["machine"], where["versions"]
     to_one, to_launched = (medians["grouped"] / medians[arm.name] for arm in (arms[0], launched))
     text = f"""\
 Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
@@ -104,11 +122,7 @@ launching each by itself with experiments.single (ratios of the medians). A tria
 compiled program for all of its trials. The time to load data and to compile counts for the grouped
 ones and for those launched; those one by one are counted from the end of the first.
 
-`{where["command"]}` at commit {where["commit"]},
-{where["started"]}; {", ".join(machine["devices"])}; {machine["processor"]},
-{machine["cores"]} cores, Python {versions["python"]}, JAX {versions["jax"]},
-Optuna {versions["optuna"]}.
-"""
+{signature("jax", "optuna")}"""
     markdown = table.to_markdown(disable_numparse=True)
     return f"# Sweeps: grouped against one by one\n\n{markdown}\n\n{text}"
 

@@ -328,7 +328,7 @@ def report(table: Table) -> str:
     """The Markdown text."""
     import pandas as pd
 
-    from bnrepro.comparison.provenance import here_and_now
+    from bnrepro.comparison.provenance import signature
 
     golden = load_golden()
     tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
@@ -338,9 +338,7 @@ def report(table: Table) -> str:
     )
     markdown = pd.DataFrame.from_dict(table.rows, orient="index").to_markdown(disable_numparse=True)
     notes = "\n".join(f"{number}. {text}" for number, text in enumerate(table.notes, 1))
-    where = here_and_now()
-    versions = {peer.package: peer.version() or "not installed" for peer in IMPLEMENTATIONS}
-    versions |= {name: where["versions"][name] for name in ("bnrepro", "jax", "numpy", "python")}
+    packages = dict.fromkeys(peer.package for peer in IMPLEMENTATIONS)
     return f"""\
 # Implementations against the papers' formulas
 
@@ -350,10 +348,7 @@ def report(table: Table) -> str:
 
 {notes}
 
-`{where["command"]}` at commit {where["commit"]},
-{where["started"]}; {", ".join(where["machine"]["devices"])}; {where["machine"]["processor"]};
-{", ".join(f"{name} {version}" for name, version in versions.items())}.
-"""
+{signature(*packages, "jax", "numpy")}"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

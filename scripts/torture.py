@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -456,18 +457,15 @@ def _sign(step: Path) -> None:
 def _report(results: Sequence[Result]) -> str:
     import pandas as pd
 
-    from bnrepro.comparison.provenance import here_and_now
+    from bnrepro.comparison.provenance import signature
 
     table = pd.DataFrame(results)
     table["passed"] = [f"{r.passed} of {r.of}" for r in results]
-    now = here_and_now()
-    machine, versions = now["machine"], now["versions"]
     text = table.drop(columns="of").to_markdown(index=False)
     return (
-        f"# What a run survives, {now['started'][:10]}\n\n{text}\n\n"
-        f"`{now['command']}` at commit {now['commit']}, {now['started']}; {machine['processor']}, "
-        f"{machine['cores']} cores, Python {versions['python']}, JAX {versions['jax']}, Orbax "
-        f"{versions['orbax-checkpoint']}. Everything random is drawn with seed {SEED}.\n\n"
+        f"# What a run survives, {datetime.now(UTC):%Y-%m-%d}\n\n{text}\n\n"
+        f"Everything random is drawn with seed {SEED}.\n\n"
+        f"{signature('jax', 'orbax-checkpoint')}\n"
     )
 
 

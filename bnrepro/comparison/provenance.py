@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,8 +43,8 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def here_and_now() -> dict[str, Any]:
-    """Command, commit, time, versions and machine of this process."""
+def here_and_now(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
+    """Command, commit, time, versions, XLA's flags and machine of this process."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     command = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
     return {
@@ -53,7 +53,8 @@ def here_and_now() -> dict[str, Any]:
         "uncommitted_changes": bool(_git("status", "--porcelain")),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()}
-        | {package: _version(package) for package in _PACKAGES},
+        | {package: _version(package) for package in packages},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
@@ -61,6 +62,21 @@ def here_and_now() -> dict[str, Any]:
             "devices": [device.device_kind for device in jax.devices()],
         },
     }
+
+
+def signature(*packages: str) -> str:
+    """Two lines of Markdown below a table of measurements: what made it, when, and where."""
+    where = here_and_now(packages)
+    machine, versions = where["machine"], where["versions"]
+    hardware = [*machine["devices"], machine["processor"], f"{machine['cores']} cores"]
+    uncommitted = " with uncommitted changes" if where["uncommitted_changes"] else ""
+    shown = [f"{name} {versions[name]}" for name in ("python", *packages)]
+    shown += [f"XLA_FLAGS={where['xla_flags']}"] if where["xla_flags"] else []
+    return f"""\
+`{where["command"]}` at commit {where["commit"]}{uncommitted},
+{where["started"]}; {", ".join(hardware)};
+{", ".join(shown)}.
+"""
 
 
 def _version(package: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts import benchmark
+from scripts import benchmark, benchmark_layers
 
 
 @pytest.mark.slow
@@ -26,7 +26,20 @@ def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
         low, high = sorted(float(rate) for rate in repeats.split(", "))
         assert 0 < low <= float(median) <= high
     assert "20 steps of 64 images" in text
-    assert "cores, Python" in text
+    assert "cores;\npython 3" in text
+
+
+def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_layers, "SHAPES", ((6, 4), (4, 3, 3, 8)))
+    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
+    output = tmp_path / "layers.md"
+    benchmark.main(["layers", f"--output={output}", "--rounds=3"])
+    lines = [line for line in output.read_text().splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows] == ["6x4", "4x3x3x8"]
+    cells = dict(zip(header, rows[0], strict=True))
+    assert float(cells["flax.linen"]) > 0 and float(cells["BatchRenorm, with y"]) > 0
+    assert "cores;\npython 3" in output.read_text()
 
 
 @pytest.mark.parametrize(

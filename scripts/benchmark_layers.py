@@ -1,0 +1,181 @@
+"""Times the layers, forward and backward, beside those of Flax and PyTorch: `benchmark layers`."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SHAPES = ((64, 100), (1024, 512), (32, 32, 32, 64), (64, 16, 16, 256), (32, 8, 8, 1280))
+# Whether the output is kept, as in a network, or only used within the compiled program.
+KEPT = {"": False, ", with y": True}
+_BASELINE = "flax.linen"
+_SECONDS = 0.02  # of calls between two readings of the clock
+
+
+class Timings(NamedTuple):
+    """Milliseconds of each reading, one list an implementation, read in turn."""
+
+    shape: tuple[int, ...]
+    readings: Mapping[str, Sequence[float]]
+
+    def median(self, name: str) -> float:
+        """Of all readings, in milliseconds."""
+        return statistics.median(self.readings[name])
+
+    def ratio(self, name: str, to: str) -> float:
+        """Median over rounds of the quotient of two implementations' readings."""
+        pairs = zip(self.readings[name], self.readings[to], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+
+def measure(shape: tuple[int, ...], rounds: int) -> Timings:
+    """Times all implementations on a float32 input of that shape, features last.
+
+    Args:
+      shape: of the input.
+      rounds: readings of each implementation, in turn.
+    """
+    calls = {name: call for make in (_jax_calls, _torch_calls) for name, call in make(shape)}
+    number = {}
+    for name, call in calls.items():
+        call(1)  # compiles
+        number[name] = max(1, round(_SECONDS / max(_seconds(call, 3) / 3, 1e-7)))
+    readings: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
+    return Timings(shape, readings)
+
+
+def _seconds(call: Callable[[int], None], number: int) -> float:
+    begin = time.perf_counter()
+    call(number)
+    return time.perf_counter() - begin
+
+
+def _operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Input, scale, bias and the gradient with respect to the output."""
+    rng, features = np.random.default_rng(0), shape[-1]
+    operands = (
+        rng.normal(1, 2, shape),
+        rng.normal(1, 0.1, features),
+        rng.normal(0, 0.1, features),
+        rng.normal(0, 1, shape),
+    )
+    return tuple(operand.astype(np.float32) for operand in operands)
+
+
+def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Callable[[int], None]]]:
+    """By name: what computes that often, and waits for the last."""
+    import flax.linen as nn
+    import jax
+
+    import bnrepro
+
+    layers = {_BASELINE: nn.BatchNorm, "BatchNorm": bnrepro.BatchNorm}
+    layers |= {"BatchRenorm": bnrepro.BatchRenorm}
+    x, scale, bias, dy = (jax.device_put(operand) for operand in _operands(shape))
+    calls: list[tuple[str, Callable[[int], None]]] = []
+    for name, layer_type in layers.items():
+        layer = layer_type(use_running_average=False)
+        stats = layer.init(jax.random.key(0), x)["batch_stats"]
+        for suffix, kept in KEPT.items():
+            step = jax.jit(partial(_step, layer, kept))
+            operands = (x, scale, bias, dy, stats)
+            calls.append((name + suffix, partial(_repeat, step, operands)))
+    return [*calls, ("copy", partial(_repeat, jax.jit(lambda x: x + 1), (x,)))]
+
+
+def _step(
+    layer: Any, kept: bool, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any
+) -> tuple[Any, Any]:
+    """Gradients of sum(y * dy), the new statistics, and y if it is kept."""
+    import jax
+
+    def loss(x: Any, scale: Any, bias: Any) -> tuple[Any, Any]:
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": batch_stats}
+        y, updates = layer.apply(variables, x, mutable=["batch_stats"])
+        return (y * dy).sum(), (updates, y if kept else None)
+
+    return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
+
+
+def _repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> None:
+    import jax
+
+    for _ in range(number):
+        result = step(*operands)
+    jax.block_until_ready(result)
+
+
+def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Callable[[int], None]]]:
+    """PyTorch's layer on as many cores; none where PyTorch is missing or the device is no CPU."""
+    import jax
+
+    try:
+        import torch
+    except ImportError:
+        return []
+    if jax.default_backend() != "cpu":
+        return []
+    x, scale, bias, dy = (torch.tensor(operand) for operand in _operands(shape))
+    axes = (0, len(shape) - 1, *range(1, len(shape) - 1))
+    # PyTorch's features come second, and lie last in memory as here: channels_last.
+    x, dy = (value.permute(axes) for value in (x, dy))
+    layer = torch.nn.functional.batch_norm
+    leaves = [value.requires_grad_() for value in (x, scale, bias)]
+    mean, var = torch.zeros(shape[-1]), torch.ones(shape[-1])
+
+    def call(number: int) -> None:
+        for _ in range(number):
+            y = layer(x, mean, var, scale, bias, training=True, momentum=0.01)
+            torch.autograd.grad(y, leaves, dy)
+
+    return [("PyTorch, with y", call)]
+
+
+def report(timings: Sequence[Timings]) -> tuple[Any, str]:
+    """The table, one row a shape, and what there is to say about it."""
+    import pandas as pd
+
+    rows = {"x".join(map(str, timing.shape)): _row(timing) for timing in timings}
+    ratios = {
+        f"{name}{suffix}": statistics.geometric_mean(
+            timing.ratio(name + suffix, _BASELINE + suffix) for timing in timings
+        )
+        for name in ("BatchNorm", "BatchRenorm")
+        for suffix in KEPT
+    }
+    means = "; ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    text = f"""\
+Milliseconds of a forward and a backward pass in float32, features last: gradients of input, scale
+and bias, and the new moving averages. Medians of {len(timings[0].readings["copy"])} readings, all
+implementations in turn in one process; ratios are medians of the readings' ratios. "With y": the
+output is an output of the compiled program, too, as it is in a network and always in PyTorch. A
+copy is x + 1. A layer traverses its input eight times at the least (forward it reads x twice and
+writes y; backward it reads x and dy twice and writes dx): the last column is the time that four
+copies take, which are eight traversals, as a share of that of BatchNorm with y; small inputs stay
+in the caches, where calls cost more than traversals.
+Geometric means of the ratios to {_BASELINE}: {means}.
+"""
+    if "PyTorch, with y" not in timings[0].readings:
+        text += "PyTorch is not installed here, or the device is no CPU: its columns are missing.\n"
+    return pd.DataFrame.from_dict(rows, orient="index"), text
+
+
+def _row(timing: Timings) -> dict[str, str]:
+    row = {name: f"{timing.median(name):.3g}" for name in timing.readings}
+    for name in ("BatchNorm", "BatchRenorm"):
+        for suffix in KEPT:
+            ratio = timing.ratio(name + suffix, _BASELINE + suffix)
+            row[f"{name} / flax{suffix}"] = f"{ratio:.2f}"
+    if "PyTorch, with y" in timing.readings:
+        row["BatchNorm / PyTorch"] = f"{timing.ratio('BatchNorm, with y', 'PyTorch, with y'):.2f}"
+    row["BatchRenorm / BatchNorm"] = (
+        f"{timing.ratio('BatchRenorm, with y', 'BatchNorm, with y'):.2f}"
+    )
+    row["eight traversals"] = f"{4 * timing.ratio('copy', 'BatchNorm, with y'):.0%}"
+    return row
