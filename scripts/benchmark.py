@@ -1,10 +1,12 @@
 r"""Measures how fast things are on this machine.
 
     python -m scripts.benchmark layers --output=results/benchmarks/layers.md
+    python -m scripts.benchmark formulations --output=results/benchmarks/formulations.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
 layers: forward and backward through the layers, against Flax's and, where it is installed,
 PyTorch's.
+formulations: other ways to compute them, which were tried.
 sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one, and
 against launching each by itself.
 """
@@ -37,11 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     output: Any = {"type": Path, "required": True, "metavar": "FILE", "help": "a Markdown file"}
-    layers = benchmarks.add_parser("layers", help="milliseconds of a layer, beside others'")
-    layers.set_defaults(run=_layers)
-    add = layers.add_argument
-    add("--output", **output)
-    add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
+    for name, run, what in (
+        ("layers", _layers, "milliseconds of a layer, beside others'"),
+        ("formulations", _formulations, "milliseconds of other ways to compute a layer"),
+    ):
+        layers = benchmarks.add_parser(name, help=what)
+        layers.set_defaults(run=run)
+        add = layers.add_argument
+        add("--output", **output)
+        add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
     sweep = benchmarks.add_parser("sweep", help="trials a minute, grouped and one by one")
     sweep.set_defaults(run=_sweep)
     add = sweep.add_argument
@@ -76,12 +82,45 @@ def _several(text: str) -> int:
 
 def _layers(options: argparse.Namespace) -> str:
     from bnrepro.comparison.provenance import signature
-    from scripts.benchmark_layers import SHAPES, measure, report
+    from scripts.benchmark_layers import SHAPES, layer_calls, measure, report
 
-    table, text = report([measure(shape, options.rounds) for shape in SHAPES])
+    table, text = report([measure(layer_calls, shape, options.rounds) for shape in SHAPES])
     markdown = table.to_markdown(disable_numparse=True)
     signed = signature("jax", "jaxlib", "flax", "torch")
     return f"# The layers' speed\n\n{markdown}\n\n{text}\n{signed}"
+
+
+def _formulations(options: argparse.Namespace) -> str:
+    import pandas as pd
+
+    from bnrepro.comparison.provenance import signature
+    from scripts.benchmark_formulations import layer_calls, sum_calls
+    from scripts.benchmark_layers import SHAPES, measure
+
+    def table(make: Any) -> str:
+        timings = [measure(make, shape, options.rounds) for shape in SHAPES]
+        columns = {
+            "x".join(map(str, timing.shape)): {
+                name: f"{timing.median(name):.3g}" for name in timing.readings
+            }
+            for timing in timings
+        }
+        return pd.DataFrame(columns).to_markdown(disable_numparse=True)
+
+    return f"""\
+# Ways to compute a layer that were tried
+
+Milliseconds, float32, features last: medians of {options.rounds} readings, in turn in one process.
+
+Both sums over all but the features, of x - shift and of its square:
+
+{table(sum_calls)}
+
+Batch Norm, forward and backward, its output kept:
+
+{table(layer_calls)}
+
+{signature("jax", "jaxlib", "flax")}"""
 
 
 class _Arm(NamedTuple):

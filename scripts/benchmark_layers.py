@@ -11,6 +11,8 @@ import numpy as np
 SHAPES = ((64, 100), (1024, 512), (32, 32, 32, 64), (64, 16, 16, 256), (32, 8, 8, 1280))
 # Whether the output is kept, as in a network, or only used within the compiled program.
 KEPT = {"": False, ", with y": True}
+Call = Callable[[int], None]  # computes that often, and waits for the last
+
 _BASELINE = "flax.linen"
 _SECONDS = 0.02  # of calls between two readings of the clock
 
@@ -31,14 +33,19 @@ class Timings(NamedTuple):
         return statistics.median(one / other for one, other in pairs)
 
 
-def measure(shape: tuple[int, ...], rounds: int) -> Timings:
-    """Times all implementations on a float32 input of that shape, features last.
+def measure(
+    make: Callable[[tuple[int, ...]], Sequence[tuple[str, Call]]],
+    shape: tuple[int, ...],
+    rounds: int,
+) -> Timings:
+    """Times all of `make(shape)`, by name, in turn.
 
     Args:
-      shape: of the input.
-      rounds: readings of each implementation, in turn.
+      make: of `layer_calls` here, or of `scripts.benchmark_formulations`.
+      shape: of the float32 input, features last.
+      rounds: readings of each.
     """
-    calls = {name: call for make in (_jax_calls, _torch_calls) for name, call in make(shape)}
+    calls = dict(make(shape))
     number = {}
     for name, call in calls.items():
         call(1)  # compiles
@@ -50,13 +57,13 @@ def measure(shape: tuple[int, ...], rounds: int) -> Timings:
     return Timings(shape, readings)
 
 
-def _seconds(call: Callable[[int], None], number: int) -> float:
+def _seconds(call: Call, number: int) -> float:
     begin = time.perf_counter()
     call(number)
     return time.perf_counter() - begin
 
 
-def _operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def layer_operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """Input, scale, bias and the gradient with respect to the output."""
     rng, features = np.random.default_rng(0), shape[-1]
     operands = (
@@ -68,8 +75,12 @@ def _operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     return tuple(operand.astype(np.float32) for operand in operands)
 
 
-def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Callable[[int], None]]]:
-    """By name: what computes that often, and waits for the last."""
+def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
+    """By name: forward and backward through each library's layer, and a copy."""
+    return _jax_calls(shape) + _torch_calls(shape)
+
+
+def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     import flax.linen as nn
     import jax
 
@@ -77,19 +88,19 @@ def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Callable[[int], None]]
 
     layers = {_BASELINE: nn.BatchNorm, "BatchNorm": bnrepro.BatchNorm}
     layers |= {"BatchRenorm": bnrepro.BatchRenorm}
-    x, scale, bias, dy = (jax.device_put(operand) for operand in _operands(shape))
-    calls: list[tuple[str, Callable[[int], None]]] = []
+    x, scale, bias, dy = (jax.device_put(operand) for operand in layer_operands(shape))
+    calls: list[tuple[str, Call]] = []
     for name, layer_type in layers.items():
         layer = layer_type(use_running_average=False)
         stats = layer.init(jax.random.key(0), x)["batch_stats"]
         for suffix, kept in KEPT.items():
-            step = jax.jit(partial(_step, layer, kept))
+            step = jax.jit(partial(layer_step, layer, kept))
             operands = (x, scale, bias, dy, stats)
-            calls.append((name + suffix, partial(_repeat, step, operands)))
-    return [*calls, ("copy", partial(_repeat, jax.jit(lambda x: x + 1), (x,)))]
+            calls.append((name + suffix, partial(repeat, step, operands)))
+    return [*calls, ("copy", partial(repeat, jax.jit(lambda x: x + 1), (x,)))]
 
 
-def _step(
+def layer_step(
     layer: Any, kept: bool, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any
 ) -> tuple[Any, Any]:
     """Gradients of sum(y * dy), the new statistics, and y if it is kept."""
@@ -103,7 +114,8 @@ def _step(
     return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
 
 
-def _repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> None:
+def repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> None:
+    """Calls a compiled step that often, and waits for the last result."""
     import jax
 
     for _ in range(number):
@@ -111,7 +123,7 @@ def _repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) ->
     jax.block_until_ready(result)
 
 
-def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Callable[[int], None]]]:
+def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """PyTorch's layer on as many cores; none where PyTorch is missing or the device is no CPU."""
     import jax
 
@@ -121,7 +133,7 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Callable[[int], None
         return []
     if jax.default_backend() != "cpu":
         return []
-    x, scale, bias, dy = (torch.tensor(operand) for operand in _operands(shape))
+    x, scale, bias, dy = (torch.tensor(operand) for operand in layer_operands(shape))
     axes = (0, len(shape) - 1, *range(1, len(shape) - 1))
     # PyTorch's features come second, and lie last in memory as here: channels_last.
     x, dy = (value.permute(axes) for value in (x, dy))

@@ -93,8 +93,8 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     shown = {configs[name]["normalizer"]["name"] for name in found}
     if options.statistics == "population" and "batch_renorm" in shown:
         caption += (
-            " Batch Renorm's are taken in training mode, where each layer's output still depends "
-            "on the moving averages."
+            " Batch Renorm's are those of each layer's inputs in the network that evaluates with "
+            "them."
         )
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns), caption
 

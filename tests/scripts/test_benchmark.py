@@ -1,8 +1,10 @@
 """scripts/benchmark.py as a user runs it, with sizes that take seconds."""
 
+import jax
+import numpy as np
 import pytest
 
-from scripts import benchmark, benchmark_layers
+from scripts import benchmark, benchmark_formulations, benchmark_layers
 
 
 @pytest.mark.slow
@@ -40,6 +42,22 @@ def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatc
     cells = dict(zip(header, rows[0], strict=True))
     assert float(cells["flax.linen"]) > 0 and float(cells["BatchRenorm, with y"]) > 0
     assert "cores;\npython 3" in output.read_text()
+
+
+def test_ways_to_compute_a_layer_agree_on_what_they_compute():
+    calls = {}
+    for make in (benchmark_formulations.sum_calls, benchmark_formulations.layer_calls):
+        for name, call in make((128, 3, 3, 8)):
+            step, operands = call.args
+            calls[name] = step(*operands)
+    calls.pop("copy")
+    sums = [calls[name] for name in benchmark_formulations.SUMS]
+    layers = [calls[name] for name in benchmark_formulations.LAYERS]
+    for same in (sums, layers):
+        expected = jax.tree.leaves(same[0])
+        for result in same[1:]:
+            for value, right in zip(jax.tree.leaves(result), expected, strict=True):
+                np.testing.assert_allclose(value, right, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""Times ways to compute a layer that were tried: `benchmark formulations`.
+
+What `bnrepro.layers.reductions` does is the last of the sums and of the layers.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bnrepro import BatchNorm
+from bnrepro.layers.reductions import shifted_sums
+from scripts.benchmark_layers import Call, layer_operands, layer_step, repeat
+
+Sums = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def _reductions(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    deviation = x - shift
+    return deviation.sum(0), (deviation**2).sum(0)
+
+
+def _product_with_ones(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    deviation, ones = x - shift, jnp.ones(len(x))
+    return ones @ deviation, ones @ deviation**2
+
+
+def _one_reduction(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    deviation, zero = x - shift, jnp.float32(0)
+    return lax.reduce(
+        (deviation, deviation**2),
+        (zero, zero),
+        lambda one, other: (one[0] + other[0], one[1] + other[1]),
+        (0,),
+    )
+
+
+def _loop(x: jax.Array, shift: jax.Array, rows: int = 64) -> tuple[jax.Array, jax.Array]:
+    slices = x.reshape(-1, min(rows, len(x)), x.shape[1])
+
+    def add(i: Any, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        deviation = slices[i] - shift
+        return sums[0] + deviation, sums[1] + deviation**2
+
+    zeros = jnp.zeros(slices.shape[1:])
+    total, square = lax.fori_loop(0, len(slices), add, (zeros, zeros))
+    return total.sum(0), square.sum(0)
+
+
+def _slices(x: jax.Array, shift: jax.Array, number: int = 16) -> tuple[jax.Array, jax.Array]:
+    total = square = jnp.float32(0)
+    for i in range(number):
+        deviation = x[i::number] - shift
+        total, square = total + deviation, square + deviation**2
+    return total.sum(0), square.sum(0)
+
+
+SUMS: dict[str, Sums] = {
+    "two reductions": _reductions,
+    "products with ones": _product_with_ones,
+    "one reduction of pairs": _one_reduction,
+    "a loop over slices": _loop,
+    "16 slices added": _slices,
+    "16 slices added, kept apart": lambda x, shift: shifted_sums(x, shift[0], None, (0,)),
+}
+
+
+def _first(x: jax.Array, average: jax.Array) -> jax.Array:
+    return x[(0,) * (x.ndim - 1)]
+
+
+def _sample(x: jax.Array, average: jax.Array) -> jax.Array:
+    return x[::32].mean(range(x.ndim - 1))
+
+
+def _moving(x: jax.Array, average: jax.Array) -> jax.Array:
+    return average
+
+
+class Combined(nn.Module):
+    """Batch Norm as (x - shift) * factor + offset, differentiated by JAX as it stands.
+
+    Attributes:
+      shift: a constant near the mean, from x and the moving mean.
+    """
+
+    shift: Callable[[jax.Array, jax.Array], jax.Array]
+    use_running_average: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalizes x, features last."""
+        features, axes = x.shape[-1:], range(x.ndim - 1)
+        average_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        average_var = self.variable("batch_stats", "var", jnp.ones, features)
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", nn.initializers.zeros, features)
+        shift = lax.stop_gradient(self.shift(x, average_mean.value))
+        deviation = x - jnp.expand_dims(shift, axes)
+        mean = deviation.mean(axes)
+        var = jnp.maximum((deviation**2).mean(axes) - mean**2, 0)
+        average_mean.value = 0.99 * average_mean.value + 0.01 * (shift + mean)
+        average_var.value = 0.99 * average_var.value + 0.01 * var
+        factor = scale * lax.rsqrt(var + 1e-5)
+        return deviation * jnp.expand_dims(factor, axes) + jnp.expand_dims(
+            bias - mean * factor, axes
+        )
+
+
+LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "flax.linen": nn.BatchNorm,
+    "factors combined, first row as shift": partial(Combined, _first),
+    "factors combined, moving mean as shift": partial(Combined, _moving),
+    "factors combined, mean of every 32nd as shift": partial(Combined, _sample),
+    "bnrepro": BatchNorm,
+}
+
+
+def sum_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
+    """By name: what takes both sums over all but the last axis, that often."""
+    x = jnp.asarray(layer_operands(shape)[0]).reshape(-1, shape[-1])
+    calls: list[tuple[str, Call]]
+    calls = [(name, partial(repeat, jax.jit(sums), (x, x[:1]))) for name, sums in SUMS.items()]
+    return [*calls, ("copy", partial(repeat, jax.jit(lambda x: x + 1), (x,)))]
+
+
+def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
+    """By name: forward and backward through a layer, y an output, that often."""
+    x, scale, bias, dy = (jnp.asarray(operand) for operand in layer_operands(shape))
+    calls: list[tuple[str, Call]] = []
+    for name, layer_type in LAYERS.items():
+        layer = layer_type(use_running_average=False)
+        operands = (x, scale, bias, dy, layer.init(jax.random.key(0), x)["batch_stats"])
+        calls.append((name, partial(repeat, jax.jit(partial(layer_step, layer, True)), operands)))
+    return calls
