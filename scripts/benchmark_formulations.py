@@ -103,8 +103,9 @@ class Combined(nn.Module):
         deviation = x - jnp.expand_dims(shift, axes)
         mean = deviation.mean(axes)
         var = jnp.maximum((deviation**2).mean(axes) - mean**2, 0)
-        average_mean.value = 0.99 * average_mean.value + 0.01 * (shift + mean)
-        average_var.value = 0.99 * average_var.value + 0.01 * var
+        if not self.is_initializing():
+            average_mean.value = 0.99 * average_mean.value + 0.01 * (shift + mean)
+            average_var.value = 0.99 * average_var.value + 0.01 * var
         factor = scale * lax.rsqrt(var + 1e-5)
         return deviation * jnp.expand_dims(factor, axes) + jnp.expand_dims(
             bias - mean * factor, axes
