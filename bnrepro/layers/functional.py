@@ -104,8 +104,8 @@ def batch_moments(
     weight = size / jnp.maximum(total_size, 1)
     centre = psum(weight * shift)
     deviation = (shift - centre) + offset  # not of the mean, which is rounded
-    offset = psum(weight * deviation)
-    var = _variance(psum(weight * (var + abs_sq(deviation))), offset)
+    offset, mean_square = psum((weight * deviation, weight * (var + abs_sq(deviation))))
+    var = _variance(mean_square, offset)
     # All devices normalize around one number, the mean: it is exact where all values are equal.
     constant = lax.stop_gradient(offset)
     return Moments(centre + constant, offset - constant, var, total_size)
