@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="updates of a layer as plain Batch Norm (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
+    if min(options.steps, options.seeds) < 1 or options.warmup_steps < 0:
+        parser.error("--steps and --seeds must be at least 1, --warmup_steps at least 0.")
     if find_spec("sbx") is None:
         parser.error("sbx is not installed; run `pip install -r requirements-peers.txt` first.")
     from bnrepro.comparison.provenance import here_and_now
