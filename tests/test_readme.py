@@ -6,14 +6,14 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.pages import run_code
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_code_in_the_readme_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    scope = {}
-    exec(code, scope)
+    scope = run_code(ROOT / "README.md")
     assert scope["y"].shape == (32, 64)
     assert int(jax.tree.leaves(scope["updates"])[0]) == 1  # the count of updates
 

@@ -1,0 +1,120 @@
+r"""Trains sbx's CrossQ on Pendulum-v1 with sbx's BatchRenorm and with bnrepro's.
+
+    python -m scripts.pendulum --output=results/reinforcement_learning/pendulum.md
+
+It needs sbx: pip install -r requirements-peers.txt. docs/reinforcement-learning.md explains it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import bnrepro
+
+_ENVIRONMENT = "Pendulum-v1"
+_EPISODES = 20  # of an evaluation; all runs see the same initial states
+
+
+def batch_renorm(warmup_steps: int = 100_000, **fields: Any) -> bnrepro.BatchRenorm:
+    """Our layer, called as sbx calls its own; sbx's limits are always 3 and 5."""
+    r_max, d_max = bnrepro.delayed_renorm_schedules(warmup_steps, r_max=3.0, d_max=5.0)
+    return bnrepro.BatchRenorm(epsilon=0.001, r_max=r_max, d_max=d_max, **fields)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains with each layer and each seed, and writes a table of the returns."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.pendulum",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
+    add("--steps", type=int, default=6_000, help="of the environment (default: %(default)s)")
+    add("--seeds", type=int, default=2, help="number of seeds (default: %(default)s)")
+    add(
+        "--warmup_steps",
+        type=int,
+        default=1_000,
+        help="updates of a layer as plain Batch Norm (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    if min(options.steps, options.seeds) < 1 or options.warmup_steps < 0:
+        parser.error("--steps and --seeds must be at least 1, --warmup_steps at least 0.")
+    if find_spec("sbx") is None:
+        parser.error("sbx is not installed; run `pip install -r requirements-peers.txt` first.")
+    from bnrepro.comparison.provenance import here_and_now
+    from bnrepro.records import complete_file
+
+    where = here_and_now()
+    text = _comparison(options, where)
+    with complete_file(options.output) as path:
+        path.write_text(text)
+    print(text)
+
+
+def _comparison(options: argparse.Namespace, where: dict[str, Any]) -> str:
+    import pandas as pd
+    from sbx.common.jax_layers import BatchRenorm
+
+    begin = time.time()
+    seeds = range(options.seeds)
+    returns = {
+        name: [_mean_return(layer, seed, options) for seed in seeds]
+        for name, layer in {"sbx": BatchRenorm, "bnrepro": batch_renorm}.items()
+    }
+    minutes = (time.time() - begin) / 60
+    rows = {
+        name: {f"seed {seed}": f"{values[seed]:.1f}" for seed in seeds}
+        | {"mean": f"{statistics.mean(values):.1f}"}
+        for name, values in returns.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").to_markdown(disable_numparse=True)
+    machine, versions = where["machine"], where["versions"]
+    peers = ", ".join(
+        f"{package} {version(package)}" for package in ("sbx-rl", "stable-baselines3", "gymnasium")
+    )
+    commit = where["commit"] + (" with uncommitted changes" * where["uncommitted_changes"])
+    return f"""\
+# CrossQ on {_ENVIRONMENT} with two Batch Renorm layers
+
+{table}
+
+Mean return of {_EPISODES} episodes with the deterministic policy after {options.steps:,} steps of
+the environment. All runs are evaluated from the same initial states. The settings are the
+defaults of sbx's CrossQ except for the warm-up: each layer is plain Batch Norm for its first
+{options.warmup_steps:,} updates. The critics are updated at every step, the actor at every third.
+
+`{where["command"]}` at commit {commit},
+{where["started"]}; {", ".join(machine["devices"])}; {machine["processor"]},
+{machine["cores"]} cores; Python {versions["python"]}, JAX {versions["jax"]},
+Flax {versions["flax"]}, {peers}; {minutes:.0f} minutes for all runs.
+"""
+
+
+def _mean_return(layer: Any, seed: int, options: argparse.Namespace) -> float:
+    from sbx import CrossQ
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    with mock.patch("sbx.crossq.policies.BatchRenorm", layer):
+        model = CrossQ(
+            "MlpPolicy",
+            _ENVIRONMENT,
+            seed=seed,
+            policy_kwargs={"renorm_warmup_steps": options.warmup_steps},
+        )
+        model.learn(options.steps)
+        environment = make_vec_env(_ENVIRONMENT, seed=1_000)
+        result: Any = evaluate_policy(model, environment, _EPISODES, deterministic=True)
+    return float(result[0])
+
+
+if __name__ == "__main__":
+    main()

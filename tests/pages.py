@@ -1,0 +1,17 @@
+"""Runs the code that is shown on Markdown pages."""
+
+import re
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)  # and not "```python no-run"
+# To other files of the repository, without a place within them.
+LINKS = re.compile(r"\]\((?!http)([^)#]+)[^)]*\)")
+
+
+def run_code(page):
+    """Executes the Python blocks of a page in order, and returns the names that they define."""
+    scope = {}
+    for block in PYTHON.finditer(page.read_text()):
+        # Errors name the line of the page.
+        lines = page.read_text().count("\n", 0, block.start()) + 1
+        exec(compile("\n" * lines + block[1], str(page), "exec"), scope)
+    return scope

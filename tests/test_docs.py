@@ -1,0 +1,40 @@
+"""What the pages in docs/ say is so."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from scripts import pendulum
+from tests.pages import LINKS, run_code
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+run_code = functools.cache(run_code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_on_a_page_runs(page):
+    assert run_code(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_links_to_is_there(page):
+    for link in LINKS.findall(page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_adapter_shown_for_sbx_is_the_one_that_was_measured():
+    shown = run_code(ROOT / "docs" / "reinforcement-learning.md")["batch_renorm"]
+    arguments = {"use_running_average": False, "momentum": 0.9, "warmup_steps": 7}
+    shown, measured = shown(**arguments), pendulum.batch_renorm(**arguments)
+    assert (shown.momentum, shown.epsilon) == (measured.momentum, measured.epsilon) == (0.9, 0.001)
+    for count, limits in ((6, (1, 0)), (7, (3, 5))):
+        for layer in (shown, measured):
+            assert (layer.r_max(count), layer.d_max(count)) == limits
+
+
+def test_the_returns_on_the_page_are_those_of_the_result():
+    result = (ROOT / "results" / "reinforcement_learning" / "pendulum.md").read_text()
+    (table,) = (part for part in result.split("\n\n") if part.startswith("|"))
+    assert table in (ROOT / "docs" / "reinforcement-learning.md").read_text()
