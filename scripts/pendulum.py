@@ -9,7 +9,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,19 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--steps and --seeds must be at least 1, --warmup_steps at least 0.")
     if find_spec("sbx") is None:
         parser.error("sbx is not installed; run `pip install -r requirements-peers.txt` first.")
-    from bnrepro.comparison.provenance import here_and_now
     from bnrepro.records import complete_file
 
-    where = here_and_now()
-    text = _comparison(options, where)
+    text = _comparison(options)
     with complete_file(options.output) as path:
         path.write_text(text)
     print(text)
 
 
-def _comparison(options: argparse.Namespace, where: dict[str, Any]) -> str:
+def _comparison(options: argparse.Namespace) -> str:
     import pandas as pd
     from sbx.common.jax_layers import BatchRenorm
+
+    from bnrepro.comparison.provenance import signature
 
     begin = time.time()
     seeds = range(options.seeds)
@@ -76,11 +75,6 @@ def _comparison(options: argparse.Namespace, where: dict[str, Any]) -> str:
         for name, values in returns.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index").to_markdown(disable_numparse=True)
-    machine, versions = where["machine"], where["versions"]
-    peers = ", ".join(
-        f"{package} {version(package)}" for package in ("sbx-rl", "stable-baselines3", "gymnasium")
-    )
-    commit = where["commit"] + (" with uncommitted changes" * where["uncommitted_changes"])
     return f"""\
 # CrossQ on {_ENVIRONMENT} with two Batch Renorm layers
 
@@ -91,11 +85,9 @@ the environment. All runs are evaluated from the same initial states. The settin
 defaults of sbx's CrossQ except for the warm-up: each layer is plain Batch Norm for its first
 {options.warmup_steps:,} updates. The critics are updated at every step, the actor at every third.
 
-`{where["command"]}` at commit {commit},
-{where["started"]}; {", ".join(machine["devices"])}; {machine["processor"]},
-{machine["cores"]} cores; Python {versions["python"]}, JAX {versions["jax"]},
-Flax {versions["flax"]}, {peers}; {minutes:.0f} minutes for all runs.
-"""
+{minutes:.0f} minutes for all runs.
+
+{signature("jax", "flax", "sbx-rl", "stable-baselines3", "gymnasium")}"""
 
 
 def _mean_return(layer: Any, seed: int, options: argparse.Namespace) -> float:
