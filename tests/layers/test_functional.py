@@ -169,9 +169,7 @@ def training_output(layer_type, shape, dtype):
 def test_a_compiled_step_holds_no_copy_of_the_input(layer_type):
     """Forward and backward: a quarter of its size at most, for what is added up in slices."""
     output, params, x = training_output(layer_type, (4096, 256), np.float32)
-    step = jax.jit(
-        jax.grad(lambda params, x, dy: jnp.sum(dy * output(params, x)), argnums=(0, 1))
-    )
+    step = jax.jit(jax.grad(lambda params, x, dy: jnp.sum(dy * output(params, x)), argnums=(0, 1)))
     memory = step.lower(params, x, x).compile().memory_analysis()
     assert memory.temp_size_in_bytes < x.nbytes / 4
 
