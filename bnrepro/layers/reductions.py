@@ -53,11 +53,17 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     sums = shifted_sums(x, shift, mask, axes)
     if isinstance(tangents[0], SymbolicZero):
         return sums, jax.tree.map(jnp.zeros_like, sums)
-    dx = tangents[0].astype(jnp.result_type(x, shift))
-    if mask is not None:
-        dx = jnp.where(mask, dx, 0)
-    deviation = x - jnp.expand_dims(shift, axes)
-    return sums, (jnp.sum(dx, axes), jnp.sum(2 * jnp.real(jnp.conj(deviation) * dx), axes))
+
+    # Deviations are recomputed for the gradient, or they would be kept instead of the input.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def tangents_of(x: Array, shift: Array, mask: Array | None, dx: Array) -> Any:
+        dx = dx.astype(jnp.result_type(x, shift))
+        if mask is not None:
+            dx = jnp.where(mask, dx, 0)
+        deviation = x - jnp.expand_dims(shift, axes)
+        return jnp.sum(dx, axes), jnp.sum(2 * jnp.real(jnp.conj(deviation) * dx), axes)
+
+    return sums, tangents_of(x, shift, mask, tangents[0])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -86,16 +92,21 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     x, shift, multiplier, _ = primals
     dx, _, *factors = tangents
     y = affine(*primals, axes)
-    # Spread over a slice first: transposed, this adds the slices up before it sums over the result.
-    parts = _slices(x, axes)
-    d_multiplier, d_offset = lax.optimization_barrier(
-        tuple(
-            jnp.broadcast_to(jnp.expand_dims(_instantiated(factor), axes), parts[0].shape)
-            for factor in factors
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def tangent_of_factors(x: Array, shift: Array, *factors: Array) -> Array:
+        parts = _slices(x, axes)
+        # Spread over a slice first: transposed, this adds the slices up, then sums over the result.
+        d_multiplier, d_offset = lax.optimization_barrier(
+            tuple(
+                jnp.broadcast_to(jnp.expand_dims(factor, axes), parts[0].shape)
+                for factor in factors
+            )
         )
-    )
-    shift = jnp.expand_dims(shift, axes)
-    dy = _joined([(part - shift) * d_multiplier + d_offset for part in parts], x, axes)
+        shift = jnp.expand_dims(shift, axes)
+        return _joined([(part - shift) * d_multiplier + d_offset for part in parts], x, axes)
+
+    dy = tangent_of_factors(x, shift, *map(_instantiated, factors))
     if not isinstance(dx, SymbolicZero):
         dy = dy + dx * jnp.expand_dims(multiplier, axes)
     return y, dy.astype(y.dtype)

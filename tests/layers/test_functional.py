@@ -1,0 +1,185 @@
+"""The pure functions are the papers' formulas; what a layer costs is what reading its input does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro import BatchNorm, BatchRenorm
+from bnrepro.layers.functional import batch_moments, moving_average, normalize, renorm_correction
+from tests.layers import reference
+from tests.layers.running import normal, some_variables
+
+# --- formulas ---
+
+
+def test_moments_by_hand():
+    """Of 1, 2, 6 and of 0, 0, 3: means 3 and 1, squared deviations 4 + 1 + 9 and 1 + 1 + 4."""
+    moments = batch_moments(jnp.array([[1.0, 0.0], [2.0, 0.0], [6.0, 3.0]]), (0,))
+    np.testing.assert_allclose(moments.mean, [3, 1], rtol=1e-6)
+    np.testing.assert_allclose(moments.var, [14 / 3, 2], rtol=1e-6)
+    assert moments.size == 3
+
+
+def test_the_mean_in_two_parts_has_digits_that_its_sum_loses():
+    x = normal(333, 4, mean=1e4, std=0.01)
+    right = reference.batch_norm(x, epsilon=0.0)
+    moments = batch_moments(jnp.asarray(x), (0,))
+    std = jnp.sqrt(moments.var)
+    y = normalize(jnp.asarray(x), moments.offset, std, axes=(0,), shift=moments.shift)
+    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
+    rounded = normalize(jnp.asarray(x), moments.mean, std, axes=(0,))
+    assert np.max(abs(rounded - right)) > 1e-3  # so the example is one
+
+
+def test_the_correction_by_hand():
+    """r = 2/4, 6/2 and 5/1; d = (3 - 1)/4, (-5 - 1)/2 and (1 - 1)/1."""
+    r, d = renorm_correction(
+        mean=jnp.array([3.0, -5.0, 1.0]),
+        std=jnp.array([2.0, 6.0, 5.0]),
+        moving_mean=jnp.array([1.0, 1.0, 1.0]),
+        moving_std=jnp.array([4.0, 2.0, 1.0]),
+        r_max=4.0,
+        d_max=1.5,
+    )
+    np.testing.assert_allclose(r, [0.5, 3, 4], rtol=1e-6)
+    np.testing.assert_allclose(d, [0.5, -1.5, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0.0), (1.3, 0.4), (50.0, 50.0)])
+def test_the_correction_is_algorithm_1(limits):
+    x = normal(20, 5, mean=1, std=2)
+    mu, sigma = normal(1, 5, seed=1), 0.5 + np.abs(normal(1, 5, seed=2))
+    mu_b, var_b, _ = reference.minibatch(x)
+    r, d = renorm_correction(
+        *(jnp.asarray(v[0], jnp.float32) for v in (mu_b, np.sqrt(var_b + 1e-5), mu, sigma)),
+        *limits,
+    )
+    right = reference.batch_renorm(x, mu, sigma, *limits, momentum=0.9)
+    np.testing.assert_allclose(r, right.r[0], rtol=1e-5)
+    np.testing.assert_allclose(d, right.d[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_correction_is_a_constant_to_the_gradient():
+    def total(*statistics):
+        r, d = renorm_correction(*statistics, 10.0, 10.0)
+        return jnp.sum(r) + jnp.sum(d)
+
+    statistics = (jnp.array([1.5]), jnp.array([2.0]), jnp.array([1.0]), jnp.array([3.0]))
+    for gradient in jax.grad(total, argnums=(0, 1, 2, 3))(*statistics):
+        np.testing.assert_array_equal(gradient, [0])
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_normalizing_is_the_formula_with_any_of_its_terms(scaled, biased, corrected, shifted):
+    x = jnp.asarray(normal(4, 3, 5, mean=3))
+    mean, std, scale, bias, r, d, shift = (
+        jnp.asarray(normal(3, mean=2, std=0.3, seed=k)) for k in range(7)
+    )
+    y = normalize(
+        x,
+        mean - shift if shifted else mean,
+        std,
+        scale if scaled else None,
+        bias if biased else None,
+        axes=(0, 2),
+        shift=shift if shifted else None,
+        r=r if corrected else None,
+        d=d if corrected else None,
+    )
+    mean, std, scale, bias, r, d = (
+        reference.per_feature(np.asarray(v, np.float64), x, 1)
+        for v in (mean, std, scale, bias, r, d)
+    )
+    right = (np.asarray(x) - mean) / std
+    right = right * r + d if corrected else right
+    right = right * scale if scaled else right
+    right = right + bias if biased else right
+    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_normalizing_has_the_gradients_of_the_formula(shifted):
+    """Of (x - mean) / std * r * scale + d * scale + bias; a shift is a constant."""
+    x, dy = normal(6, 3, mean=3), normal(6, 3, seed=9)
+    values = [normal(3, mean=2, std=0.3, seed=k) for k in range(6)]
+    arguments = [jnp.asarray(value) for value in (x, *values)]
+    shift = jnp.array([0.5, 1.0, 2.0])
+
+    def total(x, mean, std, scale, bias, r, d):
+        given = {"mean": mean - shift, "shift": shift} if shifted else {"mean": mean}
+        y = normalize(x, std=std, scale=scale, bias=bias, axes=(0,), r=r, d=d, **given)
+        return jnp.sum(dy * y)
+
+    found = jax.grad(total, argnums=range(5))(*arguments)
+    x, dy, mean, std, scale, bias, r, d = (v.astype(np.float64) for v in (x, dy, *values))
+    x_hat = (x - mean) / std
+    right = (
+        dy * scale * r / std,
+        -(dy * scale * r / std).sum(0),
+        -(dy * x_hat * scale * r / std).sum(0),
+        (dy * (x_hat * r + d)).sum(0),
+        dy.sum(0),
+    )
+    for value, expected in zip(found, right, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.75, 1.0])
+@pytest.mark.parametrize("size", [1, 5, jnp.int32(5)])
+def test_an_average_moves_by_one_minus_momentum(momentum, size):
+    average, value = jnp.array([1.0, -2.0]), jnp.array([3.0, 2.0])
+    found = moving_average(average, value, momentum, size)
+    np.testing.assert_allclose(found, reference.moved(average, value, momentum), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, jnp.int32(0), jnp.array([0, 3])], ids=str)
+def test_an_average_stays_where_the_minibatch_was_empty(size):
+    found = moving_average(jnp.array([1.0, -2.0]), jnp.array([np.nan, 2.0]), 0.5, size)
+    assert found[0] == 1
+    assert found[1] == (-2 if np.ndim(size) == 0 else 0)
+
+
+def test_an_average_keeps_its_type():
+    average = moving_average(jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.float32), 0.9)
+    assert average.dtype == jnp.bfloat16
+
+
+# --- cost ---
+
+both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+
+
+def training_output(layer_type, shape, dtype):
+    """A function of params and x that trains, and arguments for it."""
+    layer = layer_type(use_running_average=False)
+    x = normal(*shape).astype(dtype)
+    variables = some_variables(layer, x, ())
+
+    def output(params, x):
+        return layer.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
+
+    return output, variables["params"], x
+
+
+@both_layers
+def test_a_compiled_step_holds_no_copy_of_the_input(layer_type):
+    """Forward and backward: a quarter of its size at most, for what is added up in slices."""
+    output, params, x = training_output(layer_type, (4096, 256), np.float32)
+    step = jax.jit(jax.grad(lambda params, x, dy: jnp.sum(dy * output(params, x)), argnums=(0, 1)))
+    memory = step.lower(params, x, x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < x.nbytes / 4
+
+
+@both_layers
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_the_gradient_keeps_the_input_once_in_its_own_type(layer_type, dtype):
+    """Also where no compiler sees both passes: outside jit, and in a scan over layers."""
+    output, params, x = training_output(layer_type, (512, 64), dtype)
+    for function in (output, jax.jit(output)):
+        _, vjp = jax.vjp(function, params, jnp.asarray(x))
+        kept = jax.tree.leaves(vjp)
+        assert [(v.shape, v.dtype) for v in kept if v.size > 64] == [(x.shape, x.dtype)]

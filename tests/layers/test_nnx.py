@@ -1,0 +1,465 @@
+"""The NNX layers: flax.nnx's where that is right, and Linen's of this package to the last bit."""
+
+import inspect
+import logging
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.nnx.nn import dtypes
+
+import bnrepro
+from bnrepro import renorm_schedules
+from bnrepro.nnx import BatchNorm, BatchRenorm
+from tests.layers import reference
+from tests.layers.running import normal
+
+both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+
+
+def made(layer_type, num_features=3, seed=0, **fields):
+    """A layer with nothing at 0 or 1 that a mistake could hide behind."""
+    layer = layer_type(num_features, rngs=nnx.Rngs(0), **fields)
+    rng = np.random.default_rng(seed)
+    for name in ("scale", "bias", "mean", "var", "std"):
+        variable = getattr(layer, name, None)
+        if variable is not None:
+            numbers = rng.uniform(0.5, 2.0, num_features)
+            variable[...] = jnp.asarray(numbers, variable[...].dtype)
+    return layer
+
+
+def statistics(layer):
+    return nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
+
+
+# --- flax.nnx ---
+
+
+def signature(function):
+    return {
+        name: (parameter.kind, parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+
+
+def test_it_is_constructed_as_flax_batch_norm_is():
+    assert signature(BatchNorm.__init__) == signature(nnx.BatchNorm.__init__)
+
+
+@both_layers
+def test_it_is_called_as_flax_batch_norm_is(layer_type):
+    assert signature(layer_type.__call__) == signature(nnx.BatchNorm.__call__)
+
+
+def test_batch_renorm_takes_two_limits_and_all_that_batch_norm_does():
+    fields = signature(nnx.BatchNorm.__init__).keys() - {"self", "num_features", "rngs"}
+    given = {"axis": 0, "momentum": 0.5, "epsilon": 0.1, "use_bias": False, "axis_name": "batch"}
+    layer = BatchRenorm(3, rngs=nnx.Rngs(0), r_max=2.0, d_max=1.0, **given)
+    assert layer.r_max == 2 and layer.d_max == 1
+    assert {name: getattr(layer, name) for name in given} == given
+    everything = {
+        name: default
+        for name, (_, default) in signature(nnx.BatchNorm.__init__).items()
+        if name in fields
+    }
+    BatchRenorm(3, rngs=nnx.Rngs(0), **everything)
+    with pytest.raises(TypeError, match="no_such_field"):
+        BatchRenorm(3, rngs=nnx.Rngs(0), no_such_field=1)
+
+
+def test_it_holds_the_variables_that_flax_batch_norm_does():
+    ours, theirs = (layer(3, rngs=nnx.Rngs(0)) for layer in (BatchNorm, nnx.BatchNorm))
+    assert jax.tree.structure(nnx.state(ours)) == jax.tree.structure(nnx.state(theirs))
+    for our_leaf, their_leaf in zip(
+        jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(theirs)), strict=True
+    ):
+        np.testing.assert_array_equal(our_leaf, their_leaf)
+        assert our_leaf.dtype == their_leaf.dtype
+
+
+def test_it_draws_the_parameters_that_flax_batch_norm_does():
+    fields = {
+        "scale_init": nnx.initializers.normal(1.0),
+        "bias_init": nnx.initializers.uniform(1.0),
+        "param_dtype": jnp.float16,
+    }
+    ours, theirs = (layer(3, rngs=nnx.Rngs(0), **fields) for layer in (BatchNorm, nnx.BatchNorm))
+    for name in ("scale", "bias"):
+        np.testing.assert_array_equal(getattr(ours, name)[...], getattr(theirs, name)[...])
+        assert getattr(ours, name)[...].dtype == jnp.float16
+
+
+@both_layers
+def test_metadata_of_scale_and_bias_is_kept(layer_type):
+    layer = layer_type(
+        3, rngs=nnx.Rngs(0), scale_metadata={"decay": False}, bias_metadata={"note": "beta"}
+    )
+    assert layer.scale.get_metadata()["decay"] is False
+    assert layer.bias.get_metadata()["note"] == "beta"
+
+
+def everything_seen(layer, x, dy, mask):
+    """Evaluation; then a training step, with the gradients of sum(dy * y), and its averages."""
+    evaluated = layer(x, use_running_average=True)
+
+    def loss(layer, x):
+        y = layer(x, use_running_average=False, mask=mask)
+        return jnp.sum(jnp.real(dy * y)), y
+
+    state = nnx.DiffState(0, nnx.Param)
+    (_, y), (gradients, dx) = nnx.value_and_grad(loss, argnums=(state, 1), has_aux=True)(layer, x)
+    return evaluated, y, dx, nnx.to_pure_dict(gradients), statistics(layer)
+
+
+ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "dtype", "computed_in"),
+    [
+        ({}, (6, 3), "float32", "float32"),
+        ({"axis": 1, "use_bias": False}, (4, 3, 5), "float32", "float32"),
+        ({"axis": 0, "use_scale": False, "use_fast_variance": False}, (3, 7), "float32", "float32"),
+        ({"use_bias": False, "use_scale": False}, (4, 2, 3), "float32", "float32"),
+        ({"momentum": 0.5, "epsilon": 0.1}, (6, 3), "float16", "float32"),
+        ({}, (6, 3), "bfloat16", "float32"),
+        ({"dtype": jnp.float32}, (6, 3), "bfloat16", "float32"),
+        ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", "float32"),
+        ({"dtype": jnp.bfloat16}, (6, 3), "float32", "bfloat16"),
+        ({"masked": True}, (6, 3), "float32", "float32"),
+        ({"axis_name": "batch"}, (4, 6, 3), "float32", "float32"),
+        ({"axis_name": "batch", "masked": True}, (4, 6, 3), "float32", "float32"),
+    ],
+    ids=str,
+)
+def test_it_agrees_with_flax(fields, shape, dtype, computed_in):
+    """To the rounding of each result, or of what flax computes in."""
+    fields = dict(fields)
+    x, dy = (jnp.asarray(normal(*shape, mean=1, std=2, seed=k)).astype(dtype) for k in range(2))
+    # The same number counts in each share: flax takes a mean of means.
+    mask = (jnp.arange(shape[-2]) < 4)[:, None] if fields.pop("masked", False) else None
+
+    def seen(layer_type):
+        def of_share(x, dy):
+            return everything_seen(made(layer_type, **fields), x, dy, mask)
+
+        mapped = jax.vmap(of_share, axis_name="batch") if "axis_name" in fields else of_share
+        return jax.jit(mapped)(x, dy)
+
+    ours, theirs = seen(BatchNorm), seen(nnx.BatchNorm)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert our_leaf.dtype == their_leaf.dtype
+        tolerance = max(ROUNDING[our_leaf.dtype.name], ROUNDING[computed_in])
+        np.testing.assert_allclose(
+            *(np.asarray(leaf, np.float64) for leaf in (our_leaf, their_leaf)),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+def test_in_half_precision_it_evaluates_with_averages_of_single_precision():
+    """With dtype=bfloat16 flax.nnx rounds the averages, too: 100.3 becomes 100.5."""
+    x = jnp.asarray(normal(64, 3, mean=100.3)).astype(jnp.bfloat16)
+    errors = {}
+    for layer_type in (BatchNorm, nnx.BatchNorm):
+        layer = layer_type(3, dtype=jnp.bfloat16, use_running_average=True, rngs=nnx.Rngs(0))
+        layer.mean[...] = jnp.full(3, 100.3, jnp.float32)
+        y = layer(x)
+        assert y.dtype == jnp.bfloat16
+        right = (np.asarray(x, np.float64) - 100.3) / np.sqrt(1 + 1e-5)
+        errors[layer_type] = np.max(abs(np.asarray(y, np.float64) - right) / (1 + abs(right)))
+    assert errors[BatchNorm] < 2**-8  # the rounding of the result
+    assert errors[nnx.BatchNorm] > 0.1
+
+
+@both_layers
+def test_a_promotion_of_ones_own_is_called_and_does_not_touch_the_statistics(layer_type):
+    calls = []
+
+    def promote(values, dtype=None):
+        calls.append((len(values), dtype))
+        return tuple(None if value is None else value.astype(jnp.bfloat16) for value in values)
+
+    x = jnp.asarray(normal(64, 3, mean=100.3))
+    fields = {"dtype": jnp.float16, "momentum": 0.0}
+    layer = layer_type(3, promote_dtype=promote, rngs=nnx.Rngs(0), **fields)
+    layer(x)
+    assert calls == [(5, jnp.float16)]
+    mean, var, _ = reference.minibatch(x)
+    np.testing.assert_allclose(layer.mean[...], mean[0], rtol=1e-6)
+    deviation = {"var": var[0], "std": np.sqrt(var[0] + 1e-5)}
+    name = "var" if layer_type is BatchNorm else "std"
+    np.testing.assert_allclose(statistics(layer)[name], deviation[name], rtol=1e-5)
+
+    y = layer(x, use_running_average=True)
+    rounded = np.asarray(x.astype(jnp.bfloat16), np.float64)  # the input is promoted: rounded
+    right = (rounded - mean) / np.sqrt(var + 1e-5)
+    assert y.dtype == jnp.float16
+    np.testing.assert_allclose(np.asarray(y, np.float64), right, rtol=2e-3, atol=2e-3)
+
+
+# --- modes ---
+
+
+@both_layers
+def test_modes_are_set_as_flax_sets_them(layer_type):
+    """The last word of train, eval and set_attributes; a view has its own; the call goes first."""
+    x = jnp.asarray(normal(6, 3, mean=5))
+
+    def trains(layer, **arguments):
+        before = statistics(layer)
+        layer(x, **arguments)
+        return not all(jax.tree.leaves(jax.tree.map(np.array_equal, before, statistics(layer))))
+
+    def story(layer):
+        yield trains(layer)  # the default of flax.nnx
+        layer.eval()
+        yield trains(layer)
+        yield trains(layer, use_running_average=False)
+        view = nnx.view(layer, use_running_average=False)
+        yield trains(view)  # the view shares the averages
+        yield trains(layer)
+        layer.train()
+        yield trains(layer)
+        layer.set_attributes(use_running_average=True)
+        yield trains(layer)
+        yield trains(nnx.view(layer))
+        layer.train()
+        yield trains(layer, use_running_average=True)
+
+    ours, theirs = (list(story(made(each))) for each in (layer_type, nnx.BatchNorm))
+    assert ours == theirs == [True, False, True, True, False, True, False, False, False]
+
+
+@both_layers
+def test_a_view_moves_the_averages_of_the_layer_it_shows(layer_type):
+    layer = made(layer_type, use_running_average=True)
+    nnx.view(layer, use_running_average=False)(jnp.asarray(normal(6, 3, mean=5)))
+    assert np.all(layer.mean[...] != made(layer_type).mean[...])
+
+
+@both_layers
+def test_evaluation_leaves_the_averages_alone(layer_type):
+    layer = made(layer_type, use_running_average=True)
+    before = statistics(layer)
+    layer(jnp.asarray(normal(6, 3, mean=5)))
+    jax.tree.map(np.testing.assert_array_equal, statistics(layer), before)
+
+
+# --- Linen ---
+
+
+class LinenNet(nn.Module):
+    """Two dense layers, each normalized."""
+
+    layer_type: type
+    limits: tuple = ()
+
+    @nn.compact
+    def __call__(self, x, train):
+        for i in range(2):
+            x = nn.Dense(4, name=f"dense_{i}")(x)
+            norm = self.layer_type(
+                use_running_average=not train, name=f"norm_{i}", **dict(self.limits)
+            )
+            x = nn.relu(norm(x))
+        return x
+
+
+class NnxNet(nnx.Module):
+    """The same."""
+
+    def __init__(self, layer_type, limits, rngs):
+        for i, width in enumerate((5, 4)):
+            setattr(self, f"dense_{i}", nnx.Linear(width, 4, rngs=rngs))
+            setattr(self, f"norm_{i}", layer_type(4, rngs=rngs, **limits))
+
+    def __call__(self, x):
+        for i in range(2):
+            x = nnx.relu(getattr(self, f"norm_{i}")(getattr(self, f"dense_{i}")(x)))
+        return x
+
+
+@pytest.mark.parametrize(
+    ("linen_type", "nnx_type"),
+    [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
+    ids=["BatchNorm", "BatchRenorm"],
+)
+def test_a_model_trains_as_in_linen_to_the_last_bit(linen_type, nnx_type):
+    limits = dict(zip(("r_max", "d_max"), renorm_schedules(30), strict=True))
+    limits = limits if nnx_type is BatchRenorm else {}
+    linen_net = LinenNet(linen_type, tuple(limits.items()))
+    variables = linen_net.init(jax.random.key(0), jnp.zeros((2, 5)), False)
+    nnx_net = NnxNet(nnx_type, limits, nnx.Rngs(0))
+    nnx.update(nnx_net, nnx.State(variables["params"]))
+
+    @jax.jit
+    def linen_step(variables, x, dy):
+        def loss(params):
+            y, updates = linen_net.apply(
+                {**variables, "params": params}, x, True, mutable=["batch_stats"]
+            )
+            return jnp.sum(dy * y), (y, updates)
+
+        gradients, (y, updates) = jax.grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda p, g: p - 0.01 * g, variables["params"], gradients)
+        return {"params": params, **updates}, y, gradients
+
+    @nnx.jit
+    def nnx_step(net, x, dy):
+        def loss(net):
+            y = net(x)
+            return jnp.sum(dy * y), y
+
+        (_, y), gradients = nnx.value_and_grad(loss, has_aux=True)(net)
+        params = nnx.state(net, nnx.Param)
+        nnx.update(net, jax.tree.map(lambda p, g: p - 0.01 * g, params, gradients))
+        return y, gradients
+
+    for step in range(30):
+        x, dy = normal(7, 5, mean=2, std=3, seed=step), normal(7, 4, seed=1000 + step)
+        variables, linen_y, linen_gradients = linen_step(variables, x, dy)
+        nnx_y, nnx_gradients = nnx_step(nnx_net, x, dy)
+        np.testing.assert_array_equal(nnx_y, linen_y)
+        for found, right in (
+            (nnx_gradients, linen_gradients),
+            (nnx.state(nnx_net, nnx.Param), variables["params"]),
+            (nnx.state(nnx_net, nnx.BatchStat), variables["batch_stats"]),
+        ):
+            jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(found), right)
+    nnx_net.eval()
+    np.testing.assert_array_equal(
+        nnx.jit(lambda net, x: net(x))(nnx_net, x),
+        jax.jit(lambda variables, x: linen_net.apply(variables, x, False))(variables, x),
+    )
+
+
+# --- NNX's ways ---
+
+
+@both_layers
+def test_a_compiled_training_step_moves_the_averages(layer_type):
+    x = jnp.asarray(normal(6, 3, mean=5))
+
+    @nnx.jit
+    def step(layer, x):
+        return nnx.value_and_grad(lambda layer, x: jnp.sum(layer(x) ** 2))(layer, x)
+
+    layer = made(layer_type)
+    mean = np.asarray(layer.mean[...])
+    for count in range(1, 3):
+        step(layer, x)
+        mean = reference.moved(mean, reference.minibatch(x).mean[0], 0.99)
+        np.testing.assert_allclose(layer.mean[...], mean, rtol=1e-5)
+        if layer_type is BatchRenorm:
+            assert layer.count[...] == count
+
+
+@both_layers
+def test_a_layer_may_be_taken_apart_and_put_together(layer_type):
+    x = jnp.asarray(normal(6, 3, mean=5))
+    layer = made(layer_type)
+    graph, params, batch_stats = nnx.split(layer, nnx.Param, nnx.BatchStat)
+    assert set(params) == {"scale", "bias"}
+    assert set(batch_stats) == set(statistics(layer))
+    copy = nnx.merge(graph, *jax.tree.map(jnp.copy, (params, batch_stats)))
+    np.testing.assert_array_equal(copy(x), layer(x))
+    jax.tree.map(np.testing.assert_array_equal, statistics(copy), statistics(layer))
+
+    other = made(layer_type, seed=1)
+    nnx.update(other, nnx.state(layer))
+    np.testing.assert_array_equal(other(x), copy(x))
+
+
+@both_layers
+def test_a_single_value_per_feature_is_a_warning(layer_type, caplog):
+    """Not an error: flax.nnx's models are tried out on one example, which normalizes to zero."""
+    layer = made(layer_type)
+    with caplog.at_level(logging.WARNING):
+        layer(jnp.ones((2, 3)))
+        assert not caplog.records
+        layer(jnp.ones((1, 3)), use_running_average=True)
+        assert not caplog.records
+        layer(jnp.ones((1, 3)))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"{layer_type.__name__}: an input of shape (1, 3)" in record.getMessage()
+    assert "single value per feature" in record.getMessage()
+
+
+# --- mistakes ---
+
+
+@both_layers
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("momentum", 1.5, "momentum must be in [0, 1], got 1.5"),
+        ("momentum", float("nan"), "momentum must be in [0, 1], got nan"),
+        ("epsilon", -1, "epsilon must be at least 0, got -1"),
+        ("epsilon", float("inf"), "epsilon must be at least 0, got inf"),
+        ("momentum", "0.9", "momentum must be a number, got '0.9'"),
+        ("epsilon", None, "epsilon must be a number, got None"),
+    ],
+)
+def test_a_field_out_of_its_range_is_named_with_its_value(layer_type, field, value, shown):
+    with pytest.raises((ValueError, TypeError)) as error:
+        layer_type(3, rngs=nnx.Rngs(0), **{field: value})
+    assert str(error.value) == f"{layer_type.__name__}: {shown}."
+
+
+@pytest.mark.parametrize(
+    ("limits", "shown"),
+    [
+        ({"r_max": 0.5}, "r_max must be at least 1, got 0.5"),
+        ({"d_max": -1}, "d_max must be at least 0, got -1"),
+        ({"d_max": float("nan")}, "d_max must be at least 0, got nan"),
+        ({"r_max": "3"}, "r_max must be a number, got '3'"),
+    ],
+)
+def test_a_limit_out_of_its_range_is_named_with_its_value(limits, shown):
+    with pytest.raises((ValueError, TypeError)) as error:
+        BatchRenorm(3, rngs=nnx.Rngs(0), **limits)
+    assert str(error.value) == f"BatchRenorm: {shown}."
+
+
+@both_layers
+@pytest.mark.parametrize("evaluates", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "shape", "parts"),
+    [
+        ({"axis": 2}, (6, 3), ("axis=2 is out of range", "shape (6, 3)", "[-2, 1]")),
+        ({}, (6, 5), ("the stored mean has shape (3,)", "shape (6, 5)", "axis=-1 needs (5,)")),
+    ],
+)
+def test_an_input_that_does_not_fit_is_named(layer_type, evaluates, fields, shape, parts):
+    layer = made(layer_type, **fields)
+    with pytest.raises(ValueError) as error:
+        layer(jnp.ones(shape), use_running_average=evaluates)
+    assert all(part in str(error.value) for part in (layer_type.__name__, *parts))
+
+
+@both_layers
+def test_a_mask_that_does_not_fit_is_named(layer_type):
+    with pytest.raises(ValueError) as error:
+        made(layer_type)(jnp.ones((6, 3)), mask=jnp.ones((5, 1), bool))
+    assert "mask of shape (5, 1) cannot be broadcast to an input of shape (6, 3)" in str(
+        error.value
+    )
+
+
+@both_layers
+def test_a_mode_that_is_nowhere_given_is_asked_for(layer_type):
+    layer = made(layer_type, use_running_average=None)
+    with pytest.raises(ValueError, match=f"{layer_type.__name__}: use_running_average is given"):
+        layer(jnp.ones((6, 3)))
+
+
+def test_flax_default_promotion_is_the_one_left_out():
+    """Should flax rename it, our layers would round their parameters."""
+    assert signature(nnx.BatchNorm.__init__)["promote_dtype"][1] is dtypes.promote_dtype
