@@ -10,7 +10,7 @@ import optax
 import pytest
 from hypothesis import given
 
-from bnrepro import BatchNorm, BatchRenorm, renorm_schedules
+from bnrepro import BatchNorm, BatchRenorm, delayed_renorm_schedules, renorm_schedules
 from tests.layers import reference
 from tests.layers.running import (
     evaluate,
@@ -210,6 +210,16 @@ def test_limits_may_be_traced_and_mapped_over():
         np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-5)
 
 
+def test_limits_below_1_and_0_count_as_1_and_0():
+    """A schedule may begin or end there: what it returns is known to no check."""
+    x = normal(6, 3, mean=4, std=5)
+    layer = BatchRenorm(r_max=lambda _: 0.25, d_max=lambda _: -2.0)
+    variables = some_variables(layer, x)
+    gamma, beta, _, _ = broadcastable(variables, x)
+    y, _ = train(layer, variables, x)
+    np.testing.assert_allclose(y, reference.batch_norm(x, gamma, beta), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("step", "r_max", "d_max"),
     [
@@ -250,6 +260,38 @@ def test_any_ramp_begins_at_batch_norm_and_never_falls(total_steps, first, secon
         assert values[-1] in (3.0, 5.0)
 
 
+@pytest.mark.parametrize(
+    ("step", "r_max", "d_max"),
+    [(0, 1, 0), (99_999, 1, 0), (100_000, 3, 5), (100_001, 3, 5), (10**9, 3, 5)],
+)
+def test_crossq_has_the_full_limits_at_once_after_100_000_updates(step, r_max, d_max):
+    """Bhatt et al. 2024: the code's default."""
+    for function in (lambda schedule: schedule, jax.jit):
+        r_schedule, d_schedule = (function(schedule) for schedule in delayed_renorm_schedules())
+        assert r_schedule(jnp.int32(step)) == r_max
+        assert d_schedule(jnp.int32(step)) == d_max
+
+
+def test_the_delay_and_the_limits_after_it_may_be_chosen():
+    r_max, d_max = delayed_renorm_schedules(3, r_max=2.0, d_max=0.5)
+    assert [float(r_max(k)) for k in range(5)] == [1, 1, 1, 2, 2]
+    assert [float(d_max(k)) for k in range(5)] == [0, 0, 0, 0.5, 0.5]
+    assert delayed_renorm_schedules(0)[0](0) == 3
+
+
+def test_a_layer_follows_the_delay():
+    x = normal(6, 3, mean=4, std=5)
+    r_max, d_max = delayed_renorm_schedules(2)
+    layer = BatchRenorm(r_max=r_max, d_max=d_max, momentum=1.0)  # the averages stay
+    variables = some_variables(layer, x)
+    gamma, beta, mu, sigma = broadcastable(variables, x)
+    for limits in ((1, 0), (1, 0), (3, 5), (3, 5)):
+        y, stats = train(layer, variables, x)
+        right = reference.batch_renorm(x, mu, sigma, *limits, gamma, beta, momentum=1.0)
+        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-4)
+        variables = {**variables, "batch_stats": stats}
+
+
 # --- mistakes ---
 
 
@@ -264,7 +306,7 @@ def test_any_ramp_begins_at_batch_norm_and_never_falls(total_steps, first, secon
     ],
 )
 def test_a_limit_out_of_its_range_is_named_with_its_value(given_limits, shown):
-    for function in (BatchRenorm, renorm_schedules):
+    for function in (BatchRenorm, renorm_schedules, delayed_renorm_schedules):
         with pytest.raises(ValueError) as error:
             function(**given_limits)
         assert str(error.value) == f"{function.__name__}: {shown}."
@@ -284,3 +326,9 @@ def test_a_ramp_out_of_its_range_is_named_with_its_value(arguments, shown):
     with pytest.raises(ValueError) as error:
         renorm_schedules(**arguments)
     assert str(error.value) == f"renorm_schedules: {shown}."
+
+
+def test_a_delay_below_zero_is_named_with_its_value():
+    with pytest.raises(ValueError) as error:
+        delayed_renorm_schedules(-1)
+    assert str(error.value) == "delayed_renorm_schedules: warmup_steps must be at least 0, got -1."

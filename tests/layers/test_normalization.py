@@ -56,6 +56,35 @@ def test_mutable_true_gives_back_the_collections_that_flax_does(layer_type):
     assert jax.eval_shape(lambda: updates(layer)).keys() == updates(theirs).keys()
 
 
+@both_layers
+def test_a_model_may_be_tabulated_with_its_costs(layer_type):
+    """nn.tabulate runs and differentiates each layer, and shows one row for it."""
+    model = nn.Sequential([nn.Dense(4), layer_type(use_running_average=False)])
+    table = model.tabulate(
+        jax.random.key(0),
+        normal(6, 3),
+        compute_flops=True,
+        compute_vjp_flops=True,
+        console_kwargs={"width": 200, "no_color": True},
+    )
+    (row,) = (line for line in table.splitlines() if f" {layer_type.__name__} " in line)
+    flops, vjp_flops = (int(cell) for cell in row.split("│")[5:7])
+    assert 0 < flops < vjp_flops
+
+
+@both_layers
+def test_the_output_is_its_only_intermediate(layer_type):
+    x = normal(6, 3)
+    layer = layer_type(use_running_average=False)
+    variables = some_variables(layer, x, ())
+    y, updates = layer.apply(
+        variables, x, capture_intermediates=True, mutable=["batch_stats", "intermediates"]
+    )
+    assert updates.keys() == {"batch_stats", "intermediates"}
+    assert updates["intermediates"].keys() == {"__call__"}
+    np.testing.assert_array_equal(updates["intermediates"]["__call__"][0], y)
+
+
 # --- evaluation and training (jax-ml/jax#139) ---
 
 
@@ -194,6 +223,21 @@ def test_a_batch_with_no_example_that_counts_leaves_the_averages_alone(layer_typ
 
 
 @both_layers
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (4, 0)])
+def test_an_empty_batch_leaves_the_averages_alone_and_all_finite(layer_type, shape):
+    """Also where the empty axis is not the first, and where there is no feature."""
+    x = np.zeros(shape, np.float32)
+    layer = layer_type()
+    variables = some_variables(layer, x)
+    y, stats, params, dx = train_and_differentiate(layer, variables, x, x)
+    assert y.shape == dx.shape == shape
+    for name in stats.keys() & {"mean", "var", "std"}:
+        np.testing.assert_array_equal(stats[name], variables["batch_stats"][name])
+    for gradient in params.values():
+        np.testing.assert_array_equal(gradient, np.zeros(shape[-1]))
+
+
+@both_layers
 @pytest.mark.parametrize(
     "given",
     [
@@ -267,6 +311,32 @@ def test_an_axis_that_the_input_lacks_is_named_with_the_shape(layer_type, axis):
         layer_type(axis=axis).init(jax.random.key(0), np.zeros((2, 3, 4)), True)
     assert f"axis={axis} is out of range for an input of shape (2, 3, 4)" in str(error.value)
     assert "[-3, 2]" in str(error.value)
+
+
+@both_layers
+@pytest.mark.parametrize("trains", [True, False])
+def test_stored_statistics_of_another_shape_are_named(layer_type, trains):
+    layer = layer_type(use_scale=False, use_bias=False)
+    variables = some_variables(layer, normal(6, 3))
+    with pytest.raises(ValueError) as error:
+        layer.apply(variables, normal(6, 5), not trains, mutable=["batch_stats"])
+    assert str(error.value) == (
+        f"{layer_type.__name__}: the stored mean has shape (3,), but an input of shape (6, 5) "
+        "with axis=-1 needs (5,)."
+    )
+
+
+@both_layers
+@pytest.mark.parametrize("shape", [(5, 1), (6,), (2, 6, 3)])
+def test_a_mask_that_cannot_be_broadcast_is_named(layer_type, shape):
+    x = normal(6, 3)
+    variables = some_variables(layer_type(), x)
+    with pytest.raises(ValueError) as error:
+        train(layer_type(), variables, x, np.ones(shape, bool))
+    assert str(error.value) == (
+        f"{layer_type.__name__}: a mask of shape {shape} cannot be broadcast to an input of "
+        "shape (6, 3)."
+    )
 
 
 @both_layers

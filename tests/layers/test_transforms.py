@@ -1,0 +1,597 @@
+"""The layers under every transform of JAX and Flax give what they give without."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import bnrepro.nnx
+from bnrepro import BatchNorm, BatchRenorm
+from tests.layers import reference
+from tests.layers.running import (
+    evaluate,
+    normal,
+    some_variables,
+    train,
+    train_and_differentiate,
+)
+
+both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+both_nnx_layers = pytest.mark.parametrize(
+    "layer_type", [bnrepro.nnx.BatchNorm, bnrepro.nnx.BatchRenorm]
+)
+
+
+def assert_close(found, right, tolerance=1e-5):
+    assert jax.tree.structure(found) == jax.tree.structure(right)
+    for value, expected in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
+        assert value.dtype == expected.dtype
+        scale = max(1, np.max(abs(np.asarray(expected))))
+        np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+def stacked(*trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def member(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+# --- ensembles: vmap ---
+
+
+@both_layers
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_mapped_layers_are_the_two_alone(layer_type, masked):
+    """Each with its own parameters, averages, examples and mask; outputs and gradients."""
+    layer = layer_type(momentum=0.5)
+    x, dy = normal(2, 6, 3, mean=2, std=3), normal(2, 6, 3, seed=1)
+    mask = normal(2, 6, 1, seed=2) < 0.5 if masked else None
+    variables = some_variables(layer, x[0])
+    both = stacked(variables, jax.tree.map(lambda leaf: leaf * 2, variables))
+    step = functools.partial(train_and_differentiate, layer)
+    mapped = jax.vmap(step)(both, x, dy, mask)
+    alone = [step(member(both, i), x[i], dy[i], mask[i] if masked else None) for i in range(2)]
+    assert_close(mapped, stacked(*alone))
+
+
+class Critic(nn.Module):
+    """Two dense layers with a norm in between."""
+
+    layer_type: type
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = self.layer_type(use_running_average=not train)(nn.Dense(4, use_bias=False)(x))
+        return nn.Dense(1)(nn.relu(x))
+
+
+def critic_step(model, variables, x, train=True):
+    """Output, updates, and gradients of its square."""
+
+    def loss(params):
+        y, updates = model.apply({**variables, "params": params}, x, train, mutable=["batch_stats"])
+        return jnp.sum(y**2), (y, updates["batch_stats"])
+
+    gradients, (y, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    return y, stats, gradients
+
+
+@both_layers
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_ensemble_by_nn_vmap_is_its_members(layer_type, trains):
+    class Ensemble(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            critics = nn.vmap(
+                Critic,
+                in_axes=(None, None),
+                axis_size=2,
+                variable_axes={"params": 0, "batch_stats": 0},
+                split_rngs={"params": True},
+            )
+            return critics(layer_type, name="critics")(x, train)
+
+    x = normal(6, 5, mean=1)
+    variables = some_variables(Ensemble(), x)
+    y, stats, gradients = critic_step(Ensemble(), variables, x, trains)
+    alone = [
+        critic_step(
+            Critic(layer_type),
+            {name: member(tree["critics"], i) for name, tree in variables.items()},
+            x,
+            trains,
+        )
+        for i in range(2)
+    ]
+    assert_close((y, stats["critics"], gradients["critics"]), stacked(*alone))
+
+
+class NnxCritic(nnx.Module):
+    """The same."""
+
+    def __init__(self, layer_type, rngs):
+        self.first = nnx.Linear(5, 4, use_bias=False, rngs=rngs)
+        self.norm = layer_type(4, rngs=rngs)
+        self.last = nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.relu(self.norm(self.first(x))))
+
+
+def nnx_step(model, x):
+    """Output and gradients of its square; the averages move."""
+
+    def loss(model):
+        y = model(x)
+        return jnp.sum(y**2), y
+
+    (_, y), gradients = nnx.value_and_grad(loss, has_aux=True)(model)
+    return y, nnx.to_pure_dict(gradients)
+
+
+@both_nnx_layers
+def test_an_ensemble_by_nnx_vmap_is_its_members(layer_type):
+    x = jnp.asarray(normal(6, 5, mean=1))
+    make = nnx.vmap(lambda rngs: NnxCritic(layer_type, rngs))
+    ensemble = make(nnx.Rngs(0).split(2))
+    graph, state = nnx.split(ensemble)
+    alone = [nnx.merge(graph, member(state, i)) for i in range(2)]
+    found = nnx.vmap(nnx_step, in_axes=(0, None))(ensemble, x)
+    assert_close(found, stacked(*(nnx_step(model, x) for model in alone)))
+    assert_close(
+        nnx.to_pure_dict(nnx.state(ensemble, nnx.BatchStat)),
+        stacked(*(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)) for model in alone)),
+    )
+    assert np.all(ensemble.norm.mean[...] != 0)
+
+
+# --- depth: scan and remat ---
+
+
+class Block(nn.Module):
+    """A dense layer with a norm, as the body of a scan."""
+
+    layer_type: type
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        norm = self.layer_type(use_running_average=not self.train, name="norm")
+        return nn.tanh(norm(nn.Dense(4, use_bias=False, name="dense")(x))), None
+
+
+def block_step(apply, variables, x):
+    """Output, updates, and gradients of its square with respect to parameters and input."""
+
+    def loss(params, x):
+        y, stats = apply({**variables, "params": params}, x)
+        return jnp.sum(y**2), (y, stats)
+
+    gradients, (y, stats) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
+        variables["params"], x
+    )
+    return y, stats, gradients
+
+
+@both_layers
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("lifted", ["nn.scan", "nn.scan of nn.remat"])
+def test_a_scan_over_layers_is_a_loop(layer_type, lifted, trains):
+    x = normal(6, 4, mean=1)
+    scan = nn.scan(
+        nn.remat(Block, prevent_cse=False) if "remat" in lifted else Block,
+        variable_axes={"params": 0, "batch_stats": 0},
+        split_rngs={"params": True},
+        length=3,
+    )(layer_type, trains)
+    block = Block(layer_type, trains)
+    variables = some_variables(scan, x, (None,))
+
+    def scanned(variables, x):
+        (y, _), updates = scan.apply(variables, x, None, mutable=["batch_stats"])
+        return y, updates["batch_stats"]
+
+    def looped(variables, x):
+        stats = []
+        for i in range(3):
+            (x, _), updates = block.apply(member(variables, i), x, mutable=["batch_stats"])
+            stats.append(updates["batch_stats"])
+        return x, stacked(*stats)
+
+    assert_close(block_step(scanned, variables, x), block_step(looped, variables, x))
+
+
+@both_layers
+def test_recomputing_it_changes_no_gradient(layer_type):
+    x = normal(6, 4, mean=1)
+    plain, recomputed = Block(layer_type), nn.remat(Block)(layer_type)
+    variables = some_variables(plain, x, ())
+
+    def apply(model, variables, x):
+        (y, _), updates = model.apply(variables, x, mutable=["batch_stats"])
+        return y, updates["batch_stats"]
+
+    assert_close(
+        *(
+            block_step(functools.partial(apply, model), variables, x)
+            for model in (recomputed, plain)
+        ),
+        tolerance=1e-6,
+    )
+
+
+class NnxBlock(nnx.Module):
+    """The same for NNX."""
+
+    def __init__(self, layer_type, rngs):
+        self.dense = nnx.Linear(4, 4, use_bias=False, rngs=rngs)
+        self.norm = layer_type(4, rngs=rngs)
+
+    def __call__(self, x):
+        return nnx.tanh(self.norm(self.dense(x)))
+
+
+@both_nnx_layers
+def test_nnx_scan_over_layers_is_a_loop(layer_type):
+    x = jnp.asarray(normal(6, 4, mean=1))
+    blocks = nnx.vmap(lambda rngs: NnxBlock(layer_type, rngs))(nnx.Rngs(0).split(3))
+    graph, state = nnx.split(blocks)
+    alone = nnx.List([nnx.merge(graph, member(state, i)) for i in range(3)])
+
+    def scanned(blocks, x):
+        return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
+            x, blocks
+        )
+
+    def looped(blocks, x):
+        for block in blocks:
+            x = block(x)
+        return x
+
+    y, gradients = nnx_step_of(scanned, blocks, x)
+    right_y, right_gradients = nnx_step_of(looped, alone, x)
+    assert_close(y, right_y)
+    assert_close(gradients, stacked(*right_gradients.values()))
+    averages = [nnx.to_pure_dict(nnx.state(each, nnx.BatchStat)) for each in (blocks, *alone)]
+    assert_close(averages[0], stacked(*averages[1:]))
+
+
+@both_nnx_layers
+def test_nnx_remat_changes_no_gradient(layer_type):
+    x = jnp.asarray(normal(6, 4, mean=1))
+    seen = []
+    for function in (lambda block, x: block(x), nnx.remat(lambda block, x: block(x))):
+        block = NnxBlock(layer_type, nnx.Rngs(0))
+        seen.append(nnx_step_of(function, block, x))
+        seen[-1] += (nnx.to_pure_dict(nnx.state(block, nnx.BatchStat)),)
+    assert_close(seen[1], seen[0], tolerance=1e-6)
+
+
+@functools.partial(nnx.jit, static_argnums=0)
+def nnx_step_of(function, model, x):
+    def loss(model):
+        y = function(model, x)
+        return jnp.sum(y**2), y
+
+    (_, y), gradients = nnx.value_and_grad(loss, has_aux=True)(model)
+    return y, nnx.to_pure_dict(gradients)
+
+
+# --- devices ---
+
+
+@both_layers
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "spec",
+    [P("data"), P(None, None, "model"), P("data", None, "model"), P(None, ("data", "model"))],
+    ids=str,
+)
+def test_it_does_not_depend_on_how_a_mesh_holds_the_batch(layer_type, spec, axis_type):
+    layer = layer_type()
+    x, dy = normal(12, 8, 4, mean=100), normal(12, 8, 4, seed=1)
+    variables = some_variables(layer, x)
+    alone = train_and_differentiate(layer, variables, x, dy)
+    evaluated = evaluate(layer, variables, x)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    with jax.set_mesh(mesh):
+        held_x, held_dy = (jax.device_put(v, NamedSharding(mesh, spec)) for v in (x, dy))
+        features = NamedSharding(mesh, P(*spec[2:]))
+        held = jax.tree.map(
+            lambda leaf: jax.device_put(leaf, features) if leaf.ndim else leaf, variables
+        )
+        found = train_and_differentiate(layer, held, held_x, held_dy)
+        assert found[0].sharding.is_equivalent_to(held_x.sharding, 3)
+        assert_close(jax.device_get(found), jax.device_get(alone), 1e-4)
+        assert_close(jax.device_get(evaluate(layer, held, held_x)), jax.device_get(evaluated))
+
+
+@both_layers
+def test_donated_averages_are_as_right_as_kept_ones(layer_type):
+    """Each step may write the new averages over the old ones."""
+    layer = layer_type()
+    variables = some_variables(layer, normal(6, 3))
+
+    def step(stats, x):
+        return train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
+
+    kept = jax.tree.map(jnp.copy, variables["batch_stats"])
+    donated = jax.tree.map(jnp.copy, variables["batch_stats"])
+    step_that_keeps, step_that_donates = jax.jit(step), jax.jit(step, donate_argnums=0)
+    for seed in range(5):
+        x = normal(6, 3, mean=5, std=3, seed=seed)
+        right_y, kept = step_that_keeps(kept, x)
+        given = donated
+        y, donated = step_that_donates(given, x)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
+        np.testing.assert_array_equal(y, right_y)
+        jax.tree.map(np.testing.assert_array_equal, donated, kept)
+
+
+# --- derivatives ---
+
+
+def plain(layer_type, variables, x, trains, axis=-1, mask=None):
+    """Output and new averages by the papers' formulas in plain JAX, to be differentiated."""
+    axes = reference.reduced_axes(x, axis)
+    mask = jnp.broadcast_to(True if mask is None else mask, x.shape)
+    gamma, beta, mu, other = (
+        jnp.expand_dims(value, axes)
+        for value in (
+            variables["params"]["scale"],
+            variables["params"]["bias"],
+            variables["batch_stats"]["mean"],
+            variables["batch_stats"]["var" if layer_type is BatchNorm else "std"],
+        )
+    )
+    if not trains:
+        sigma = jnp.sqrt(other + 1e-5) if layer_type is BatchNorm else other
+        return gamma * (x - mu) / sigma + beta, {}
+    m = jnp.sum(mask, axes, keepdims=True)
+    mu_b = jnp.sum(jnp.where(mask, x, 0), axes, keepdims=True) / m
+    square = jnp.real((x - mu_b) * jnp.conj(x - mu_b))
+    var_b = jnp.sum(jnp.where(mask, square, 0), axes, keepdims=True) / m
+    sigma_b = jnp.sqrt(var_b + 1e-5)
+    x_hat = (x - mu_b) / sigma_b
+    new = {"mean": 0.99 * mu + 0.01 * mu_b}
+    if layer_type is BatchNorm:
+        new["var"] = 0.99 * other + 0.01 * var_b
+    else:
+        r = jax.lax.stop_gradient(jnp.clip(sigma_b / other, 1 / 3, 3))
+        d = jax.lax.stop_gradient((mu_b - mu) / other)
+        d = d * jnp.minimum(1, 5 / jnp.abs(d))
+        x_hat = x_hat * r + d
+        new["std"] = 0.99 * other + 0.01 * sigma_b
+    return gamma * x_hat + beta, {name: jnp.squeeze(value, axes) for name, value in new.items()}
+
+
+def applied(layer_type, variables, x, trains, axis=-1, mask=None):
+    """The same of the layer."""
+    layer = layer_type(axis=axis)
+    if not trains:
+        return layer.apply(variables, x, True), {}
+    y, stats = train.__wrapped__(layer, variables, x, mask)
+    stats.pop("count", None)
+    return y, stats
+
+
+def bent(function, layer_type, variables, x, trains, **given):
+    """A scalar function of one vector, not linear in anything: parameters, averages and input."""
+    count = {"count": jnp.int32(0)} if layer_type is BatchRenorm else {}
+    stats = {name: value for name, value in variables["batch_stats"].items() if name != "count"}
+    vector, unravel = ravel_pytree((variables["params"], stats, x))
+
+    def total(vector):
+        params, stats, x = unravel(vector)
+        y, new = function(
+            layer_type,
+            {"params": params, "batch_stats": {**stats, **count}},
+            x,
+            trains,
+            **given,
+        )
+        weights = normal(*y.shape, seed=3)
+        return jnp.sum(weights * jnp.sin(y)) + sum(jnp.sum(leaf**2) for leaf in new.values())
+
+    return total, vector
+
+
+FIRST_ORDER = {
+    "reverse": jax.grad,
+    "forward": jax.jacfwd,
+    "linearized": lambda f: lambda v: jax.vmap(jax.linearize(f, v)[1])(jnp.eye(v.size)),
+}
+SECOND_ORDER = {
+    "forward over reverse": jax.hessian,
+    "reverse over forward": lambda f: jax.jacrev(jax.jacfwd(f)),
+    "reverse over reverse": lambda f: jax.jacrev(jax.jacrev(f)),
+    "forward over forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
+}
+
+
+@both_layers
+@pytest.mark.parametrize(
+    ("trains", "masked"), [(True, False), (True, True), (False, False)], ids=str
+)
+def test_derivatives_of_every_mode_and_order_are_those_of_the_formula(layer_type, trains, masked):
+    """Of parameters, averages and input at once, through outputs and new averages."""
+    x = normal(5, 2, mean=1, std=2)
+    given = {"mask": np.arange(5)[:, None] < 4} if masked else {}
+    variables = some_variables(layer_type(), x)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def derivatives(function, modes):
+        total, vector = bent(function, layer_type, variables, x, trains, **given)
+        return [mode(total)(vector) for mode in modes]
+
+    right_gradient, right_hessian = derivatives(plain, (jax.grad, jax.hessian))
+    assert np.max(abs(right_hessian)) > 1  # so the example is one
+    found = derivatives(applied, (*FIRST_ORDER.values(), *SECOND_ORDER.values()))
+    right = [right_gradient] * len(FIRST_ORDER) + [right_hessian] * len(SECOND_ORDER)
+    assert_close(found, right, 1e-4)
+
+
+@both_layers
+@pytest.mark.parametrize("trains", [True, False])
+def test_derivatives_are_those_of_finite_differences_in_float64(layer_type, trains):
+    with jax.enable_x64():
+        x = normal(5, 2, mean=1, std=2, dtype=np.float64)
+        variables = some_variables(layer_type(), np.float32(x))
+        variables = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
+        if layer_type is BatchRenorm:
+            variables["batch_stats"]["count"] = np.int32(0)
+        function = applied if layer_type is BatchNorm or not trains else of_fixed_correction
+        total, vector = bent(function, layer_type, variables, x, trains)
+        assert vector.dtype == np.float64
+        gradient = np.asarray(jax.jit(jax.grad(total))(vector))
+        step = 1e-6 * np.eye(vector.size)
+        totals = jax.jit(jax.vmap(total))
+        right = np.asarray(totals(vector[None] + step) - totals(vector[None] - step)) / 2e-6
+        np.testing.assert_allclose(gradient, right, rtol=1e-6, atol=1e-6)
+
+
+def of_fixed_correction(layer_type, variables, x, trains):
+    """Batch Renorm with r and d at their limits, where they do not move with the input."""
+    layer = layer_type(r_max=1.0, d_max=0.0)
+    y, stats = train.__wrapped__(layer, variables, x)
+    return y, {name: value for name, value in stats.items() if name != "count"}
+
+
+@both_layers
+def test_averages_have_a_gradient_in_evaluation(layer_type):
+    """As with flax, of the mean and of the variance or, in Batch Renorm, the deviation."""
+    x, dy = normal(6, 3, mean=2), normal(6, 3, seed=1)
+    variables = some_variables(layer_type(), x)
+
+    def gradients(layer, stats):
+        def total(stats):
+            return jnp.sum(dy * layer.apply({**variables, "batch_stats": stats}, x, True))
+
+        return jax.grad(total, allow_int=True)(stats)
+
+    found = gradients(layer_type(), variables["batch_stats"])
+    stats = variables["batch_stats"]
+    var = stats["var"] if layer_type is BatchNorm else stats["std"] ** 2 - 1e-5
+    theirs = gradients(nn.BatchNorm(), {"mean": stats["mean"], "var": var})
+    np.testing.assert_allclose(found["mean"], theirs["mean"], rtol=1e-5)
+    if layer_type is BatchNorm:
+        np.testing.assert_allclose(found["var"], theirs["var"], rtol=1e-5)
+    else:  # d var = 2 std d std
+        np.testing.assert_allclose(found["std"], 2 * stats["std"] * theirs["var"], rtol=1e-4)
+
+
+# --- inputs ---
+
+
+# Odd, prime and divisible lengths, at each place that the longest or only axis may have.
+SHAPES_AND_AXES = [
+    ((2, 3), -1),
+    ((17, 3), -1),
+    ((33, 3), -1),
+    ((97, 2), -1),
+    ((128, 3), -1),
+    ((3, 37), 0),
+    ((5, 3, 4, 6), 1),
+    ((2, 3, 19, 4), 1),
+    ((2, 3, 4, 50), 1),
+    ((3, 32, 5, 2), (0, -1)),
+    ((2, 3, 1, 34), (1, 2)),
+]
+
+
+@both_layers
+@pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES)
+def test_batches_of_any_length_are_those_of_float64(layer_type, shape, axis):
+    x, dy = normal(*shape, mean=2, std=3), normal(*shape, seed=1)
+    layer = layer_type(axis=axis)
+    variables = some_variables(layer, x)
+    gamma, beta = (
+        reference.per_feature(np.asarray(variables["params"][name], np.float64), x, axis)
+        for name in ("scale", "bias")
+    )
+    if layer_type is BatchNorm:
+        right_y = reference.batch_norm(x, gamma, beta, axis=axis)
+        right = reference.batch_norm_gradients(x, dy, gamma, axis=axis)
+    else:
+        mu, sigma = (
+            reference.per_feature(variables["batch_stats"][name], x, axis)
+            for name in ("mean", "std")
+        )
+        step = reference.batch_renorm(x, mu, sigma, 3, 5, gamma, beta, momentum=0.99, axis=axis)
+        right_y = step.y
+        right = reference.batch_renorm_gradients(x, dy, step.r, step.d, gamma, axis=axis)
+    y, _, params, dx = train_and_differentiate(layer, variables, x, dy)
+    np.testing.assert_allclose(y, right_y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dx, right[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(params["scale"], right[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(params["bias"], right[2], rtol=1e-4, atol=1e-4)
+
+
+@both_layers
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float16", 4e-3), ("bfloat16", 3e-2), ("complex64", 1e-4)]
+)
+def test_inputs_of_other_types_have_the_formulas_derivatives(layer_type, trains, dtype, tolerance):
+    """Forward and reverse, in the types that JAX prescribes."""
+    x, dx, dy = (normal(8, 3, mean=1, std=2, seed=k) for k in range(3))
+    variables = some_variables(layer_type(), jnp.asarray(x))
+    if dtype == "complex64":
+        x, dx, dy = (v + 1j * normal(8, 3, seed=9 + k) for k, v in enumerate((x, dx, dy)))
+    x, dx, dy = (jnp.asarray(v).astype(dtype) for v in (x, dx, dy))
+    wide = jnp.complex64 if dtype == "complex64" else jnp.float32
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def seen(function, cast, x, dx, dy):
+        def output(params, x):
+            x = x.astype(wide) if cast else x
+            return function(layer_type, {**variables, "params": params}, x, trains)[0]
+
+        y, vjp = jax.vjp(output, variables["params"], x)
+        zeros = jax.tree.map(jnp.zeros_like, variables["params"])
+        _, tangent = jax.jvp(output, (variables["params"], x), (zeros, dx))
+        return y, tangent, vjp(dy.astype(y.dtype))
+
+    found, right = seen(applied, False, x, dx, dy), seen(plain, True, x, dx, dy)
+    assert found[0].dtype == wide and found[2][1].dtype == x.dtype
+    as_wide = functools.partial(jax.tree.map, lambda leaf: leaf.astype(jnp.result_type(leaf, 1.0)))
+    for value, expected in zip(
+        jax.tree.leaves(as_wide(found)), jax.tree.leaves(as_wide(right)), strict=True
+    ):
+        np.testing.assert_allclose(
+            np.asarray(value, np.complex128),
+            np.asarray(expected, np.complex128),
+            rtol=tolerance,
+            atol=tolerance * np.max(abs(np.asarray(expected))),
+        )
+
+
+@both_layers
+def test_parameters_have_a_gradient_for_integers_too(layer_type):
+    x, dy = np.random.default_rng(0).integers(-9, 9, (7, 3)), normal(7, 3, seed=1)
+    layer = layer_type()
+    variables = some_variables(layer, jnp.asarray(x))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradients(layer, x):
+        def total(params):
+            return jnp.sum(dy * train.__wrapped__(layer, {**variables, "params": params}, x)[0])
+
+        return jax.grad(total)(variables["params"])
+
+    # The same numbers as floating-point ones.
+    assert_close(gradients(layer, jnp.asarray(x)), gradients(layer, jnp.float32(x)), 1e-6)
+    if layer_type is BatchNorm:
+        _, right_scale, right_bias = reference.batch_norm_gradients(x, dy)
+        found = gradients(layer, jnp.asarray(x))
+        np.testing.assert_allclose(found["scale"], right_scale, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found["bias"], right_bias, rtol=1e-5, atol=1e-5)
