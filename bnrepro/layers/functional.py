@@ -219,4 +219,6 @@ def _centre(x: Array, axes: tuple[int, ...], mask: Array | None) -> Array:
 
 def _variance(mean_square: Array, offset: Array) -> Array:
     """E[|x - shift|^2] - |E[x - shift]|^2, kept from going below zero by rounding."""
-    return jnp.maximum(mean_square - abs_sq(offset), 0)
+    var = mean_square - abs_sq(offset)
+    # Rounding is no part of what is differentiated.
+    return var - lax.stop_gradient(jnp.minimum(var, 0))
