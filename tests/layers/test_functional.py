@@ -175,6 +175,22 @@ def test_a_compiled_step_holds_no_copy_of_the_input(layer_type):
 
 
 @both_layers
+def test_on_accelerators_the_compiler_may_fuse_everything(layer_type, monkeypatch):
+    """What keeps XLA for CPU from copying slices would keep others from fusing whole arrays."""
+    output, params, x = training_output(layer_type, (48, 4), np.float32)
+
+    def is_held_back():
+        def total(params, x):
+            return jnp.sum(output(params, x) ** 2)
+
+        return "optimization_barrier" in jax.jit(jax.grad(total, (0, 1))).lower(params, x).as_text()
+
+    assert is_held_back()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not is_held_back()
+
+
+@both_layers
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_the_gradient_keeps_the_input_once_in_its_own_type(layer_type, dtype):
     """Also where no compiler sees both passes: outside jit, and in a scan over layers."""
