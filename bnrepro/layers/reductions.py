@@ -37,13 +37,15 @@ def shifted_sums(
     """
     total, square = jnp.zeros((), shift.dtype), jnp.zeros((), jnp.finfo(shift.dtype).dtype)
     kept = None if mask is None else _slices(mask, axes)
-    for i, part in enumerate(_slices(x, axes)):
+    parts = _slices(x, axes)
+    for i, part in enumerate(parts):
         deviation = part - jnp.expand_dims(shift, axes)
         if kept is not None:
             deviation = jnp.where(kept[i], deviation, 0)
         total, square = total + deviation, square + abs_sq(deviation)
     # Otherwise XLA's library of reductions takes the slices as operands, and has them copied first.
-    total, square = lax.optimization_barrier((total, square))
+    if len(parts) > 1:
+        total, square = lax.optimization_barrier((total, square))
     return jnp.sum(total, axes), jnp.sum(square, axes)
 
 
@@ -97,12 +99,11 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     def tangent_of_factors(x: Array, shift: Array, *factors: Array) -> Array:
         parts = _slices(x, axes)
         # Spread over a slice first: transposed, this adds the slices up, then sums over the result.
-        d_multiplier, d_offset = lax.optimization_barrier(
-            tuple(
-                jnp.broadcast_to(jnp.expand_dims(factor, axes), parts[0].shape)
-                for factor in factors
-            )
+        d_multiplier, d_offset = (
+            jnp.broadcast_to(jnp.expand_dims(factor, axes), parts[0].shape) for factor in factors
         )
+        if len(parts) > 1:
+            d_multiplier, d_offset = lax.optimization_barrier((d_multiplier, d_offset))
         shift = jnp.expand_dims(shift, axes)
         return _joined([(part - shift) * d_multiplier + d_offset for part in parts], x, axes)
 

@@ -361,6 +361,24 @@ def test_a_compiled_training_step_moves_the_averages(layer_type):
 
 
 @both_layers
+@pytest.mark.parametrize("kind", ["ref", "hijax"])
+def test_averages_may_be_references_that_a_differentiated_function_writes(layer_type, kind):
+    """Which hold no value that is differentiated; flax.nnx's layer does not get this far."""
+    x = jnp.asarray(normal(6, 3, mean=5))
+
+    def gradient(layer, x):
+        return jax.grad(lambda x: jnp.sum(layer(x) ** 3))(x)
+
+    right_layer = made(layer_type)
+    right = nnx.grad(lambda layer, x: jnp.sum(layer(x) ** 3), argnums=1)(right_layer, x)
+    with nnx.var_defaults(**{kind: True}):
+        layer = made(layer_type)
+        found = jax.jit(gradient)(layer, x)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layer.mean[...], right_layer.mean[...], rtol=1e-6)
+
+
+@both_layers
 def test_a_layer_may_be_taken_apart_and_put_together(layer_type):
     x = jnp.asarray(normal(6, 3, mean=5))
     layer = made(layer_type)

@@ -74,11 +74,11 @@ class Critic(nn.Module):
         return nn.Dense(1)(nn.relu(x))
 
 
-def critic_step(model, variables, x, train=True):
+def critic_step(model, variables, x):
     """Output, updates, and gradients of its square."""
 
     def loss(params):
-        y, updates = model.apply({**variables, "params": params}, x, train, mutable=["batch_stats"])
+        y, updates = model.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
         return jnp.sum(y**2), (y, updates["batch_stats"])
 
     gradients, (y, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
@@ -86,8 +86,7 @@ def critic_step(model, variables, x, train=True):
 
 
 @both_layers
-@pytest.mark.parametrize("trains", [True, False])
-def test_an_ensemble_by_nn_vmap_is_its_members(layer_type, trains):
+def test_an_ensemble_by_nn_vmap_is_its_members(layer_type):
     class Ensemble(nn.Module):
         @nn.compact
         def __call__(self, x, train):
@@ -102,13 +101,12 @@ def test_an_ensemble_by_nn_vmap_is_its_members(layer_type, trains):
 
     x = normal(6, 5, mean=1)
     variables = some_variables(Ensemble(), x)
-    y, stats, gradients = critic_step(Ensemble(), variables, x, trains)
+    y, stats, gradients = critic_step(Ensemble(), variables, x)
     alone = [
         critic_step(
             Critic(layer_type),
             {name: member(tree["critics"], i) for name, tree in variables.items()},
             x,
-            trains,
         )
         for i in range(2)
     ]
@@ -161,11 +159,10 @@ class Block(nn.Module):
     """A dense layer with a norm, as the body of a scan."""
 
     layer_type: type
-    train: bool = True
 
     @nn.compact
     def __call__(self, x, _=None):
-        norm = self.layer_type(use_running_average=not self.train, name="norm")
+        norm = self.layer_type(use_running_average=False, name="norm")
         return nn.tanh(norm(nn.Dense(4, use_bias=False, name="dense")(x))), None
 
 
@@ -183,17 +180,16 @@ def block_step(apply, variables, x):
 
 
 @both_layers
-@pytest.mark.parametrize("trains", [True, False])
 @pytest.mark.parametrize("lifted", ["nn.scan", "nn.scan of nn.remat"])
-def test_a_scan_over_layers_is_a_loop(layer_type, lifted, trains):
+def test_a_scan_over_layers_is_a_loop(layer_type, lifted):
     x = normal(6, 4, mean=1)
     scan = nn.scan(
         nn.remat(Block, prevent_cse=False) if "remat" in lifted else Block,
         variable_axes={"params": 0, "batch_stats": 0},
         split_rngs={"params": True},
         length=3,
-    )(layer_type, trains)
-    block = Block(layer_type, trains)
+    )(layer_type)
+    block = Block(layer_type)
     variables = some_variables(scan, x, (None,))
 
     def scanned(variables, x):
@@ -291,11 +287,7 @@ def nnx_step_of(function, model, x):
 
 @both_layers
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize(
-    "spec",
-    [P("data"), P(None, None, "model"), P("data", None, "model"), P(None, ("data", "model"))],
-    ids=str,
-)
+@pytest.mark.parametrize("spec", [P("data", None, "model"), P(None, ("data", "model"))], ids=str)
 def test_it_does_not_depend_on_how_a_mesh_holds_the_batch(layer_type, spec, axis_type):
     layer = layer_type()
     x, dy = normal(12, 8, 4, mean=100), normal(12, 8, 4, seed=1)
@@ -413,7 +405,6 @@ FIRST_ORDER = {
 SECOND_ORDER = {
     "forward over reverse": jax.hessian,
     "reverse over forward": lambda f: jax.jacrev(jax.jacfwd(f)),
-    "reverse over reverse": lambda f: jax.jacrev(jax.jacrev(f)),
     "forward over forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
 }
 
@@ -496,15 +487,12 @@ def test_averages_have_a_gradient_in_evaluation(layer_type):
 SHAPES_AND_AXES = [
     ((2, 3), -1),
     ((17, 3), -1),
-    ((33, 3), -1),
     ((97, 2), -1),
-    ((128, 3), -1),
     ((3, 37), 0),
     ((5, 3, 4, 6), 1),
     ((2, 3, 19, 4), 1),
     ((2, 3, 4, 50), 1),
     ((3, 32, 5, 2), (0, -1)),
-    ((2, 3, 1, 34), (1, 2)),
 ]
 
 
@@ -577,7 +565,7 @@ def test_inputs_of_other_types_have_the_formulas_derivatives(layer_type, trains,
 
 @both_layers
 def test_parameters_have_a_gradient_for_integers_too(layer_type):
-    x, dy = np.random.default_rng(0).integers(-9, 9, (7, 3)), normal(7, 3, seed=1)
+    x, dy = np.random.default_rng(0).integers(-999, 999, (7, 3)), normal(7, 3, seed=1)
     layer = layer_type()
     variables = some_variables(layer, jnp.asarray(x))
 
