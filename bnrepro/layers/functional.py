@@ -168,6 +168,7 @@ def normalize(
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(jnp.result_type(x, mean))
+    mean, std = mean.astype(mean.dtype), std.astype(std.dtype)  # not of a weak type
     if shift is None:
         shift = lax.stop_gradient(mean)
         mean = mean - shift  # zero, and what a gradient with respect to the mean goes by

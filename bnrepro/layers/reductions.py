@@ -114,13 +114,13 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
 
 
 def _split_axis(x: Array, axes: Sequence[int]) -> int | None:
-    """The axis to slice: the longest of `axes` in which neighbours do not adjoin in memory."""
+    """The axis to slice: the longest of `axes`, the last axis of `x` only if there is no other."""
     if jax.default_backend() != "cpu":
         return None
     # An axis that is explicitly split over devices cannot be reshaped.
     spec = jax.typeof(x).sharding.spec
-    candidates = [axis for axis in axes if axis != x.ndim - 1 and spec[axis] is None]
-    return max(candidates, key=lambda axis: x.shape[axis], default=None)
+    whole = [axis for axis in axes if spec[axis] is None]
+    return max(whole, key=lambda axis: (axis != x.ndim - 1, x.shape[axis]), default=None)
 
 
 def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
@@ -130,15 +130,21 @@ def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
         return [x]
     length = x.shape[axis]
     number = max(n for n in range(1, _SLICES + 1) if length % n == 0)
-    # Neighbours go to different slices, so that each device has its share of each.
-    split = x.reshape(*x.shape[:axis], length // number, number, *x.shape[axis + 1 :])
-    return [lax.index_in_dim(split, i, axis + 1, keepdims=False) for i in range(number)]
+    # Neighbours go to different slices, so that each device has its share of each; but on the last
+    # axis they stay together, as they lie in memory.
+    sizes, index = [length // number, number], axis + 1
+    if axis == x.ndim - 1:
+        sizes, index = sizes[::-1], axis
+    split = x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
+    return [lax.index_in_dim(split, i, index, keepdims=False) for i in range(number)]
 
 
 def _joined(parts: Sequence[Array], x: Array, axes: Sequence[int]) -> Array:
     """The inverse of `_slices(x, axes)`."""
     axis = _split_axis(x, axes)
-    return parts[0] if axis is None else jnp.stack(parts, axis + 1).reshape(x.shape)
+    if axis is None:
+        return parts[0]
+    return jnp.stack(parts, axis if axis == x.ndim - 1 else axis + 1).reshape(x.shape)
 
 
 def abs_sq(x: Array) -> Array:

@@ -198,3 +198,10 @@ def test_the_gradient_keeps_the_input_once_in_its_own_type(layer_type):
         _, vjp = jax.vjp(function, params, jnp.asarray(x))
         kept = jax.tree.leaves(vjp)
         assert [(v.shape, v.dtype) for v in kept if v.size > 64] == [(x.shape, x.dtype)]
+
+
+def test_statistics_of_a_weak_type_are_not_rounded_to_that_of_the_input():
+    x = jnp.full((1, 1), 302, jnp.bfloat16)
+    mean, std = jnp.full(1, 300.7), jnp.full(1, 1.0)  # jnp.full gives a weak type
+    y = functional.normalize(x, mean, std, axes=(0,))
+    np.testing.assert_allclose(y, [[302 - 300.7]], rtol=1e-4)
