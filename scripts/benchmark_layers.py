@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SHAPES = ((64, 100), (1024, 512), (32, 32, 32, 64), (64, 16, 16, 256), (32, 8, 8, 1280))
+SHAPES = ((64, 100), (256, 64), (1024, 512), (32, 32, 32, 64), (64, 16, 16, 256), (32, 8, 8, 1280))
 # Whether the output is kept, as in a network, or only used within the compiled program.
 KEPT = {"": False, ", with y": True}
+_LOOP = ", in a loop"
+_ITERATIONS = 20
 Call = Callable[[int], None]  # computes that often, and waits for the last
 
 _BASELINE = "flax.linen"
@@ -97,6 +99,8 @@ def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
             step = jax.jit(partial(layer_step, layer, kept))
             operands = (x, scale, bias, dy, stats)
             calls.append((name + suffix, partial(repeat, step, operands)))
+        loop = jax.jit(partial(_loop, layer))
+        calls.append((name + _LOOP, partial(repeat, loop, operands)))
     return [*calls, ("copy", partial(repeat, jax.jit(lambda x: x + 1), (x,)))]
 
 
@@ -112,6 +116,19 @@ def layer_step(
         return (y * dy).sum(), (updates, y if kept else None)
 
     return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
+
+
+def _loop(layer: Any, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any) -> Any:
+    """Steps down the gradients, in one compiled program."""
+    import jax
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        (x, scale, bias), batch_stats = leaves, _ = carry
+        gradients, (updates, _) = layer_step(layer, False, x, scale, bias, dy, batch_stats)
+        leaves = jax.tree.map(lambda leaf, gradient: leaf - 1e-3 * gradient, leaves, gradients)
+        return (leaves, updates["batch_stats"]), None
+
+    return jax.lax.scan(step, ((x, scale, bias), batch_stats), length=_ITERATIONS)[0]
 
 
 def repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> None:
@@ -150,7 +167,7 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 
 def report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one row a shape, and what there is to say about it."""
+    """The table, one column a shape, and what there is to say about it."""
     import pandas as pd
 
     rows = {"x".join(map(str, timing.shape)): _row(timing) for timing in timings}
@@ -159,35 +176,39 @@ def report(timings: Sequence[Timings]) -> tuple[Any, str]:
             timing.ratio(name + suffix, _BASELINE + suffix) for timing in timings
         )
         for name in ("BatchNorm", "BatchRenorm")
-        for suffix in KEPT
+        for suffix in (*KEPT, _LOOP)
     }
     means = "; ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
     text = f"""\
 Milliseconds of a forward and a backward pass in float32, features last: gradients of input, scale
 and bias, and the new moving averages. Medians of {len(timings[0].readings["copy"])} readings, all
 implementations in turn in one process; ratios are medians of the readings' ratios. "With y": the
-output is an output of the compiled program, too, as it is in a network and always in PyTorch. A
-copy is x + 1. A layer traverses its input eight times at the least (forward it reads x twice and
-writes y; backward it reads x and dy twice and writes dx): the last column is the time that four
+output is an output of the compiled program, too, as it is in a network and always in PyTorch. "In a
+loop": one of {_ITERATIONS} steps down the gradients in one program, free of what a call costs.
+A copy is x + 1. A layer traverses its input eight times at the least (forward it reads x twice and
+writes y; backward it reads x and dy twice and writes dx): the last row is the time that four
 copies take, which are eight traversals, as a share of that of BatchNorm with y; small inputs stay
 in the caches, where calls cost more than traversals.
 Geometric means of the ratios to {_BASELINE}: {means}.
 """
     if "PyTorch, with y" not in timings[0].readings:
         text += "PyTorch is not installed here, or the device is no CPU: its columns are missing.\n"
-    return pd.DataFrame.from_dict(rows, orient="index"), text
+    return pd.DataFrame(rows), text
 
 
 def _row(timing: Timings) -> dict[str, str]:
-    row = {name: f"{timing.median(name):.3g}" for name in timing.readings}
+    row = {
+        name: f"{timing.median(name) / (_ITERATIONS if name.endswith(_LOOP) else 1):.3g}"
+        for name in timing.readings
+    }
     for name in ("BatchNorm", "BatchRenorm"):
-        for suffix in KEPT:
+        for suffix in (*KEPT, _LOOP):
             ratio = timing.ratio(name + suffix, _BASELINE + suffix)
             row[f"{name} / flax{suffix}"] = f"{ratio:.2f}"
     if "PyTorch, with y" in timing.readings:
         row["BatchNorm / PyTorch"] = f"{timing.ratio('BatchNorm, with y', 'PyTorch, with y'):.2f}"
-    row["BatchRenorm / BatchNorm"] = (
-        f"{timing.ratio('BatchRenorm, with y', 'BatchNorm, with y'):.2f}"
-    )
+    for suffix in (*KEPT, _LOOP):
+        ratio = timing.ratio("BatchRenorm" + suffix, "BatchNorm" + suffix)
+        row[f"BatchRenorm / BatchNorm{suffix}"] = f"{ratio:.2f}"
     row["eight traversals"] = f"{4 * timing.ratio('copy', 'BatchNorm, with y'):.0%}"
     return row

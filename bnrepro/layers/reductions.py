@@ -5,6 +5,7 @@ be differentiated in forward and in reverse mode, any number of times. docs/perf
 what was tried.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,9 @@ from jaxtyping import Array, Bool, Float, Inexact
 # XLA for CPU adds rows up slowly (jaxlib 0.10 to 0.12). So at most this many slices are added up
 # elementwise first, which is as fast as copying, and leaves it the sum over the result.
 _SLICES = 16
+# The barrier that keeps the slices' sum apart from the sum over the result is dropped before jaxlib
+# 0.10.1 puts loops together; only a sum over more values than this stays apart there by itself.
+_FUSED_WITH_SLICES = 32 if jax.__version_info__ < (0, 11) else 0
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -128,8 +132,9 @@ def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
     axis = _split_axis(x, axes)
     if axis is None:
         return [x]
-    length = x.shape[axis]
-    number = max(n for n in range(1, _SLICES + 1) if length % n == 0)
+    length, values = x.shape[axis], math.prod(x.shape[axis] for axis in axes)
+    numbers = [n for n in range(2, _SLICES + 1) if length % n == 0]
+    number = max((n for n in numbers if values // n > _FUSED_WITH_SLICES), default=1)
     # Neighbours go to different slices, so that each device has its share of each; but on the last
     # axis they stay together, as they lie in memory.
     sizes, index = [length // number, number], axis + 1
