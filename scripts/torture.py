@@ -59,6 +59,10 @@ class Result(NamedTuple):
     seen: str
 
 
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all trials and writes the table.
 
@@ -70,13 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="where to do it; emptied first")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, help="where to do it; not yet there, or empty"
+    )
     parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
     parser.add_argument(
         "--trials", type=lambda names: names.split(","), help="those to run, instead of all"
     )
     options = parser.parse_args(arguments)
-    shutil.rmtree(options.workdir, ignore_errors=True)
+    # It may be a folder of somebody's runs.
+    if options.workdir.exists() and not _is_empty_folder(options.workdir):
+        parser.error(f"--workdir={options.workdir} must be a new or an empty folder")
 
     bench = Bench(options.workdir)
     trials: dict[str, Callable[[], Result]] = {
@@ -112,7 +120,7 @@ class Bench:
 
     def __init__(self, folder: Path, *changes: str) -> None:
         """Does the run in peace."""
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.changes, self.whole = folder, changes, folder / "whole"
         self.seconds = self.finish(self.whole)
         self.steps = json.loads((self.whole / "config.json").read_text())["steps"]

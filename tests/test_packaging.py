@@ -1,5 +1,6 @@
 """What `pip install bnrepro` brings is enough for the layers, and says what it is."""
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -93,7 +94,11 @@ def test_the_wheel_works_in_a_fresh_environment(tmp_path):
     def run(*command):
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT)
+    # A copy: setuptools leaves a folder build/ in what it builds from.
+    source = shutil.copytree(ROOT / "bnrepro", tmp_path / "source" / "bnrepro").parent
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, source)
     (wheel,) = tmp_path.glob("bnrepro-*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"

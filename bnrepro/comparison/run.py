@@ -226,8 +226,10 @@ def _side_by_side(jobs: Mapping[str, Job]) -> int:
 
 
 def available_cores() -> int:
-    """Cores this process may use; before Python 3.13, those of the machine."""
-    return getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    """Cores this process may use: of a machine shared by SLURM's jobs, only its own."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, float]) -> Run:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -341,3 +344,14 @@ def test_a_network_with_batch_norm_learns_what_can_be_learned(tmp_path):
     run = run_comparison(config(steps=200, eval_every=200, **changes), tmp_path / "w")
     final = run.metrics.set_index(["metric", "split", "step"])["value"]
     assert final["accuracy", "test", 200].min() > 0.9
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux assigns cores")
+def test_only_the_cores_that_a_job_was_given_count():
+    core = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{core}}});"
+        "from bnrepro.comparison.run import available_cores; print(available_cores())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "1\n", result.stderr

@@ -42,3 +42,14 @@ def test_a_run_survives(bench, trial, size):
 
 def test_all_sixty_mistakes_are_different():
     assert len({tuple(mistake) for mistake in torture.MISTAKES}) == len(torture.MISTAKES) >= 60
+
+
+def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, capsys):
+    kept = tmp_path / "run" / "config.json"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(SystemExit) as caught:
+        torture.main([f"--workdir={tmp_path}"])
+    assert caught.value.code == 2
+    assert f"--workdir={tmp_path} must be a new or an empty folder" in capsys.readouterr().err
+    assert kept.exists()
