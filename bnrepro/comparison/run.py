@@ -180,7 +180,7 @@ def _train(
             # second Ctrl-C cut the waiting short, and again with the last evaluations.
             stop.set()
             if _writes():
-                write_run(_with_rows(run, rows, {}))
+                write_run(_with_rows(run, dict(rows), {}))  # threads still add to it
             pool.shutdown(cancel_futures=True)
             if _writes():
                 write_run(_with_rows(run, rows, {}))

@@ -156,7 +156,8 @@ def train_variants(
     def save() -> None:
         if checkpoints is not None:
             kept = {metric: values.tolist() for metric, values in _joined(history).items()}
-            notes = {"rows": rows, "history": kept, "score": score}
+            # A copy: they are written in the background, while more rows come.
+            notes = {"rows": list(rows), "history": kept, "score": score}
             checkpoints.save(step, vars(devices.gather(states)), notes, score)
 
     steps, every = config["steps"], config["checkpoint"]["every"]

@@ -6,6 +6,7 @@ import pytest
 from bnrepro.comparison.config import TRACED, common_config, with_settings
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import make_program, train_variants
+from bnrepro.training import Checkpoints
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
 
@@ -107,3 +108,25 @@ def test_when_all_are_dropped_the_training_ends(program):
     for step, _ in train_variants(program, {"a": BASE}, dropped={"a"}):
         steps.append(step)
     assert steps == [0]
+
+
+def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows():
+    class SlowCheckpoints(Checkpoints):
+        def __init__(self):
+            self.begun = {}
+
+        def restore(self, fields):
+            return None
+
+        def save(self, step, states, notes, score):
+            self.begun[step] = notes
+
+    changes = {"eval_every": 5, "checkpoint.every": 1}
+    checkpoints = SlowCheckpoints()
+    for _ in train_variants(
+        make(with_settings(config(), changes)), {"base": BASE}, checkpoints=checkpoints
+    ):
+        pass
+    assert sorted(checkpoints.begun) == [5, 10, 15, 20]
+    for step, notes in checkpoints.begun.items():
+        assert max(row[2] for row in notes["rows"]) == step
