@@ -119,7 +119,7 @@ def renorm_correction(
     r_max: Any,
     d_max: Any,
 ) -> tuple[Float[Array, "..."], Inexact[Array, "..."]]:
-    """R and d of [BRN] Algorithm 1, constants to the gradient.
+    """The r and d of [BRN] Algorithm 1, constants to the gradient.
 
     Args:
       mean: of the minibatch, one a feature.
