@@ -123,7 +123,8 @@ def _loop(layer: Any, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any) 
     import jax
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
-        (x, scale, bias), batch_stats = leaves, _ = carry
+        leaves, batch_stats = carry
+        x, scale, bias = leaves
         gradients, (updates, _) = layer_step(layer, False, x, scale, bias, dy, batch_stats)
         leaves = jax.tree.map(lambda leaf, gradient: leaf - 1e-3 * gradient, leaves, gradients)
         return (leaves, updates["batch_stats"]), None

@@ -16,6 +16,8 @@ from bnrepro.layers.shared import (
     check_limits,
     check_momentum_and_epsilon,
     check_statistics,
+    feature_shape,
+    limits,
     minibatch_moments,
     nothing_to_learn_from,
     split_axes,
@@ -167,8 +169,7 @@ class BatchRenorm(BatchNorm):
             std_b,
             mean.value,
             std.value,
-            self.r_max(count.value) if callable(self.r_max) else self.r_max,
-            self.d_max(count.value) if callable(self.d_max) else self.d_max,
+            *limits(self, count.value),
         )
         if not self.is_initializing():
             _move(self, moments, (mean, moments.mean), (std, std_b))
@@ -182,8 +183,7 @@ class BatchRenorm(BatchNorm):
 
 def _average(layer: BatchNorm, name: str, x: Array) -> nn.Variable:
     """The stored average of that name, one value a feature: `mean` starts at 0, others at 1."""
-    features, _ = split_axes(layer, x)
-    shape = tuple(x.shape[axis] for axis in features)
+    shape = feature_shape(layer, x)
     dtype = jnp.result_type(x, float) if layer.dtype is None else layer.dtype
     least = jnp.float32 if layer.force_float32_reductions else layer.param_dtype
     dtype = jnp.promote_types(dtype, least)
@@ -231,8 +231,8 @@ def _move(layer: BatchNorm, moments: Moments, *averages: tuple[nn.Variable, Arra
 
 def _normalized(layer: BatchNorm, x: Array, **statistics: Array) -> Inexact[Array, "..."]:
     """`functional.normalize` with the layer's parameters, in the dtype of flax.linen's layer."""
-    features, axes = split_axes(layer, x)
-    shape = tuple(x.shape[axis] for axis in features)
+    _, axes = split_axes(layer, x)
+    shape = feature_shape(layer, x)
     scale = bias = None
     if layer.use_scale:
         scale = layer.param("scale", layer.scale_init, shape, layer.param_dtype)

@@ -18,6 +18,7 @@ from bnrepro.layers.shared import (
     check_limits,
     check_momentum_and_epsilon,
     check_statistics,
+    limits,
     minibatch_moments,
     nothing_to_learn_from,
     split_axes,
@@ -196,8 +197,7 @@ class BatchRenorm(BatchNorm):
             std,
             self.mean[...],
             self.std[...],
-            self.r_max(count) if callable(self.r_max) else self.r_max,
-            self.d_max(count) if callable(self.d_max) else self.d_max,
+            *limits(self, count),
         )
         _move(self.mean, moments.mean, self.momentum, moments.size)
         _move(self.std, std, self.momentum, moments.size)

@@ -56,10 +56,23 @@ def split_axes(layer: Any, x: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return features, tuple(axis for axis in range(x.ndim) if axis not in features)
 
 
+def feature_shape(layer: Any, x: Array) -> tuple[int, ...]:
+    """Sizes of the feature axes: the shape of statistics and parameters."""
+    features, _ = split_axes(layer, x)
+    return tuple(x.shape[axis] for axis in features)
+
+
+def limits(layer: Any, count: Array) -> tuple[Any, Any]:
+    """Batch Renorm's r_max and d_max after that many updates; schedules are evaluated."""
+    r_max, d_max = (
+        limit(count) if callable(limit) else limit for limit in (layer.r_max, layer.d_max)
+    )
+    return r_max, d_max
+
+
 def check_statistics(layer: Any, x: Array, **statistics: Array) -> None:
     """Raises if stored statistics do not have one value for each feature of `x`."""
-    features, _ = split_axes(layer, x)
-    expected = tuple(x.shape[axis] for axis in features)
+    expected = feature_shape(layer, x)
     for name, value in statistics.items():
         if value.shape != expected:
             raise ValueError(
