@@ -148,13 +148,18 @@ class _Total:
         self.epsilon = epsilon[0]
 
     def statistic(self, name: str, value: Any) -> Any:
-        """The population's `mean`, `var` or `std`; anything else is kept as it is."""
-        mean = self.sum / self.size
+        """The population's `mean`, `var` or `std`; anything else is kept as it is.
+
+        So is what a mask left no value of, as in training; a variance takes two of a minibatch.
+        """
+        mean = self.sum / np.maximum(self.size, 1)
         if name == "mean":
-            return mean
+            return np.where(self.size > 0, mean, value)
         if name == "var":
-            return self.within / self.freedom
+            var = self.within / np.maximum(self.freedom, 1)
+            return np.where(self.freedom > 0, var, value)
         if name == "std":
-            var = self.square / self.size - np.abs(mean - self.centre) ** 2
-            return np.sqrt(np.maximum(var, 0) + self.epsilon)
+            var = self.square / np.maximum(self.size, 1) - np.abs(mean - self.centre) ** 2
+            std = np.sqrt(np.maximum(var, 0) + self.epsilon)
+            return np.where(self.size > 0, std, value)
         return value

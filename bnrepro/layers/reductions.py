@@ -64,9 +64,9 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     @partial(jax.checkpoint, prevent_cse=False)
     def tangents_of(x: Array, shift: Array, mask: Array | None, dx: Array) -> Any:
         dx = dx.astype(jnp.result_type(x, shift))
-        if mask is not None:
-            dx = jnp.where(mask, dx, 0)
         deviation = x - jnp.expand_dims(shift, axes)
+        if mask is not None:
+            dx, deviation = jnp.where(mask, dx, 0), jnp.where(mask, deviation, 0)
         return jnp.sum(dx, axes), jnp.sum(2 * jnp.real(jnp.conj(deviation) * dx), axes)
 
     return sums, tangents_of(x, shift, mask, tangents[0])

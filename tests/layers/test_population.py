@@ -138,6 +138,19 @@ def test_only_values_that_count_do():
     assert_close(found, population([x[mask] for x, mask in batches]))
 
 
+@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+def test_a_feature_that_a_mask_leaves_no_value_of_keeps_its_averages(layer_type):
+    layer = layer_type(use_running_average=False)
+    mask = np.array([True, True, True, False])
+    x = BATCHES[0]
+    variables = some_variables(layer_type(), x)
+    found = population_statistics(functools.partial(layer.apply, mask=mask), variables, [x])
+    kept = variables["batch_stats"]
+    for name in found.keys() & {"mean", "var", "std"}:
+        assert found[name][3] == kept[name][3]
+        assert np.all(found[name][:3] != kept[name][:3])
+
+
 def test_a_layer_that_runs_twice_counts_both():
     class Twice(nn.Module):
         @nn.compact

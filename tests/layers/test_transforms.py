@@ -583,3 +583,20 @@ def test_parameters_have_a_gradient_for_integers_too(layer_type):
         found = gradients(layer, jnp.asarray(x))
         np.testing.assert_allclose(found["scale"], right_scale, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(found["bias"], right_bias, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_mask_hides_stays_out_of_forward_derivatives():
+    """The NaN may be anything: the derivatives are those with a zero in its place."""
+    mask = np.array([[True], [True], [True], [False]])
+    x = np.float32([[1], [2], [4], [np.nan]])
+    layer = BatchNorm()
+    variables = some_variables(layer, x)
+
+    def first(x):
+        y, _ = train(layer, variables, x, mask)
+        return y[0, 0]
+
+    found = jax.jacfwd(first)(jnp.asarray(x))
+    right = jax.jacfwd(first)(jnp.asarray(np.nan_to_num(x)))
+    assert np.all(right[:3] != 0)
+    np.testing.assert_allclose(found[:3], right[:3], rtol=1e-5)
