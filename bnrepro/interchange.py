@@ -4,6 +4,7 @@
 as they are. `BatchRenorm` keeps sigma = sqrt(var + epsilon) in the place of var, and a count.
 """
 
+import operator
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bnrepro.layers.shared import check_range
+
+# What Flax puts before the name of a class that nn.remat, nn.vmap, nn.scan ... made of it.
+_LIFTED = "(?:Checkpoint|Vmap|Scan|Jit|Map_variables)*"
 _STATISTICS = {"BatchNorm": {"mean", "var"}, "BatchRenorm": {"mean", "std", "count"}}
 
 
@@ -93,8 +98,7 @@ def to_batch_norm(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, 
     Raises:
       ValueError: no such layer, a new name that is taken, or a number out of its range.
     """
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon must be at least 0, got {epsilon}.")
+    check_range("to_batch_norm", "epsilon", epsilon, 0)
 
     def statistics(old: Mapping[str, Any]) -> dict[str, Any]:
         return {"mean": old["mean"], "var": jnp.maximum(jnp.square(old["std"]) - epsilon, 0)}
@@ -114,8 +118,9 @@ def to_batch_renorm(variables: Mapping[str, Any], *, epsilon: float, count: int)
         the ramp is a new model's: training goes on as Batch Norm and turns by and by. From the
         ramp's end it is Batch Renorm at once, sound if the averages are those of the data.
     """
-    if not (epsilon >= 0 and count >= 0):
-        raise ValueError(f"epsilon and count must be at least 0, got {epsilon} and {count}.")
+    check_range("to_batch_renorm", "epsilon", epsilon, 0)
+    check_range("to_batch_renorm", "count", count, 0)
+    count = operator.index(count)
 
     def statistics(old: Mapping[str, Any]) -> dict[str, Any]:
         std = jnp.sqrt(jnp.add(old["var"], epsilon))
@@ -141,7 +146,9 @@ def _moved(
 
     def renamed(path: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(
-            re.sub(rf"^{old}_(\d+)$", rf"{new}_\1", name) if path[: end + 1] in layers else name
+            re.sub(rf"^({_LIFTED}){old}_(\d+)$", rf"\1{new}_\2", name)
+            if path[: end + 1] in layers
+            else name
             for end, name in enumerate(path)
         )
 

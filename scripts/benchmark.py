@@ -82,12 +82,18 @@ def _several(text: str) -> int:
 
 def _layers(options: argparse.Namespace) -> str:
     from bnrepro.comparison.provenance import signature
-    from scripts.benchmark_layers import SHAPES, layer_calls, measure, report
+    from scripts import benchmark_layers as layers
 
-    table, text = report([measure(layer_calls, shape, options.rounds) for shape in SHAPES])
-    markdown = table.to_markdown(disable_numparse=True)
+    def measured(make: Any, of: Any) -> list[Any]:
+        return [layers.measure(make, each, options.rounds) for each in of]
+
+    reports = (
+        layers.report(measured(layers.layer_calls, layers.SHAPES)),
+        layers.network_report(measured(layers.network_calls, layers.NETWORKS)),
+    )
+    parts = [f"{table.to_markdown(disable_numparse=True)}\n\n{text}" for table, text in reports]
     signed = signature("jax", "jaxlib", "flax", "torch")
-    return f"# The layers' speed\n\n{markdown}\n\n{text}\n{signed}"
+    return "\n".join(["# The layers' speed\n", *parts, signed])
 
 
 def _formulations(options: argparse.Namespace) -> str:
@@ -100,9 +106,7 @@ def _formulations(options: argparse.Namespace) -> str:
     def table(make: Any) -> str:
         timings = [measure(make, shape, options.rounds) for shape in SHAPES]
         columns = {
-            "x".join(map(str, timing.shape)): {
-                name: f"{timing.median(name):.3g}" for name in timing.readings
-            }
+            timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
             for timing in timings
         }
         return pd.DataFrame(columns).to_markdown(disable_numparse=True)

@@ -15,6 +15,28 @@ _LOOP = ", in a loop"
 _ITERATIONS = 20
 Call = Callable[[int], None]  # computes that often, and waits for the last
 
+
+class Network(NamedTuple):
+    """Blocks of an operation, a normalization and a ReLU."""
+
+    operation: str  # of _OPERATIONS
+    depth: int
+    shape: tuple[int, ...]  # of the input, features last
+
+    def __str__(self) -> str:
+        return f"{self.depth} x {self.operation}, {_joined(self.shape)}"
+
+
+NETWORKS = (
+    Network("dense", 18, (64, 100)),
+    Network("dense", 18, (512, 100)),
+    Network("dense", 6, (1024, 256)),
+    Network("3x3 convolution", 3, (32, 16, 16, 16)),
+    Network("3x3 convolution", 3, (32, 32, 32, 64)),
+    Network("multiplication", 18, (64, 100)),
+    Network("multiplication", 18, (512, 100)),
+    Network("multiplication", 18, (32, 16, 16, 16)),
+)
 _BASELINE = "flax.linen"
 _SECONDS = 0.02  # of calls between two readings of the clock
 
@@ -22,7 +44,7 @@ _SECONDS = 0.02  # of calls between two readings of the clock
 class Timings(NamedTuple):
     """Milliseconds of each reading, one list an implementation, read in turn."""
 
-    shape: tuple[int, ...]
+    title: str
     readings: Mapping[str, Sequence[float]]
 
     def median(self, name: str) -> float:
@@ -36,18 +58,16 @@ class Timings(NamedTuple):
 
 
 def measure(
-    make: Callable[[tuple[int, ...]], Sequence[tuple[str, Call]]],
-    shape: tuple[int, ...],
-    rounds: int,
+    make: Callable[[Any], Sequence[tuple[str, Call]]], of: tuple[int, ...] | Network, rounds: int
 ) -> Timings:
-    """Times all of `make(shape)`, by name, in turn.
+    """Times all of `make(of)`, by name, in turn.
 
     Args:
-      make: of `layer_calls` here, or of `scripts.benchmark_formulations`.
-      shape: of the float32 input, features last.
+      make: of `layer_calls` or `network_calls` here, or of `scripts.benchmark_formulations`.
+      of: a network, or the shape of the float32 input of layers, features last.
       rounds: readings of each.
     """
-    calls = dict(make(shape))
+    calls = dict(make(of))
     number = {}
     for name, call in calls.items():
         call(1)  # compiles
@@ -56,7 +76,11 @@ def measure(
     for _ in range(rounds):
         for name, call in calls.items():
             readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
-    return Timings(shape, readings)
+    return Timings(str(of) if isinstance(of, Network) else _joined(of), readings)
+
+
+def _joined(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _seconds(call: Call, number: int) -> float:
@@ -83,17 +107,11 @@ def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 
 def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
-    import flax.linen as nn
     import jax
 
-    import bnrepro
-
-    layers = {_BASELINE: nn.BatchNorm, "BatchNorm": bnrepro.BatchNorm}
-    layers |= {"BatchRenorm": bnrepro.BatchRenorm}
     x, scale, bias, dy = (jax.device_put(operand) for operand in layer_operands(shape))
     calls: list[tuple[str, Call]] = []
-    for name, layer_type in layers.items():
-        layer = layer_type(use_running_average=False)
+    for name, layer in _layers().items():
         stats = layer.init(jax.random.key(0), x)["batch_stats"]
         for suffix, kept in KEPT.items():
             step = jax.jit(partial(layer_step, layer, kept))
@@ -102,6 +120,58 @@ def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
         loop = jax.jit(partial(_loop, layer))
         calls.append((name + _LOOP, partial(repeat, loop, operands)))
     return [*calls, ("copy", partial(repeat, jax.jit(lambda x: x + 1), (x,)))]
+
+
+def network_calls(network: Network) -> list[tuple[str, Call]]:
+    """By layer: forward and backward through the network, its output kept."""
+    import jax
+
+    rng = np.random.default_rng(0)
+    x, dy = (jax.device_put(rng.normal(size=network.shape).astype(np.float32)) for _ in range(2))
+    calls: list[tuple[str, Call]] = []
+    for name, layer in _layers().items():
+        model = _model(network, layer)
+        variables = model.init(jax.random.key(0), x)
+
+        def step(params: Any, batch_stats: Any, x: Any, dy: Any, model: Any = model) -> Any:
+            def loss(params: Any, x: Any) -> tuple[Any, Any]:
+                variables = {"params": params, "batch_stats": batch_stats}
+                y, updates = model.apply(variables, x, mutable=["batch_stats"])
+                return (y * dy).sum(), (updates, y)
+
+            return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+
+        operands = (variables["params"], variables["batch_stats"], x, dy)
+        calls.append((name, partial(repeat, jax.jit(step), operands)))
+    return calls
+
+
+def _model(network: Network, layer: Any) -> Any:
+    import flax.linen as nn
+
+    features = network.shape[-1]
+    operations: dict[str, Callable[[], Callable[[Any], Any]]] = {
+        "dense": lambda: nn.Dense(features),
+        "3x3 convolution": lambda: nn.Conv(features, (3, 3)),
+        "multiplication": lambda: lambda x: 1.01 * x,
+    }
+    blocks = (
+        (operations[network.operation](), layer.clone(), nn.relu) for _ in range(network.depth)
+    )
+    return nn.Sequential([part for block in blocks for part in block])
+
+
+def _layers() -> dict[str, Any]:
+    import flax.linen as nn
+
+    import bnrepro
+
+    types = {
+        _BASELINE: nn.BatchNorm,
+        "BatchNorm": bnrepro.BatchNorm,
+        "BatchRenorm": bnrepro.BatchRenorm,
+    }
+    return {name: layer(use_running_average=False) for name, layer in types.items()}
 
 
 def layer_step(
@@ -171,7 +241,7 @@ def report(timings: Sequence[Timings]) -> tuple[Any, str]:
     """The table, one column a shape, and what there is to say about it."""
     import pandas as pd
 
-    rows = {"x".join(map(str, timing.shape)): _row(timing) for timing in timings}
+    rows = {timing.title: _row(timing) for timing in timings}
     ratios = {
         f"{name}{suffix}": statistics.geometric_mean(
             timing.ratio(name + suffix, _BASELINE + suffix) for timing in timings
@@ -195,6 +265,27 @@ Geometric means of the ratios to {_BASELINE}: {means}.
     if "PyTorch, with y" not in timings[0].readings:
         text += "PyTorch is not installed here, or the device is no CPU: its columns are missing.\n"
     return pd.DataFrame(rows), text
+
+
+def network_report(timings: Sequence[Timings]) -> tuple[Any, str]:
+    """The table, one row a network, and what there is to say about it."""
+    import pandas as pd
+
+    rows = {
+        timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
+        | {
+            f"{name} / flax": f"{timing.ratio(name, _BASELINE):.2f}"
+            for name in ("BatchNorm", "BatchRenorm")
+        }
+        for timing in timings
+    }
+    text = """\
+The same within networks of so many blocks, each of the operation, the normalization and a ReLU, the
+input in the shape given; gradients of all parameters and the input. Where the operation is a
+multiplication by 1.01, all between two layers is elementwise, and XLA computes some of it more than
+once. No network has that; it is the worst case.
+"""
+    return pd.DataFrame.from_dict(rows, orient="index"), text
 
 
 def _row(timing: Timings) -> dict[str, str]:

@@ -195,6 +195,25 @@ def test_all_but_the_layers_stays_as_it_is():
     assert_trees_equal(to_batch_norm(new, epsilon=1), old)
 
 
+def test_lifted_layers_take_the_names_that_flax_makes_for_the_new_ones():
+    def model(layer_type):
+        class Model(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                x = nn.remat(layer_type)(use_running_average=True)(x)
+                x = nn.jit(nn.remat(layer_type))(use_running_average=True)(x)
+                vmapped = nn.vmap(layer_type, variable_axes={True: 0}, split_rngs={"params": True})
+                return vmapped(use_running_average=True)(x[None])
+
+        return Model()
+
+    variables = model(nn.BatchNorm).init(jax.random.key(0), X)
+    moved = to_batch_renorm(variables, epsilon=1e-5, count=0)
+    right = model(BatchRenorm).init(jax.random.key(0), X)
+    for collection in ("params", "batch_stats"):
+        assert moved[collection].keys() == right[collection].keys()
+
+
 def test_stacked_layers_move_to_batch_norm():
     def stack(layer_type):
         class Step(nn.Module):
@@ -230,10 +249,12 @@ def test_a_name_that_is_taken_is_an_error():
 def test_numbers_out_of_range_are_errors(epsilon):
     with pytest.raises(ValueError, match="epsilon must be at least 0"):
         to_batch_norm(trained(RENORM), epsilon=epsilon)
-    with pytest.raises(ValueError, match="epsilon and count must be at least 0"):
+    with pytest.raises(ValueError, match="epsilon must be at least 0"):
         to_batch_renorm(trained(FLAX), epsilon=epsilon, count=0)
-    with pytest.raises(ValueError, match="got 1e-05 and -1"):
+    with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         to_batch_renorm(trained(FLAX), epsilon=1e-5, count=-1)
+    with pytest.raises(TypeError, match="float"):
+        to_batch_renorm(trained(FLAX), epsilon=1e-5, count=1.5)
 
 
 # --- files ---

@@ -15,7 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Num
 
-from bnrepro.layers.reductions import abs_sq, affine, shifted_sums
+from bnrepro.layers.reductions import abs_sq, affine, longest_axis, shifted_sums
 
 # One value in this many is read to place the shift; see `batch_moments`.
 _SHIFT_STRIDE = 32
@@ -30,13 +30,14 @@ class Moments(NamedTuple):
       shift: a constant near the mean.
       offset: the mean of x - shift.
       var: the biased variance, never negative.
-      size: how many values they were taken over; an int where the shapes alone tell it.
+      size: how many values they were taken over; an int where the shapes alone tell it (symbolic
+        under `jax.export` for any batch size).
     """
 
     shift: Inexact[Array, "..."]
     offset: Inexact[Array, "..."]
     var: Float[Array, "..."]
-    size: int | Array
+    size: Any
 
     @property
     def mean(self) -> Inexact[Array, "..."]:
@@ -80,13 +81,9 @@ def batch_moments(
         x = x.astype(precision)
     if mask is not None:
         mask = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
-    size = math.prod(x.shape[a] for a in axes) if mask is None else jnp.sum(mask, axes)
-    sample = x
-    # An axis that is explicitly split over devices cannot be read with a stride.
-    spec = jax.typeof(x).sharding.spec
-    whole = [axis for axis in axes if spec[axis] is None]
-    if one_pass and mask is None and whole:
-        longest = max(whole, key=lambda axis: x.shape[axis])
+    size = math.prod(x.shape[a] for a in axes) if mask is None else _number(mask, axes, precision)
+    sample, longest = x, longest_axis(x, axes)
+    if one_pass and mask is None and longest is not None:
         sample = lax.slice_in_dim(x, 0, None, _SHIFT_STRIDE, longest)
     # The shift cancels out of the result, so no gradient need flow through it.
     shift = _centre(lax.stop_gradient(sample).astype(precision), axes, mask)
@@ -186,7 +183,7 @@ def moving_average(
     average: Inexact[Array, "..."],
     value: Inexact[Array, "..."],
     momentum: Any,
-    size: int | Array = 1,
+    size: Any = 1,
 ) -> Inexact[Array, "..."]:
     """The average after one more minibatch: [BRN] Algorithm 1's last lines, alpha = 1 - momentum.
 
@@ -206,16 +203,29 @@ def moving_average(
     return moved if jnp.iscomplexobj(moved) else moved.astype(average.dtype)
 
 
+def _number(mask: Array, axes: Sequence[int], dtype: Any) -> Array:
+    """How many are true, counted as integers: beyond 2^24, adding 1 leaves a float32 as it is."""
+    return jnp.sum(mask, axes).astype(jnp.finfo(dtype).dtype)
+
+
 def _centre(x: Array, axes: tuple[int, ...], mask: Array | None) -> Array:
     """The mean of `x`, and where all values are equal, exactly that value."""
 
     def mean(x: Array) -> Array:
         if mask is None:
             return jnp.sum(x, axes) / max(math.prod(x.shape[a] for a in axes), 1)
-        return jnp.sum(jnp.where(mask, x, 0), axes) / jnp.maximum(jnp.sum(mask, axes), 1)
+        return jnp.sum(jnp.where(mask, x, 0), axes) / jnp.maximum(_number(mask, axes, x.dtype), 1)
 
-    rounded = mean(x)
-    return rounded + mean(x - jnp.expand_dims(rounded, axes))
+    # The mean of equal values is rounded; that of their differences from one of them is not.
+    if (
+        mask is None
+        and 0 not in x.shape
+        and all(jax.typeof(x).sharding.spec[a] is None for a in axes)
+    ):
+        one = lax.slice(x, [0] * x.ndim, [1 if a in axes else n for a, n in enumerate(x.shape)])
+    else:
+        one = jnp.expand_dims(mean(x), axes)
+    return jnp.squeeze(one, axes) + mean(x - one)
 
 
 def _variance(mean_square: Array, offset: Array) -> Array:

@@ -41,8 +41,9 @@ class BatchNorm(nn.Module):
       use_running_average: normalize with the stored averages (evaluation) instead of the
         minibatch's own statistics (training). Given here or in the call, not in both.
       axis: feature axis or axes; statistics are taken over all others.
-      momentum: decay of the moving averages, in [0, 1]. The papers' alpha is 1 - momentum.
-      epsilon: added to the variance, at least 0.
+      momentum: decay of the moving averages, in [0, 1], also one a feature. The papers' alpha is
+        1 - momentum.
+      epsilon: added to the variance, at least 0, also one a feature.
       dtype: of the result (default: promoted from input and parameters).
       param_dtype: of `scale` and `bias`.
       use_bias: add a learned `bias` (the papers' beta).

@@ -39,8 +39,9 @@ class BatchNorm(nnx.Module):
         minibatch's own statistics (training). `train()`, `eval()`, `set_attributes` and `nnx.view`
         change it; the call's argument goes before it.
       axis: feature axis; statistics are taken over all others.
-      momentum: decay of the moving averages, in [0, 1]. The papers' alpha is 1 - momentum.
-      epsilon: added to the variance, at least 0.
+      momentum: decay of the moving averages, in [0, 1], also one a feature. The papers' alpha is
+        1 - momentum.
+      epsilon: added to the variance, at least 0, also one a feature.
       dtype: of the result (default: promoted from input, statistics and parameters).
       param_dtype: of `scale` and `bias`.
       use_bias: add a learned `bias` (the papers' beta).
@@ -163,14 +164,23 @@ class BatchRenorm(BatchNorm):
       r_max: limit of r, at least 1; a number or a function of `count` (an optax schedule), which
         is evaluated inside the compiled step; a value below 1 counts as 1.
       d_max: limit of |d|, at least 0; likewise.
+      rngs: as `BatchNorm`.
       **arguments: as `BatchNorm`.
     """
 
-    def __init__(self, num_features: int, *, r_max: Any = 3.0, d_max: Any = 5.0, **arguments: Any):
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        r_max: Any = 3.0,
+        d_max: Any = 5.0,
+        rngs: nnx.Rngs,
+        **arguments: Any,
+    ):
         self.r_max = r_max
         self.d_max = d_max
         check_limits(self)
-        super().__init__(num_features, **arguments)
+        super().__init__(num_features, rngs=rngs, **arguments)
 
     def _add_statistics(self, shape: tuple[int, ...]) -> None:
         self.mean = nnx.BatchStat(jnp.zeros(shape, jnp.float32))

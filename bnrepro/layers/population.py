@@ -58,6 +58,8 @@ def population_statistics(
         _, updates = apply(variables, batch, mutable=["batch_stats", "batch_moments"])
         return updates.get("batch_moments", {})
 
+    if not variables.get("batch_stats"):
+        raise ValueError("population_statistics: the variables have no batch_stats.")
     stored = flatten_dict(variables["batch_stats"])
     if not any(path[-1] == "std" for path in stored):
         return unflatten_dict(_collected(moments_of, variables, stored, batches))
@@ -105,13 +107,16 @@ def _collected(
             "an `apply` that runs bnrepro's BatchNorm or BatchRenorm in training mode (within "
             "nn.vmap or nn.scan: with the collection batch_moments among its variable_axes)."
         )
-    for path in {path[:-1] for path in stored} - set(totals):
+    layers = {path[:-1] for path in stored if path[-1] in ("var", "std")}
+    for path in layers - set(totals):
         raise ValueError(
             f"population_statistics: {'/'.join(path)} took no minibatch statistics; it must be a "
             "layer of bnrepro and run in training mode."
         )
     return {
         path: jnp.asarray(totals[path[:-1]].statistic(path[-1], value), value.dtype)
+        if path[:-1] in totals
+        else value
         for path, value in stored.items()
     }
 

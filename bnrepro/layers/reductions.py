@@ -16,12 +16,13 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Inexact
 
-# XLA for CPU adds rows up slowly (jaxlib 0.10 to 0.12). So at most this many slices are added up
-# elementwise first, which is as fast as copying, and leaves it the sum over the result.
+# XLA for CPU adds large inputs up slowly (jaxlib 0.10 to 0.12), and many values one by one, which
+# adds their rounding errors up, too (0.10). So at most this many slices are added up elementwise
+# first, which is as fast as copying, and leaves it the sum over the result. Smaller inputs are not
+# sliced: what is elementwise before the layer would be computed anew for each slice.
 _SLICES = 16
-# The barrier that keeps the slices' sum apart from the sum over the result is dropped before jaxlib
-# 0.10.1 puts loops together; only a sum over more values than this stays apart there by itself.
-_FUSED_WITH_SLICES = 32 if jax.__version_info__ < (0, 11) else 0
+_LARGE_INPUT = 2**19  # values in all
+_MANY_VALUES = 2**13  # of each feature
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -117,27 +118,43 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     return y, dy.astype(y.dtype)
 
 
-def _split_axis(x: Array, axes: Sequence[int]) -> int | None:
-    """The axis to slice: the longest of `axes`, the last axis of `x` only if there is no other."""
-    if jax.default_backend() != "cpu":
-        return None
-    # An axis that is explicitly split over devices cannot be reshaped.
+def longest_axis(x: Array, axes: Sequence[int]) -> int | None:
+    """The longest of `axes`, the last axis of `x` only if there is no other, for lack of any None.
+
+    Not one that is explicitly split over devices: that can be neither reshaped nor read with a
+    stride. A symbolic length (of `jax.export`) counts as longer than any number.
+    """
     spec = jax.typeof(x).sharding.spec
     whole = [axis for axis in axes if spec[axis] is None]
-    return max(whole, key=lambda axis: (axis != x.ndim - 1, x.shape[axis]), default=None)
+
+    def rank(axis: int) -> tuple[bool, float]:
+        return axis != x.ndim - 1, x.shape[axis] if _is_known(x.shape[axis]) else math.inf
+
+    return max(whole, key=rank, default=None)
+
+
+def _is_known(*lengths: Any) -> bool:
+    return all(isinstance(length, int) for length in lengths)
+
+
+def _slicing(x: Array, axes: Sequence[int]) -> tuple[int, int]:
+    """The axis along which to slice `x`, and into how many slices; 1 for not at all."""
+    axis = longest_axis(x, axes)
+    if jax.default_backend() != "cpu" or axis is None or not _is_known(*x.shape):
+        return 0, 1
+    if x.size < _LARGE_INPUT and math.prod(x.shape[a] for a in axes) <= _MANY_VALUES:
+        return axis, 1
+    return axis, max(n for n in range(1, _SLICES + 1) if x.shape[axis] % n == 0)
 
 
 def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
-    """`x` in at most `_SLICES` equal parts of its shape but for the length of one axis."""
-    axis = _split_axis(x, axes)
-    if axis is None:
+    """`x` in equal parts of its shape but for the length of one axis."""
+    axis, number = _slicing(x, axes)
+    if number == 1:
         return [x]
-    length, values = x.shape[axis], math.prod(x.shape[axis] for axis in axes)
-    numbers = [n for n in range(2, _SLICES + 1) if length % n == 0]
-    number = max((n for n in numbers if values // n > _FUSED_WITH_SLICES), default=1)
     # Neighbours go to different slices, so that each device has its share of each; but on the last
     # axis they stay together, as they lie in memory.
-    sizes, index = [length // number, number], axis + 1
+    sizes, index = [x.shape[axis] // number, number], axis + 1
     if axis == x.ndim - 1:
         sizes, index = sizes[::-1], axis
     split = x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
@@ -146,9 +163,9 @@ def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
 
 def _joined(parts: Sequence[Array], x: Array, axes: Sequence[int]) -> Array:
     """The inverse of `_slices(x, axes)`."""
-    axis = _split_axis(x, axes)
-    if axis is None:
+    if len(parts) == 1:
         return parts[0]
+    axis, _ = _slicing(x, axes)
     return jnp.stack(parts, axis if axis == x.ndim - 1 else axis + 1).reshape(x.shape)
 
 

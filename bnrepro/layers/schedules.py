@@ -1,10 +1,12 @@
 """How Batch Renorm's limits grow during training: as its paper has it, or CrossQ."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+
+from bnrepro.layers.shared import check_range
 
 Schedule = Callable[[Any], Any]
 
@@ -49,14 +51,10 @@ def renorm_schedules(
         if not warmup <= end <= 1:
             raise ValueError(f"renorm_schedules: {name} must be in [{warmup:g}, 1], got {end}.")
 
-    import optax  # takes as long to import as all of the layers
-
     def ramp(start: float, end: Any, end_share: float) -> Schedule:
         begin = round(warmup * total_steps)
         # At least one step, or the ramp would never leave its start.
-        return optax.linear_schedule(
-            start, end, max(round(end_share * total_steps) - begin, 1), begin
-        )
+        return _Ramp(start, end, begin, max(round(end_share * total_steps) - begin, 1))
 
     return ramp(1.0, r_max, r_max_end), ramp(0.0, d_max, d_max_end)
 
@@ -85,13 +83,39 @@ def delayed_renorm_schedules(
         )
     _check_limits("delayed_renorm_schedules", r_max, d_max)
 
-    def step(before: float, after: Any) -> Schedule:
-        return lambda count: jnp.where(count < warmup_steps, before, after)
-
-    return step(1.0, r_max), step(0.0, d_max)
+    return _Step(1.0, r_max, warmup_steps), _Step(0.0, d_max, warmup_steps)
 
 
 def _check_limits(function: str, r_max: Any, d_max: Any) -> None:
-    for name, value, low in (("r_max", r_max, 1), ("d_max", d_max, 0)):
-        if not isinstance(value, jax.core.Tracer) and not low <= value < float("inf"):
-            raise ValueError(f"{function}: {name} must be at least {low}, got {value}.")
+    check_range(function, "r_max", r_max, 1)
+    check_range(function, "d_max", d_max, 0)
+
+
+# Classes, so that models with equal schedules are equal, and may be pickled.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ramp:
+    """Linear from `start` to `end` within `length` updates after the first `begin`."""
+
+    start: float
+    end: Any
+    begin: int
+    length: int
+
+    def __call__(self, count: Any) -> Any:
+        import optax  # takes as long to import as all of the layers
+
+        return optax.linear_schedule(self.start, self.end, self.length, self.begin)(count)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """`before` for that many updates, then `after`."""
+
+    before: float
+    after: Any
+    updates: int
+
+    def __call__(self, count: Any) -> Any:
+        return jnp.where(count < self.updates, self.before, self.after)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -17,31 +18,42 @@ from bnrepro.layers.functional import Moments, batch_moments
 
 def check_momentum_and_epsilon(layer: Any) -> None:
     """Raises unless momentum is in [0, 1] and epsilon at least 0."""
-    check_range(layer, "momentum", 0.0, 1.0)
-    check_range(layer, "epsilon", 0.0, math.inf)
+    check_range(_name(layer), "momentum", layer.momentum, 0, 1)
+    check_range(_name(layer), "epsilon", layer.epsilon, 0)
 
 
 def check_limits(layer: Any) -> None:
     """Raises unless r_max is at least 1 and d_max at least 0; schedules pass."""
-    for field, low in (("r_max", 1.0), ("d_max", 0.0)):
-        if not callable(getattr(layer, field)):
-            check_range(layer, field, low, math.inf)
+    for field, low in (("r_max", 1), ("d_max", 0)):
+        if not callable(value := getattr(layer, field)):
+            check_range(_name(layer), field, value, low)
 
 
-def check_range(layer: Any, field: str, low: float, high: float) -> None:
-    """Raises if a field is a known number outside [low, high]; traced values pass."""
-    value = getattr(layer, field)
+def check_range(owner: str, field: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises unless a number, or each of an array, is finite and in [low, high]; tracers pass.
+
+    Args:
+      owner: whose field it is, to begin the message with.
+      field: its name.
+      value: its value.
+      low: least one allowed.
+      high: greatest one allowed.
+    """
     if isinstance(value, jax.core.Tracer):
         return
     try:
         if isinstance(value, str):  # float would take it, the layer cannot
             raise TypeError
-        number = float(value)
+        is_array = isinstance(value, np.ndarray | jax.Array)
+        numbers = np.atleast_1d(np.asarray(value if is_array else float(value), np.float64))
     except (TypeError, ValueError):
-        raise TypeError(f"{_name(layer)}: {field} must be a number, got {value!r}.") from None
-    if not low <= number <= high or math.isinf(number):
-        bounds = f"at least {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{_name(layer)}: {field} must be {bounds}, got {number:g}.")
+        raise TypeError(f"{owner}: {field} must be a number, got {value!r}.") from None
+    wrong = numbers[~((low <= numbers) & (numbers <= high) & np.isfinite(numbers))]
+    if wrong.size:
+        bounds = f"in [{low:g}, {high:g}]"
+        if math.isinf(high):
+            bounds = f"at least {low:g}{' and finite' if np.isinf(wrong[0]) else ''}"
+        raise ValueError(f"{owner}: {field} must be {bounds}, got {wrong[0]:g}.")
 
 
 def split_axes(layer: Any, x: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -115,7 +127,7 @@ def nothing_to_learn_from(layer: Any, x: Array, moments: Moments) -> str | None:
 
 
 def _check_mask(layer: Any, x: Array, mask: ArrayLike) -> None:
-    shape = jnp.shape(mask)
+    shape = np.shape(mask)
     try:
         fits = jnp.broadcast_shapes(shape, x.shape) == x.shape
     except ValueError:

@@ -20,16 +20,25 @@ def convolution(
 
     On CPU it is a matrix product with the patches that the kernel sees: inside a loop body, such
     as a scan over training steps, XLA's own convolution is about 30 times slower there (jax#12868),
-    and mapped over seeds 6 times. Dilated and grouped convolutions are XLA's there, too.
+    and mapped over seeds 6 times. XLA's own are, there too: dilated and grouped convolutions,
+    negative padding, and a kernel that finds no place in the image.
     """
+    height, width, _, features = kernel.shape
     dilations = [*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ())]
     groups = [settings.get(f"{name}_group_count", 1) for name in ("feature", "batch")]
-    if jax.default_backend() != "cpu" or any(number != 1 for number in dilations + groups):
-        return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
-    height, width, _, features = kernel.shape
+    pads = padding
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        pads = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
+    rows, columns = (size + sum(pair) for size, pair in zip(x.shape[1:3], pads, strict=True))
+    if (
+        jax.default_backend() != "cpu"
+        or any(number != 1 for number in dilations + groups)
+        or min(min(pair) for pair in pads) < 0
+        or rows < height
+        or columns < width
+    ):
+        return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     starts = [(row, column) for row in range(height) for column in range(width)]
     # The last start of a patch, plus one.
     stops = x.shape[1] - height + 1, x.shape[2] - width + 1

@@ -19,12 +19,12 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], deterministic: bool) -> Float[Array, "..."]:
-        """The values with some dropped; all of them if `deterministic`.
+        """The values with some dropped; all of them if `deterministic`, or at a rate of 0.
 
         Raises:
           flax.errors.InvalidRngError: no stream `dropout` of random numbers to drop with.
         """
-        if deterministic:
+        if deterministic or (not isinstance(self.rate, jax.core.Tracer) and self.rate == 0):
             return x
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
         return jnp.where(kept, x / (1 - self.rate), 0)

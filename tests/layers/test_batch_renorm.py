@@ -1,6 +1,7 @@
 """BatchRenorm is the paper's, step for step, and so is the ramp of its limits."""
 
 import functools
+import pickle
 
 import hypothesis.strategies as st
 import jax
@@ -292,6 +293,16 @@ def test_a_layer_follows_the_delay():
         variables = {**variables, "batch_stats": stats}
 
 
+@pytest.mark.parametrize("make", [renorm_schedules, delayed_renorm_schedules])
+def test_equal_schedules_are_equal_also_after_a_trip_through_a_file(make):
+    """So that equal models share a compiled program."""
+    for one, other in zip(make(100), make(100), strict=True):
+        read = pickle.loads(pickle.dumps(one))
+        assert one == other == read and hash(one) == hash(read)
+        assert read(50) == one(50)
+    assert make(100) != make(200)
+
+
 # --- mistakes ---
 
 
@@ -300,7 +311,8 @@ def test_a_layer_follows_the_delay():
     [
         ({"r_max": 0.5}, "r_max must be at least 1, got 0.5"),
         ({"r_max": float("nan")}, "r_max must be at least 1, got nan"),
-        ({"r_max": float("inf")}, "r_max must be at least 1, got inf"),
+        ({"r_max": float("inf")}, "r_max must be at least 1 and finite, got inf"),
+        ({"r_max": np.array([3.0, 0.5])}, "r_max must be at least 1, got 0.5"),
         ({"d_max": -1}, "d_max must be at least 0, got -1"),
         ({"d_max": float("nan")}, "d_max must be at least 0, got nan"),
     ],

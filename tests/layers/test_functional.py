@@ -177,7 +177,7 @@ def test_a_compiled_step_holds_no_copy_of_the_input(layer_type):
 @both_layers
 def test_on_accelerators_the_compiler_may_fuse_everything(layer_type, monkeypatch):
     """What keeps XLA for CPU from copying slices would keep others from fusing whole arrays."""
-    output, params, x = training_output(layer_type, (96, 4), np.float32)
+    output, params, x = training_output(layer_type, (2**14, 4), np.float32)
 
     def is_held_back():
         def total(params, x):

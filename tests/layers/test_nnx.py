@@ -419,7 +419,7 @@ def test_a_single_value_per_feature_is_a_warning(layer_type, caplog):
         ("momentum", 1.5, "momentum must be in [0, 1], got 1.5"),
         ("momentum", float("nan"), "momentum must be in [0, 1], got nan"),
         ("epsilon", -1, "epsilon must be at least 0, got -1"),
-        ("epsilon", float("inf"), "epsilon must be at least 0, got inf"),
+        ("epsilon", float("inf"), "epsilon must be at least 0 and finite, got inf"),
         ("momentum", "0.9", "momentum must be a number, got '0.9'"),
         ("epsilon", None, "epsilon must be a number, got None"),
     ],

@@ -287,7 +287,8 @@ def test_averages_keep_their_type_through_a_scan(layer_type, given, dtype):
         ("momentum", jnp.float32(2), "momentum must be in [0, 1], got 2"),
         ("epsilon", -1, "epsilon must be at least 0, got -1"),
         ("epsilon", float("nan"), "epsilon must be at least 0, got nan"),
-        ("epsilon", float("inf"), "epsilon must be at least 0, got inf"),
+        ("epsilon", float("inf"), "epsilon must be at least 0 and finite, got inf"),
+        ("epsilon", np.array([1.0, -1.0]), "epsilon must be at least 0, got -1"),
     ],
 )
 def test_a_field_out_of_its_range_is_named_with_its_value(layer_type, field, value, shown):
@@ -361,6 +362,20 @@ def test_a_mapped_axis_of_one_example_is_refused_and_of_two_is_not(layer_type):
     jax.eval_shape(mapped, x)
     with pytest.raises(ValueError, match="single value per feature"):
         mapped(x[:1])
+
+
+@both_layers
+@pytest.mark.parametrize("field", ["momentum", "epsilon"])
+def test_momentum_and_epsilon_may_differ_between_features(layer_type, field):
+    """As with flax's layer: each feature is that of a layer with its number."""
+    x, numbers = normal(6, 3, mean=2), np.float32([0.5, 0.25, 1.0])
+    variables = some_variables(layer_type(), x)
+    y, stats = train.__wrapped__(layer_type(**{field: numbers}), variables, x)
+    for i, number in enumerate(numbers):
+        one_y, one_stats = train(layer_type(**{field: float(number)}), variables, x)
+        np.testing.assert_allclose(y[:, i], one_y[:, i], rtol=1e-5, atol=1e-6)
+        for name in set(stats) - {"count"}:
+            np.testing.assert_allclose(stats[name][i], one_stats[name][i], rtol=1e-5)
 
 
 @both_layers

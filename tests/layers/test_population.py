@@ -253,6 +253,23 @@ def test_a_layer_that_takes_no_part_is_named():
         population_statistics(Mixed().apply, some_variables(Mixed(), BATCHES[0], ()), BATCHES)
 
 
+def test_what_other_modules_keep_in_the_collection_stays():
+    class Mixed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("batch_stats", "largest", lambda: jnp.float32(7))
+            return BatchNorm(use_running_average=False)(x)
+
+    variables = some_variables(Mixed(), BATCHES[0], ())
+    found = population_statistics(Mixed().apply, variables, BATCHES)
+    assert found["largest"] == variables["batch_stats"]["largest"]
+
+
+def test_variables_without_statistics_are_an_error():
+    with pytest.raises(ValueError, match="the variables have no batch_stats"):
+        population_statistics(BatchNorm().apply, {"params": {}}, BATCHES)
+
+
 def test_averages_of_half_precision_come_back_in_it():
     layer = BatchNorm(
         use_running_average=False, param_dtype=jnp.bfloat16, force_float32_reductions=False

@@ -101,24 +101,34 @@ def test_an_unknown_normalizer_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize(
     ("strides", "padding"),
-    [((1, 1), "VALID"), ((2, 2), "SAME"), ((3, 1), "SAME"), ((2, 1), [(1, 0), (2, 3)])],
+    [
+        ((1, 1), "VALID"),
+        ((2, 2), "SAME"),
+        ((3, 1), "SAME"),
+        ((2, 1), [(1, 0), (2, 3)]),
+        ((1, 1), [(-1, 0), (0, 0)]),
+        ((1, 1), [(0, 0), (-7, 0)]),
+    ],
 )
 def test_a_convolution_and_its_gradients_are_those_of_xla(strides, padding):
     keys = jax.random.split(jax.random.key(0), 3)
     x, kernel = jax.random.normal(keys[0], (4, 9, 8, 3)), jax.random.normal(keys[1], (3, 2, 3, 5))
 
+    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
     def xla(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **layout)
+
+    def ours(x, kernel):
+        return convolution(x, kernel, strides, padding, **layout)
 
     expected, expected_vjp = jax.vjp(xla, x, kernel)
-    y, vjp = jax.vjp(lambda x, kernel: convolution(x, kernel, strides, padding), x, kernel)
+    y, vjp = jax.vjp(ours, x, kernel)
     cotangent = jax.random.normal(keys[2], expected.shape)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    for found, right in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +207,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean_unless_it_is_deterministic()
     np.testing.assert_allclose(np.mean(y == 0), 0.3, atol=0.02)
     np.testing.assert_allclose(np.unique(y), [0, 1 / 0.7], rtol=1e-6)
     np.testing.assert_array_equal(Dropout(0.3).apply({}, x, True), x)
+    np.testing.assert_array_equal(Dropout(0.0).apply({}, x, False), x)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

@@ -33,12 +33,22 @@ def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
 
 def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_layers, "SHAPES", ((6, 4), (4, 3, 3, 8)))
+    networks = (("dense", (6, 4)), ("3x3 convolution", (4, 3, 3, 8)), ("multiplication", (6, 4)))
+    networks = [benchmark_layers.Network(name, 2, shape) for name, shape in networks]
+    monkeypatch.setattr(benchmark_layers, "NETWORKS", networks)
     monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
     output = tmp_path / "layers.md"
     benchmark.main(["layers", f"--output={output}", "--rounds=3"])
     lines = [line for line in output.read_text().splitlines() if line.startswith("|")]
-    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    header, _, *rows = lines[:-5]
     assert header == ["", "6x4", "4x3x3x8"]
+    assert [line[0] for line in lines[-3:]] == [
+        "2 x dense, 6x4",
+        "2 x 3x3 convolution, 4x3x3x8",
+        "2 x multiplication, 6x4",
+    ]
+    assert all(float(cell) > 0 for line in lines[-3:] for cell in line[1:])
     cells = {name: [float(cell.rstrip("%")) for cell in row] for name, *row in rows}
     for name in ("flax.linen", "BatchNorm, with y", "BatchRenorm, in a loop", "eight traversals"):
         assert min(cells[name]) > 0
