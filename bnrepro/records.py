@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -125,8 +126,20 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> Run:
+def open_workdir(
+    workdir: Path,
+    config: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    overwrite: bool = False,
+) -> Run:
     """Makes a workdir for runs of `config`, or opens the one that holds such runs already.
+
+    Args:
+      workdir: made if it is missing.
+      config: as launched.
+      defaults: by flat key, of settings that a config may lack, one of an earlier version say.
+      overwrite: replace what the workdir holds.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
@@ -134,7 +147,7 @@ def open_workdir(workdir: Path, config: Mapping[str, Any], *, overwrite: bool = 
     _check_writable(workdir)
     if (workdir / CONFIG).exists() and not overwrite:
         run = read_run(workdir)
-        differing = differences(run.config, config)
+        differing = differences(run.config, config, defaults)
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
@@ -285,9 +298,13 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
         raise RecordsError(f"{path} must name one of its variants as baseline")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> list[str]:
     """The settings that differ, as `key: old -> new`."""
-    old_flat, new_flat = _flatten(old), _flatten(new)
+    old_flat, new_flat = (_flatten(defaults) | _flatten(config) for config in (old, new))
     return [
         f"{key}: {old_flat.get(key)} there, {new_flat.get(key)} here"
         for key in sorted({*old_flat, *new_flat})

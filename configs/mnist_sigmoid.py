@@ -20,7 +20,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config = ConfigDict()
     config.preview = length == "preview"  # marks tables and figures as not the real thing
 
-    # Data: a TFDS name, and the folder to look into before TFDS_DATA_DIR ("" for none).
+    # Data: a TFDS name, and the only folder to look into ("" for TFDS_DATA_DIR and TFDS's own).
     config.dataset = "mnist"
     config.data_dir = ""
     config.binary_input = True  # pixels above 127 are 1, others 0
@@ -59,12 +59,21 @@ def get_config(length: str = "full") -> ConfigDict:
     config.model.init = "normal"  # or lecun_normal, of variance 1 / inputs
     config.model.init_std = 0.1
     config.model.dropout = 0.0  # rate, of the hidden units of an mlp, of the features of a cnn
+    config.model.norm_placement = "before"  # the nonlinearity, or after, both
+    config.model.dtype = "float32"  # or bfloat16, of activations
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or rmsprop; adam, which takes no momentum
     config.optimizer.learning_rate = 3.0
     config.optimizer.momentum = 0.0
     config.optimizer.weight_decay = 0.0  # of weight_decay / 2 * |kernels|^2, an L2 penalty
+    config.optimizer.schedule = "constant"  # or cosine, exponential, step
+    config.optimizer.warmup = 0.0  # share of the run in which the rate rises from 0
+    config.optimizer.decay_rate = 0.94  # of exponential and step: factor ...
+    config.optimizer.decay_every = 0.1  # ... each such share of the run
+    config.optimizer.rms_decay = 0.9  # of rmsprop
+    config.optimizer.epsilon = 1e-8  # of rmsprop and adam
+    config.optimizer.clip_norm = 0.0  # largest norm of the gradient; 0 for any
 
     config.sampler = ConfigDict()
     config.sampler.name = "epochs"  # or with_replacement, labels
@@ -78,11 +87,18 @@ def get_config(length: str = "full") -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.train_examples = 0
     config.evaluation.minibatches = 0
+    config.evaluation.holdout = 0  # last training images, to choose by instead of the test set
+    # What else to measure: bnrepro/training/measures.py; in training, in every so many steps.
+    config.measures = ("sigmoid_input",)
+    config.measure_every = 10
 
     config.normalizer = ConfigDict()
-    config.normalizer.name = "none"  # or batch_norm, batch_renorm, group_norm, layer_norm
+    # Or batch_norm, batch_renorm, group_norm, layer_norm; batch_norm_stop_gradient and
+    # moving_average_norm do what the papers warn of.
+    config.normalizer.name = "none"
     config.normalizer.momentum = 0.99
     config.normalizer.epsilon = 1e-5
+    config.normalizer.use_scale = True  # learn gamma
     # Batch Renorm: the paper's limits and ramp, as shares of the run.
     config.normalizer.r_max = 3.0
     config.normalizer.d_max = 5.0

@@ -15,7 +15,6 @@ from ml_collections import config_flags
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bnrepro.comparison.run import MakeProbe
     from bnrepro.records import Run
     from bnrepro.trackers import Tracker
 
@@ -192,7 +191,6 @@ def run(
     trackers: "Sequence[Tracker]",
     *,
     report: "Callable[[Run], None]",
-    make_probe: "MakeProbe | None" = None,
 ) -> None:
     """Runs the comparison and, in the process that writes, reports it."""
     import jax
@@ -204,7 +202,6 @@ def run(
         result = run_comparison(
             config,
             workdir,
-            make_probe=make_probe,
             progress=progress,
             trackers=trackers,
             overwrite=overwrite,

@@ -8,7 +8,7 @@ the records, a table and figures (a) to (c) to the workdir, and shows the table.
 again goes on with what is not finished.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from experiments import cli
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.trackers import Tracker
-    from bnrepro.training import Probe
 
 # Accuracies that the table tells the steps to.
 ACCURACIES = (0.95, 0.97)
@@ -27,7 +26,7 @@ def main(
     config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
 ) -> None:
     """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, trackers, report=report, make_probe=sigmoid_input)
+    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> None:
@@ -39,28 +38,6 @@ def report(run: "Run") -> None:
     summary.write_summary(run, numbers)
     paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
     cli.show(run, table, tables.caption(run, table), paths)
-
-
-def sigmoid_input(config: Mapping[str, Any]) -> "Probe":
-    """Percentiles 15, 50, 85 over the test set of the input to the last layer's first sigmoid.
-
-    That input is what the last normalizer puts out or, without one, the last linear layer; of a
-    convolution, it is the first channel at all places.
-    """
-    import jax.numpy as jnp
-
-    from bnrepro.training import Probe
-
-    model = config["model"]
-    linear, sizes = ("conv", "channels") if model["name"] == "cnn" else ("dense", "hidden")
-    kind = linear if config["normalizer"]["name"] == "none" else "norm"
-    name = f"{kind}_{len(model[sizes]) - 1}"
-
-    def measure(captured: Any) -> dict[str, Any]:
-        unit = captured[name]["__call__"][0][..., 0]
-        return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in (15, 50, 85)}
-
-    return Probe(captures=lambda module, method: module.name == name, measure=measure)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, UInt8
 
 from bnrepro.comparison.config import ConfigError
@@ -61,9 +62,13 @@ def reevaluate(
             ) from error
     elif statistics == "population":
         variables = with_population_statistics(variables, config, dataset.train_images, model)
-    asked = {"train_examples": 0, "minibatches": minibatches}
+    asked = {"train_examples": 0, "minibatches": minibatches, "holdout": 0}
     evaluate = make_evaluate(
-        {**config, "evaluation": asked}, dataset, sampler, lambda _: model, devices, probe=None
+        {**config, "evaluation": asked, "measures": ()},
+        dataset,
+        sampler,
+        lambda _: (model, optax.identity()),
+        devices,
     )
     values = fetch(evaluate(variables, {}))["test_minibatches" if minibatches else "test"]
     diverged = np.isin(restored.seeds, [*restored.diverged]) | ~np.isfinite(values["loss"])

@@ -17,7 +17,8 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import ConfigError, variant_configs
+from bnrepro.comparison.config import DEFAULTS, variant_configs
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import Samplers, make_program, train_variants
 from bnrepro.data import Dataset, load_dataset, make_sampler
@@ -33,10 +34,8 @@ from bnrepro.records import (
     write_run,
 )
 from bnrepro.trackers import Tracker, tensorboard
-from bnrepro.training import Checkpoints, Devices, Probe, make_devices
+from bnrepro.training import Checkpoints, Devices, make_devices
 
-# What is measured inside a variant's model, given its config.
-MakeProbe = Callable[[Mapping[str, Any]], Probe]
 # Told of the variant at work and its steps done so far.
 Progress = Callable[[str, int], None]
 
@@ -63,7 +62,6 @@ def run_comparison(
     config: Mapping[str, Any],
     workdir: Path,
     *,
-    make_probe: MakeProbe | None = None,
     progress: Progress = lambda variant, step: None,
     trackers: Sequence[Tracker] = (tensorboard,),
     overwrite: bool = False,
@@ -77,7 +75,6 @@ def run_comparison(
     Args:
       config: as plain nested dicts; `configs/mnist_sigmoid.py` explains the keys.
       workdir: where the records go.
-      make_probe: what to measure inside the models at each evaluation.
       progress: called at each evaluation, from the thread that trains the variant.
       trackers: told of each variant that is finished, by the process that writes.
       overwrite: replace what the workdir holds.
@@ -105,7 +102,7 @@ def run_comparison(
     with ExitStack() as stack:
         if _writes():
             stack.enter_context(lock_workdir(workdir))
-            run = open_workdir(workdir, config, overwrite=overwrite)
+            run = open_workdir(workdir, config, defaults=DEFAULTS, overwrite=overwrite)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("workdir")
             run = read_run(workdir)
@@ -115,14 +112,13 @@ def run_comparison(
                 f"{dataset.name}: choose another --workdir, or --overwrite"
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
-        return _train(run, jobs, dataset, make_probe, progress, trackers)
+        return _train(run, jobs, dataset, progress, trackers)
 
 
 def _train(
     run: Run,
     jobs: Mapping[str, Job],
     dataset: Dataset,
-    make_probe: MakeProbe | None,
     progress: Progress,
     trackers: Sequence[Tracker],
 ) -> Run:
@@ -146,13 +142,7 @@ def _train(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
         try:
-            program = make_program(
-                job.config,
-                dataset,
-                samplers=job.samplers,
-                devices=job.devices,
-                probe=make_probe(job.config) if make_probe else None,
-            )
+            program = make_program(job.config, dataset, samplers=job.samplers, devices=job.devices)
             for step, all_rows in train_variants(
                 program, {name: {}}, checkpoints=checkpoints, should_stop=should_stop
             ):
@@ -249,7 +239,15 @@ def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
     Raises:
       ConfigError: a setting that does not go with the data set or with the devices.
     """
-    examples, size = config["evaluation"]["train_examples"], len(dataset.train_labels)
+    examples, holdout = (config["evaluation"][key] for key in ("train_examples", "holdout"))
+    size = len(dataset.train_labels)
+    if holdout >= size:
+        raise _DoesNotFitError(
+            f"variant {name}: evaluation.holdout must leave some of the {size:,} training images, "
+            f"got {holdout:,}"
+        )
+    dataset = dataset.hold_out(holdout)
+    size -= holdout
     if examples > size and not dataset.stand_in:
         raise _DoesNotFitError(
             f"variant {name}: evaluation.train_examples must be at most {size:,}, the size of the "

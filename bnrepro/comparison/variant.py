@@ -12,25 +12,29 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from bnrepro.comparison.config import with_settings
+from bnrepro.comparison.config import choosing_split, with_settings
 from bnrepro.data import Dataset, Sampler
-from bnrepro.models import make_network, make_normalizer
+from bnrepro.models import DTYPES, make_network, make_normalizer
 from bnrepro.records import Row
 from bnrepro.training import (
     MAX_STEPS,
     Checkpoints,
     Devices,
     Numbers,
-    Probe,
+    Task,
     TrainSteps,
     evaluate,
     evaluate_minibatches,
     fetch,
     initial_states,
+    make_measure,
     make_optimizer,
     make_train_steps,
 )
 from bnrepro.training.state import NOT_DIVERGED, TrainState
+
+# What each step gives; measures are of some.
+_EVERY_STEP = ("loss", "accuracy")
 
 
 class Samplers(NamedTuple):
@@ -66,25 +70,25 @@ def make_program(
     *,
     samplers: Samplers,
     devices: Devices,
-    probe: Probe | None = None,
 ) -> Program:
     """What trains and evaluates runs of `config`.
 
     Args:
       config: of a variant.
-      dataset: what is trained on.
+      dataset: what is trained on, but for the holdout that the config asks for.
       samplers: of its minibatches.
       devices: where it is trained.
-      probe: what to measure at evaluations.
     """
     classes = len(dataset.class_names)
+    dataset = dataset.hold_out(config["evaluation"]["holdout"])
     axis_name = devices.axis_name if devices.synchronized else None
 
     def build(
         numbers: Numbers, axis_name: str | None = None
     ) -> tuple[nn.Module, optax.GradientTransformation]:
         own = with_settings(config, numbers)
-        return make_model(own, classes, axis_name), make_optimizer(**own["optimizer"])
+        optimizer = make_optimizer(**own["optimizer"], steps=own["steps"])
+        return make_model(own, classes, axis_name), optimizer
 
     init = partial(
         initial_states,
@@ -103,10 +107,10 @@ def make_program(
             microbatch_size=config["microbatch_size"],
             ema_decay=config["ema_decay"],
             devices=devices,
+            measures=config["measures"],
+            measure_every=config["measure_every"],
         ),
-        evaluate=make_evaluate(
-            config, dataset, samplers.test, lambda numbers: build(numbers)[0], devices, probe
-        ),
+        evaluate=make_evaluate(config, dataset, samplers.test, build, devices),
         data=devices.replicate((dataset.train_images, dataset.train_labels)),
     )
 
@@ -136,7 +140,7 @@ def train_variants(
     numbers = {key: np.array([variants[name][key] for name, _ in runs], np.float32) for key in keys}
     arguments = np.array([seed for _, seed in runs]), numbers
 
-    step, score = 0, -1.0
+    step, score, split = 0, -1.0, choosing_split(config)
     rows: list[Row] = []
     # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces: to
     # join them each time would take the square of their number.
@@ -169,11 +173,12 @@ def train_variants(
                 # Whatever the type, so that a resumed run has the same mean.
                 metric: values.mean(1, dtype=np.float64)
                 for metric, values in _joined(history).items()
+                if values.shape[1]  # steps without a measure between two evaluations
             }
             rows += _rows(runs, step, splits, fetch(states_here.diverged_at), rows)
             history = []
             yield step, rows
-            finals = [row[5] for row in rows if row[2:5] == (step, "test", "accuracy")]
+            finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
             if not finals:  # all diverged
                 return
             score = sum(finals) / len(finals)
@@ -193,9 +198,15 @@ def train_variants(
             save()
             return
         count = min(MAX_STEPS, config["eval_every"] - step % config["eval_every"])
-        states, metrics = program.train_steps(states, *program.data, count)
+        states, metrics = program.train_steps(states, *program.data, step, count)
         new = fetch(devices.gather(metrics))
-        history.append({metric: values[:, :count] for metric, values in new.items()})
+        measured = (step + np.arange(count)) % config["measure_every"] == 0
+        history.append(
+            {
+                metric: values[:, :count][:, slice(None) if metric in _EVERY_STEP else measured]
+                for metric, values in new.items()
+            }
+        )
         step += count
 
 
@@ -237,7 +248,10 @@ def make_model(
         **config["model"],
         num_classes=num_classes,
         normalizer=make_normalizer(
-            **config["normalizer"], steps=config["steps"], axis_name=axis_name
+            **config["normalizer"],
+            steps=config["steps"],
+            axis_name=axis_name,
+            dtype=DTYPES[config["model"]["dtype"]],
         ),
     )
 
@@ -254,21 +268,24 @@ def make_evaluate(
     config: Mapping[str, Any],
     dataset: Dataset,
     test_sampler: Sampler | None,
-    build_model: Callable[[Numbers], nn.Module],
+    build: Callable[[Numbers], tuple[nn.Module, optax.GradientTransformation]],
     devices: Devices,
-    probe: Probe | None,
 ) -> Callable[[Any, Numbers], dict[str, dict[str, Array]]]:
     """Evaluates the variables of all runs in one compiled call: {split: {metric: (runs,)}}.
 
-    The call takes the runs' numbers, too, of which `build_model` makes the model.
+    The call takes the runs' numbers, too, of which `build` makes the model.
 
-    Splits: `test`, the whole test set with the stored averages; where the config asks for them,
-    `train_set`, the first training images likewise, and `test_minibatches`, minibatches of test
+    Splits: `test`, the whole test set with the stored averages, and what is measured on it; where
+    the config asks for them, `holdout` and `train_set`, the images kept from training and the first
+    training images, likewise without measures, and `test_minibatches`, minibatches of test
     images with their own statistics, the same ones each time.
     """
     evaluation, preprocess = config["evaluation"], preprocessing(config)
     # Arguments of the compiled function, not constants in it.
     arrays = {"test": (preprocess(jnp.asarray(dataset.test_images)), dataset.test_labels)}
+    if dataset.holdout_images is not None and dataset.holdout_labels is not None:
+        held = preprocess(jnp.asarray(dataset.holdout_images))
+        arrays["holdout"] = (held, dataset.holdout_labels)
     if count := evaluation["train_examples"]:
         first = preprocess(jnp.asarray(dataset.train_images[:count]))
         arrays["train_set"] = (first, dataset.train_labels[:count])
@@ -280,10 +297,13 @@ def make_evaluate(
 
     def one_run(run: tuple[Any, Numbers], data: Any) -> Any:
         variables, numbers = run
-        model = build_model(numbers)
+        model, optimizer = build(numbers)
+        measure = make_measure(config["measures"], Task(model, optimizer))
         arrays, stored, indices = data
         splits = {
-            split: evaluate(variables, *data, model=model, probe=probe if split == "test" else None)
+            split: evaluate(
+                variables, *data, model=model, measure=measure if split == "test" else None
+            )
             for split, data in arrays.items()
         }
         if indices is not None:

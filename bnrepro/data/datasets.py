@@ -42,6 +42,8 @@ class Dataset:
       train_labels, test_labels: indices into class_names.
       class_names: one for each label.
       stand_in: whether scikit-learn's digits stand in for MNIST.
+      holdout_images: taken from the end of the training set, to choose settings by.
+      holdout_labels: theirs.
     """
 
     name: str
@@ -51,6 +53,20 @@ class Dataset:
     test_labels: Int32[np.ndarray, "test"]
     class_names: tuple[str, ...]
     stand_in: bool
+    holdout_images: UInt8[np.ndarray, "holdout height width channels"] | None = None
+    holdout_labels: Int32[np.ndarray, "holdout"] | None = None
+
+    def hold_out(self, count: int) -> "Dataset":
+        """The set without its last `count` training images, which become the holdout."""
+        if not count:
+            return self
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[:-count],
+            train_labels=self.train_labels[:-count],
+            holdout_images=self.train_images[-count:],
+            holdout_labels=self.train_labels[-count:],
+        )
 
 
 class Reference(typing.NamedTuple):

@@ -2,16 +2,18 @@
 
 from bnrepro.models.cnn import CNN
 from bnrepro.models.mlp import MLP
-from bnrepro.models.networks import ACTIVATIONS, INITIALIZERS, NETWORKS, make_network
-from bnrepro.models.normalizers import NORMALIZERS, make_normalizer
+from bnrepro.models.networks import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, make_network
+from bnrepro.models.normalizers import NORMALIZERS, PLACEMENTS, make_normalizer
 
 __all__ = [
     "ACTIVATIONS",
     "CNN",
+    "DTYPES",
     "INITIALIZERS",
     "MLP",
     "NETWORKS",
     "NORMALIZERS",
+    "PLACEMENTS",
     "make_network",
     "make_normalizer",
 ]

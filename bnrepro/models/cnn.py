@@ -5,11 +5,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrepro.models.convolution import convolution
 from bnrepro.models.dropout import Dropout
-from bnrepro.models.normalizers import Normalizer
+from bnrepro.models.normalizers import Normalizer, activate
 
 
 class CNN(nn.Module):
@@ -21,10 +22,12 @@ class CNN(nn.Module):
     Attributes:
       channels: of each convolution.
       num_classes: number of logits.
-      activation: elementwise, after the normalization.
+      activation: elementwise.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       kernel_init: draws all weights.
       dropout: rate of `Dropout`, in [0, 1); None for none.
+      norm_placement: one of `PLACEMENTS`.
+      dtype: of activations, but for the logits (default: that of input and parameters).
     """
 
     channels: Sequence[int]
@@ -33,6 +36,13 @@ class CNN(nn.Module):
     normalizer: Normalizer | None
     kernel_init: nn.initializers.Initializer
     dropout: Any = None
+    norm_placement: str = "before"
+    dtype: Any = None
+
+    def nonlinearity_inputs(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs the nonlinearities take, first to last."""
+        direct = self.normalizer is None or self.norm_placement == "after"
+        return tuple(f"{'conv' if direct else 'norm'}_{i}" for i in range(len(self.channels)))
 
     @nn.compact
     def __call__(
@@ -58,13 +68,15 @@ class CNN(nn.Module):
                 strides=2,
                 use_bias=self.normalizer is None,
                 kernel_init=self.kernel_init,
+                dtype=self.dtype,
                 conv_general_dilated=convolution,
                 name=f"conv_{i}",
             )(x)
-            if self.normalizer is not None:
-                x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
-            x = self.activation(x)
+            x = activate(
+                x, self.activation, self.normalizer, self.norm_placement, str(i), train=train
+            )
         x = x.mean((1, 2))
         if self.dropout is not None:
             x = Dropout(self.dropout, name="dropout")(x, deterministic)
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")
+        return logits(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

@@ -5,25 +5,29 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrepro.models.dropout import Dropout
-from bnrepro.models.normalizers import Normalizer
+from bnrepro.models.normalizers import Normalizer, activate
 
 
 class MLP(nn.Module):
     """Hidden layers of `dropout(activation(norm(dense(x))))`, then a linear layer to the classes.
 
     Hidden layer i consists of `dense_i` and, where there is a normalizer, `norm_i`; the latter's
-    bias takes the place of the former's ([BN] 3.2). The output layer is `logits`.
+    bias takes the place of the former's ([BN] 3.2). Other placements: see `activate`. The output
+    layer is `logits`.
 
     Attributes:
       hidden: units of each hidden layer.
       num_classes: number of logits.
-      activation: elementwise, after the normalization.
+      activation: elementwise.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       kernel_init: draws all weights.
       dropout: rate of `Dropout`, in [0, 1); None for none.
+      norm_placement: one of `PLACEMENTS`.
+      dtype: of activations, but for the logits (default: that of input and parameters).
     """
 
     hidden: Sequence[int]
@@ -32,6 +36,13 @@ class MLP(nn.Module):
     normalizer: Normalizer | None
     kernel_init: nn.initializers.Initializer
     dropout: Any = None
+    norm_placement: str = "before"
+    dtype: Any = None
+
+    def nonlinearity_inputs(self) -> tuple[str, ...]:
+        """Names of the modules whose outputs the nonlinearities take, first to last."""
+        direct = self.normalizer is None or self.norm_placement == "after"
+        return tuple(f"{'dense' if direct else 'norm'}_{i}" for i in range(len(self.hidden)))
 
     @nn.compact
     def __call__(
@@ -52,11 +63,13 @@ class MLP(nn.Module):
                 units,
                 use_bias=self.normalizer is None,
                 kernel_init=self.kernel_init,
+                dtype=self.dtype,
                 name=f"dense_{i}",
             )(x)
-            if self.normalizer is not None:
-                x = self.normalizer(use_running_average=not train, name=f"norm_{i}")(x)
-            x = self.activation(x)
+            x = activate(
+                x, self.activation, self.normalizer, self.norm_placement, str(i), train=train
+            )
             if self.dropout is not None:
                 x = Dropout(self.dropout, name=f"dropout_{i}")(x, deterministic)
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)
+        logits = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")
+        return logits(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

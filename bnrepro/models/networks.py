@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from bnrepro.models.cnn import CNN
 from bnrepro.models.mlp import MLP
@@ -12,6 +13,8 @@ from bnrepro.models.normalizers import Normalizer
 ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
 INITIALIZERS = ("lecun_normal", "normal")
 NETWORKS = ("cnn", "mlp")
+# None is that of the images, float32.
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": None}
 
 
 def make_network(
@@ -25,6 +28,8 @@ def make_network(
     dropout: Any,
     num_classes: int,
     normalizer: Normalizer | None,
+    norm_placement: str = "before",
+    dtype: str = "float32",
 ) -> nn.Module:
     """The network of that name, called with a minibatch of images and `train`.
 
@@ -39,6 +44,8 @@ def make_network(
         traced. A known zero costs nothing.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
+      norm_placement: one of `PLACEMENTS`.
+      dtype: of activations, one of `DTYPES`; parameters and logits are of float32.
 
     Raises:
       ValueError: an unknown name.
@@ -54,6 +61,8 @@ def make_network(
         "normalizer": normalizer,
         "kernel_init": kernel_init,
         "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
+        "norm_placement": norm_placement,
+        "dtype": DTYPES[dtype],
     }
     if name == "mlp":
         return MLP(hidden=tuple(hidden), **common)

@@ -5,13 +5,52 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+from jaxtyping import Array
 
 from bnrepro.layers import BatchNorm, BatchRenorm, renorm_schedules
+from bnrepro.models.counterexamples import MovingAverageNorm, StopGradientBatchNorm
 
 # Makes a normalization layer, given `use_running_average` and `name`.
 Normalizer = Callable[..., nn.Module]
 
-NORMALIZERS = ("batch_norm", "batch_renorm", "group_norm", "layer_norm", "none")
+NORMALIZERS = (
+    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "group_norm", "layer_norm",
+    "moving_average_norm", "none",
+)  # fmt: skip
+
+
+# Where the normalizer stands: on which sides of the nonlinearity.
+PLACEMENTS = ("after", "before", "both")
+
+
+def activate(
+    x: Array,
+    activation: Callable[[Array], Array],
+    normalizer: Normalizer | None,
+    placement: str,
+    layer: str,
+    *,
+    train: bool,
+) -> Array:
+    """A nonlinearity with its normalizers; to be called within a compact module.
+
+    Args:
+      x: what the linear layer puts out.
+      activation: the nonlinearity.
+      normalizer: makes `norm_{layer}`; with placement both, also `norm_after_{layer}`. Or None.
+      placement: one of `PLACEMENTS`.
+      layer: its name.
+      train: whether normalizers take the minibatch's own statistics.
+    """
+    if normalizer is None:
+        return activation(x)
+    first = normalizer(use_running_average=not train, name=f"norm_{layer}")
+    if placement == "after":
+        return first(activation(x))
+    x = activation(first(x))
+    if placement == "both":
+        x = normalizer(use_running_average=not train, name=f"norm_after_{layer}")(x)
+    return x
 
 
 def make_normalizer(
@@ -26,7 +65,9 @@ def make_normalizer(
     r_max_end: float,
     d_max_end: float,
     num_groups: int,
+    use_scale: bool = True,
     axis_name: str | None = None,
+    dtype: Any = None,
 ) -> Normalizer | None:
     """The normalizer of that name, called with `use_running_average` and `name`.
 
@@ -43,15 +84,23 @@ def make_normalizer(
       r_max_end: likewise.
       d_max_end: likewise.
       num_groups: of group_norm; must divide the number of features.
+      use_scale: learn gamma.
       axis_name: mapped axis over which minibatch statistics are shared.
+      dtype: of the result (default: promoted from input and parameters).
 
     Raises:
       ValueError: an unknown name.
     """
     if name == "none":
         return None
+    common = {"epsilon": epsilon, "use_scale": use_scale, "dtype": dtype}
+    averaging = {**common, "momentum": momentum, "axis_name": axis_name}
     if name == "batch_norm":
-        return partial(BatchNorm, momentum=momentum, epsilon=epsilon, axis_name=axis_name)
+        return partial(BatchNorm, **averaging)
+    if name == "batch_norm_stop_gradient":
+        return partial(StopGradientBatchNorm, **averaging)
+    if name == "moving_average_norm":
+        return partial(MovingAverageNorm, **averaging)
     if name == "batch_renorm":
         r_schedule, d_schedule = renorm_schedules(
             steps,
@@ -61,20 +110,11 @@ def make_normalizer(
             r_max_end=r_max_end,
             d_max_end=d_max_end,
         )
-        return partial(
-            BatchRenorm,
-            momentum=momentum,
-            epsilon=epsilon,
-            r_max=r_schedule,
-            d_max=d_schedule,
-            axis_name=axis_name,
-        )
+        return partial(BatchRenorm, r_max=r_schedule, d_max=d_schedule, **averaging)
 
     # These take no statistics over the minibatch and are the same in training and evaluation.
     if name == "group_norm":
-        return lambda use_running_average, name: nn.GroupNorm(
-            num_groups=num_groups, epsilon=epsilon, name=name
-        )
+        return lambda use_running_average, name: nn.GroupNorm(num_groups, name=name, **common)
     if name == "layer_norm":
-        return lambda use_running_average, name: nn.LayerNorm(epsilon=epsilon, name=name)
+        return lambda use_running_average, name: nn.LayerNorm(name=name, **common)
     raise ValueError(f"unknown normalizer {name!r}; known are {', '.join(NORMALIZERS)}")

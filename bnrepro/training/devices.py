@@ -50,23 +50,34 @@ class Devices:
         size = batches.shape[axis] // self.mesh.shape[DATA]
         return lax.dynamic_slice_in_dim(batches, lax.axis_index(DATA) * size, size, axis)
 
+    def whole(self, tree: Any) -> Any:
+        """The reverse of `share`, of some arguments of a measure; inside of what is mapped."""
+        if self.axis_name is None:
+            return tree
+        state, grads, captured, batch = tree
+        axis = 1 if self.synchronized else 0
+        captured = jax.tree.map(
+            lambda x: lax.all_gather(x, self.axis_name, axis=axis, tiled=True), captured
+        )
+        return state, grads, captured, batch
+
     def train(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles f(state, images, labels, steps) for all seeds; takes over the states' buffers.
+        """Compiles f(state, images, labels, first, steps) for all seeds; takes the states over.
 
         States are as `spread` returns them, images and labels as `replicate` does, and so is what
         comes out.
         """
-        seeds = jax.vmap(one_seed, in_axes=(0, None, None, None))
+        seeds = jax.vmap(one_seed, in_axes=(0, None, None, None, None))
         if self.strategy == "pmap":
             return jax.pmap(
                 seeds,
                 axis_name=DATA,
-                in_axes=(0, 0, 0, None),
+                in_axes=(0, 0, 0, None, None),
                 donate_argnums=0,
                 devices=list(self.mesh.devices.flat),
             )
         if self.strategy == "jit":
-            specs = (P(SEEDS), P(), P(), P())
+            specs = (P(SEEDS), P(), P(), P(), P())
             seeds = jax.shard_map(
                 seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
             )

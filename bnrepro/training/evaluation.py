@@ -8,19 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from bnrepro.training.step import forward, loss_and_accuracy, split
+from bnrepro.training.measures import Measure
+from bnrepro.training.step import forward, loss_and_accuracy, outputs, split
 
 
-class Probe(NamedTuple):
-    """Something to measure inside a model, from outside of it.
+class Evaluated(NamedTuple):
+    """The variables that a measure at an evaluation has for a state."""
 
-    Attributes:
-      captures: tells of a module whether its output is wanted (flax's `capture_intermediates`).
-      measure: named numbers from the captured outputs, a tree of `{module: {"__call__": (y,)}}`.
-    """
-
-    captures: Callable[[nn.Module, str], bool]
-    measure: Callable[[Any], dict[str, Float[Array, ""]]]
+    params: Any
+    batch_stats: Any
 
 
 def evaluate(
@@ -29,18 +25,24 @@ def evaluate(
     labels: Int[Array, "examples"],
     *,
     model: nn.Module,
-    probe: Probe | None = None,
+    measure: Measure | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Mean loss and accuracy with the stored averages, and what the probe measures."""
-    logits, captured = model.apply(
+    """Mean loss and accuracy with the stored averages, and what is measured at evaluations."""
+    take = measure.at_evaluation if measure else None
+    logits, collections = model.apply(
         variables,
         images,
         train=False,
-        capture_intermediates=probe.captures if probe else False,
+        capture_intermediates=measure.captures if measure and take else False,
         mutable=["intermediates"],
     )
-    measured = probe.measure(captured["intermediates"]) if probe else {}
-    return {**loss_and_accuracy(logits, labels), **measured}
+    measured = {}
+    if take:
+        captured = jax.tree.map(lambda x: x[None], outputs(collections))
+        batch = {"images": images[None], "labels": labels[None]}
+        state = Evaluated(variables["params"], variables.get("batch_stats", {}))
+        measured = take(state, None, captured, batch)
+    return loss_and_accuracy(logits, labels) | measured
 
 
 def evaluate_minibatches(
@@ -59,7 +61,7 @@ def evaluate_minibatches(
     """
 
     def one(index: Int[Array, "batch"]) -> dict[str, Float[Array, ""]]:
-        logits, _ = forward(
+        logits, _, _ = forward(
             variables, split(preprocess(images[index]), microbatch_size), model=model
         )
         return loss_and_accuracy(logits, split(labels[index], microbatch_size))

@@ -1,4 +1,4 @@
-"""The optimizers a config can name."""
+"""The optimizers a config can name, all of Optax."""
 
 from typing import Any
 
@@ -6,36 +6,109 @@ import jax
 import optax
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
+SCHEDULES = ("constant", "cosine", "exponential", "step")
 
 
 def make_optimizer(
-    name: str, *, learning_rate: Any, momentum: Any = 0.0, weight_decay: Any = 0.0
+    name: str,
+    *,
+    learning_rate: Any,
+    momentum: Any = 0.0,
+    weight_decay: Any = 0.0,
+    schedule: str = "constant",
+    warmup: float = 0.0,
+    decay_rate: float = 0.94,
+    decay_every: float = 0.1,
+    rms_decay: float = 0.9,
+    epsilon: float = 1e-8,
+    clip_norm: float = 0.0,
+    steps: int = 1,
 ) -> optax.GradientTransformation:
-    """The optax optimizer of that name. Numbers may be traced; a known zero costs nothing.
+    """The optax optimizer of that name; a known zero costs nothing.
 
     Args:
       name: one of `OPTIMIZERS`.
-      learning_rate: above 0.
-      momentum: of sgd and rmsprop, in [0, 1); adam takes none.
+      learning_rate: above 0; may be traced.
+      momentum: of sgd and rmsprop, in [0, 1); adam takes none; may be traced.
       weight_decay: of the penalty weight_decay / 2 * |w|^2 on all kernels, at least 0; its gradient
-        is added to that of the loss.
+        is added to that of the loss; may be traced.
+      schedule: see `make_schedule`, as for the three that follow.
+      warmup: likewise.
+      decay_rate: likewise.
+      decay_every: likewise.
+      rms_decay: of rmsprop's average of squared gradients, in [0, 1).
+      epsilon: of rmsprop and adam, added to what they divide by, above 0.
+      clip_norm: the gradient of the loss is scaled down to this norm over all parameters; 0: never.
+      steps: length of the run.
 
     Raises:
       ValueError: an unknown name, or a momentum for adam.
     """
+    rate = make_schedule(
+        schedule,
+        learning_rate,
+        steps=steps,
+        warmup=warmup,
+        decay_rate=decay_rate,
+        decay_every=decay_every,
+    )
+    moved = None if _is_zero(momentum) else momentum
     if name == "sgd":
-        optimizer = optax.sgd(learning_rate, None if _is_zero(momentum) else momentum)
+        optimizer = optax.sgd(rate, moved)
     elif name == "rmsprop":
-        optimizer = optax.rmsprop(learning_rate, momentum=None if _is_zero(momentum) else momentum)
+        optimizer = optax.rmsprop(rate, decay=rms_decay, eps=epsilon, momentum=moved)
     elif name == "adam":
-        if not _is_zero(momentum):
+        if moved is not None:
             raise ValueError(f"adam takes no momentum, got {momentum}; set it to 0")
-        optimizer = optax.adam(learning_rate)
+        optimizer = optax.adam(rate, eps=epsilon)
     else:
         raise ValueError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
-    if _is_zero(weight_decay):
-        return optimizer
-    return optax.chain(optax.add_decayed_weights(weight_decay, _kernels), optimizer)
+    before = []
+    if clip_norm:
+        before.append(optax.clip_by_global_norm(clip_norm))
+    if not _is_zero(weight_decay):
+        before.append(optax.add_decayed_weights(weight_decay, _kernels))
+    return optax.chain(*before, optimizer) if before else optimizer
+
+
+def make_schedule(
+    name: str,
+    learning_rate: Any,
+    *,
+    steps: int,
+    warmup: float,
+    decay_rate: float,
+    decay_every: float,
+) -> Any:
+    """A learning rate for each step: a number if it is constant, else a function of the step.
+
+    Args:
+      name: one of `SCHEDULES`; cosine falls to 0 at the end, exponential by `decay_rate` every
+        `decay_every` steadily, and step at once.
+      learning_rate: at its highest; may be traced.
+      steps: length of the run.
+      warmup: share of the run in which it rises from 0 linearly, in [0, 1); the schedule begins
+        after that.
+      decay_rate: factor, in (0, 1].
+      decay_every: share of the run, in (0, 1].
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    begin = round(warmup * steps)
+    every = max(1, round(decay_every * steps))
+    schedules = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps - begin),
+        "exponential": lambda: optax.exponential_decay(learning_rate, every, decay_rate),
+        "step": lambda: optax.exponential_decay(learning_rate, every, decay_rate, staircase=True),
+    }
+    if name not in schedules:
+        raise ValueError(f"unknown schedule {name!r}; known are {', '.join(SCHEDULES)}")
+    if begin:
+        rise = optax.linear_schedule(0.0, learning_rate, begin)
+        return optax.join_schedules([rise, schedules[name]()], [begin])
+    return learning_rate if name == "constant" else schedules[name]()
 
 
 def _is_zero(number: Any) -> bool:

@@ -1,8 +1,9 @@
 """One gradient step: a pure function of the state and a batch of microbatches."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,46 +18,85 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 _DROPOUT = 2**32 - 1
 
 
+# Images (microbatches, size, ...) and labels (microbatches, size).
+Batch = Mapping[str, Array]
+# Named numbers from the state, the gradients, captured outputs and the batch.
+TakeMeasure = Callable[[Any, Any, Any, Any], dict[str, Float[Array, ""]]]
+
+
+class Task(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+      model: called with a minibatch and `train`.
+      optimizer: of its parameters.
+      ema_decay: of the averages of all parameters; 0 for none.
+      axis_name: mapped axis over which each batch is spread, if any.
+      captures: of which modules measures take the outputs (flax's `capture_intermediates`).
+    """
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    ema_decay: float = 0.0
+    axis_name: str | None = None
+    captures: Any = False
+
+
+def loss_and_gradients(
+    params: Any, state: TrainState, batch: Batch, task: Task
+) -> tuple[dict[str, Float[Array, ""]], Any, Any, Any]:
+    """Loss and accuracy in training mode, gradients of the loss, new batch_stats, and captured.
+
+    All but the last are averages over all examples, also over the mapped axis.
+    """
+    images, labels = batch["images"], batch["labels"]
+    dropout_keys = _dropout_keys(state, len(images), task.axis_name)
+
+    def loss_fn(params: Any) -> tuple[Array, Any]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, batch_stats, captured = forward(
+            variables, images, dropout_keys, model=task.model, captures=task.captures
+        )
+        metrics = loss_and_accuracy(logits, labels)
+        return metrics["loss"], (metrics, batch_stats, captured)
+
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (_, (metrics, batch_stats, captured)), grads = gradient(params)
+    if task.axis_name is not None:
+        grads, metrics, batch_stats = jax.tree.map(
+            partial(_average_over, task.axis_name), (grads, metrics, batch_stats)
+        )
+    return metrics, grads, batch_stats, captured
+
+
 def train_step(
-    state: TrainState,
-    images: Float[Array, "microbatches size ..."],
-    labels: Int[Array, "microbatches size"],
-    *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float,
-    axis_name: str | None = None,
+    state: TrainState, batch: Batch, task: Task, measure: TakeMeasure = lambda *_: {}
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One update from the gradient over all microbatches, each normalized by itself.
 
     Loss and gradients are averaged over all examples. New batch_stats are averaged over the
     microbatches, which for a linear moving average is an update with their mean moments. Both also
-    over the mapped axis `axis_name`, if the batch is spread over one.
+    over the mapped axis, if the batch is spread over one.
+
+    Args:
+      state: before the step.
+      batch: of microbatches.
+      task: see `Task`.
+      measure: what else to measure.
 
     Returns:
-      The new state; loss and accuracy of the batch in training mode, before the update.
+      The new state; loss and accuracy of the batch in training mode, before the update, and what
+      was measured.
     """
-    dropout_keys = _dropout_keys(state, len(images), axis_name)
-
-    def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, batch_stats = forward(variables, images, dropout_keys, model=model)
-        metrics = loss_and_accuracy(logits, labels)
-        return metrics["loss"], (metrics, batch_stats)
-
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (_, (metrics, batch_stats)), grads = gradient(state.params)
-    if axis_name is not None:
-        grads, metrics, batch_stats = jax.tree.map(
-            partial(_average_over, axis_name), (grads, metrics, batch_stats)
-        )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics, grads, batch_stats, captured = loss_and_gradients(state.params, state, batch, task)
+    measured = measure(state, grads, captured, batch)
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
     average = state.average
-    if ema_decay:
+    if task.ema_decay:
         # A short memory at first, or the initial weights would stay in the average for long.
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        decay = jnp.minimum(task.ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(
             lambda old, new: _blend(old, new, decay),
             average,
@@ -73,7 +113,7 @@ def train_step(
         average=average,
         diverged_at=jnp.where(first, step, state.diverged_at),
     )
-    return new_state, metrics
+    return new_state, metrics | measured
 
 
 def forward(
@@ -82,32 +122,42 @@ def forward(
     dropout_keys: Key[Array, "microbatches"] | None = None,
     *,
     model: nn.Module,
-) -> tuple[Float[Array, "microbatches size classes"], Any]:
-    """Logits in training mode, each microbatch normalized by itself, and the new batch_stats.
+    captures: Any = False,
+) -> tuple[Float[Array, "microbatches size classes"], Any, Any]:
+    """Logits in training mode, each microbatch normalized by itself, new batch_stats, captured.
 
-    Nothing is dropped out without keys.
+    Nothing is dropped out without keys. Captured are the outputs of the modules that `captures`
+    wants, by name.
     """
 
-    def one(images: Array, dropout_key: Any) -> tuple[Array, Any]:
+    def one(images: Array, dropout_key: Any) -> tuple[Array, Any, Any]:
         logits, updates = model.apply(
             variables,
             images,
             train=True,
-            mutable=["batch_stats"],
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=captures,
             **(
                 {"deterministic": True}
                 if dropout_key is None
                 else {"rngs": {"dropout": dropout_key}}
             ),
         )
-        return logits, updates.get("batch_stats", {})
+        return logits, updates.get("batch_stats", {}), outputs(updates)
 
     if len(images) == 1:
         # A mapped axis of length one would still turn each product into a batched one.
-        logits, batch_stats = one(images[0], None if dropout_keys is None else dropout_keys[0])
-        return logits[None], batch_stats
-    logits, mapped = jax.vmap(one)(images, dropout_keys)
-    return logits, jax.tree.map(_average, mapped)
+        key = None if dropout_keys is None else dropout_keys[0]
+        logits, batch_stats, captured = one(images[0], key)
+        return logits[None], batch_stats, jax.tree.map(lambda x: x[None], captured)
+    logits, mapped, captured = jax.vmap(one)(images, dropout_keys)
+    return logits, jax.tree.map(_average, mapped), captured
+
+
+def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
+    """Captured outputs by the names of their modules."""
+    captured = collections.get("intermediates", {})
+    return {name: calls["__call__"][0] for name, calls in captured.items()}
 
 
 def _dropout_keys(

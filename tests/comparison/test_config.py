@@ -1,8 +1,10 @@
 """Configs: what each key may be, and what is said when it is not."""
 
 import pytest
+from flax.traverse_util import flatten_dict
 
-from bnrepro.comparison.config import ConfigError, variant_configs
+from bnrepro.comparison.config import variant_configs
+from bnrepro.comparison.keys import KEYS, ConfigError
 from configs import (
     mnist_sigmoid,
     mnist_sigmoid_rates,
@@ -110,6 +112,9 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
         ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
+        ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
+        ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
+        ({"measures": ("near_linear", "near_linear")}, "measures names one twice"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(changes, message):
@@ -118,11 +123,20 @@ def test_what_cannot_be_is_refused_in_one_sentence(changes, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_key_is_named():
-    incomplete = config()
-    del incomplete["normalizer"]["epsilon"]
-    with pytest.raises(ConfigError, match=r"lacks normalizer\.epsilon"):
-        variant_configs(incomplete)
+def test_a_missing_key_has_its_default():
+    incomplete = config(normalizer__epsilon=1e-2)
+    del incomplete["normalizer"]["epsilon"], incomplete["checkpoint"], incomplete["ema_decay"]
+    for variant in variant_configs(incomplete).values():
+        assert variant["normalizer"]["epsilon"] == 1e-5
+        assert variant["checkpoint"] == {"every": 10, "keep": 2}
+        assert variant["ema_decay"] == 0.0
+
+
+def test_every_key_is_in_the_config_that_explains_them_and_every_default_may_be():
+    common = {k: v for k, v in config().items() if k not in ("variants", "baseline")}
+    assert set(flatten_dict(common, sep=".")) == set(KEYS)
+    for name, key in KEYS.items():
+        key.rule.check(name, key.default)
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])

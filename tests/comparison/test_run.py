@@ -21,7 +21,6 @@ from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
 from bnrepro.training.checkpoints import saved_steps
 from configs import mnist_sigmoid
-from experiments.mnist_sigmoid import sigmoid_input
 from tests.small_dataset import small_dataset
 
 
@@ -39,6 +38,7 @@ def config(**changes):
     result = mnist_sigmoid.get_config().to_dict()
     result |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
     result["model"]["hidden"] = (6, 5)
+    result["measures"] = ("sigmoid_input", "gradient_norms")
     result["variants"] = {**PLAIN, "batch_norm": {"normalizer": {"name": "batch_norm"}}}
     return result | changes
 
@@ -50,7 +50,6 @@ def finished(tmp_path_factory):
     run_comparison(
         config(),
         workdir,
-        make_probe=sigmoid_input,
         progress=lambda variant, step: progress.append((variant, step)),
     )
     return workdir, progress
@@ -68,11 +67,13 @@ def test_records_hold_every_metric_of_every_evaluation_of_every_seed(finished):
     assert set(metrics["variant"]) == {"plain", "batch_norm"}
     assert set(metrics["seed"]) == {0, 1}
     at = metrics.groupby(["split", "metric"])["step"].apply(lambda steps: sorted(set(steps)))
-    assert at["train", "loss"] == at["train", "accuracy"] == [10, 20]
+    for metric in ("loss", "accuracy", "grad_norm/dense_0", "grad_norm/norm_1"):
+        assert at["train", metric] == [10, 20]
     percentiles = [f"sigmoid_input/p{p}" for p in (15, 50, 85)]
     for metric in ("loss", "accuracy", *percentiles):
         assert at["test", metric] == [0, 10, 20]
-    assert len(metrics) == 2 * 2 * (2 * 2 + 3 * 5)
+    layers = {"plain": 3, "batch_norm": 5}
+    assert len(metrics) == sum(2 * (2 * (2 + count) + 3 * 5) for count in layers.values())
     for name in ("plain", "batch_norm"):
         assert [step for variant, step in progress if variant == name] == [0, 10, 20]
     assert run.provenance["dataset"] == "small/1.0.0"
@@ -90,6 +91,25 @@ def test_the_probe_sees_what_enters_the_last_sigmoid(finished):
         np.testing.assert_allclose(normed, plain, rtol=1e-4)
 
 
+def test_a_holdout_is_taken_from_the_end_of_training_and_chooses(tmp_path):
+    """What the sampler draws from, what is evaluated, and what the best checkpoint goes by."""
+    evaluation = config()["evaluation"] | {"holdout": 20}
+    settings = config(variants=PLAIN, evaluation=evaluation)
+    metrics = run_comparison(settings, tmp_path / "w").metrics
+    held = metrics[(metrics["split"] == "holdout") & (metrics["metric"] == "accuracy")]
+    assert sorted(set(held["step"])) == [0, 10, 20]
+    whole = small_dataset()
+    short = whole.hold_out(20)
+    assert len(short.train_labels) == len(whole.train_labels) - 20
+    np.testing.assert_array_equal(short.holdout_images, whole.train_images[-20:])
+    note = json.loads((tmp_path / "w" / "checkpoints" / "plain" / "20.json").read_text())
+    assert note["score"] == held[held["step"] == 20]["value"].mean()
+    evaluation["holdout"] = len(whole.train_labels)
+    with pytest.raises(ConfigError, match="must leave some of the"):
+        run_comparison(config(evaluation=evaluation), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def assert_same_records(workdir, finished):
     # To the last digit, too: the same seeds on the same machine.
     whole, resumed = (folder / "metrics.csv" for folder in (finished[0], workdir))
@@ -102,10 +122,10 @@ def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
             raise KeyboardInterrupt
 
     settings = config(checkpoint={"every": 1, "keep": 1}, eval_every=5, variants=PLAIN)
-    whole = run_comparison(settings, tmp_path / "whole", make_probe=sigmoid_input)
+    whole = run_comparison(settings, tmp_path / "whole")
     workdir, steps = tmp_path / "w", []
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(settings, workdir, make_probe=sigmoid_input, progress=die)
+        run_comparison(settings, workdir, progress=die)
     half = read_run(workdir)
     assert not half.finished("plain")
     assert half.metrics["step"].max() == 15
@@ -113,7 +133,6 @@ def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
     run_comparison(
         settings,
         workdir,
-        make_probe=sigmoid_input,
         progress=lambda variant, step: steps.append(step),
     )
     assert steps == [10, 15, 20]
@@ -146,9 +165,9 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
         patch.setattr(run_module, "as_completed", wait_and_stop)
         patch.setattr(run_module, "_stop_asked", stopping)
         with pytest.raises(KeyboardInterrupt):
-            run_comparison(config(), tmp_path / "w", make_probe=sigmoid_input)
+            run_comparison(config(), tmp_path / "w")
     assert saved_steps(tmp_path / "w" / "checkpoints" / "plain") == [steps_done]
-    run_comparison(config(), tmp_path / "w", make_probe=sigmoid_input)
+    run_comparison(config(), tmp_path / "w")
     assert_same_records(tmp_path / "w", finished)
 
 
@@ -174,10 +193,8 @@ def test_where_a_comparison_is_trained_changes_no_result(finished, tmp_path, dev
 
     every = {"checkpoint": {"every": 1, "keep": 1}}
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(config(**every), tmp_path / "w", make_probe=sigmoid_input, progress=die)
-    run_comparison(
-        config(devices=common | devices, **every), tmp_path / "w", make_probe=sigmoid_input
-    )
+        run_comparison(config(**every), tmp_path / "w", progress=die)
+    run_comparison(config(devices=common | devices, **every), tmp_path / "w")
     key = ["variant", "seed", "step", "split", "metric"]
     ours, expected = (
         read_run(folder).metrics.set_index(key)["value"].sort_index()
@@ -290,7 +307,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
         return dataclasses.replace(states, params=states.params | {"logits": logits})
 
     monkeypatch.setattr(variant_module, "initial_states", spoilt)
-    run_comparison(config(variants=PLAIN), tmp_path / "w", make_probe=sigmoid_input)
+    run_comparison(config(variants=PLAIN), tmp_path / "w")
     spoilt_run = read_run(tmp_path / "w").metrics
     healthy = read_run(finished[0]).metrics
     healthy = healthy[(healthy["variant"] == "plain") & (healthy["seed"] == 0)]

@@ -29,7 +29,7 @@ HIGH = {key: high for key, (_, high) in VALUES.items()}
 def config():
     config = mnist_sigmoid.get_config().to_dict()
     config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
-    settings = {"model.hidden": (6, 5), "normalizer.name": "batch_renorm"}
+    settings = {"model.hidden": (6, 5), "normalizer.name": "batch_renorm", "measures": ()}
     settings |= {f"normalizer.{key}": 0.0 for key in ("warmup", "r_max_end", "d_max_end")}
     return with_settings(common_config(config), settings | BASE)
 

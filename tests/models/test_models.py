@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bnrepro.layers import BatchNorm, BatchRenorm
-from bnrepro.models import CNN, MLP, NORMALIZERS, make_network, make_normalizer
+from bnrepro.models import CNN, MLP, NORMALIZERS, PLACEMENTS, make_network, make_normalizer
 from bnrepro.models.convolution import convolution
 from bnrepro.models.dropout import Dropout
 
@@ -75,6 +75,78 @@ def test_the_normalizer_stands_before_the_nonlinearity():
     np.testing.assert_allclose(after, 1 / (1 + np.exp(-normed)) @ kernel, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_the_normalizer_stands_where_it_was_placed(kind, placement):
+    """Each linear layer's input is what the one before put out, through what stands between."""
+    settings = {"hidden": (5, 4), "channels": (5, 4), "activation": "relu", "init": "normal"}
+    model = make_network(
+        kind,
+        **settings,
+        init_std=0.5,
+        dropout=0.0,
+        num_classes=3,
+        normalizer=make_normalizer("batch_norm", steps=100, **SETTINGS),
+        norm_placement=placement,
+    )
+    images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
+    variables = model.init(jax.random.key(1), images, train=True)
+    _, captured = model.apply(
+        variables,
+        images,
+        train=True,
+        capture_intermediates=True,
+        mutable=["intermediates", "batch_stats"],
+    )
+    captured = {k: v for k, v in captured["intermediates"].items() if k != "__call__"}
+    out = {k: np.asarray(v["__call__"][0]) for k, v in captured.items()}
+    linear = {"mlp": "dense", "cnn": "conv"}[kind]
+    first = model.nonlinearity_inputs()[0]
+    assert first == ("norm_0" if placement != "after" else f"{linear}_0")
+
+    def standardized(x):
+        axes = tuple(range(x.ndim - 1))
+        return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5)
+
+    before = standardized(out[f"{linear}_0"]) if placement != "after" else out[f"{linear}_0"]
+    np.testing.assert_allclose(out[first], before, rtol=1e-3, atol=1e-4)
+    last = {"before": None, "after": "norm_0", "both": "norm_after_0"}[placement]
+    assert ("norm_after_0" in out) == (placement == "both")
+    if last:
+        np.testing.assert_allclose(
+            out[last], standardized(np.maximum(before, 0)), rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", ["batch_renorm", "group_norm", "moving_average_norm", "none"])
+def test_of_half_precision_are_activations_alone(kind, name):
+    settings = {"hidden": (20, 10), "channels": (20, 10), "activation": "relu", "init": "normal"}
+    model = make_network(
+        kind,
+        **settings,
+        init_std=0.5,
+        dropout=0.0,
+        num_classes=3,
+        normalizer=make_normalizer(name, steps=100, dtype=jnp.bfloat16, **SETTINGS),
+        dtype="bfloat16",
+    )
+    images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
+    variables = model.init(jax.random.key(1), images, train=True)
+    logits, updates = model.apply(
+        variables,
+        images,
+        train=True,
+        capture_intermediates=True,
+        mutable=["intermediates", "batch_stats"],
+    )
+    kept = jax.tree.leaves((variables, updates.get("batch_stats", {})))
+    assert {x.dtype.name for x in kept} <= {"float32", "int32"}
+    assert logits.dtype == jnp.float32
+    hidden = {k: v for k, v in updates["intermediates"].items() if k not in ("logits", "__call__")}
+    assert {x.dtype.name for x in jax.tree.leaves(hidden)} == {"bfloat16"}
+
+
 def test_weights_are_gaussian_with_the_deviation_asked_for():
     model = MLP((500,), 3, nn.sigmoid, None, normal(0.02))
     kernel = model.init(jax.random.key(1), jnp.zeros((1, 400)), train=True)["params"]["dense_0"]
@@ -95,7 +167,7 @@ def test_the_two_batch_normalizers_share_their_common_settings():
 
 
 def test_an_unknown_normalizer_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'bn'.*batch_norm, batch_renorm"):
+    with pytest.raises(ValueError, match=r"'bn'.*batch_norm, .*batch_renorm"):
         make_normalizer("bn", steps=1, **SETTINGS)
 
 

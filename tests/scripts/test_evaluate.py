@@ -286,7 +286,6 @@ CODE = "__import__('pathlib').Path('ran').touch()"
     ("change", "message"),
     [
         (foreign("wings"), "cannot use run/config.json: wings is no config key"),
-        (lambda config: config.pop("ema_decay"), "run/config.json: the config lacks ema_decay"),
         (lambda config: config["model"].update(hidden=CODE), "run/config.json: model.hidden must"),
         (lambda config: config["normalizer"].update(name=CODE), "normalizer.name is unknown: "),
         (lambda config: config.update(dataset=CODE), "names no data set: "),

@@ -76,9 +76,11 @@ def after_50_steps(
         microbatch_size=microbatch_size,
         ema_decay=0.9,
         devices=devices,
+        measures=("near_linear", "gradient_norms"),
+        measure_every=7,
     )
     assert MAX_STEPS == 50
-    states, metrics = train(states, *devices.replicate(data()), 50)
+    states, metrics = train(states, *devices.replicate(data()), 0, 50)
     states, metrics = devices.gather(states), devices.gather(metrics)
 
     def one_seed(variables, data):

@@ -6,12 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from bnrepro.data.samplers import epochs
 from bnrepro.models import MLP, make_normalizer
 from bnrepro.training import (
-    Probe,
+    Task,
     evaluate,
     evaluate_minibatches,
     initial_states,
@@ -23,13 +22,6 @@ from bnrepro.training import (
 
 EXAMPLES, BATCH, MICROBATCH, STEPS = 40, 8, 4, 6
 SEEDS = jnp.array([5, 9])
-
-
-@pytest.fixture(scope="module")
-def data():
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.integers(0, 256, (EXAMPLES, 4, 4, 1)), jnp.uint8)
-    return images, jnp.asarray(rng.integers(0, 3, EXAMPLES), jnp.int32)
 
 
 def preprocess(images):
@@ -56,7 +48,7 @@ def built(common):
     }
 
 
-def train_steps(common):
+def train_steps(common, **measures):
     devices = make_devices(
         "single",
         seeds=0,
@@ -72,6 +64,7 @@ def train_steps(common):
         microbatch_size=MICROBATCH,
         devices=devices,
         **built(common),
+        **measures,
     )
 
 
@@ -85,16 +78,17 @@ def numbers(state):
 
 def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data):
     common = parts()
-    together, metrics = train_steps(common)(states_of(SEEDS, common), *data, STEPS)
+    together, metrics = train_steps(common)(states_of(SEEDS, common), *data, 0, STEPS)
     images, labels = data
-    sampler, single = epochs(EXAMPLES, BATCH), jax.jit(partial(train_step, **common))
+    sampler, single = epochs(EXAMPLES, BATCH), jax.jit(partial(train_step, task=Task(**common)))
     for i in range(len(SEEDS)):
         state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], common))
         losses = []
         for step in range(STEPS):
             index = sampler(state.sample_key, jnp.int32(step))
             x, y = preprocess(images[index]), labels[index]
-            state, out = single(state, x.reshape(2, MICROBATCH, 4, 4, 1), y.reshape(2, MICROBATCH))
+            x, y = x.reshape(2, MICROBATCH, 4, 4, 1), y.reshape(2, MICROBATCH)
+            state, out = single(state, {"images": x, "labels": y})
             losses.append(out["loss"])
         assert_close(numbers(jax.tree.map(lambda x, i=i: x[i], together)), numbers(state))
         assert_close(metrics["loss"][i, :STEPS], np.array(losses))
@@ -103,9 +97,9 @@ def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data
 def test_stopping_between_changes_nothing_to_the_last_bit(data):
     common = parts()
     steps = train_steps(common)
-    whole, metrics = steps(states_of(SEEDS, common), *data, STEPS)
-    first, before = steps(states_of(SEEDS, common), *data, 2)
-    parted, after = steps(first, *data, STEPS - 2)
+    whole, metrics = steps(states_of(SEEDS, common), *data, 0, STEPS)
+    first, before = steps(states_of(SEEDS, common), *data, 0, 2)
+    parted, after = steps(first, *data, 2, STEPS - 2)
     jax.tree.map(np.testing.assert_array_equal, numbers(parted), numbers(whole))
     for metric, values in metrics.items():
         joined = np.concatenate([before[metric][:, :2], after[metric][:, : STEPS - 2]], axis=1)
@@ -114,7 +108,7 @@ def test_stopping_between_changes_nothing_to_the_last_bit(data):
 
 def test_seeds_are_told_apart(data):
     common = parts()
-    first, _ = train_steps(common)(states_of(SEEDS, common), *data, STEPS)
+    first, _ = train_steps(common)(states_of(SEEDS, common), *data, 0, STEPS)
     assert (first.params["logits"]["kernel"][0] != first.params["logits"]["kernel"][1]).any()
 
 
@@ -148,21 +142,6 @@ def test_evaluation_uses_the_stored_averages_and_each_example_by_itself(data):
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(EXAMPLES), labels]
     assert_close(whole["loss"], losses.mean())
     assert_close(whole["accuracy"], (logits.argmax(-1) == np.asarray(labels)).mean())
-
-
-def test_a_probe_measures_inside_a_model_from_outside(data):
-    common = parts("none")
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
-    images, labels = preprocess(data[0]), data[1]
-    probe = Probe(
-        captures=lambda module, method: module.name == "dense_0",
-        measure=lambda captured: {"mean": captured["dense_0"]["__call__"][0].mean()},
-    )
-    measured = evaluate(state.evaluated, images, labels, model=common["model"], probe=probe)
-    kernel = np.asarray(state.params["dense_0"]["kernel"], np.float64)
-    expected = (np.asarray(images, np.float64).reshape(EXAMPLES, -1) @ kernel).mean()
-    assert_close(measured["mean"], expected)
-    assert set(measured) == {"loss", "accuracy", "mean"}
 
 
 def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_changes(data):

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from bnrepro import BatchNorm, BatchRenorm
-from bnrepro.training import make_optimizer, train_step
+from bnrepro.training import Task, make_optimizer, train_step
+from bnrepro.training.optimizers import make_schedule
 from bnrepro.training.state import NOT_DIVERGED, initial_state
 
 
@@ -34,14 +35,19 @@ def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1):
         example=jnp.zeros((1, 5)),
         ema_decay=ema_decay,
     )
-    step = jax.jit(partial(train_step, model=model, optimizer=optimizer, ema_decay=ema_decay))
+    step = jax.jit(partial(train_step, task=Task(model, optimizer, ema_decay)))
     return model, state, step
 
 
 def batch(microbatches, size, seed=0):
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(microbatches, size, 5)).astype(np.float32)
-    return jnp.asarray(images), jnp.asarray(rng.integers(0, 3, (microbatches, size)), jnp.int32)
+    labels = rng.integers(0, 3, (microbatches, size))
+    return {"images": jnp.asarray(images), "labels": jnp.asarray(labels, jnp.int32)}
+
+
+def microbatch(batch, i):
+    return jax.tree.map(lambda x: x[i : i + 1], batch)
 
 
 def assert_close(actual, expected, **tolerance):
@@ -54,8 +60,9 @@ def assert_close(actual, expected, **tolerance):
 
 def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
     _, state, step = setup()
-    images, labels = batch(1, 12)
-    new_state, metrics = step(state, images, labels)
+    given = batch(1, 12)
+    images, labels = given["images"], given["labels"]
+    new_state, metrics = step(state, given)
 
     flax_model = Network(nn.BatchNorm)
 
@@ -76,9 +83,9 @@ def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
 @pytest.mark.parametrize("norm", [BatchNorm, BatchRenorm])
 def test_gradient_and_statistics_are_the_means_of_what_each_microbatch_gives_by_itself(norm):
     _, state, step = setup(norm)
-    images, labels = batch(3, 4)
-    new_state, metrics = step(state, images, labels)
-    alone = [step(state, images[i : i + 1], labels[i : i + 1]) for i in range(3)]
+    given = batch(3, 4)
+    new_state, metrics = step(state, given)
+    alone = [step(state, microbatch(given, i)) for i in range(3)]
     # Of SGD, the mean of the updates is the update of the mean gradient.
     for field in ("params", "batch_stats"):
         mean = jax.tree.map(lambda *x: sum(x) / 3, *(getattr(new, field) for new, _ in alone))
@@ -89,11 +96,11 @@ def test_gradient_and_statistics_are_the_means_of_what_each_microbatch_gives_by_
 
 def test_microbatches_do_not_see_each_other():
     _, state, step = setup()
-    images, labels = batch(2, 4)
-    far = images.at[1].add(100.0)
-    both, _ = step(state, far, labels)
-    first, _ = step(state, images[:1], labels[:1])
-    second, _ = step(state, far[1:], labels[1:])
+    near = batch(2, 4)
+    far = near | {"images": near["images"].at[1].add(100.0)}
+    both, _ = step(state, far)
+    first, _ = step(state, microbatch(near, 0))
+    second, _ = step(state, microbatch(far, 1))
     assert_close(
         both.batch_stats["norm"]["var"],
         (first.batch_stats["norm"]["var"] + second.batch_stats["norm"]["var"]) / 2,
@@ -102,16 +109,16 @@ def test_microbatches_do_not_see_each_other():
 
 def test_without_normalization_the_division_into_microbatches_changes_nothing():
     _, state, step = setup(norm=None)
-    images, labels = batch(1, 12)
-    whole, _ = step(state, images, labels)
-    split, _ = step(state, images.reshape(4, 3, 5), labels.reshape(4, 3))
+    given = batch(1, 12)
+    whole, _ = step(state, given)
+    split, _ = step(state, jax.tree.map(lambda x: x.reshape(4, 3, *x.shape[2:]), given))
     assert_close(split.params, whole.params)
 
 
 def test_the_update_counter_of_batch_renorm_counts_steps_not_microbatches():
     _, state, step = setup(BatchRenorm)
     for _ in range(3):
-        state, _ = step(state, *batch(4, 3))
+        state, _ = step(state, batch(4, 3))
     assert int(state.batch_stats["norm"]["count"]) == 3
     assert state.batch_stats["norm"]["count"].dtype == jnp.int32
 
@@ -121,7 +128,7 @@ def test_averages_of_all_parameters_follow_the_recursion():
     expected = {"params": state.params, "batch_stats": state.batch_stats}
     # (1 + t) / (10 + t) until that exceeds the decay, at t = 26.
     for t in range(30):
-        state, _ = step(state, *batch(1, 6, seed=t))
+        state, _ = step(state, batch(1, 6, seed=t))
         decay = min(0.75, (1 + t) / (10 + t))
         now = {"params": state.params, "batch_stats": state.batch_stats}
         expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, now)
@@ -136,11 +143,11 @@ def test_without_averages_the_parameters_themselves_are_evaluated():
 
 def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered():
     _, state, step = setup(norm=None)
-    images, labels = batch(1, 6)
-    state, _ = step(state, images, labels)
+    given = batch(1, 6)
+    state, _ = step(state, given)
     assert int(state.diverged_at) == NOT_DIVERGED
     for _ in range(3):
-        state, _ = step(state, images * jnp.inf, labels)
+        state, _ = step(state, given | {"images": given["images"] * jnp.inf})
     assert int(state.diverged_at) == 2
 
 
@@ -173,3 +180,42 @@ def test_weight_decay_adds_to_the_gradients_of_kernels_alone():
     optimizer = make_optimizer("sgd", learning_rate=0.1, weight_decay=0.5)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     assert_close(updates, {"kernel": np.array([[-0.2, 0.1]]), "bias": np.array([-0.1, -0.1])})
+
+
+def test_settings_of_rmsprop_adam_and_clipping_are_those_of_optax():
+    params, grads = {"w": jnp.arange(3.0)}, {"w": jnp.array([1.0, -2.0, 0.5])}
+    clip = optax.clip_by_global_norm(0.5)
+    for ours, theirs in (
+        (
+            make_optimizer("rmsprop", learning_rate=0.1, rms_decay=0.5, epsilon=1.0),
+            optax.rmsprop(0.1, decay=0.5, eps=1.0),
+        ),
+        (make_optimizer("adam", learning_rate=0.1, epsilon=1.0), optax.adam(0.1, eps=1.0)),
+        (
+            make_optimizer("sgd", learning_rate=0.1, clip_norm=0.5),
+            optax.chain(clip, optax.sgd(0.1)),
+        ),
+    ):
+        assert_close(
+            ours.update(grads, ours.init(params), params)[0],
+            theirs.update(grads, theirs.init(params), params)[0],
+        )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "right"),
+    [
+        ("constant", {0: 0.0, 10: 0.4, 20: 0.8, 60: 0.8, 100: 0.8}),
+        # Half a cosine over the 80 steps after the warm-up.
+        ("cosine", {10: 0.4, 20: 0.8, 40: 0.4 * (1 + np.sqrt(0.5)), 60: 0.4, 100: 0.0}),
+        ("exponential", {20: 0.8, 25: 0.8 * np.sqrt(0.5), 30: 0.4, 40: 0.2}),
+        ("step", {20: 0.8, 29: 0.8, 30: 0.4, 39: 0.4, 40: 0.2}),
+    ],
+)
+def test_learning_rates_follow_their_schedule(schedule, right):
+    """Of 100 steps, 20 of warm-up, and a factor 1/2 every 10."""
+    rate = make_schedule(schedule, 0.8, steps=100, warmup=0.2, decay_rate=0.5, decay_every=0.1)
+    for step, expected in right.items():
+        np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-7)
+    without = {"steps": 100, "warmup": 0.0, "decay_rate": 0.5, "decay_every": 0.1}
+    assert make_schedule("constant", 0.8, **without) == 0.8

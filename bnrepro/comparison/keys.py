@@ -1,0 +1,292 @@
+"""The keys of a config: what each may be, what it is where a config does not say, what it means."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from bnrepro.data import SAMPLERS
+from bnrepro.models import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, NORMALIZERS, PLACEMENTS
+from bnrepro.training import MEASURES, OPTIMIZERS, SCHEDULES, STRATEGIES
+
+
+class ConfigError(Exception):
+    """A setting that cannot be; the message is one sentence for the user."""
+
+
+class Number(NamedTuple):
+    """A number of a kind within bounds, of which either may be out."""
+
+    kind: type
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def __str__(self) -> str:
+        left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        kind = "number" if self.kind is float else "integer"
+        return f"{kind} in {left}{self.low:,}, {self.high:,}{right}"
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises ConfigError unless the key may have the value."""
+        kinds = (int, float) if self.kind is float else (int,)
+        kind, _, bounds = str(self).partition(" in ")
+        require(
+            isinstance(value, kinds) and not isinstance(value, bool),
+            f"{key} must be {'a' if self.kind is float else 'an'} {kind}, got {value!r}",
+        )
+        inside = (
+            (value > self.low or (value == self.low and not self.open_low))
+            and (value < self.high or (value == self.high and not self.open_high))
+            and math.isfinite(value)
+        )
+        require(inside, f"{key} must be in {bounds}, got {value!r}")
+
+
+class Choice(NamedTuple):
+    """One of some names."""
+
+    known: Iterable[str]
+
+    def __str__(self) -> str:
+        return ", ".join(sorted(self.known))
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises ConfigError unless the key may have the value."""
+        if value not in self.known:
+            hint = nearest(value, self.known)
+            raise ConfigError(f"{key} is unknown: {value!r}; known are {self}{hint}")
+
+
+class Is(NamedTuple):
+    """A string, or True or False."""
+
+    kind: type
+
+    def __str__(self) -> str:
+        return {str: "string", bool: "True or False"}[self.kind]
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises ConfigError unless the key may have the value."""
+        wanted = {str: "a string", bool: "True or False"}[self.kind]
+        require(isinstance(value, self.kind), f"{key} must be {wanted}, got {value!r}")
+
+
+class Sizes(NamedTuple):
+    """Sizes of layers."""
+
+    def __str__(self) -> str:
+        return "tuple of positive integers"
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises ConfigError unless the key may have the value."""
+        require(
+            isinstance(value, list | tuple)
+            and len(value) > 0
+            and all(isinstance(size, int) and 1 <= size <= 2**20 for size in value),
+            f"{key} must be a tuple of positive integers, got {value!r}",
+        )
+
+
+class Names(NamedTuple):
+    """Any of some names, each once."""
+
+    known: Iterable[str]
+
+    def __str__(self) -> str:
+        return f"tuple of {', '.join(sorted(self.known))}"
+
+    def check(self, key: str, value: Any) -> None:
+        """Raises ConfigError unless the key may have the value."""
+        require(isinstance(value, list | tuple), f"{key} must be a tuple of names, got {value!r}")
+        for name in value:
+            Choice(self.known).check(key, name)
+        require(len(set(value)) == len(value), f"{key} names one twice: {value!r}")
+
+
+class Key(NamedTuple):
+    """A key of a config.
+
+    Attributes:
+      rule: what it may be.
+      default: what it is where a config, or one of an earlier version, does not say.
+      explanation: one line.
+    """
+
+    rule: Number | Choice | Is | Sizes | Names
+    default: Any
+    explanation: str
+
+
+_BATCH = Number(int, 1, 2**20)
+_SHARE = Number(float, 0, 1)
+
+KEYS: dict[str, Key] = {
+    # --- data ---
+    "dataset": Key(Is(str), "mnist", "TFDS name, and version if you like"),
+    "data_dir": Key(Is(str), "", "folder of prepared data sets; if given, the only one"),
+    "binary_input": Key(Is(bool), False, "pixels above 127 are 1, others 0; else from 0 to 1"),
+    # --- the run ---
+    "seeds": Key(Number(int, 1, 10_000), 3, "runs of each variant, trained together"),
+    "first_seed": Key(Number(int, 0, 2**31 - 10_001), 0, "they are counted from this one"),
+    "steps": Key(Number(int, 1, 10**9), 6_000, "updates; a multiple of eval_every"),
+    "batch_size": Key(_BATCH, 64, "examples the gradient is over"),
+    "microbatch_size": Key(_BATCH, 64, "examples normalized together; divides batch_size"),
+    "eval_every": Key(Number(int, 1, 10**9), 500, "steps between evaluations"),
+    "ema_decay": Key(
+        Number(float, 0, 1, open_high=True),
+        0.0,
+        "of the averages of all parameters that evaluation uses; 0 for none",
+    ),
+    "preview": Key(Is(bool), False, "marks tables and figures as not the real thing"),
+    "checkpoint.every": Key(
+        Number(int, 0, 10**9), 10, "evaluations; 0: only when interrupted, and at the end"
+    ),
+    "checkpoint.keep": Key(Number(int, 1, 1_000), 2, "of them, beside the best"),
+    # --- devices, which change no result but for rounding ---
+    "devices.strategy": Key(Choice(STRATEGIES), "jit", "jit is a program over a mesh"),
+    "devices.seeds": Key(Number(int, 0, 2**20), 0, "devices along the seeds; 0: the code chooses"),
+    "devices.data": Key(Number(int, 0, 2**20), 0, "devices along the batch; 0: the code chooses"),
+    "devices.synchronized": Key(
+        Is(bool), False, "spread each microbatch over devices, which share its statistics"
+    ),
+    # --- model ---
+    "model.name": Key(Choice(NETWORKS), "mlp", "the network"),
+    "model.hidden": Key(Sizes(), (100, 100, 100), "units of an mlp's layers"),
+    "model.channels": Key(Sizes(), (16, 32, 32, 32), "of a cnn's convolutions"),
+    "model.activation": Key(Choice(ACTIVATIONS), "relu", "of the hidden layers"),
+    "model.init": Key(
+        Choice(INITIALIZERS), "lecun_normal", "of all weights; lecun_normal has variance 1 / inputs"
+    ),
+    "model.init_std": Key(
+        Number(float, 0, 1e3, open_low=True), 0.1, "standard deviation of init normal"
+    ),
+    "model.dropout": Key(
+        Number(float, 0, 1, open_high=True),
+        0.0,
+        "rate, of hidden units, or of a cnn's features",
+    ),
+    "model.norm_placement": Key(
+        Choice(PLACEMENTS),
+        "before",
+        "of normalizers, to the nonlinearity",
+    ),
+    "model.dtype": Key(
+        Choice(DTYPES), "float32", "of activations; parameters, statistics and loss are float32"
+    ),
+    # --- optimizer ---
+    "optimizer.name": Key(Choice(OPTIMIZERS), "sgd", "adam takes no momentum"),
+    "optimizer.learning_rate": Key(
+        Number(float, 0, 1e6, open_low=True), 0.1, "at its highest, if there is a schedule"
+    ),
+    "optimizer.momentum": Key(Number(float, 0, 1, open_high=True), 0.0, "of sgd and rmsprop"),
+    "optimizer.weight_decay": Key(
+        Number(float, 0, 1e6), 0.0, "of the L2 penalty weight_decay / 2 * |kernels|^2"
+    ),
+    "optimizer.schedule": Key(
+        Choice(SCHEDULES), "constant", "of the learning rate; cosine ends at 0"
+    ),
+    "optimizer.warmup": Key(
+        Number(float, 0, 1, open_high=True), 0.0, "share of the run in which the rate rises from 0"
+    ),
+    "optimizer.decay_rate": Key(
+        Number(float, 0, 1, open_low=True), 0.94, "factor of schedules exponential and step"
+    ),
+    "optimizer.decay_every": Key(
+        Number(float, 0, 1, open_low=True), 0.1, "share of the run that such a factor takes"
+    ),
+    "optimizer.rms_decay": Key(
+        Number(float, 0, 1, open_high=True), 0.9, "of rmsprop's average of squared gradients"
+    ),
+    "optimizer.epsilon": Key(
+        Number(float, 0, 1e3, open_low=True), 1e-8, "of rmsprop and adam, added to the deviation"
+    ),
+    "optimizer.clip_norm": Key(
+        Number(float, 0, 1e6), 0.0, "largest norm of the gradient of all parameters; 0 for any"
+    ),
+    # --- minibatches ---
+    "sampler.name": Key(Choice(SAMPLERS), "epochs", "how examples are drawn"),
+    "sampler.labels_per_batch": Key(_BATCH, 2, "of sampler labels"),
+    "sampler.examples_per_label": Key(_BATCH, 30, "of sampler labels"),
+    "sampler.repeat_labels": Key(Is(bool), False, "draw labels with replacement"),
+    # --- evaluation and measures ---
+    "evaluation.train_examples": Key(
+        Number(int, 0, 2**31 - 1), 0, "first training images to evaluate on, too (train_set)"
+    ),
+    "evaluation.minibatches": Key(
+        Number(int, 0, 2**20), 0, "of test images, with their own statistics (test_minibatches)"
+    ),
+    "evaluation.holdout": Key(
+        Number(int, 0, 2**31 - 1),
+        0,
+        "last training images to take away and to choose by, instead of the test set",
+    ),
+    "measures": Key(Names(MEASURES), (), "what to measure beside loss and accuracy"),
+    "measure_every": Key(Number(int, 1, 10**9), 10, "steps between measures in training"),
+    # --- normalizer ---
+    "normalizer.name": Key(Choice(NORMALIZERS), "none", "the normalizer"),
+    "normalizer.momentum": Key(_SHARE, 0.99, "of the moving averages"),
+    "normalizer.epsilon": Key(Number(float, 0, 1e3, open_low=True), 1e-5, "added to the variance"),
+    "normalizer.use_scale": Key(Is(bool), True, "learn gamma; the Batch Renorm paper fixes it"),
+    "normalizer.r_max": Key(Number(float, 1, 1e6), 3.0, "Batch Renorm's limit of r, in the end"),
+    "normalizer.d_max": Key(Number(float, 0, 1e6), 5.0, "Batch Renorm's limit of d, in the end"),
+    "normalizer.warmup": Key(_SHARE, 5 / 130, "share of the run with r_max 1, d_max 0"),
+    "normalizer.r_max_end": Key(_SHARE, 40 / 130, "share of the run until r_max is reached"),
+    "normalizer.d_max_end": Key(_SHARE, 25 / 130, "share of the run until d_max is reached"),
+    "normalizer.num_groups": Key(_BATCH, 10, "of group_norm; divides the features"),
+}
+# Numbers that a compiled program can take as arguments: variants that differ in nothing else are
+# one program.
+TRACED = (
+    "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
+    "normalizer.momentum", "normalizer.epsilon", "normalizer.r_max", "normalizer.d_max",
+    "model.dropout", "model.init_std",
+)  # fmt: skip
+# These hold for a whole comparison; a variant cannot change them.
+COMMON = {"variants", "baseline", "dataset", "data_dir", "seeds", "first_seed", "steps",
+           "eval_every", "preview", "checkpoint", "measures", "measure_every"}  # fmt: skip
+
+
+def check_setting(key: str, value: Any) -> None:
+    """Makes sure that there is such a key and that it may have this value.
+
+    Raises:
+      ConfigError: it is not so; the sentence names the nearest key, or the bounds.
+    """
+    # The nearest is looked for only where one is missing: it takes longer than all else.
+    if key not in KEYS:
+        raise ConfigError(f"{key} is no config key" + nearest(key, KEYS))
+    KEYS[key].rule.check(key, value)
+
+
+def is_number(key: str) -> bool:
+    """Whether a config key takes numbers."""
+    return isinstance(KEYS[key].rule, Number)
+
+
+def is_integer(key: str) -> bool:
+    """Whether a config key takes integers only."""
+    rule = KEYS[key].rule
+    return isinstance(rule, Number) and rule.kind is int
+
+
+def keys_table() -> str:
+    """All keys as a Markdown table."""
+    rows = [
+        f"| `{name}` | {key.rule} | `{key.default!r}` | {key.explanation} |"
+        for name, key in KEYS.items()
+    ]
+    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """A question for the nearest of some names, if any is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

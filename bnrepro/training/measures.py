@@ -1,0 +1,166 @@
+"""What can be measured beside loss and accuracy, by the names that `config.measures` takes.
+
+A measure is called as `measure(state, grads, captured, batch)` with the state before the update
+(at evaluations, the variables that are evaluated), the gradients of the loss (there, None), the
+outputs of modules by name, shaped (microbatches, size, ...), and the batch. It returns named
+numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float
+
+from bnrepro.training.step import Task, loss_and_gradients
+
+Numbers = dict[str, Float[Array, ""]]
+
+_PERCENTILES = (15, 50, 85)
+# Where |x| is at most this, the sigmoid is within 0.02 of its tangent at 0, 1/2 + x/4.
+_NEAR_LINEAR = 1.0
+# Multiples of the step that the optimizer takes.
+_DISTANCES = (0.5, 1, 2, 4)
+
+
+def gradient_norms(state: Any, grads: Any, captured: Any, batch: Any) -> Numbers:
+    """`grad_norm/LAYER`: of the gradient of all parameters of each layer."""
+    return {f"grad_norm/{name}": optax.tree.norm(layer) for name, layer in grads.items()}
+
+
+def parameter_norms(state: Any, grads: Any, captured: Any, batch: Any) -> Numbers:
+    """`param_norm/LAYER/NAME`: of each parameter."""
+    return {
+        f"param_norm/{'/'.join(path)}": optax.tree.norm(value)
+        for path, value in flatten_dict(state.params).items()
+    }
+
+
+def normalizer_outputs(state: Any, grads: Any, captured: Any, batch: Any) -> Numbers:
+    """`output/NORM/p15`, `p50`, `p85`: percentiles of a normalizer's output over all its units."""
+    return {
+        f"output/{name}/p{p}": jnp.percentile(y, p)
+        for name, y in captured.items()
+        if name.startswith("norm")
+        for p in _PERCENTILES
+    }
+
+
+def near_linear(
+    state: Any, grads: Any, captured: Any, batch: Any, *, inputs: Sequence[str]
+) -> Numbers:
+    """`near_linear/LAYER`: share of a nonlinearity's inputs within 1 of 0.
+
+    Where a normalizer with an affine map puts them out, `near_linear/LAYER/standardized` is that
+    share before the map.
+    """
+    numbers = {}
+    for name in inputs:
+        y, parameters = captured[name], state.params.get(name, {})
+        numbers[f"near_linear/{name}"] = jnp.mean(abs(y) <= _NEAR_LINEAR)
+        if {"scale", "bias"} <= set(parameters):
+            axes = tuple(range(y.ndim - 1))
+            bias, scale = (jnp.expand_dims(parameters[key], axes) for key in ("bias", "scale"))
+            x_hat = (y - bias) / scale
+            numbers[f"near_linear/{name}/standardized"] = jnp.mean(abs(x_hat) <= _NEAR_LINEAR)
+    return numbers
+
+
+def sigmoid_input(
+    state: Any, grads: Any, captured: Any, batch: Any, *, inputs: Sequence[str]
+) -> Numbers:
+    """`sigmoid_input/p15`, `p50`, `p85`: of the last nonlinearity's first input ([BN] figure 1).
+
+    Of a convolution, that is the first channel at all places.
+    """
+    unit = captured[inputs[-1]][..., 0]
+    return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in _PERCENTILES}
+
+
+def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, *, task: Task) -> Numbers:
+    """How loss and gradient change along the gradient, on the same batch.
+
+    `along_gradient/loss_K` and `along_gradient/gradient_K`: the loss' change, and the norm of the
+    gradient's, after K times the distance of the optimizer's own step.
+    """
+    updates, _ = task.optimizer.update(grads, state.opt_state, state.params)
+    norm = optax.tree.norm(grads)
+    unit = optax.tree.norm(updates) / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+
+    def at(distance: float) -> tuple[Array, Any]:
+        params = jax.tree.map(lambda p, g: p - distance * unit * g, state.params, grads)
+        metrics, gradients, _, _ = loss_and_gradients(params, state, batch, task)
+        return metrics["loss"], gradients
+
+    numbers, (loss, _) = {}, at(0.0)
+    for distance in _DISTANCES:
+        there, gradients = at(distance)
+        numbers[f"along_gradient/loss_{distance:g}"] = there - loss
+        change = jax.tree.map(jnp.subtract, gradients, grads)
+        numbers[f"along_gradient/gradient_{distance:g}"] = optax.tree.norm(change)
+    return numbers
+
+
+class Measure(NamedTuple):
+    """What some named measures need and give.
+
+    Attributes:
+      captures: of which modules they take the outputs (flax's `capture_intermediates`).
+      in_training: the measures of a training step, as one.
+      at_evaluation: those of an evaluation.
+    """
+
+    captures: Any
+    in_training: Callable[[Any, Any, Any, Any], Numbers] | None
+    at_evaluation: Callable[[Any, Any, Any, Any], Numbers] | None
+
+
+# By name, whether they can be taken in a training step, and at an evaluation.
+_IN_TRAINING: dict[str, Callable[..., Numbers]] = {
+    "along_gradient": along_gradient,
+    "gradient_norms": gradient_norms,
+    "near_linear": near_linear,
+    "normalizer_outputs": normalizer_outputs,
+    "parameter_norms": parameter_norms,
+}
+_AT_EVALUATION: dict[str, Callable[..., Numbers]] = {
+    "near_linear": near_linear,
+    "normalizer_outputs": normalizer_outputs,
+    "sigmoid_input": sigmoid_input,
+}
+MEASURES = tuple(sorted(_IN_TRAINING | _AT_EVALUATION))
+
+
+def make_measure(names: Sequence[str], task: Task) -> Measure | None:
+    """The measures of these names for a task; None if there are none.
+
+    Args:
+      names: of `MEASURES`.
+      task: what they are taken of; its model tells the names of its nonlinearities' inputs.
+    """
+    if not names:
+        return None
+    inputs = task.model.nonlinearity_inputs()
+    given: dict[Any, dict[str, Any]] = {
+        along_gradient: {"task": task},
+        near_linear: {"inputs": inputs},
+        sigmoid_input: {"inputs": inputs},
+    }
+
+    def together(known: Mapping[str, Callable[..., Numbers]]) -> Any:
+        chosen = [known[name] for name in names if name in known]
+        measures = [partial(measure, **given.get(measure, {})) for measure in chosen]
+        if not measures:
+            return None
+        return lambda *arguments: {k: v for m in measures for k, v in m(*arguments).items()}
+
+    def captures(module: Any, method: str) -> bool:
+        name = module.name or ""
+        return method == "__call__" and (name in inputs or name.startswith("norm"))
+
+    wanted = {"near_linear", "normalizer_outputs", "sigmoid_input"} & set(names)
+    return Measure(captures if wanted else False, together(_IN_TRAINING), together(_AT_EVALUATION))

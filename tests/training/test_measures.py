@@ -1,0 +1,149 @@
+"""Measures are what NumPy or JAX makes of the same batch, taken in the steps they are due."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bnrepro.training import MEASURES, Task, evaluate, make_measure, train_step
+from tests.training.test_loop import (
+    BATCH,
+    MICROBATCH,
+    SEEDS,
+    STEPS,
+    epochs,
+    parts,
+    preprocess,
+    states_of,
+    train_steps,
+)
+
+
+def one_step(data, normalizer, *names):
+    """What is measured in a first step, and the parts to compute it anew: state, batch, task."""
+    common = parts(normalizer)
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    rng = np.random.default_rng(0)
+    # No parameter at 0 or 1 that a mistake could hide behind.
+    params = jax.tree.map(lambda p: p + rng.uniform(0.1, 0.5, p.shape), state.params)
+    state = state.__class__(**(vars(state) | {"params": params}))
+    index = epochs(len(data[0]), BATCH)(state.sample_key, jnp.int32(0)).reshape(2, MICROBATCH)
+    batch = {"images": preprocess(data[0][index]), "labels": data[1][index]}
+    task = Task(**common)
+    measure = make_measure(names, task)
+    task = task._replace(captures=measure.captures)
+    _, metrics = jax.jit(partial(train_step, task=task, measure=measure.in_training))(state, batch)
+    return metrics, state, batch, task
+
+
+def gradients(params, state, batch, task):
+    def loss(params):
+        def one(images, labels):
+            logits, _ = task.model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jnp.mean(jax.vmap(one)(batch["images"], batch["labels"]))
+
+    return jax.value_and_grad(loss)(params)
+
+
+def normalized(state, batch, task):
+    """The first normalizer's output in each microbatch, in float64."""
+    params = jax.tree.map(partial(np.asarray, dtype=np.float64), state.params)
+    x = np.asarray(batch["images"], np.float64).reshape(2, MICROBATCH, -1)
+    x = x @ params["dense_0"]["kernel"]
+    x_hat = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    return x_hat * params["norm_0"]["scale"] + params["norm_0"]["bias"], x_hat
+
+
+def test_norms_of_gradients_and_parameters(data):
+    metrics, state, batch, task = one_step(data, "batch_norm", "gradient_norms", "parameter_norms")
+    _, grads = gradients(state.params, state, batch, task)
+    for layer, inner in grads.items():
+        flat = np.concatenate([np.ravel(x) for x in inner.values()])
+        np.testing.assert_allclose(metrics[f"grad_norm/{layer}"], np.linalg.norm(flat), rtol=1e-4)
+        for name, value in state.params[layer].items():
+            right = np.linalg.norm(value)
+            np.testing.assert_allclose(metrics[f"param_norm/{layer}/{name}"], right, rtol=1e-4)
+
+
+def test_percentiles_of_normalizers_and_shares_near_zero(data):
+    metrics, state, batch, task = one_step(data, "batch_norm", "normalizer_outputs", "near_linear")
+    y, x_hat = normalized(state, batch, task)
+    for p in (15, 50, 85):
+        np.testing.assert_allclose(
+            metrics[f"output/norm_0/p{p}"], np.percentile(y, p), rtol=1e-3, atol=1e-4
+        )
+    assert metrics["near_linear/norm_0"] == pytest.approx(np.mean(abs(y) <= 1))
+    share = np.mean(abs(x_hat) <= 1)
+    assert metrics["near_linear/norm_0/standardized"] == pytest.approx(share)
+
+
+def test_changes_along_the_gradient(data):
+    """Of plain gradient descent, K times the step is K times the learning rate."""
+    metrics, state, batch, task = one_step(data, "batch_norm", "along_gradient")
+    loss, grads = gradients(state.params, state, batch, task)
+    for k in (0.5, 1, 2, 4):
+        params = jax.tree.map(lambda p, g, k=k: p - k * 0.5 * g, state.params, grads)
+        there, there_grads = gradients(params, state, batch, task)
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, there_grads, grads))
+        np.testing.assert_allclose(
+            metrics[f"along_gradient/loss_{k:g}"], there - loss, rtol=1e-2, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            metrics[f"along_gradient/gradient_{k:g}"], change, rtol=1e-2, atol=1e-5
+        )
+
+
+def test_at_evaluations_captured_outputs_are_measured_alone(data):
+    """Figure 1's percentiles among them: of the last nonlinearity's first input."""
+    common = parts("none")
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    images, labels = preprocess(data[0]), data[1]
+    measure = make_measure(MEASURES, Task(**common))
+    found = evaluate(state.evaluated, images, labels, model=common["model"], measure=measure)
+    x = np.asarray(images, np.float64).reshape(len(images), -1)
+    params = jax.tree.map(partial(np.asarray, dtype=np.float64), state.params)
+    hidden = 1 / (1 + np.exp(-(x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"])))
+    unit = (hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"])[:, 0]
+    for p in (15, 50, 85):
+        right = np.percentile(unit, p)
+        np.testing.assert_allclose(found[f"sigmoid_input/p{p}"], right, rtol=1e-3, atol=1e-5)
+    prefixes = {name.partition("/")[0] for name in found}
+    assert prefixes == {"loss", "accuracy", "sigmoid_input", "near_linear"}
+
+
+def test_measures_change_no_step_and_are_taken_when_due(data):
+    common = parts("batch_norm")
+    start = partial(states_of, SEEDS, common)
+    plain, without = train_steps(common)(start(), *data, 0, STEPS)
+    steps = train_steps(common, measures=("gradient_norms",), measure_every=2)
+    measured, metrics = steps(start(), *data, 0, STEPS)
+    np.testing.assert_allclose(metrics["loss"], without["loss"], rtol=1e-5)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), measured.params, plain.params
+    )
+    norms = metrics["grad_norm/dense_0"][:, :STEPS]
+    np.testing.assert_array_equal(norms > 0, [[True, False] * (STEPS // 2)] * len(SEEDS))
+    # Counted from the first step of all, not from the first of this call.
+    _, later = steps(start(), *data, 1, 2)
+    np.testing.assert_array_equal(later["grad_norm/dense_0"][:, :2] > 0, [[False, True]] * 2)
+
+
+def test_what_is_not_named_is_not_compiled(data):
+    common = parts("batch_norm")
+
+    def program(**measures):
+        arguments = states_of(SEEDS, common), *data, 0, STEPS
+        return str(jax.make_jaxpr(train_steps(common, **measures))(*arguments))
+
+    assert program() == program(measures=("sigmoid_input",))  # of evaluations alone
+    assert program() != program(measures=("gradient_norms",))
