@@ -1,7 +1,7 @@
 """Data sets by the names TFDS gives them, read as NumPy arrays and kept in a cache.
 
-A prepared set (ArrayRecord files, as TFDS writes them) is looked for in `data_dir`,
-`$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and what comes from the
+A prepared set (ArrayRecord files, as TFDS writes them) is looked for in `data_dir` or, where that
+is not given, in `$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and what comes from the
 cache does not import TFDS either.
 """
 
@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 _NAME = r"(?P<name>[A-Za-z]\w*)(/(?P<config>\w[\w.+-]*))?"
 _VERSION = r"(?P<version>\d+\.\d+\.\d+)"
 _INFO = "dataset_info.json"
+_TFDS_FOLDER = "~/tensorflow_datasets"
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -91,15 +92,15 @@ MNIST = (Reference("mnist"), Reference("mnist", version="3.0.1"))
 
 
 def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Reads a data set into memory; where there is none, tries to get MNIST.
+    """Reads a data set into memory; where there is none, and no folder was named, gets MNIST.
 
-    Where MNIST is neither found nor to be downloaded, scikit-learn's 8x8 digits stand in for it,
-    and a warning says so.
+    Where MNIST is not to be downloaded either, scikit-learn's 8x8 digits stand in for it, and a
+    warning says so.
 
     Args:
       name: `name[/config][:version]`, as TFDS writes it. The highest version is taken where none
         is named, and the only config where none is.
-      data_dir: the folder to look into first.
+      data_dir: the folder to look into; None for `$TFDS_DATA_DIR`, then TFDS's default folder.
 
     Returns:
       The set, with TFDS's split `test`, or `validation` where there is no `test`, as the test set.
@@ -111,7 +112,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     wanted = parse_name(name)
     folders = data_folders(data_dir)
     found = find_prepared(wanted, folders)
-    if found is None and wanted in MNIST:
+    if found is None and wanted in MNIST and not data_dir:
         from bnrepro.data import prepare  # here, since it imports TFDS
 
         try:
@@ -159,8 +160,8 @@ def parse_name(name: str) -> Reference:
 
 
 def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
-    """The folders that may hold prepared sets, the first to be looked into first."""
-    candidates = (data_dir, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets")
+    """The folders that may hold prepared sets: `data_dir` alone, if given, or TFDS's in order."""
+    candidates = (data_dir,) if data_dir else (os.environ.get("TFDS_DATA_DIR"), _TFDS_FOLDER)
     folders = [pathlib.Path(folder).expanduser() for folder in candidates if folder]
     return list(dict.fromkeys(folders))
 

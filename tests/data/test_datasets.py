@@ -63,7 +63,8 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_default(
     monkeypatch.setenv("TFDS_DATA_DIR", str(environment))
     assert load_dataset("mnist").name == "mnist/5.0.0"
     assert load_dataset("mnist", data_dir).name == "mnist/3.0.1"
-    assert load_dataset("mnist:9.0.0", data_dir).name == "mnist/9.0.0"
+    with pytest.raises(DatasetError, match="is not in"):  # it is the only one
+        load_dataset("mnist:9.0.0", data_dir)
 
 
 def test_the_highest_version_is_taken_by_number_where_none_is_named(data_dir):
@@ -91,12 +92,12 @@ def test_one_of_several_configs_must_be_named(data_dir):
 def test_a_set_that_is_nowhere_is_an_error_with_the_folders_the_way_and_the_known_sets(
     data_dir, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "environment"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     copied(data_dir, "squares/red/1.0.0")
     with pytest.raises(DatasetError) as error:
-        load_dataset("circles", data_dir)
+        load_dataset("circles")
     message = str(error.value)
-    for folder in (data_dir, tmp_path / "environment", tmp_path / "home" / "tensorflow_datasets"):
+    for folder in (data_dir, tmp_path / "home" / "tensorflow_datasets"):
         assert str(folder) in message
     assert "python -m scripts.prepare_data circles" in message
     assert "mnist:3.0.1, squares/red:1.0.0" in message
@@ -134,8 +135,14 @@ def test_mnist_is_downloaded_where_there_is_none(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "environment"))
     assert load_dataset("mnist:3.0.1").name == "mnist/3.0.1"
     assert (tmp_path / "environment" / "mnist" / "3.0.1").is_dir()
-    load_dataset("mnist", tmp_path / "other")
     assert len(server[1]) == 4
+
+
+def test_a_folder_that_was_named_gets_neither_a_download_nor_a_stand_in(server, tmp_path):
+    with pytest.raises(DatasetError, match="'mnist' is not in"):
+        load_dataset("mnist", tmp_path)
+    assert not server[1]
+    assert not (tmp_path / "mnist").exists()
 
 
 # Damage
@@ -360,9 +367,10 @@ def test_a_cache_that_cannot_be_finished_leaves_nothing(data_dir, tmp_path, monk
 
 
 def test_without_data_and_network_the_digits_stand_in_and_a_warning_says_so(
-    no_network, tmp_path, caplog
+    no_network, tmp_path, caplog, monkeypatch
 ):
-    dataset = load_dataset("mnist", tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    dataset = load_dataset("mnist")
     assert dataset.stand_in
     assert dataset.name == "digits (scikit-learn 8x8, stand-in for mnist)"
     (record,) = caplog.records
@@ -371,16 +379,19 @@ def test_without_data_and_network_the_digits_stand_in_and_a_warning_says_so(
     assert "python -m scripts.prepare_data mnist" in record.getMessage()
 
 
-def test_where_the_download_cannot_be_put_the_digits_stand_in(server, tmp_path, caplog):
+def test_where_the_download_cannot_be_put_the_digits_stand_in(
+    server, tmp_path, caplog, monkeypatch
+):
     (tmp_path / "file").touch()
-    assert load_dataset("mnist", tmp_path / "file").stand_in
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
+    assert load_dataset("mnist").stand_in
     assert str(tmp_path / "file") in caplog.text
 
 
-def test_the_digits_are_all_of_them_once_in_the_form_of_mnist(no_network, tmp_path):
+def test_the_digits_are_all_of_them_once_in_the_form_of_mnist(no_network):
     from sklearn.datasets import load_digits
 
-    dataset = load_dataset("mnist", tmp_path)
+    dataset = load_dataset("mnist")
     images = np.concatenate([dataset.train_images, dataset.test_images])
     assert images.shape == (1797, 8, 8, 1)
     assert images.dtype == np.uint8
@@ -390,11 +401,11 @@ def test_the_digits_are_all_of_them_once_in_the_form_of_mnist(no_network, tmp_pa
     assert restored == sorted(image.astype(int).tobytes() for image in load_digits().images)
 
 
-def test_a_fifth_of_each_digit_is_for_testing_and_always_the_same(no_network, tmp_path):
-    dataset = load_dataset("mnist", tmp_path)
+def test_a_fifth_of_each_digit_is_for_testing_and_always_the_same(no_network):
+    dataset = load_dataset("mnist")
     train, test = (np.bincount(labels) for labels in (dataset.train_labels, dataset.test_labels))
     np.testing.assert_array_equal(test, (train + test) // 5)
-    assert_same(load_dataset("mnist", tmp_path), dataset)
+    assert_same(load_dataset("mnist"), dataset)
 
 
 # The real sets

@@ -63,14 +63,17 @@ def test_the_checksums_are_those_tfds_has_registered():
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"<html>"])
-def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(server, tmp_path, damage):
+def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(
+    server, tmp_path, damage, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     files, _ = server
     files["t10k-labels-idx1-ubyte.gz"] = damage(files["t10k-labels-idx1-ubyte.gz"])
     with pytest.raises(DatasetError, match=r"t10k-labels-idx1-ubyte\.gz.* has wrong checksum"):
         prepare.prepare_mnist(tmp_path)
     assert not names(tmp_path)
     with pytest.raises(DatasetError, match="wrong checksum"):  # the digits must not hide it
-        load_dataset("mnist", tmp_path)
+        load_dataset("mnist")
 
 
 def test_an_interrupted_preparation_leaves_nothing(server, tmp_path, monkeypatch):

@@ -336,7 +336,7 @@ def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys,
     )
     edit(copied / "config.json", lambda config: config.update(dataset="no_such_set"))
     monkeypatch.setattr(bnrepro.data, "load_dataset", load_dataset)
-    assert "'no_such_set' is not in here or " in mistake(capsys, copied, "--data_dir=here")
+    assert "'no_such_set' is not in here: " in mistake(capsys, copied, "--data_dir=here")
 
 
 def test_help_waits_for_no_heavy_import():
