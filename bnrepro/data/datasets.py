@@ -1,8 +1,8 @@
 """Data sets by the names TFDS gives them, read as NumPy arrays and kept in a cache.
 
 A prepared set (ArrayRecord files, as TFDS writes them) is looked for in `data_dir` or, where that
-is not given, in `$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and what comes from the
-cache does not import TFDS either.
+is not given, in `$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and what
+comes from the cache does not import TFDS either.
 """
 
 import dataclasses
