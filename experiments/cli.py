@@ -4,6 +4,7 @@ import atexit
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ USAGE_ERROR = 2
 # EX_TEMPFAIL of sysexits.h: the same command goes on.
 PREEMPTED = 75
 INTERRUPTED = 130
+
+_told = threading.Event()
 
 # Called with the config as plain dicts, the workdir, whether to replace what that holds, and whom
 # to tell of each finished variant.
@@ -94,7 +97,7 @@ def _launch(
         except (ValueError, RuntimeError) as error:
             fail(error)
     else:
-        raise_on_sigterm(Preempted)
+        heed_sigterm()
     try:
         variant_configs(config)
         # Only the first process writes, and needs the package and the account.
@@ -144,26 +147,28 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
         fail(error)
 
 
-def raise_on_sigterm(error: type[BaseException]) -> None:
-    """Has the main thread raise the error when the process is told to end."""
+def heed_sigterm() -> None:
+    """Lets `end_if_told` end the process where it can be, when SIGTERM tells it to end."""
 
-    def told(signum: int, frame: Any) -> NoReturn:
+    def told(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise error
-
-    def dropped(unraisable: Any) -> None:
-        # Python drops what is raised in a finalizer or while it collects garbage, where JAX has a
-        # callback of its own: the error has to be raised again, a moment later.
-        if isinstance(unraisable.exc_value, error):
-            signal.signal(signal.SIGALRM, told)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-        else:
-            sys.__unraisablehook__(unraisable)
+        _told.set()
 
     signal.signal(signal.SIGTERM, told)
-    sys.unraisablehook = dropped
     # All is done then, and the interpreter takes a moment to end.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+
+
+def end_if_told() -> None:
+    """To be called between two steps of what takes long.
+
+    Raises:
+      Preempted: the process was told to end.
+    """
+    from bnrepro.comparison.run import Preempted
+
+    if _told.is_set():
+        raise Preempted
 
 
 def quiet_logging() -> None:
@@ -208,9 +213,12 @@ def run(
             progress=progress,
             trackers=trackers,
             overwrite=overwrite,
+            should_stop=_told.is_set,
         )
+    end_if_told()
     if writes:
         report(result)
+        end_if_told()
 
 
 @contextmanager
@@ -251,6 +259,7 @@ def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path])
 
     from bnrepro.report.tables import print_table, write_markdown
 
+    end_if_told()  # figures take a while
     write_markdown(run, table, caption)
     console = Console()
     if not console.is_terminal:
