@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import runpy
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +132,10 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
         print("\n".join([doc, *(f"  --{flag.name}: {flag.help}" for flag in known)]))
         sys.exit(0)
     try:
-        if not any(argument.startswith("--config=") for argument in sys.argv):
+        files = [argument for argument in sys.argv if argument.startswith("--config=")]
+        if not files:
             raise ValueError("give the config: --config=configs/NAME.py")
+        _check_file(files[-1].removeprefix("--config="))
         rest = flags.FLAGS(sys.argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
@@ -140,11 +143,30 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
             raise ValueError("give the folder for the results: --workdir=runs/NAME")
         if flags.FLAGS.wandb == "":
             raise ValueError("give the project of Weights & Biases: --wandb=PROJECT")
-        if isinstance(config_flag.value, dict):
-            raise TypeError("get_config() of the config file must return a ConfigDict, not a dict")
         return config_flag.value.to_dict(), Path(workdir_flag.value)
-    except Exception as error:  # the config file is the user's own code and may raise anything
+    except Exception as error:  # absl and ml_collections raise many kinds
         fail(error)
+
+
+def _check_file(name: str) -> None:
+    """Makes sure that `FILE` or `FILE:ARGUMENT` gives a config: ml_collections shows tracebacks.
+
+    Raises:
+      ValueError: it gives none.
+    """
+    path, *arguments = name.split(":", 1)
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path!r}")
+    try:
+        content = runpy.run_path(path)
+        if "get_config" not in content:
+            raise ValueError("it has none")
+        config = content["get_config"](*arguments)
+    except Exception as error:  # the user's own code may raise anything
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"get_config() of {name} failed: {why}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"get_config() of {name} must return a ConfigDict, got {config!r:.50}")
 
 
 def heed_sigterm() -> None:

@@ -48,7 +48,8 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config.steps=1.5"], "--config.steps=1.5"),
         (["--wrokdir=x"], "Did you mean: workdir"),
         (["--config=configs/none.py"], "configs/none.py"),
-        (["--config=tests/experiments/broken_config.py"], "division by zero"),
+        (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
+        (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
         (["--config=configs/__init__.py"], "get_config"),
         (["--config=configs/mnist_sigmoid.py:short"], "full or preview, got 'short'"),
         (["--resume"], "--resume finds nothing to go on with"),
@@ -72,6 +73,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert not workdir.exists()
 
