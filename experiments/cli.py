@@ -2,15 +2,17 @@
 
 import atexit
 import logging
+import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,8 @@ USAGE_ERROR = 2
 # EX_TEMPFAIL of sysexits.h: the same command goes on.
 PREEMPTED = 75
 INTERRUPTED = 130
+
+_told = threading.Event()
 
 # Called with the config as plain dicts, the workdir, whether to replace what that holds, and whom
 # to tell of each finished variant.
@@ -93,7 +97,7 @@ def _launch(
         except (ValueError, RuntimeError) as error:
             fail(error)
     else:
-        raise_on_sigterm(Preempted)
+        heed_sigterm()
     try:
         variant_configs(config)
         # Only the first process writes, and needs the package and the account.
@@ -127,8 +131,10 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
         print("\n".join([doc, *(f"  --{flag.name}: {flag.help}" for flag in known)]))
         sys.exit(0)
     try:
-        if not any(argument.startswith("--config=") for argument in sys.argv):
+        files = [argument for argument in sys.argv if argument.startswith("--config=")]
+        if not files:
             raise ValueError("give the config: --config=configs/NAME.py")
+        _check_file(files[-1].removeprefix("--config="))
         rest = flags.FLAGS(sys.argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
@@ -136,33 +142,54 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
             raise ValueError("give the folder for the results: --workdir=runs/NAME")
         if flags.FLAGS.wandb == "":
             raise ValueError("give the project of Weights & Biases: --wandb=PROJECT")
-        if isinstance(config_flag.value, dict):
-            raise TypeError("get_config() of the config file must return a ConfigDict, not a dict")
         return config_flag.value.to_dict(), Path(workdir_flag.value)
-    except Exception as error:  # the config file is the user's own code and may raise anything
+    except Exception as error:  # absl and ml_collections raise many kinds
         fail(error)
 
 
-def raise_on_sigterm(error: type[BaseException]) -> None:
-    """Has the main thread raise the error when the process is told to end."""
+def _check_file(name: str) -> None:
+    """Makes sure that `FILE` or `FILE:ARGUMENT` gives a config: ml_collections shows tracebacks.
 
-    def told(signum: int, frame: Any) -> NoReturn:
+    Raises:
+      ValueError: it gives none.
+    """
+    path, *arguments = name.split(":", 1)
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path!r}")
+    try:
+        content = runpy.run_path(path)
+        if "get_config" not in content:
+            raise ValueError("it has none")
+        config = content["get_config"](*arguments)
+    except Exception as error:  # the user's own code may raise anything
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"get_config() of {name} failed: {why}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"get_config() of {name} must return a ConfigDict, got {config!r:.50}")
+
+
+def heed_sigterm() -> None:
+    """Lets `end_if_told` end the process where it can be, when SIGTERM tells it to end."""
+
+    def told(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise error
-
-    def dropped(unraisable: Any) -> None:
-        # Python drops what is raised in a finalizer or while it collects garbage, where JAX has a
-        # callback of its own: the error has to be raised again, a moment later.
-        if isinstance(unraisable.exc_value, error):
-            signal.signal(signal.SIGALRM, told)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
-        else:
-            sys.__unraisablehook__(unraisable)
+        _told.set()
 
     signal.signal(signal.SIGTERM, told)
-    sys.unraisablehook = dropped
     # All is done then, and the interpreter takes a moment to end.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+
+
+def end_if_told() -> None:
+    """To be called between two steps of what takes long.
+
+    Raises:
+      Preempted: the process was told to end.
+    """
+    from bnrepro.comparison.run import Preempted
+
+    if _told.is_set():
+        raise Preempted
 
 
 def quiet_logging() -> None:
@@ -205,9 +232,12 @@ def run(
             progress=progress,
             trackers=trackers,
             overwrite=overwrite,
+            should_stop=_told.is_set,
         )
+    end_if_told()
     if writes:
         report(result)
+        end_if_told()
 
 
 @contextmanager
@@ -248,6 +278,7 @@ def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path])
 
     from bnrepro.report.tables import print_table, write_markdown
 
+    end_if_told()  # figures take a while
     write_markdown(run, table, caption)
     console = Console()
     if not console.is_terminal:

@@ -78,7 +78,7 @@ def _main() -> None:
     from bnrepro.trackers import TrackerError
 
     cli.quiet_logging()
-    cli.raise_on_sigterm(Preempted)
+    cli.heed_sigterm()
     try:
         flag = flags.FLAGS["config"]
         file = config_flags.get_config_filename(flag)
@@ -99,11 +99,16 @@ def _main() -> None:
                 workdir.rmdir()
             raise
         display, discarded = _Display(study, workdir, trackers), False
+
+        def watch() -> bool:
+            cli.end_if_told()
+            return display.update()
+
         try:
             with display:
-                while not display.update():
+                while not watch():
                     if study.is_waiting():
-                        engine(plan, values["workers"], display.update)
+                        engine(plan, values["workers"], watch)
                     else:  # the last trials run elsewhere
                         time.sleep(1)
         except (SweepError, RecordsError):
@@ -113,6 +118,7 @@ def _main() -> None:
             raise
         finally:
             run = None if discarded else collect(study, workdir, trackers)
+        cli.end_if_told()
         if run is not None:
             _report(run)
     except (ConfigError, SweepError, RecordsError, TrackerError) as error:

@@ -125,12 +125,13 @@ def network_sizes(restored: Restored) -> tuple[int, int]:
     Raises:
       CheckpointError: it holds no network.
     """
-    params = flatten_dict(restored.variables["params"])
-    # Of names like dense_0, dense_1, logits the first and the last.
-    kernels = [params[path] for path in sorted(params) if path[-1] == "kernel"]
-    if not kernels:
-        raise CheckpointError(f"{restored.path} holds no network")
-    return kernels[0].shape[-2], kernels[-1].shape[-1]
+    params = restored.variables["params"]
+    try:
+        last = params["logits"]
+        first = params.get("dense_0", params.get("conv_0", last))
+        return first["kernel"].shape[-2], last["kernel"].shape[-1]
+    except (AttributeError, IndexError, KeyError, TypeError):  # a stranger's may be anything
+        raise CheckpointError(f"{restored.path} holds no network") from None
 
 
 def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one h w c"]) -> None:

@@ -65,6 +65,7 @@ def run_comparison(
     progress: Progress = lambda variant, step: None,
     trackers: Sequence[Tracker] = (tensorboard,),
     overwrite: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Trains what `workdir` does not hold yet of `config`, and returns all of it.
 
@@ -78,13 +79,14 @@ def run_comparison(
       progress: called at each evaluation, from the thread that trains the variant.
       trackers: told of each variant that is finished, by the process that writes.
       overwrite: replace what the workdir holds.
+      should_stop: asked after some steps of each variant; the states are saved then.
 
     Raises:
       ConfigError: a setting that cannot be.
       DatasetError: a data set that cannot be had.
       RecordsError: a workdir that cannot be used.
       CheckpointError: a checkpoint that cannot be written, or none that can be read.
-      Preempted: several processes were told to end; what was done is saved.
+      Preempted: `should_stop`, or JAX in several processes, said so; what was done is saved.
     """
     variants = variant_configs(config)
     dataset = load_dataset(config["dataset"], config["data_dir"] or None)
@@ -112,7 +114,7 @@ def run_comparison(
                 f"{dataset.name}: choose another --workdir, or --overwrite"
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
-        return _train(run, jobs, dataset, progress, trackers)
+        return _train(run, jobs, dataset, progress, trackers, should_stop)
 
 
 def _train(
@@ -121,6 +123,7 @@ def _train(
     dataset: Dataset,
     progress: Progress,
     trackers: Sequence[Tracker],
+    should_stop: Callable[[], bool],
 ) -> Run:
     unfinished = [name for name in jobs if not run.finished(name)]
     if not unfinished:
@@ -132,19 +135,27 @@ def _train(
             _track(run, name, trackers)
 
     stop = threading.Event()
-    should_stop = _stop_asked(stop)
+    agreed = _stop_asked(stop)
+
+    def stops(step: int) -> bool:
+        if should_stop():
+            stop.set()
+        return agreed(step)
+
     # Of the variants that were begun, all of their rows.
     rows: dict[str, list[Row]] = {}
 
     def train(name: str) -> float:
-        start, job = perf_counter(), jobs[name]
+        start, job, step = perf_counter(), jobs[name], 0
+        if stops(step):
+            return 0.0
         checkpoints = Checkpoints(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
         try:
             program = make_program(job.config, dataset, samplers=job.samplers, devices=job.devices)
             for step, all_rows in train_variants(
-                program, {name: {}}, checkpoints=checkpoints, should_stop=should_stop
+                program, {name: {}}, checkpoints=checkpoints, should_stop=stops
             ):
                 rows[name] = list(all_rows)
                 progress(name, step)

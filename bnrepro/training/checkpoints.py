@@ -3,25 +3,20 @@
 import hashlib
 import json
 import logging
-import math
-import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from threading import Semaphore
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 _log = logging.getLogger(__name__)
-
-# Orbax numbers its writes in one count for the whole process, by which two at once, of managers in
-# two threads, mistake each other's directories and wait for ever.
-_orbax = Semaphore()
 
 # What Orbax writes beside the numbers, at most.
 _BYTES_A_PROCESS, _BYTES_AN_ARRAY = 2**16, 2**11
@@ -34,9 +29,9 @@ class CheckpointError(Exception):
 class Checkpoints:
     """The last few checkpoints of one training, and the best.
 
-    Orbax writes a folder a step, in the background, and renames it when it is complete. Beside it
-    stands what Orbax does not keep, `<step>.json`: the SHA-256 of its files and its score. A
-    checkpoint without that, or of other content, is not used.
+    Orbax writes a folder a step, in the background, renames it when it is complete, and removes
+    those that are not kept. What Orbax does not have stands beside the folder, in `<step>.json`:
+    the SHA-256 of its files. A checkpoint without that, or of other content, is not used.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -46,16 +41,28 @@ class Checkpoints:
           folder: made if it is missing.
           keep: number of checkpoints to keep beside the best.
         """
-        self._folder = folder.absolute()
-        self._keep = keep
-        self._manager: ocp.CheckpointManager | None = None
-        self._background = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None
+        self._folder, self._keep = folder.absolute(), keep
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        def score(metrics: Any) -> float:
+            return float(metrics["score"])
+
+        kept = [LatestN(self._keep), BestN(get_metric_fn=score, n=1)]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(kept),
+            best_fn=score,  # without one, Orbax would not write the metrics
+            cleanup_tmp_directories=True,
+            temporary_path_class=_Signed,
+            # Threads of two managers would take each other's directories for their own.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
 
     def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest good checkpoint: its step, the states, and the notes kept with them.
+        """The newest whole checkpoint: its step, the states, and the notes kept with them.
 
-        Newer ones that are damaged are removed, with a warning.
+        Damaged ones are removed, with a warning.
 
         Args:
           states: shapes, types and shardings of the states (`jax.ShapeDtypeStruct`).
@@ -66,27 +73,29 @@ class Checkpoints:
         Raises:
           CheckpointError: all are damaged.
         """
-        bad: dict[int, str] = {}
-        for step in sorted(saved_steps(self._folder), reverse=True):
-            damage = find_damage(self._folder, step)
-            if damage is None:
-                self._discard(bad, step)
-                return step, *restore(self._folder, step, states)
-            bad[step] = damage
-        if any(self._signature(step).exists() for step in bad):
-            step, damage = next(iter(bad.items()))
-            raise CheckpointError(
-                f"none of the {len(bad)} checkpoints in {self._folder} is whole (the newest: "
-                f"{damage}); --overwrite starts anew"
-            )
-        self._discard(bad, None)
-        return None
+        damage = {step: find_damage(self._folder, step) for step in saved_steps(self._folder)}
+        newest = max((step for step in damage if damage[step] is None), default=None)
+        for step in sorted(damage, reverse=True):
+            path = self._folder / str(step)
+            if damage[step] is None:
+                continue
+            if path.with_suffix(".json").exists():  # or else it was not completed
+                if newest is None:
+                    raise CheckpointError(
+                        f"none of the {len(damage)} checkpoints in {self._folder} is whole (the "
+                        f"newest: {damage[step]}); --overwrite starts anew"
+                    )
+                why = "checkpoint %s is damaged (%s): going on from step %d"
+                _log.warning(why, path, damage[step], newest)
+            if jax.process_index() == 0:
+                shutil.rmtree(path)
+        return None if newest is None else (newest, *restore(self._folder, newest, states))
 
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
         """Starts to write a checkpoint, once the one before is written.
 
         Args:
-          step: larger than any before.
+          step: larger than any before; what is there already is not written again.
           states: arrays.
           notes: as JSON.
           score: the larger, the better.
@@ -94,27 +103,15 @@ class Checkpoints:
         Raises:
           CheckpointError: this or the one before cannot be written.
         """
-        try:
-            if self._manager is None:
-                options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
-                self._manager = ocp.CheckpointManager(self._folder, options=options)
-            if self._written is not None:
-                _fail_together(self._written.exception())
-            if step in saved_steps(self._folder):
-                return
+        with _in_one_sentence(self._folder):
+            manager = self._manager
+            with _all_or_none():
+                manager.wait_until_finished()
+                self._check_room(states, notes)
             items = ocp.args.Composite(
                 states=ocp.args.StandardSave(states), notes=ocp.args.JsonSave(notes)
             )
-            _orbax.acquire()
-            try:
-                _fail_together(self._lack_of_room(states, notes))
-                self._manager.save(step, args=items)
-                self._written = self._background.submit(self._finish, self._manager, step, score)
-            except BaseException:
-                _orbax.release()
-                raise
-        except Exception as error:  # Orbax and TensorStore raise any kind
-            raise self._unwritable(error) from error
+            manager.save(step, args=items, metrics={"score": score})
 
     def close(self) -> None:
         """Waits until all is written.
@@ -122,17 +119,14 @@ class Checkpoints:
         Raises:
           CheckpointError: the last one cannot be written.
         """
-        try:
-            self._background.shutdown()
-            if self._manager is not None:
-                self._manager.close()  # raises what went wrong in Orbax once more
-            if self._written is not None:
-                self._written.result()
-        except Exception as error:
-            raise self._unwritable(error) from error
+        if "_manager" in vars(self):
+            with _in_one_sentence(self._folder):
+                self._manager.close()
+                if jax.process_index() == 0:
+                    _remove_orphans(self._folder)
 
-    def _lack_of_room(self, states: Any, notes: dict[str, Any]) -> OSError | None:
-        """What is wrong if the disk has no room for a checkpoint.
+    def _check_room(self, states: Any, notes: dict[str, Any]) -> None:
+        """Raises an OSError if the disk has no room for a checkpoint.
 
         One that was begun would fail as well, but with tracebacks of TensorStore's threads; so it
         does where something else fills up the disk meanwhile.
@@ -142,59 +136,22 @@ class Checkpoints:
         needed = sum(array.nbytes for array in arrays) + len(json.dumps(notes))
         needed += jax.process_count() * _BYTES_A_PROCESS + len(arrays) * _BYTES_AN_ARRAY
         free = shutil.disk_usage(self._folder).free
-        if free >= needed:
-            return None
-        numbers = f"{needed:,} bytes are needed, {free:,} are free"
-        return OSError(f"no space left on the disk ({numbers})")
+        if free < needed:
+            numbers = f"{needed:,} bytes are needed, {free:,} are free"
+            raise OSError(f"no space left on the disk ({numbers})")
 
-    def _unwritable(self, error: Exception) -> CheckpointError:
-        return CheckpointError(f"cannot write a checkpoint to {self._folder}: {_first_line(error)}")
 
-    def _finish(self, manager: ocp.CheckpointManager, step: int, score: float) -> None:
-        """Waits for Orbax, signs what it wrote, and removes what is not to be kept."""
-        try:
-            manager.wait_until_finished()
-        finally:
-            _orbax.release()
-        if jax.process_index() != 0:
-            return
-        signature = self._signature(step)
-        beside = signature.with_suffix(".partial")
-        files = checksums(self._folder / str(step))
-        beside.write_text(json.dumps({"score": score, "files": files}))
-        beside.replace(signature)
+class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """Has a checkpoint signed as soon as it is complete: only then Orbax removes older ones."""
 
-        signed = [step for step in saved_steps(self._folder) if self._signature(step).exists()]
-        best = max(signed, key=lambda step: (self._score(step), step))
-        for old in sorted(signed)[: -self._keep]:
-            if old != best:
-                self._remove(old)
-
-    def _score(self, step: int) -> float:
-        try:
-            return float(json.loads(self._signature(step).read_text())["score"])
-        except (ValueError, TypeError, KeyError):
-            return -math.inf  # damaged: no reason to keep it
-
-    def _remove(self, step: int) -> None:
-        # In this order: what is left of it, if it comes to that, is not used.
-        self._signature(step).unlink(missing_ok=True)
-        shutil.rmtree(self._folder / str(step))
-
-    def _signature(self, step: int) -> Path:
-        return self._folder / f"{step}.json"
-
-    def _discard(self, bad: dict[int, str], good: int | None) -> None:
-        for step, damage in bad.items():
-            if self._signature(step).exists():
-                _log.warning(
-                    "checkpoint %s is damaged (%s): going on from step %d",
-                    self._folder / str(step),
-                    damage,
-                    good,
-                )
-            if jax.process_index() == 0:
-                self._remove(step)
+    async def finalize(self) -> None:
+        await super().finalize()
+        folder = Path(self.get_final())
+        if folder.name.isdecimal():  # and not a part of a checkpoint
+            _remove_orphans(folder.parent)
+            beside = folder.with_suffix(".partial")
+            beside.write_text(json.dumps({"files": checksums(folder)}))
+            beside.replace(folder.with_suffix(".json"))
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -210,7 +167,10 @@ def find_damage(folder: Path, step: int) -> str | None:
         expected = json.loads((folder / f"{step}.json").read_text())["files"].items()
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return "it has no checksums"
-    found = checksums(folder / str(step))
+    try:
+        found = checksums(folder / str(step))
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
     for name, checksum in expected:
         if name not in found:
             return f"{name} is missing"
@@ -239,26 +199,43 @@ def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
 
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a checkpoint, by its path in it."""
-    return {path.relative_to(folder).as_posix(): _checksum(path) for path in sorted(_files(folder))}
+    sums = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        sums[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return sums
 
 
-def _fail_together(failure: BaseException | None) -> None:
-    """Raises a failure, also of another process: one that went on would wait for it for ever."""
+def _remove_orphans(folder: Path) -> None:
+    """Removes the checksums of checkpoints that Orbax has removed."""
+    for path in folder.glob("*.json"):
+        if not path.with_suffix("").is_dir():
+            path.unlink()
+
+
+@contextmanager
+def _in_one_sentence(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise any kind
+        why = _first_line(error)
+        raise CheckpointError(f"cannot write a checkpoint to {folder}: {why}") from error
+
+
+@contextmanager
+def _all_or_none() -> Iterator[None]:
+    """Fails in all processes where one fails: those that went on would wait for it for ever."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
     failed = multihost_utils.process_allgather(np.array(failure is not None))
     if failure is not None:
         raise failure
     if failed.any():
         raise OSError("another process could not")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent) / name for name in names)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

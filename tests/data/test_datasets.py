@@ -303,6 +303,18 @@ def test_a_shard_damaged_after_it_was_cached_is_noticed(data_dir):
         load_dataset("mnist", data_dir)
 
 
+def test_whether_a_set_changed_is_told_by_sizes_and_times(data_dir):
+    first = load_dataset("mnist", data_dir)
+    shard = data_dir / "mnist" / "3.0.1" / TRAIN_SHARD
+    stat = shard.stat()
+    shard.write_bytes(bytes(stat.st_size))
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert_same(load_dataset("mnist", data_dir), first)
+    os.utime(shard)
+    with pytest.raises(DatasetError, match=TRAIN_SHARD):
+        load_dataset("mnist", data_dir)
+
+
 def flip_a_pixel(cache):
     content = bytearray(cache.read_bytes())
     content[content.index(b"train_images") + 5000] ^= 1

@@ -48,7 +48,8 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config.steps=1.5"], "--config.steps=1.5"),
         (["--wrokdir=x"], "Did you mean: workdir"),
         (["--config=configs/none.py"], "configs/none.py"),
-        (["--config=tests/experiments/broken_config.py"], "division by zero"),
+        (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
+        (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
         (["--config=configs/__init__.py"], "get_config"),
         (["--config=configs/mnist_sigmoid.py:short"], "full or preview, got 'short'"),
         (["--resume"], "--resume finds nothing to go on with"),
@@ -72,6 +73,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert not workdir.exists()
 
@@ -85,16 +87,16 @@ def test_without_the_package_of_weights_and_biases_nothing_is_trained(tmp_path):
     assert not workdir.exists()
 
 
+def digits_alone(folder):
+    """Without a set or a network, the digits that come with scikit-learn."""
+    folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(folder))
+    proxies = dict.fromkeys(("https_proxy", "http_proxy"), "http://127.0.0.1:9")
+    return {"TFDS_DATA_DIR": str(folder / "tfds"), **folders, **proxies}
+
+
 def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
     workdir = tmp_path / "w"
-    # Without a set or a network, the digits that come with scikit-learn.
-    env = os.environ | {
-        "TFDS_DATA_DIR": str(tmp_path / "tfds"),
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path),
-        "https_proxy": "http://127.0.0.1:9",
-        "http_proxy": "http://127.0.0.1:9",
-    }
+    env = os.environ | digits_alone(tmp_path)
     # Where the tests run in the background, SIGINT is ignored, and a child would inherit that.
     program = (
         "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
@@ -121,21 +123,40 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
     assert set(read_run(workdir).metrics["variant"]) <= {"plain", "batch_norm", "batch_renorm"}
 
 
-def test_being_told_to_end_is_heard_in_a_finalizer_where_python_drops_errors():
+@pytest.mark.parametrize(
+    ("module", "function", "finished"),
+    [
+        ("bnrepro.comparison.variant", "evaluate", False),
+        ("bnrepro.training.checkpoints", "Checkpoints.save", False),
+        ("bnrepro.report.figures", "accuracy_figure", True),
+    ],
+)
+def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, module, function, finished):
+    workdir = tmp_path / "w"
     program = (
-        "import os, signal, sys, time\n"
-        "from experiments.cli import raise_on_sigterm\n"
-        "class Garbage:\n"
-        "    def __del__(self):\n"
-        "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "raise_on_sigterm(SystemError)\n"
-        "try:\n"
-        "    Garbage()\n"
-        "    time.sleep(60)\n"
-        "except SystemError:\n"
-        "    sys.exit(75)\n"
+        "import os, runpy, signal\n"
+        f"import {module} as owner\n"
+        f"from {module} import {function.split('.')[0]}\n"
+        f"original = {function}\n"
+        "def told(*args, **kwargs):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return original(*args, **kwargs)\n"
+        f"{'' if '.' in function else 'owner.'}{function} = told\n"
+        "runpy.run_module('experiments.mnist_sigmoid', run_name='__main__', alter_sys=True)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=50
-    )
-    assert (done.returncode, done.stderr) == (75, b"")
+    arguments = [
+        *(sys.executable, "-c", program, CONFIG, f"--workdir={workdir}"),
+        "--config.steps=40",
+        "--config.eval_every=20",
+        "--config.checkpoint.every=1",
+        "--config.seeds=1",
+        "--config.model.hidden=(5,)",
+    ]
+    env = os.environ | digits_alone(tmp_path)
+    result = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert result.returncode == 75, result.stderr
+    assert "goes on from there" in result.stderr
+    assert "Traceback" not in result.stderr
+    done = read_run(workdir)
+    assert all(map(done.finished, done.variants)) == finished
+    assert not (workdir / "summary.md").exists()

@@ -1,5 +1,6 @@
 """What is saved comes back; what is damaged is found out."""
 
+import json
 import logging
 import re
 import shutil
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from bnrepro.training import CheckpointError, Checkpoints
-from bnrepro.training.checkpoints import find_damage, saved_steps
+from bnrepro.training import checkpoints as checkpoints_module
+from bnrepro.training.checkpoints import checksums, find_damage, saved_steps
 
 
 def states(step):
@@ -82,6 +84,35 @@ def test_saving_goes_on_after_restoring(folder):
     # 2 is still the best, 4 is no longer among the last two.
     assert sorted(saved_steps(folder)) == [2, 5, 6]
     assert restore(folder)[0] == 6
+
+
+def test_those_of_older_versions_have_their_scores_elsewhere_and_are_gone_on_with(folder):
+    for step in saved_steps(folder):
+        shutil.rmtree(folder / str(step) / "metrics")
+        signature = {"score": 0.5, "files": checksums(folder / str(step))}
+        (folder / f"{step}.json").write_text(json.dumps(signature))
+    checkpoints = Checkpoints(folder, keep=1)
+    step, restored, said = checkpoints.restore(abstract())
+    checkpoints.save(6, restored, said, 0.1)
+    checkpoints.close()
+    assert step == 5
+    # Of unknown scores, any may be the best.
+    assert sorted(saved_steps(folder)) == [2, 4, 5, 6]
+
+
+def test_none_is_removed_before_a_newer_one_has_its_checksums(folder, monkeypatch):
+    checkpoints = Checkpoints(folder, keep=1)
+    _, restored, said = checkpoints.restore(abstract())
+
+    def fail(path):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "checksums", fail)
+        checkpoints.save(6, restored, said, 0.1)
+        with pytest.raises(CheckpointError, match="the disk is gone"):
+            checkpoints.close()
+    assert restore(folder)[0] == 5
 
 
 def truncate(path):
