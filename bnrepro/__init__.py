@@ -3,17 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bnrepro.layers import (
-    BatchNorm,
-    BatchRenorm,
-    delayed_renorm_schedules,
-    population_statistics,
-    renorm_schedules,
-)
-
 if TYPE_CHECKING:
     from bnrepro import nnx
     from bnrepro.interchange import load_variables, save_variables, to_batch_norm, to_batch_renorm
+    from bnrepro.layers import (
+        BatchNorm,
+        BatchRenorm,
+        delayed_renorm_schedules,
+        population_statistics,
+        renorm_schedules,
+    )
 
 __all__ = [
     "BatchNorm",
@@ -31,10 +30,15 @@ __all__ = [
 __version__ = "0.2.0"
 
 
+_INTERCHANGE = {"load_variables", "save_variables", "to_batch_norm", "to_batch_renorm"}
+
+
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: not everyone needs Flax NNX, or files of weights.
+    # Imported when asked for: not everyone needs Flax NNX or files of weights, and a command line
+    # need not wait for JAX to say what its flags are.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "nnx":
         return importlib.import_module("bnrepro.nnx")
-    if name in __all__:
-        return getattr(importlib.import_module("bnrepro.interchange"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "bnrepro.interchange" if name in _INTERCHANGE else "bnrepro.layers"
+    return getattr(importlib.import_module(module), name)

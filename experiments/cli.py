@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bnrepro.comparison.keys import KEYS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -38,22 +40,33 @@ def launch(
     *,
     doc: str,
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+    own: Sequence[str] = (),
 ) -> None:
     """Parses the command line, runs the experiment on the adapted config, and ends the process.
+
+    Args:
+      experiment: see `Experiment`.
+      doc: shown before the flags by --help.
+      adapt: makes the config that is run of the one that is given.
+      own: names of the experiment's own flags, which are defined already.
 
     Exit codes: 0 done; 2 a mistake, told in one sentence on stderr before anything is trained or
     written; 75 told to end (SIGTERM) and 130 interrupted (Ctrl-C), both with the state saved: the
     same command goes on.
     """
     try:
-        _launch(experiment, doc, adapt)
+        _launch(experiment, doc, adapt, own)
     except KeyboardInterrupt:
         leave("interrupted", INTERRUPTED)
 
 
 def _launch(
-    experiment: Experiment, doc: str, adapt: Callable[[dict[str, Any]], dict[str, Any]]
+    experiment: Experiment,
+    doc: str,
+    adapt: Callable[[dict[str, Any]], dict[str, Any]],
+    own: Sequence[str],
 ) -> None:
+    only_flag = flags.DEFINE_list("only", None, "Train these variants alone: NAME,NAME.")
     overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
     resume_flag = flags.DEFINE_bool(
         "resume", False, "Go on with what the workdir holds; refused where it holds nothing."
@@ -67,9 +80,12 @@ def _launch(
     processes_flag = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
     process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: which, from 0.")
     distributed = ("distributed", "coordinator", "num_processes", "process_id")
-    config, workdir = parse(doc, ("overwrite", "resume", *distributed))
+    config, workdir = parse(doc, (*own, "only", "overwrite", "resume", *distributed))
     config = adapt(config)
     try:
+        if only_flag.value is not None:
+            config = only(config, only_flag.value)
+        check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
         if resume_flag.value and overwrite_flag.value:
             raise ValueError("--resume goes on with the workdir and --overwrite replaces it")
         if resume_flag.value and not (workdir / "config.json").exists():
@@ -109,6 +125,46 @@ def _launch(
         leave("told to end", PREEMPTED)
 
 
+def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The config with these variants alone; if the baseline is none of them, the first is.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    variants = config["variants"]
+    for name in names:
+        if name not in variants:
+            known = ", ".join(variants)
+            raise ValueError(f"--only names no variant of the config: {name!r}; it has {known}")
+    baseline = config["baseline"] if config["baseline"] in names else names[0]
+    chosen = {name: variants[name] for name in variants if name in names}
+    return {**config, "variants": chosen, "baseline": baseline}
+
+
+def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Makes sure that no value of the command line is one that all variants set themselves.
+
+    Raises:
+      ValueError: one is, and would change nothing.
+    """
+
+    def sets(variant: Any, key: str) -> bool:
+        for part in key.split("."):
+            if not isinstance(variant, Mapping) or part not in variant:
+                return False
+            variant = variant[part]
+        return True
+
+    variants = config["variants"]
+    for key in overrides:
+        if variants and all(sets(variant, key) for variant in variants.values()):
+            raise ValueError(
+                f"--config.{key} would change nothing: all variants set it "
+                f"({', '.join(variants)}); choose among them by --only, or try other values by "
+                f"python -m scripts.sweep --vary={key}=A,B"
+            )
+
+
 def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """Parses the command line: a command's own flags, and those that all commands have.
 
@@ -129,6 +185,9 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
         known = (flags.FLAGS[name] for name in ("config", "workdir", *own, "wandb"))
         print("\n".join([doc, *(f"  --{flag.name}: {flag.help}" for flag in known)]))
+        print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
+        for name, key in KEYS.items():
+            print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule})")
         sys.exit(0)
     try:
         files = [argument for argument in sys.argv if argument.startswith("--config=")]

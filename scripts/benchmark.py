@@ -159,7 +159,7 @@ def _sweep(options: argparse.Namespace) -> str:
     to_one, to_launched = (medians["grouped"] / medians[arm.name] for arm in (arms[0], launched))
     text = f"""\
 Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
-launching each by itself with experiments.single (ratios of the medians). A trial is one seed of the
+launching each by itself with experiments.train (ratios of the medians). A trial is one seed of the
 3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of
 {dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one
 compiled program for all of its trials. The time to load data and to compile counts for the grouped
@@ -172,7 +172,8 @@ ones and for those launched; those one by one are counted from the end of the fi
 
 def _launches_a_minute(arm: _Arm, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "experiments.single", "--config=configs/small_batch.py"]
+        command = [sys.executable, "-m", "experiments.train", "--novariants"]
+        command += ["--config=configs/small_batch.py"]
         settings = {**_CHANGES, "steps": steps, "eval_every": steps}
         command += [f"--config.{key}={value}" for key, value in settings.items()]
         begin = time.time()

@@ -1,13 +1,31 @@
-"""The keys of a config: what each may be, what it is where a config does not say, what it means."""
+"""The keys of a config: what each may be, what it is where a config does not say, what it means.
+
+Nothing here waits for JAX: the names are those that data, models and training know, and a test
+compares them.
+"""
 
 import difflib
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bnrepro.data import SAMPLERS
-from bnrepro.models import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, NORMALIZERS, PLACEMENTS
-from bnrepro.training import MEASURES, OPTIMIZERS, SCHEDULES, STRATEGIES
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+DTYPES = ("bfloat16", "float32")
+INITIALIZERS = ("lecun_normal", "normal")
+MEASURES = (
+    "along_gradient", "gradient_norms", "near_linear", "normalizer_outputs", "parameter_norms",
+    "sigmoid_input",
+)  # fmt: skip
+NETWORKS = ("cnn", "mlp")
+NORMALIZERS = (
+    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "group_norm", "layer_norm",
+    "moving_average_norm", "none",
+)  # fmt: skip
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+PLACEMENTS = ("after", "before", "both")
+SAMPLERS = ("epochs", "labels", "with_replacement")
+SCHEDULES = ("constant", "cosine", "exponential", "step")
+STRATEGIES = ("jit", "pmap", "single")
 
 
 class ConfigError(Exception):

@@ -1,10 +1,14 @@
 """Configs: what each key may be, and what is said when it is not."""
 
+from pathlib import Path
+
 import pytest
 from flax.traverse_util import flatten_dict
 
+from bnrepro import data, models, training
+from bnrepro.comparison import keys
 from bnrepro.comparison.config import variant_configs
-from bnrepro.comparison.keys import KEYS, ConfigError
+from bnrepro.comparison.keys import KEYS, ConfigError, keys_table
 from configs import (
     mnist_sigmoid,
     mnist_sigmoid_rates,
@@ -16,6 +20,8 @@ from configs import (
     small_batch_epsilons,
     small_batch_inits,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def config(**changes):
@@ -130,6 +136,26 @@ def test_a_missing_key_has_its_default():
         assert variant["normalizer"]["epsilon"] == 1e-5
         assert variant["checkpoint"] == {"every": 10, "keep": 2}
         assert variant["ema_decay"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("room", "names"),
+    [
+        (data, ["SAMPLERS"]),
+        (
+            models,
+            ["ACTIVATIONS", "DTYPES", "INITIALIZERS", "NETWORKS", "NORMALIZERS", "PLACEMENTS"],
+        ),
+        (training, ["MEASURES", "OPTIMIZERS", "SCHEDULES", "STRATEGIES"]),
+    ],
+)
+def test_the_names_that_keys_may_have_are_those_that_the_code_knows(room, names):
+    for name in names:
+        assert sorted(getattr(keys, name)) == sorted(getattr(room, name))
+
+
+def test_the_page_of_the_keys_is_their_table():
+    assert keys_table() in (ROOT / "docs" / "configuration.md").read_text()
 
 
 def test_every_key_is_in_the_config_that_explains_them_and_every_default_may_be():

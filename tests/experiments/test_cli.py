@@ -36,6 +36,7 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
     assert result.returncode == 0
     assert "python -m experiments.mnist_sigmoid --config=" in result.stdout
     assert "--workdir" in result.stdout
+    assert "normalizer.epsilon = 1e-05: added to the variance (number in (0, 1,000" in result.stdout
     assert " jax\n" not in result.stderr
 
 
@@ -52,6 +53,11 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
         (["--config=configs/__init__.py"], "get_config"),
         (["--config=configs/mnist_sigmoid.py:short"], "full or preview, got 'short'"),
+        (
+            ["--config.normalizer.name=layer_norm"],
+            "--config.normalizer.name would change nothing: all variants set it (",
+        ),
+        (["--only=plain,batchnorm"], "--only names no variant of the config: 'batchnorm'"),
         (["--resume"], "--resume finds nothing to go on with"),
         (["--resume", "--overwrite"], "--resume goes on with the workdir and --overwrite replaces"),
         (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),

@@ -1,10 +1,10 @@
-"""A config trained as it is, without its variants."""
+"""Any config: without its variants, or with some of them."""
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import with_settings
 from bnrepro.records import read_run
-from configs import small_batch
-from experiments import single
+from configs import mnist_sigmoid, small_batch
+from experiments import cli, train
 from tests.small_dataset import small_dataset
 
 
@@ -13,7 +13,7 @@ def test_a_config_is_trained_alone_with_its_common_settings(tmp_path, monkeypatc
     config = small_batch.get_config().to_dict()
     config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
     config = with_settings(config, {"model.hidden": (4,), "normalizer.name": "batch_renorm"})
-    single.main(single.alone(config), tmp_path, False, [])
+    train.main(train.alone(config), tmp_path, False, [])
     run = read_run(tmp_path)
     assert run.variants == ["single"]
     assert run.settings("single")["normalizer.name"] == "batch_renorm"
@@ -21,3 +21,11 @@ def test_a_config_is_trained_alone_with_its_common_settings(tmp_path, monkeypatc
     shown = capsys.readouterr().out
     assert "final, %" in shown
     assert "final − single" not in shown
+
+
+def test_some_variants_are_trained_alone_and_the_first_takes_the_place_of_a_baseline_left_out():
+    config = mnist_sigmoid.get_config().to_dict()
+    chosen = cli.only(config, ["batch_renorm", "batch_norm"])
+    assert set(chosen["variants"]) == {"batch_norm", "batch_renorm"}
+    assert chosen["baseline"] == "batch_renorm"
+    assert cli.only(config, ["batch_norm", "plain"])["baseline"] == "plain"

@@ -1,0 +1,63 @@
+r"""Trains any config: all of its variants, some of them, or the config as it is without them.
+
+    python -m experiments.train --config=configs/mnist_sigmoid_rates.py --workdir=runs/rates
+    python -m experiments.train --config=configs/small_batch.py --workdir=runs/two \
+        --only="batch_norm 4,batch_renorm 4"
+    python -m experiments.train --config=configs/small_batch.py --workdir=runs/single \
+        --novariants --config.normalizer.name=batch_renorm --config.microbatch_size=4
+
+Writes records, a table and figures to the workdir, and shows the table. The same command again goes
+on with what is not finished.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from bnrepro.records import Run
+    from bnrepro.trackers import Tracker
+
+_SINGLE = "single"
+
+
+def alone(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with itself as its only variant."""
+    return {**config, "variants": {_SINGLE: {}}, "baseline": _SINGLE}
+
+
+def main(
+    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
+) -> None:
+    """Trains the config and reports it."""
+    cli.run(config, workdir, overwrite, trackers, report=report)
+
+
+def report(run: "Run") -> None:
+    """Writes and shows table and figures."""
+    from bnrepro.report import figures, summary, tables
+
+    numbers = summary.summarize(run, ())
+    summary.write_summary(run, numbers)
+    table = tables.comparison_table(run, numbers)
+    if len(run.variants) == 1:
+        table = table[["final, %", "best, %", "seeds"]]
+    paths = figures.accuracy_figure(run)
+    if (run.metrics["metric"] == "sigmoid_input/p50").any():
+        paths += figures.sigmoid_input_figure(run)
+    cli.show(run, table, tables.caption(run, table), paths)
+
+
+def _chosen(config: dict[str, Any]) -> dict[str, Any]:
+    return config if flags.FLAGS.variants and config.get("variants") else alone(config)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool(
+        "variants", True, "With --novariants, train the config as it is, without its variants."
+    )
+    cli.launch(main, doc=__doc__, adapt=_chosen, own=("variants",))
