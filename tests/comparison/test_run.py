@@ -372,3 +372,25 @@ def test_only_the_cores_that_a_job_was_given_count():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "1\n", result.stderr
+
+
+def test_a_workdir_of_an_earlier_version_is_gone_on_with(tmp_path):
+    """Made at commit 425ebbc, which had fewer keys, and interrupted after a checkpoint at step 10.
+
+    The numbers are those that it ended with there, uninterrupted.
+    """
+    workdir = tmp_path / "w"
+    shutil.copytree(Path(__file__).with_name("workdir_425ebbc"), workdir)
+    old = read_run(workdir)
+    assert "measures" not in old.config and not old.finished("batch_renorm")
+    settings = config(seeds=1, steps=30, ema_decay=0.9, checkpoint={"every": 1, "keep": 1})
+    settings["model"]["hidden"] = (3,)
+    settings["variants"] = PLAIN | {"batch_renorm": {"normalizer": {"name": "batch_renorm"}}}
+    settings["measures"] = ()
+    assert run_comparison(settings, workdir).finished("batch_renorm")
+    metrics = read_run(workdir).metrics
+    assert not metrics.duplicated(["variant", "step", "split", "metric"]).any()
+    ends = metrics[(metrics["variant"] == "batch_renorm") & (metrics["step"] == 30)]
+    found = ends.set_index(["split", "metric"])["value"]
+    assert found["test", "accuracy"] == pytest.approx(0.9666667)
+    np.testing.assert_allclose(found["test", "loss"], 0.05800407, rtol=1e-3)
