@@ -91,6 +91,12 @@ def choosing_split(config: Mapping[str, Any]) -> str:
     return "holdout" if config["evaluation"]["holdout"] else "test"
 
 
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a flat key."""
+    section, _, field = key.rpartition(".")
+    return (config[section] if section else config)[field]
+
+
 def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config with other values of some keys, which are given flat and may be traced."""
     changed = {

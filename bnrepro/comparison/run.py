@@ -1,11 +1,12 @@
 """Trains every variant of a config with all its seeds, and keeps the records."""
 
 import dataclasses
+import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
@@ -17,10 +18,22 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import DEFAULTS, variant_configs
+from bnrepro.comparison.config import (
+    DEFAULTS,
+    TRACED,
+    setting,
+    variant_configs,
+    with_settings,
+)
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.provenance import begin
-from bnrepro.comparison.variant import Samplers, make_program, train_variants
+from bnrepro.comparison.variant import (
+    Program,
+    Samplers,
+    compiled_once,
+    make_program,
+    train_variants,
+)
 from bnrepro.data import Dataset, load_dataset, make_sampler
 from bnrepro.records import (
     CHECKPOINTS,
@@ -40,6 +53,9 @@ from bnrepro.training import Checkpoints, Devices, make_devices
 Progress = Callable[[str, int], None]
 
 _log = logging.getLogger(__name__)
+
+# Rows are written when they come, but so many times longer not as it took to write them.
+_PAUSE = 20
 
 
 class Preempted(BaseException):
@@ -144,6 +160,7 @@ def _train(
 
     # Of the variants that were begun, all of their rows.
     rows: dict[str, list[Row]] = {}
+    programs = _Programs(jobs, dataset)
 
     def train(name: str) -> float:
         start, job, step = perf_counter(), jobs[name], 0
@@ -153,9 +170,9 @@ def _train(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
         try:
-            program = make_program(job.config, dataset, samplers=job.samplers, devices=job.devices)
+            program, numbers = programs.of(name)
             for step, all_rows in train_variants(
-                program, {name: {}}, checkpoints=checkpoints, should_stop=stops
+                program, {name: numbers}, checkpoints=checkpoints, should_stop=stops
             ):
                 rows[name] = list(all_rows)
                 progress(name, step)
@@ -165,10 +182,21 @@ def _train(
             progress(name, run.config["steps"])
         return perf_counter() - start
 
+    written, next_time = 0, 0.0
+
+    def write_new_rows() -> None:
+        nonlocal written, next_time
+        begun = dict(rows)  # threads still add to it
+        number, start = sum(map(len, begun.values())), perf_counter()
+        if _writes() and number > written and start >= next_time:
+            write_run(_with_rows(run, begun, {}))
+            written, now = number, perf_counter()
+            next_time = now + _PAUSE * (now - start)
+
     with ThreadPoolExecutor(_side_by_side(jobs)) as pool:
         try:
             futures = {pool.submit(train, name): name for name in unfinished}
-            for future in as_completed(futures):
+            for future in _completed(futures, meanwhile=write_new_rows):
                 name, seconds = futures[future], future.result()
                 if stop.is_set():
                     raise Preempted
@@ -187,6 +215,49 @@ def _train(
                 write_run(_with_rows(run, rows, {}))
             raise
     return run
+
+
+def _completed(
+    futures: Iterable[Future[float]], meanwhile: Callable[[], None]
+) -> Iterator[Future[float]]:
+    """Futures as they are completed; calls `meanwhile` about every second."""
+    left = set(futures)
+    while left:
+        done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+        meanwhile()
+        yield from done
+
+
+class _Programs:
+    """The programs of some jobs: one for all those that differ in nothing but `TRACED` numbers."""
+
+    def __init__(self, jobs: Mapping[str, Job], dataset: Dataset):
+        self._jobs, self._dataset = jobs, dataset
+        self._lock = threading.Lock()
+        self._programs: dict[str, Program] = {}
+        self._shapes = {name: self._shape(job.config) for name, job in jobs.items()}
+
+    @staticmethod
+    def _shape(config: Mapping[str, Any]) -> str:
+        return json.dumps(with_settings(config, dict.fromkeys(TRACED)), sort_keys=True)
+
+    def of(self, name: str) -> tuple[Program, dict[str, float]]:
+        """A variant's program, and the numbers that it takes as arguments."""
+        shape = self._shapes[name]
+        others = [other for other, its in self._shapes.items() if its == shape]
+        values = {
+            key: [setting(self._jobs[other].config, key) for other in others] for key in TRACED
+        }
+        differing = [key for key in TRACED if len(set(values[key])) > 1]
+        with self._lock:
+            if shape not in self._programs:
+                job = self._jobs[name]
+                program = make_program(
+                    job.config, self._dataset, samplers=job.samplers, devices=job.devices
+                )
+                self._programs[shape] = compiled_once(program) if len(others) > 1 else program
+        own = {key: values[key][others.index(name)] for key in differing}
+        return self._programs[shape], own
 
 
 def _track(run: Run, variant: str, trackers: Sequence[Tracker]) -> None:

@@ -1,6 +1,7 @@
 """Trains and evaluates all seeds of variants, as one program, from where checkpoints left them."""
 
 import math
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -113,6 +114,25 @@ def make_program(
         evaluate=make_evaluate(config, dataset, samplers.test, build, devices),
         data=devices.replicate((dataset.train_images, dataset.train_labels)),
     )
+
+
+def compiled_once(program: Program) -> Program:
+    """The same for several threads: one compiles a function while the others wait for it."""
+
+    def once(function: Callable[..., Any]) -> Callable[..., Any]:
+        lock, compiled = threading.Lock(), threading.Event()
+
+        def call(*arguments: Any) -> Any:
+            if compiled.is_set():
+                return function(*arguments)
+            with lock:
+                result = function(*arguments)
+                compiled.set()
+                return result
+
+        return call
+
+    return program._replace(train_steps=once(program.train_steps), evaluate=once(program.evaluate))
 
 
 def train_variants(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import pytest
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison import variant as variant_module
 from bnrepro.comparison.config import ConfigError
+from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
 from bnrepro.training.checkpoints import saved_steps
@@ -102,12 +104,52 @@ def test_a_holdout_is_taken_from_the_end_of_training_and_chooses(tmp_path):
     short = whole.hold_out(20)
     assert len(short.train_labels) == len(whole.train_labels) - 20
     np.testing.assert_array_equal(short.holdout_images, whole.train_images[-20:])
-    note = json.loads((tmp_path / "w" / "checkpoints" / "plain" / "20.json").read_text())
-    assert note["score"] == held[held["step"] == 20]["value"].mean()
+    restored = restore_variant(read_run(tmp_path / "w"), "plain", settings, [20], "last")
+    assert restored.score == held[held["step"] == 20]["value"].mean()
     evaluation["holdout"] = len(whole.train_labels)
     with pytest.raises(ConfigError, match="must leave some of the"):
         run_comparison(config(evaluation=evaluation), tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_rows_are_on_disk_before_a_variant_has_ended(tmp_path):
+    """The training waits for them, so that they cannot be those that are written at its end."""
+    seen = []
+
+    def look(variant, step):
+        if step != 10:
+            return
+        for _ in range(300):
+            if len(metrics := read_run(tmp_path).metrics):
+                seen.append((set(metrics["step"]), read_run(tmp_path).finished(variant)))
+                return
+            time.sleep(0.1)
+
+    run_comparison(config(variants=PLAIN), tmp_path, progress=look)
+    assert seen in ([({0}, False)], [({0, 10}, False)])
+
+
+def test_variants_that_differ_in_numbers_alone_share_a_program_and_train_as_alone(
+    tmp_path, monkeypatch
+):
+    made = []
+
+    def counted(*arguments, **given):
+        made.append(arguments)
+        return make_program(*arguments, **given)
+
+    make_program = run_module.make_program
+    monkeypatch.setattr(run_module, "make_program", counted)
+    rates = {f"rate {r}": {"optimizer": {"learning_rate": r}} for r in (0.5, 1.0, 2.0)}
+    wide = {"wide": {"model": {"hidden": (7, 5)}}}
+    settings = config(variants=rates | wide, baseline="wide")
+    together = run_comparison(settings, tmp_path / "together").metrics
+    assert len(made) == 2
+    alone = config(variants={"rate 2.0": rates["rate 2.0"]}, baseline="rate 2.0")
+    right = run_comparison(alone, tmp_path / "alone").metrics["value"]
+    found = together[together["variant"] == "rate 2.0"]["value"]
+    np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-5)
+    assert together.groupby("variant")["value"].agg(tuple).nunique() == 4
 
 
 def assert_same_records(workdir, finished):
@@ -148,7 +190,7 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
     monkeypatch.setattr(run_module, "_side_by_side", lambda jobs: 1)
     there = threading.Event()
 
-    def wait_and_stop(futures):
+    def wait_and_stop(futures, meanwhile):
         there.wait(60)
         raise KeyboardInterrupt
 
@@ -162,7 +204,7 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
         return should_stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "as_completed", wait_and_stop)
+        patch.setattr(run_module, "_completed", wait_and_stop)
         patch.setattr(run_module, "_stop_asked", stopping)
         with pytest.raises(KeyboardInterrupt):
             run_comparison(config(), tmp_path / "w")
@@ -274,14 +316,14 @@ def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go
 ):
     original = variant_module.make_optimizer
 
-    def exploding(name, learning_rate, **others):
-        if learning_rate != 9:
-            return original(name, learning_rate=learning_rate, **others)
+    def exploding(name, **others):
+        if name != "rmsprop":
+            return original(name, **others)
         # The fifth update makes the weights infinite, so the sixth step's loss is not finite.
         return optax.sgd(lambda count: jnp.where(count < 4, 0.1, jnp.inf))
 
     monkeypatch.setattr(variant_module, "make_optimizer", exploding)
-    variants = {"a": {"optimizer": {"learning_rate": 9.0}}, "b": {}}
+    variants = {"a": {"optimizer": {"name": "rmsprop"}}, "b": {}}
     run = run_comparison(config(variants=variants, baseline="a", eval_every=2), tmp_path / "w")
     diverged = run.metrics[run.metrics["metric"] == "diverged"]
     assert diverged[["variant", "seed", "step", "value"]].to_numpy().tolist() == [
