@@ -74,22 +74,20 @@ class Checkpoints:
           CheckpointError: all are damaged.
         """
         damage = {step: find_damage(self._folder, step) for step in saved_steps(self._folder)}
-        newest = max((step for step in damage if damage[step] is None), default=None)
-        for step in sorted(damage, reverse=True):
+        whole = {step for step, wrong in damage.items() if wrong is None}
+        for step in sorted(damage.keys() - whole, reverse=True):
             path = self._folder / str(step)
-            if damage[step] is None:
-                continue
             if path.with_suffix(".json").exists():  # or else it was not completed
-                if newest is None:
+                if not whole:
                     raise CheckpointError(
                         f"none of the {len(damage)} checkpoints in {self._folder} is whole (the "
                         f"newest: {damage[step]}); --overwrite starts anew"
                     )
                 why = "checkpoint %s is damaged (%s): going on from step %d"
-                _log.warning(why, path, damage[step], newest)
+                _log.warning(why, path, damage[step], max(whole))
             if jax.process_index() == 0:
                 shutil.rmtree(path)
-        return None if newest is None else (newest, *restore(self._folder, newest, states))
+        return (max(whole), *restore(self._folder, max(whole), states)) if whole else None
 
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
         """Starts to write a checkpoint, once the one before is written.

@@ -130,24 +130,23 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "finished"),
+    ("owner", "function", "finished"),
     [
         ("bnrepro.comparison.variant", "evaluate", False),
-        ("bnrepro.training.checkpoints", "Checkpoints.save", False),
+        ("bnrepro.training.checkpoints:Checkpoints", "save", False),
         ("bnrepro.report.figures", "accuracy_figure", True),
     ],
 )
-def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, module, function, finished):
+def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, function, finished):
     workdir = tmp_path / "w"
     program = (
-        "import os, runpy, signal\n"
-        f"import {module} as owner\n"
-        f"from {module} import {function.split('.')[0]}\n"
-        f"original = {function}\n"
+        "import os, pkgutil, runpy, signal\n"
+        f"owner = pkgutil.resolve_name({owner!r})\n"
+        f"original = owner.{function}\n"
         "def told(*args, **kwargs):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return original(*args, **kwargs)\n"
-        f"{'' if '.' in function else 'owner.'}{function} = told\n"
+        f"owner.{function} = told\n"
         "runpy.run_module('experiments.mnist_sigmoid', run_name='__main__', alter_sys=True)\n"
     )
     arguments = [
