@@ -19,6 +19,7 @@ def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
         "final": "final, %",
         "best": "best, %",
         "final_minus_baseline": f"final − {baseline}",
+        "final_holdout": "holdout, %",
         "final_train_set": "training set, %",
         "final_test_minibatches": "own statistics, %",
         "steps_to_baseline_best": f"steps to {baseline}'s best",
