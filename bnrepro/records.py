@@ -169,7 +169,8 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
             raise RecordsError(f"{workdir} holds a run that is no sweep; choose another --workdir")
         return config
     # None of its trials has finished, perhaps.
-    if foreign := [name for name in _foreign(workdir) if not name.startswith(DATABASE)]:
+    begun = (DATABASE, CHECKPOINTS)
+    if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
         raise RecordsError(f"{workdir} holds what no sweep wrote: {', '.join(foreign[:3])}")
     return None
 

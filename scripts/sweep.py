@@ -11,10 +11,11 @@ are left aside. The same command again, also on other machines, goes on with wha
 
 import runpy
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def _main() -> None:
     # Only now: --help and a mistyped flag need not wait for JAX.
     from bnrepro.comparison.config import ConfigError
     from bnrepro.comparison.run import Preempted
-    from bnrepro.records import RecordsError
+    from bnrepro.records import CHECKPOINTS, RecordsError
     from bnrepro.sweep.collect import collect, open_workdir
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.space import SweepError
@@ -98,21 +99,23 @@ def _main() -> None:
             with suppress(OSError):  # what it held before, it keeps
                 workdir.rmdir()
             raise
-        display, discarded = _Display(study, workdir, trackers), False
-        try:
-            with display:
-                while not display.update():
-                    if study.is_waiting():
-                        engine(plan, values["workers"], display.update)
-                    else:  # the last trials run elsewhere
-                        time.sleep(1)
-        except (SweepError, RecordsError):
-            # What only a worker finds out, as a data set that there is not, leaves nothing either.
-            if discarded := study.discard():
-                _remove(workdir, values["storage"])
-            raise
-        finally:
-            run = None if discarded else collect(study, workdir, trackers)
+        with closing(study):
+            display, discarded = _Display(study, workdir, trackers), False
+            try:
+                with display:
+                    while not display.update():
+                        if study.is_waiting():
+                            engine(plan, values["workers"], display.update)
+                        else:  # the last trials run elsewhere
+                            time.sleep(1)
+                shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+            except (SweepError, RecordsError):
+                # What only a worker finds out, as a data set that there is not, leaves nothing.
+                if discarded := study.discard():
+                    _remove(workdir, values["storage"])
+                raise
+            finally:
+                run = None if discarded else collect(study, workdir, trackers)
         if run is not None:
             _report(run)
     except (ConfigError, SweepError, RecordsError, TrackerError) as error:
@@ -148,7 +151,7 @@ def make_plan(
     import sqlalchemy
 
     from bnrepro.comparison.config import check_config, common_config
-    from bnrepro.records import DATABASE
+    from bnrepro.records import CHECKPOINTS, DATABASE
     from bnrepro.report.commands import command_line
     from bnrepro.sweep.plan import SAMPLERS, Plan
     from bnrepro.sweep.space import SweepError, grid, make_space
@@ -192,6 +195,7 @@ def make_plan(
         name=workdir.absolute().name if values["storage"] else "sweep",
         launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
         command=command_line("python -m experiments.single", file, overrides),
+        checkpoints=workdir.absolute() / CHECKPOINTS,
     )
 
 
@@ -222,8 +226,9 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 def _remove(workdir: Path, storage: str | None) -> None:
     """Removes what was made for a sweep that cannot be."""
-    from bnrepro.records import DATABASE
+    from bnrepro.records import CHECKPOINTS, DATABASE
 
+    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
     if storage is None:
         for path in workdir.glob(f"{DATABASE}*"):
             path.unlink()

@@ -1,5 +1,6 @@
 """From the study of a sweep to its records, and how far it is."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,13 +61,18 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Pro
     """How far a sweep with these trials is, with so many of the best."""
     ended = finished(trials)
     running = {i: trial for i, trial in trials.items() if trial.state == TrialState.RUNNING}
-    # The first of those that run together says how far they are.
+    # Of a group, the first trial says how far all of them are.
+    sizes = Counter(str(trial.user_attrs.get("group")) for trial in running.values())
     steps = sum(
-        trial.user_attrs.get("step", 0)
-        * sum(index in running for index in trial.user_attrs.get("together", ()))
+        trial.user_attrs.get("step", 0) * sizes[str(trial.user_attrs.get("group"))]
         for trial in running.values()
     )
-    scores = {i: trial.value for i, trial in ended.items() if trial.value is not None}
+    # A pruned trial has a value, too: its last one.
+    scores = {
+        i: trial.value
+        for i, trial in ended.items()
+        if trial.state == TrialState.COMPLETE and trial.value is not None
+    }
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
     count = sum(index < plan.count for index in ended)
     return Progress(

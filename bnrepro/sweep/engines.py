@@ -2,12 +2,14 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,12 +22,12 @@ ENGINES = ("local", "ray")
 Watch = Callable[[], Any]
 
 _ROOT = Path(__file__).parents[2]
-# Seconds that a worker has to end when it is told to.
-_PATIENCE = 5
+# Seconds that workers have to save their trials when they are told to end.
+_PATIENCE = 20
 
 
 class _Worker(NamedTuple):
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
     errors: IO[str]
 
 
@@ -45,6 +47,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     """
     gpus = _gpus()
     count = workers or len(gpus) or available_cores()
+    plan = replace(plan, workers=count)
     with ExitStack() as stack:
         # What one has compiled, the others need not, nor those that replace them.
         cache = stack.enter_context(tempfile.TemporaryDirectory())
@@ -111,7 +114,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         # Workers that share a GPU take a part of it each.
         resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
         task = ray.remote(max_retries=-1, **resources)(_work)
-        left = [task.remote(plan.to_json()) for _ in range(count)]
+        left = [task.remote(replace(plan, workers=count)) for _ in range(count)]
         while left:
             watch()
             done, left = ray.wait(left, timeout=1)
@@ -123,25 +126,24 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         ray.shutdown()
 
 
-def _work(plan: str) -> None:
+def _work(plan: Plan) -> None:
     """A task of Ray's."""
     from bnrepro.sweep.worker import work
 
-    work(Plan.from_json(plan))
+    work(plan)
 
 
-def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[str]":
+def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(
         [sys.executable, "-m", "bnrepro.sweep.worker"],
         stdin=subprocess.PIPE,
         stderr=errors,
         env=environment,
-        text=True,
         # Ctrl-C is for the process that started it, which ends it then.
         start_new_session=True,
     )
     with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
-        stdin.write(plan.to_json())
+        pickle.dump(plan, stdin)
     return process
 
 

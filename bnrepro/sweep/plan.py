@@ -1,19 +1,13 @@
-"""A sweep as it is written down: what all its workers, on however many machines, agree on."""
+"""A sweep as all its workers, on however many machines, know it."""
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bnrepro.comparison.config import TRACED
-from bnrepro.sweep.space import (
-    Space,
-    grid,
-    quasi_random,
-    space_from_json,
-    space_to_json,
-    varies,
-)
+from bnrepro.sweep.space import Space, grid, quasi_random, random_points, space_to_json, varies
 
 SAMPLERS = ("grid", "random", "tpe", "qmc")
 
@@ -33,6 +27,8 @@ class Plan:
       name: of the study in it.
       launched_by: the command of the sweep.
       command: that trains a single run of the config.
+      checkpoints: their folder, which may be another one on each machine; None to keep none.
+      workers: that share the trials.
     """
 
     config: dict[str, Any]
@@ -45,6 +41,8 @@ class Plan:
     name: str
     launched_by: str
     command: str
+    checkpoints: Path | None = None
+    workers: int = 1
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -53,14 +51,15 @@ class Plan:
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial, where they are known beforehand.
+        """The settings of each trial; None of TPE, which learns from the trials before.
 
         Of a grid, those are next to each other that make one program.
         """
-        if self.sampler == "qmc":
-            return quasi_random(self.space, self.trials)
-        if self.sampler != "grid":
+        if self.sampler == "tpe":
             return None
+        if self.sampler != "grid":
+            draw = quasi_random if self.sampler == "qmc" else random_points
+            return draw(self.space, self.trials)
         keys = sorted(self.space, key=lambda key: key in self.traced)
         return grid({key: self.space[key] for key in keys}, self.trials)
 
@@ -74,15 +73,9 @@ class Plan:
         """Keys that trials of one program may differ in."""
         return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
 
-    def to_json(self) -> str:
-        """The plan as a worker on another machine takes it."""
-        return json.dumps(asdict(self) | {"space": space_to_json(self.space)})
-
-    @staticmethod
-    def from_json(text: str) -> "Plan":
-        """The reverse of `to_json`."""
-        content = json.loads(text)
-        return Plan(**content | {"space": space_from_json(content["space"])})
+    def static(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a trial's settings, those that all trials of one program share."""
+        return {key: value for key, value in settings.items() if key not in self.traced}
 
 
 def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> dict[str, Any]:

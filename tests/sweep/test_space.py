@@ -15,8 +15,6 @@ from bnrepro.sweep.space import (
     make_space,
     parse_values,
     quasi_random,
-    space_from_json,
-    space_to_json,
 )
 from configs import mnist_sigmoid
 
@@ -126,7 +124,6 @@ def test_settings_come_back_from_what_optuna_and_files_keep():
     }
     settings = {"model.hidden": [50, 50], NAME: "none", RATE: 1.5}
     assert decode(space, encode(settings)) == settings
-    assert space_from_json(space_to_json(space)) == space
     for key, value in encode(settings).items():
         assert distributions(space)[key]._contains(
             distributions(space)[key].to_internal_repr(value)
