@@ -1,15 +1,29 @@
 """A sweep as all its workers, on however many machines, know it."""
 
+import json
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bnrepro.comparison.config import TRACED
-from bnrepro.sweep.space import Space, grid, quasi_random, random_points, space_to_json, varies
+import sqlalchemy
 
-SAMPLERS = ("grid", "random", "tpe", "qmc")
+from bnrepro.comparison.config import TRACED, check_config, common_config
+from bnrepro.records import CHECKPOINTS, DATABASE
+from bnrepro.report.commands import command_line
+from bnrepro.sweep.space import (
+    Space,
+    SweepError,
+    grid,
+    make_space,
+    quasi_random,
+    random_points,
+    space_to_json,
+    varies,
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,7 @@ class Plan:
     Attributes:
       config: of all trials, without variants.
       space: what they vary.
-      sampler: one of `SAMPLERS`.
+      sampler: grid, random, tpe or qmc.
       trials: how many; of a grid with ranges, at most so many.
       prune: end trials that are below the median of the others at an evaluation.
       at_once: trials of one program, or None for as many as the device is good for.
@@ -83,3 +97,62 @@ def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> di
     # The points of a grid depend on how many there may be; else more trials go on with it.
     size = {"trials": trials} if sampler == "grid" else {}
     return config | {"vary": vary, "search": sampler} | size
+
+
+def make_plan(
+    config: dict[str, Any],
+    varied: Mapping[str, Any],
+    values: Mapping[str, Any],
+    workdir: Path,
+    file: str,
+    overrides: Mapping[str, Any],
+) -> Plan:
+    """The sweep that a command line describes.
+
+    Args:
+      config: with variants or without.
+      varied: values by key, as the config file has them.
+      values: of the flags; what they vary comes on top.
+      workdir: of the sweep.
+      file: that the config is from, with its argument.
+      overrides: what the command line changed of it, by flat key.
+
+    Raises:
+      SweepError: a flag, or what is varied, cannot be.
+      ConfigError: a config that cannot be, in itself or with what is varied.
+    """
+    if values["seeds"] is not None:
+        config, overrides = ({**old, "seeds": values["seeds"]} for old in (config, overrides))
+    # As JSON has it, in which others read it.
+    common = json.loads(json.dumps(common_config(config)))
+    check_config(common)
+    varied, again = dict(varied), set[str]()
+    for text in values["vary"]:
+        key, equals, given = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise SweepError(f"--vary is written KEY=VALUES, got {text!r}")
+        if key in again:
+            raise SweepError(f"--vary is given twice for {key}")
+        again.add(key)
+        varied[key] = given
+    space, trials = make_space(common, varied), values["trials"]
+    if values["sampler"] == "grid":
+        points = len(grid(space, trials))
+        trials = trials or points
+    elif trials is None:
+        raise SweepError(f"say how many --trials, of sampler {values['sampler']}")
+    # SQLite's has a fixed name: a workdir may be renamed.
+    database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
+    return Plan(
+        config=common,
+        space=space,
+        sampler=values["sampler"],
+        trials=trials,
+        prune=values["prune"],
+        at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
+        storage=values["storage"] or database.render_as_string(hide_password=False),
+        name=workdir.absolute().name if values["storage"] else "sweep",
+        launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
+        command=command_line("python -m experiments.single", file, overrides),
+        checkpoints=workdir.absolute() / CHECKPOINTS,
+    )

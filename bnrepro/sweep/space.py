@@ -11,12 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
 from bnrepro.comparison.config import (
     COMMON,
@@ -210,23 +204,22 @@ def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
 def _drawn(space: Space, sampler: optuna.samplers.BaseSampler, trials: int) -> list[dict[str, Any]]:
     study, points = optuna.create_study(sampler=sampler), []
     for _ in range(trials):
-        trial = study.ask(distributions(space))
-        points.append(decode(space, trial.params))
+        trial = study.ask()
+        points.append(suggest(space, trial))
         study.tell(trial, 0.0)
     return points
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space for Optuna."""
-    result: dict[str, BaseDistribution] = {}
+def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """Settings for a trial, drawn by Optuna where the trial has none yet."""
     for key, values in space.items():
         if not isinstance(values, Range):
-            result[key] = CategoricalDistribution([_encoded(value) for value in values])
+            trial.suggest_categorical(key, [_encoded(value) for value in values])
         elif is_integer(key):
-            result[key] = IntDistribution(int(values.low), int(values.high), log=values.log)
+            trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
         else:
-            result[key] = FloatDistribution(values.low, values.high, log=values.log)
-    return result
+            trial.suggest_float(key, values.low, values.high, log=values.log)
+    return decode(space, trial.params)
 
 
 def encode(settings: Mapping[str, Any]) -> dict[str, Any]:

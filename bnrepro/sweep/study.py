@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import SweepError, decode, distributions, encode
+from bnrepro.sweep.space import SweepError, encode, suggest
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
@@ -109,15 +109,11 @@ class SharedStudy:
         Raises:
           SweepError: the storage cannot be used any more.
         """
-        try:
+        with _told_in_a_sentence(self.plan):
             everything = self._study.get_trials(deepcopy=False)
-        except _STORAGE_ERRORS as error:
-            raise _unusable(self.plan, error) from error
         counting: dict[int, FrozenTrial] = {}
         for trial in everything:
-            index = trial.user_attrs.get("index")
-            if index is None:
-                continue
+            index = trial.user_attrs["index"]
             if index not in counting or counting[index].state == TrialState.FAIL:
                 counting[index] = trial
         return dict(sorted(counting.items()))
@@ -131,19 +127,21 @@ class SharedStudy:
         Raises:
           SweepError: a trial was begun many times, and never ended; or as `trials`.
         """
-        with _no_warnings():
+        # That this may change some day.
+        with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
             fail_stale_trials(self._study)
-        trials = self.trials()
-        for index in range(self.plan.count):
-            trial = trials.get(index)
-            if trial is not None and trial.state != TrialState.FAIL:
-                continue
-            if trial is not None and not self._forgiving and _retries(trial) >= MAX_RETRIES:
-                raise SweepError(
-                    f"{trial_name(index)} was begun {MAX_RETRIES + 1} times and never ended: its "
-                    "workers died, for want of memory perhaps; take a smaller --at-once"
-                )
-            self._enqueue(index, trial)
+            trials = self.trials()
+            for index in range(self.plan.count):
+                trial = trials.get(index)
+                if trial is not None and trial.state != TrialState.FAIL:
+                    continue
+                retries = trial and RetryHeartbeatStaleTrialCallback.retry_history(trial)
+                if retries and len(retries) >= MAX_RETRIES and not self._forgiving:
+                    raise SweepError(
+                        f"{trial_name(index)} was begun {MAX_RETRIES + 1} times and never ended: "
+                        "its workers died, for want of memory perhaps; take a smaller --at-once"
+                    )
+                self._enqueue(index, trial)
         self._forgiving = False
         return trials
 
@@ -232,18 +230,19 @@ class SharedStudy:
         samplers = optuna.samplers
         tpe = self.plan.sampler == "tpe"
         self._study.sampler = (samplers.TPESampler if tpe else samplers.RandomSampler)(seed=index)
-        with _no_warnings():
-            trial = optuna.Trial(self._study, trial_id)
-            for key, values in distributions(self.plan.space).items():
-                _suggest(trial, key, values)
-        settings = decode(self.plan.space, trial.params)
+        trial = optuna.Trial(self._study, trial_id)
+        settings = suggest(self.plan.space, trial)
         claim = Claim(index, settings, trial, trial_id, _group(waiting))
         self._held[trial_id] = claim
         return claim
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Records heartbeats of the trials taken meanwhile; gives back what is unfinished then."""
+        """Records heartbeats of the trials taken meanwhile; gives back what is unfinished then.
+
+        Raises:
+          SweepError: the storage cannot be used any more.
+        """
         done = Event()
 
         def beat() -> None:
@@ -255,7 +254,8 @@ class SharedStudy:
         thread = Thread(target=beat, daemon=True)
         thread.start()
         try:
-            yield
+            with _told_in_a_sentence(self.plan):
+                yield
         finally:
             done.set()
             thread.join()
@@ -344,11 +344,6 @@ def _group(trial: FrozenTrial) -> tuple[str, int] | None:
     return tuple(group) if group else None
 
 
-def _retries(trial: FrozenTrial) -> int:
-    with _no_warnings():
-        return len(RetryHeartbeatStaleTrialCallback.retry_history(trial))
-
-
 def _sqlite_file(url: str) -> str | None:
     """The file of an SQLite database, "" if it has none; None of another one."""
     parts = sqlalchemy.make_url(url)
@@ -364,7 +359,7 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
             file = _sqlite_file(plan.storage)
             if file in ("", ":memory:"):
                 raise ValueError("workers share no memory; name a file, as in sqlite:///FILE")
-            with _no_warnings():
+            with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
                     # In seconds, until a write gives up waiting for another's.
@@ -392,14 +387,11 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
 
 
 @contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Optuna's: that this and that may change some day, and that heartbeats are for its own loop.
-
-    `alive` records them here.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _told_in_a_sentence(plan: Plan) -> Iterator[None]:
+    try:
         yield
+    except _STORAGE_ERRORS as error:
+        raise _unusable(plan, error) from error
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:
@@ -415,12 +407,3 @@ def _without_password(url: str) -> str:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return url
-
-
-def _suggest(trial: optuna.Trial, key: str, values: optuna.distributions.BaseDistribution) -> None:
-    if isinstance(values, optuna.distributions.CategoricalDistribution):
-        trial.suggest_categorical(key, values.choices)
-    elif isinstance(values, optuna.distributions.IntDistribution):
-        trial.suggest_int(key, values.low, values.high, log=values.log)
-    elif isinstance(values, optuna.distributions.FloatDistribution):
-        trial.suggest_float(key, values.low, values.high, log=values.log)
