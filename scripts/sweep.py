@@ -93,13 +93,17 @@ def _main() -> None:
             raise
         with closing(study):
             display, discarded = Display(study, workdir, trackers), False
+
+            def watch() -> bool:
+                display.update()
+                return study.is_waiting()
+
             try:
                 with display:
                     while not display.update():
                         if study.is_waiting():
-                            engine(plan, values["workers"], display.update)
-                        else:  # the last trials run elsewhere
-                            time.sleep(1)
+                            engine(plan, values["workers"], watch)
+                        time.sleep(1)  # the last trials may run elsewhere
                 shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except (SweepError, RecordsError):
                 # What only a worker finds out, as a data set that there is not, leaves nothing.

@@ -146,10 +146,19 @@ class SharedStudy:
         return trials
 
     def _enqueue(self, index: int, failed: FrozenTrial | None) -> None:
-        points = self.plan.points
-        params = encode(points[index]) if points else failed.params if failed else {}
         group = failed.user_attrs.get("group") if failed else None
-        self._study.enqueue_trial(params, user_attrs={"index": index, "group": group})
+        like: FrozenTrial | optuna.trial.FixedTrial | None = failed
+        if self.plan.points:
+            like = optuna.trial.FixedTrial(encode(self.plan.points[index]))
+            suggest(self.plan.space, like)
+        # With its settings already, which each cost another transaction later.
+        trial = optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=like.params if like else {},
+            distributions=like.distributions if like else {},
+            user_attrs={"index": index, "group": group},
+        )
+        self._study.add_trial(trial)
 
     def is_waiting(self) -> bool:
         """Whether there are trials to take."""

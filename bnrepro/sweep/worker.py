@@ -64,11 +64,11 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
 
     @cache
     def room_for(static: str) -> int:
-        return plan.at_once or _at_once(program_of(static), plan.traced)
+        return plan.at_once or min(_most(plan), _memory_for(program_of(static), plan.traced))
 
     def how_many(settings: dict[str, Any], unfinished: int) -> int:
-        share = -(-unfinished // plan.workers)
-        return min(room_for(json.dumps(plan.static(settings))), _most(plan), share)
+        fair_share = -(-unfinished // plan.workers)
+        return min(room_for(json.dumps(plan.static(settings))), fair_share)
 
     with closing(SharedStudy(plan)) as study, study.alive():
         study.register({"dataset": dataset.name, "stand_in": dataset.stand_in, **here_and_now()})
@@ -157,9 +157,7 @@ def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
 
 
 def _most(plan: Plan) -> int:
-    """How many trials of one program are worthwhile, whatever there is room for."""
-    if plan.at_once is not None:
-        return plan.at_once
+    """How many trials of one program are worthwhile, whatever there is memory for."""
     on_cpu = jax.default_backend() == "cpu"
     most = max(1, _RUNS_ON_CPU // plan.config["seeds"]) if on_cpu else _MOST_AT_ONCE
     if plan.sampler == "tpe" or plan.prune:
@@ -175,7 +173,7 @@ def _program(plan: Plan, static: dict[str, Any], dataset: Dataset) -> Program:
     return make_program(config, dataset, samplers=job.samplers, devices=job.devices)
 
 
-def _at_once(program: Program, traced: Sequence[str]) -> int:
+def _memory_for(program: Program, traced: Sequence[str]) -> int:
     """How many trials of a program the device has memory for."""
     stats = program.devices.mesh.devices.flat[0].memory_stats() or {}
     if "bytes_limit" not in stats:

@@ -233,14 +233,6 @@ def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path, 
     assert study.is_waiting()
 
 
-def test_two_workers_never_get_the_same_trial(tmp_path, opened):
-    plan = make_plan(tmp_path)
-    first, second = opened(plan), opened(plan)
-    taken = [*take(first, 3), *take(second, 3)]
-    assert sorted(claim.index for claim in taken) == [0, 1, 2, 3]
-    assert take(first, 1) == []
-
-
 def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path, opened):
     plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 12)
     studies = [opened(plan) for _ in range(4)]
@@ -326,30 +318,17 @@ def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp
     assert not another.discard()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"varied": {**GRID, RATE: [0.1, 2.0]}},
-            r"vary.optimizer.learning_rate: \[0.1, 1.0\] there",
-        ),
-        ({"sampler": "random"}, "search: grid there, random here"),
-    ],
-)
-def test_another_sweep_under_the_same_name_is_refused_with_the_difference(
-    changes, message, tmp_path, opened
-):
-    opened(make_plan(tmp_path))
-    with pytest.raises(RecordsError, match=message):
-        SharedStudy(make_plan(tmp_path, **changes))
-
-
-def test_another_config_is_refused_but_for_what_is_no_setting(tmp_path, opened):
+def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting(tmp_path, opened):
     opened(make_plan(tmp_path))
     elsewhere = with_settings(config(), {"data_dir": "/elsewhere", "checkpoint.every": 3})
     opened(make_plan(tmp_path, config=elsewhere))
-    with pytest.raises(RecordsError, match="steps: 20 there, 40 here"):
-        SharedStudy(make_plan(tmp_path, config=config() | {"steps": 40}))
+    for changes, message in [
+        ({"config": config() | {"steps": 40}}, "steps: 20 there, 40 here"),
+        ({"varied": {**GRID, RATE: [0.1, 2.0]}}, r"learning_rate: \[0.1, 1.0\] there"),
+        ({"sampler": "random"}, "search: grid there, random here"),
+    ]:
+        with pytest.raises(RecordsError, match=message):
+            SharedStudy(make_plan(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
