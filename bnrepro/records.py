@@ -8,7 +8,8 @@ A workdir holds
 - what `report` makes of them: `summary.csv`, `summary.md`, `figures/`;
 - `tensorboard/`, `wandb/`: what trackers made of settings and metrics, a folder a variant;
 - `checkpoints/`: where to go on from, a folder a variant; `.lock`: held by who writes here;
-- of a sweep, whose trials are its variants, `sweep.db`: their state.
+- of a sweep, whose trials are its variants, `sweep.db`: their state; until all have ended, a folder
+  of checkpoints for each group of trials that run together.
 
 A file is complete or absent: it is written beside and renamed.
 """

@@ -50,19 +50,16 @@ class Progress(NamedTuple):
 def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
     """How far a sweep with these trials is, with so many of the best."""
     ended = finished(trials)
-    running = {i: trial for i, trial in trials.items() if trial.state == TrialState.RUNNING}
+    running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
     # Of a group, the first trial says how far all of them are.
-    sizes = Counter(str(trial.user_attrs.get("group")) for trial in running.values())
+    sizes = Counter(str(trial.user_attrs.get("group")) for trial in running)
     steps = sum(
         trial.user_attrs.get("step", 0) * sizes[str(trial.user_attrs.get("group"))]
-        for trial in running.values()
+        for trial in running
     )
     # A pruned trial has a value, too: its last one.
-    scores = {
-        i: trial.value
-        for i, trial in ended.items()
-        if trial.state == TrialState.COMPLETE and trial.value is not None
-    }
+    completed = {i: trial for i, trial in ended.items() if trial.state == TrialState.COMPLETE}
+    scores = {i: trial.value or 0.0 for i, trial in completed.items()}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
     count = sum(index < plan.count for index in ended)
     return Progress(

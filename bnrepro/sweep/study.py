@@ -32,6 +32,7 @@ HEARTBEAT = 20
 MAX_RETRIES = 10
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_SETTLED = (TrialState.WAITING, *_FINISHED)
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 
 
@@ -179,10 +180,7 @@ class SharedStudy:
             if group and len(waiting) == group[1]:
                 groups.append(waiting)
             # Of a group, those that are missing may be retried within moments.
-            elif not group or {trial.state for trial in members} <= {
-                TrialState.WAITING,
-                *_FINISHED,
-            }:
+            elif not group or all(trial.state in _SETTLED for trial in members):
                 singles += waiting
         return groups, singles
 
@@ -203,8 +201,7 @@ class SharedStudy:
             # Who gets the first of a group gets the others.
             if claim := self._take(first):
                 return [claim, *filter(None, map(self._take, others))]
-        index_end = self.plan.count
-        unfinished = sum(t.state not in _FINISHED for i, t in trials.items() if i < index_end)
+        unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
         claims, most, points = list[Claim](), 1, self.plan.points
         for waiting in singles:
             if len(claims) == most:
