@@ -8,7 +8,8 @@ A workdir holds
 - what `report` makes of them: `summary.csv`, `summary.md`, `figures/`;
 - `tensorboard/`, `wandb/`: what trackers made of settings and metrics, a folder a variant;
 - `checkpoints/`: where to go on from, a folder a variant; `.lock`: held by who writes here;
-- of a sweep, whose trials are its variants, `sweep.db`: their state.
+- of a sweep, whose trials are its variants, `sweep.db`: their state; until all have ended, a folder
+  of checkpoints for each group of trials that run together.
 
 A file is complete or absent: it is written beside and renamed.
 """
@@ -182,7 +183,8 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
             raise RecordsError(f"{workdir} holds a run that is no sweep; choose another --workdir")
         return config
     # None of its trials has finished, perhaps.
-    if foreign := [name for name in _foreign(workdir) if not name.startswith(DATABASE)]:
+    begun = (DATABASE, CHECKPOINTS)
+    if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
         raise RecordsError(f"{workdir} holds what no sweep wrote: {', '.join(foreign[:3])}")
     return None
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,12 +198,12 @@ def _trials_a_minute(arm: _Arm, steps: int) -> tuple[float, str]:
 
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(arm, steps, folder)
-        study = SharedStudy(plan)
-        study.refill()
-        begin = time.time()
-        work(plan)
-        dataset = study.provenance()["dataset"]
-        ends = sorted(_completed(t) for t in finished(study.trials()).values())
+        with closing(SharedStudy(plan)) as study:
+            study.refill()
+            begin = time.time()
+            work(plan)
+            dataset = study.provenance()["dataset"]
+            ends = sorted(_completed(t) for t in finished(study.trials()).values())
     if arm.at_once == 1:
         return 60 * (len(ends) - 1) / (ends[-1] - ends[0]), dataset
     return 60 * len(ends) / (ends[-1] - begin), dataset

@@ -10,33 +10,20 @@ are left aside. The same command again, also on other machines, goes on with wha
 """
 
 import runpy
-import shlex
-import sys
+import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Column, Table
+from rich.console import Console
 
 from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
-    from bnrepro.sweep.collect import Progress
-    from bnrepro.sweep.plan import Plan
-    from bnrepro.sweep.study import SharedStudy
-    from bnrepro.trackers import Tracker
-
-# Of the best trials, so many are shown.
-_BEST = 10
-# Seconds between two writings of the records while the sweep runs.
-_WRITE_EVERY = 30
 
 
 def main() -> None:
@@ -55,12 +42,19 @@ def _main() -> None:
     flags.DEFINE_multi_string(
         "vary", [], "KEY=VALUES: A,B,.. or log(LOW,HIGH) or uniform(LOW,HIGH); once for each key."
     )
-    flags.DEFINE_integer("trials", None, "How many; of a grid of lists, all points by default.")
-    flags.DEFINE_string("sampler", None, "grid (default), random, tpe or qmc.")
+    flags.DEFINE_integer(
+        "trials", None, "How many; of a grid of lists, all points by default.", lower_bound=1
+    )
+    flags.DEFINE_enum("sampler", "grid", ("grid", "random", "tpe", "qmc"), "grid by default.")
     flags.DEFINE_integer("seeds", None, "Of each trial; as --config.seeds.")
-    flags.DEFINE_integer("workers", None, "Default: one a GPU, or else one a core.")
+    flags.DEFINE_integer("workers", None, "Default: one a GPU, or else one a core.", lower_bound=1)
     flags.DEFINE_string("at-once", "auto", "Trials of one program; auto goes by the device.")
-    flags.DEFINE_string("engine", "local", "local (processes here) or ray (a Ray cluster).")
+    flags.register_validator(
+        "at-once",
+        lambda text: text == "auto" or (text.isdecimal() and int(text) > 0),
+        "must be auto or a number of trials",
+    )
+    flags.DEFINE_enum("engine", "local", ("local", "ray"), "Processes here, or a Ray cluster.")
     flags.DEFINE_string("storage", None, "URL of a database; default: sweep.db in the workdir.")
     flags.DEFINE_bool("prune", False, "End trials that are below the median of the others.")
     own = ("vary", "trials", "sampler", "seeds", "workers", "at-once", "engine", "storage", "prune")
@@ -70,9 +64,11 @@ def _main() -> None:
     # Only now: --help and a mistyped flag need not wait for JAX.
     from bnrepro.comparison.config import ConfigError
     from bnrepro.comparison.run import Preempted
-    from bnrepro.records import RecordsError
+    from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError
     from bnrepro.sweep.collect import collect, open_workdir
     from bnrepro.sweep.engines import run_local, run_ray
+    from bnrepro.sweep.plan import make_plan
+    from bnrepro.sweep.progress import Display
     from bnrepro.sweep.space import SweepError
     from bnrepro.sweep.study import SharedStudy
     from bnrepro.trackers import TrackerError
@@ -85,11 +81,7 @@ def _main() -> None:
         overrides = config_flags.get_override_values(flag)
         varied = _get_sweep(file.partition(":")[0])
         plan = make_plan(config, varied, values, workdir, file, overrides)
-        if values["engine"] not in ("local", "ray"):
-            raise SweepError(f"--engine must be local or ray, got {values['engine']!r}")
         engine = run_local if values["engine"] == "local" else run_ray
-        if values["workers"] is not None and values["workers"] < 1:
-            raise SweepError(f"--workers must be at least 1, got {values['workers']}")
         trackers = cli.make_trackers()
         open_workdir(plan, workdir)
         try:
@@ -98,26 +90,34 @@ def _main() -> None:
             with suppress(OSError):  # what it held before, it keeps
                 workdir.rmdir()
             raise
-        display, discarded = _Display(study, workdir, trackers), False
+        with closing(study):
+            display, discarded = Display(study, workdir, trackers), False
 
-        def watch() -> bool:
-            cli.end_if_told()
-            return display.update()
+            def watch() -> bool:
+                cli.end_if_told()
+                display.update()
+                return study.is_waiting()
 
-        try:
-            with display:
-                while not watch():
-                    if study.is_waiting():
-                        engine(plan, values["workers"], watch)
-                    else:  # the last trials run elsewhere
-                        time.sleep(1)
-        except (SweepError, RecordsError):
-            # What only a worker finds out, as a data set that there is not, leaves nothing either.
-            if discarded := study.discard():
-                _remove(workdir, values["storage"])
-            raise
-        finally:
-            run = None if discarded else collect(study, workdir, trackers)
+            try:
+                with display:
+                    while not display.update():
+                        cli.end_if_told()
+                        if study.is_waiting():
+                            engine(plan, values["workers"], watch)
+                        time.sleep(1)  # the last trials may run elsewhere
+                shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+            except (SweepError, RecordsError):
+                # What only a worker finds out, as a data set that there is not, leaves nothing.
+                if discarded := study.discard():
+                    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+                    if values["storage"] is None:
+                        for path in workdir.glob(f"{DATABASE}*"):
+                            path.unlink()
+                    with suppress(OSError):
+                        workdir.rmdir()
+                raise
+            finally:
+                run = None if discarded else collect(study, workdir, trackers)
         cli.end_if_told()
         if run is not None:
             _report(run)
@@ -125,90 +125,6 @@ def _main() -> None:
         cli.fail(error)
     except Preempted:
         cli.leave("told to end", cli.PREEMPTED)
-
-
-def make_plan(
-    config: dict[str, Any],
-    varied: Mapping[str, Any],
-    values: Mapping[str, Any],
-    workdir: Path,
-    file: str,
-    overrides: Mapping[str, Any],
-) -> "Plan":
-    """The sweep that a command line describes.
-
-    Args:
-      config: with variants or without.
-      varied: values by key, as the config file has them.
-      values: of the flags; what they vary comes on top.
-      workdir: of the sweep.
-      file: that the config is from, with its argument.
-      overrides: what the command line changed of it, by flat key.
-
-    Raises:
-      SweepError: a flag, or what is varied, cannot be.
-      ConfigError: a config that cannot be, in itself or with what is varied.
-    """
-    import json
-
-    import sqlalchemy
-
-    from bnrepro.comparison.config import check_config, common_config
-    from bnrepro.records import DATABASE
-    from bnrepro.report.commands import command_line
-    from bnrepro.sweep.plan import SAMPLERS, Plan
-    from bnrepro.sweep.space import SweepError, grid, make_space
-
-    if values["seeds"] is not None:
-        config, overrides = ({**old, "seeds": values["seeds"]} for old in (config, overrides))
-    # As JSON has it, in which others read it.
-    common = json.loads(json.dumps(common_config(config)))
-    check_config(common)
-    sampler = values["sampler"] or "grid"
-    if sampler not in SAMPLERS:
-        raise SweepError(f"--sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    trials = values["trials"]
-    if trials is not None and trials < 1:
-        raise SweepError(f"--trials must be at least 1, got {trials}")
-    varied, again = dict(varied), set[str]()
-    for text in values["vary"]:
-        key, equals, given = (part.strip() for part in text.partition("="))
-        if not equals:
-            raise SweepError(f"--vary is written KEY=VALUES, got {text!r}")
-        if key in again:
-            raise SweepError(f"--vary is given twice for {key}")
-        again.add(key)
-        varied[key] = given
-    space = make_space(common, varied)
-    if sampler == "grid":
-        points = len(grid(space, trials))
-        trials = trials or points
-    elif trials is None:
-        raise SweepError(f"say how many --trials, of sampler {sampler}")
-    # SQLite's has a fixed name: a workdir may be renamed.
-    database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
-    return Plan(
-        config=common,
-        space=space,
-        sampler=sampler,
-        trials=trials,
-        prune=values["prune"],
-        at_once=_at_once(values["at-once"]),
-        storage=values["storage"] or database.render_as_string(hide_password=False),
-        name=workdir.absolute().name if values["storage"] else "sweep",
-        launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
-        command=command_line("python -m experiments.single", file, overrides),
-    )
-
-
-def _at_once(text: str) -> int | None:
-    from bnrepro.sweep.space import SweepError
-
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise SweepError(f"--at-once must be auto or a number of trials, got {text!r}")
-    return int(text)
 
 
 def _get_sweep(path: str) -> dict[str, Any]:
@@ -226,88 +142,10 @@ def _get_sweep(path: str) -> dict[str, Any]:
     return dict(varied)
 
 
-def _remove(workdir: Path, storage: str | None) -> None:
-    """Removes what was made for a sweep that cannot be."""
-    from bnrepro.records import DATABASE
-
-    if storage is None:
-        for path in workdir.glob(f"{DATABASE}*"):
-            path.unlink()
-    with suppress(OSError):
-        workdir.rmdir()
-
-
-class _Display:
-    """A live table with the best trials so far and the time left; writes the records meanwhile."""
-
-    def __init__(self, study: "SharedStudy", workdir: Path, trackers: "Sequence[Tracker]") -> None:
-        self._study, self._workdir, self._trackers = study, workdir, trackers
-        # On stderr: what is piped on is the final table alone.
-        console = Console(stderr=True)
-        # The table of the end takes its place.
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._shown = console.is_terminal
-        self._began: tuple[float, float] | None = None
-        self._written, self._finished = time.monotonic(), -1
-
-    def __enter__(self) -> "_Display":
-        if self._shown:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._live.stop()
-
-    def update(self) -> bool:
-        """Sees to what others left, shows how far the sweep is, and tells whether it is done."""
-        from bnrepro.sweep.collect import collect, progress_of
-
-        progress = progress_of(self._study.plan, self._study.refill(), _BEST)
-        now = time.monotonic()
-        # The first that is seen may be another's work, of an earlier day.
-        began, done = self._began = self._began or (now, progress.done)
-        speed = (progress.done - done) / max(now - began, 1e-9)
-        left = (1 - progress.done) / speed if speed > 0 else None
-        if self._shown:
-            self._live.update(_table(progress, left), refresh=True)
-        elif progress.finished != self._finished:
-            print(_line(progress, left), file=sys.stderr)
-        if progress.finished != self._finished and now - self._written > _WRITE_EVERY:
-            collect(self._study, self._workdir, self._trackers)
-            self._written = time.monotonic()
-        self._finished = progress.finished
-        return progress.finished >= progress.trials
-
-
-def _line(progress: "Progress", left: float | None) -> str:
-    counts = [f"{progress.finished} of {progress.trials} trials"]
-    for name in ("running", "diverged", "pruned"):
-        if count := getattr(progress, name):
-            counts.append(f"{count} {name}")
-    if progress.best:
-        counts.append(f"best {100 * progress.best[0][2]:.2f}%")
-    if left is not None:
-        minutes, seconds = divmod(round(left), 60)
-        counts.append(f"{minutes}:{seconds:02} left")
-    return ", ".join(counts)
-
-
-def _table(progress: "Progress", left: float | None) -> Group:
-    from bnrepro.report.entries import short_text
-
-    # What matters stands first: on a narrow terminal, the last columns are cut.
-    table = Table("trial", Column("accuracy, %", justify="right", no_wrap=True))
-    for key in progress.best[0][1] if progress.best else ():
-        table.add_column(key)
-    for index, settings, score in progress.best:
-        cells = map(short_text, settings.values())
-        table.add_row(str(index), f"{100 * score:.2f}", *cells)
-    return Group(table, _line(progress, left))
-
-
 def _report(run: "Run") -> None:
     from bnrepro.report import summary, sweep, tables
     from bnrepro.report.sweep_figures import sweep_figures
+    from bnrepro.sweep.progress import BEST
 
     summary.write_summary(run, summary.summarize(run, ()))
     table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
@@ -316,9 +154,9 @@ def _report(run: "Run") -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    tables.print_table(table.head(_BEST), caption, console)
-    if len(table) > _BEST:
-        print(f"These are the best {_BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
+    tables.print_table(table.head(BEST), caption, console)
+    if len(table) > BEST:
+        print(f"These are the best {BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
     written = "Records, table and figures" if drawn else "Records and table"
     print(f"{written} are in {run.workdir}. To train the best again")
     print("(--config.first_seed=N for other seeds):\n")

@@ -1,12 +1,11 @@
-"""From the study of a sweep to its records, and how far it is."""
+"""From the study of a sweep to its records."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from filelock import FileLock
 from flax.traverse_util import unflatten_dict
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from bnrepro.comparison.config import common_config
 from bnrepro.records import LOCK, RecordsError, Run, differences, metric_rows, open_sweep, write_run
@@ -14,28 +13,6 @@ from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import decode, space_to_json
 from bnrepro.sweep.study import SharedStudy, finished, trial_name
 from bnrepro.trackers import Tracker
-
-
-class Progress(NamedTuple):
-    """How far a sweep is.
-
-    Attributes:
-      trials: how many there are.
-      finished: that ended by themselves.
-      diverged: of those, with a seed that diverged.
-      pruned: of the others, that were pruned.
-      running: that somebody works at.
-      done: share of all steps, in [0, 1].
-      best: the finished ones with the highest scores, as (index, settings, score in [0, 1]).
-    """
-
-    trials: int
-    finished: int
-    diverged: int
-    pruned: int
-    running: int
-    done: float
-    best: Sequence[tuple[int, dict[str, Any], float]]
 
 
 def open_workdir(plan: Plan, workdir: Path) -> None:
@@ -54,32 +31,6 @@ def open_workdir(plan: Plan, workdir: Path) -> None:
             f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
             "the same values to go on"
         )
-
-
-def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
-    """How far a sweep with these trials is, with so many of the best."""
-    ended = finished(trials)
-    running = {i: trial for i, trial in trials.items() if trial.state == TrialState.RUNNING}
-    # The first of those that run together says how far they are.
-    steps = sum(
-        trial.user_attrs.get("step", 0)
-        * sum(index in running for index in trial.user_attrs.get("together", ()))
-        for trial in running.values()
-    )
-    scores = {i: trial.value for i, trial in ended.items() if trial.value is not None}
-    ranked = sorted(scores, key=lambda index: -scores[index])[:best]
-    count = sum(index < plan.count for index in ended)
-    return Progress(
-        trials=plan.count,
-        finished=count,
-        diverged=sum(_diverged(trial) for trial in ended.values()),
-        pruned=sum(
-            trial.state == TrialState.PRUNED and not _diverged(trial) for trial in ended.values()
-        ),
-        running=len(running),
-        done=min(1.0, (count + steps / plan.config["steps"]) / plan.count),
-        best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
-    )
 
 
 def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ()) -> Run | None:
@@ -133,7 +84,3 @@ def _run(study: SharedStudy, workdir: Path, trials: Mapping[int, FrozenTrial]) -
     # Workers are started by other commands.
     provenance = study.provenance() | {"command": plan.launched_by, "seconds": seconds}
     return Run(workdir, config, metric_rows(rows), provenance)
-
-
-def _diverged(trial: FrozenTrial) -> bool:
-    return any(row[3] == "diverged" for row in trial.user_attrs["result"]["rows"])

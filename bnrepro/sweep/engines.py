@@ -2,12 +2,14 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,66 +17,60 @@ from bnrepro.comparison.run import available_cores
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 
-ENGINES = ("local", "ray")
-# Called about every second while the workers are at work.
-Watch = Callable[[], Any]
+# Called about every second; tells whether there are trials to take.
+Watch = Callable[[], bool]
 
 _ROOT = Path(__file__).parents[2]
-# Seconds that a worker has to end when it is told to.
-_PATIENCE = 5
+# Seconds that workers have to save their trials when they are told to end.
+_PATIENCE = 20
 
 
 class _Worker(NamedTuple):
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
     errors: IO[str]
 
 
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     """Workers in processes of their own, until there is nothing left to take.
 
-    One that is killed is replaced. Each has one GPU, where there are any; workers that share one
-    share its memory, too.
+    While there is, one that has ended is replaced. Each has one GPU, where there are any; workers
+    that share one share its memory, too.
 
     Args:
       plan: of the sweep.
       workers: how many; None for one on each GPU, or else on each core.
-      watch: called about every second.
+      watch: see `Watch`.
 
     Raises:
       SweepError: a worker cannot work; the message is its own.
     """
     gpus = _gpus()
     count = workers or len(gpus) or available_cores()
+    plan = replace(plan, workers=count)
     with ExitStack() as stack:
         # What one has compiled, the others need not, nor those that replace them.
         cache = stack.enter_context(tempfile.TemporaryDirectory())
         shared = {"JAX_COMPILATION_CACHE_DIR": cache} | os.environ
         running: dict[int, _Worker] = {}
         stack.callback(lambda: _end(running))
-        todo = list(range(count))
-        while running or todo:
-            for i in todo:
-                errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-                environment = shared | _environment(i, count, gpus)
-                running[i] = _Worker(_start(plan, environment, errors), errors)
-            watch()
+        while (waiting := watch()) or running:
+            for i in range(count if waiting else 0):
+                if i not in running:
+                    errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+                    environment = shared | _environment(i, count, gpus)
+                    running[i] = _Worker(_start(plan, environment, errors), errors)
             time.sleep(1)
-            todo = []
             for i, worker in list(running.items()):
                 code = worker.process.poll()
-                if code is None:
-                    continue
-                del running[i]
-                if code < 0:
-                    todo.append(i)
-                elif code:
+                if code is not None:
+                    del running[i]
+                if code and code > 0:
                     worker.errors.seek(0)
                     message = worker.errors.read()
                     # With code 2 it is a sentence.
                     raise SweepError(
                         message if code == 2 else f"a worker ended with code {code}: {message}"
                     )
-        watch()
 
 
 def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
@@ -83,7 +79,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
     Args:
       plan: of the sweep; every machine of the cluster must reach its storage.
       workers: how many; None for one on each GPU, or else on each core of the cluster.
-      watch: called about every second.
+      watch: see `Watch`.
 
     Raises:
       SweepError: there is no Ray, no cluster, or a worker cannot work.
@@ -111,46 +107,46 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         # Workers that share a GPU take a part of it each.
         resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
         task = ray.remote(max_retries=-1, **resources)(_work)
-        left = [task.remote(plan.to_json()) for _ in range(count)]
-        while left:
-            watch()
-            done, left = ray.wait(left, timeout=1)
+        plan, running = replace(plan, workers=count), list[Any]()
+        while (waiting := watch()) or running:
+            if waiting:
+                running += [task.remote(plan) for _ in range(count - len(running))]
+            done, running = ray.wait(running, timeout=1)
             ray.get(done)
-        watch()
     except ray.exceptions.RayError as error:
         raise SweepError(f"a worker failed: {error}") from error
     finally:
         ray.shutdown()
 
 
-def _work(plan: str) -> None:
+def _work(plan: Plan) -> None:
     """A task of Ray's."""
     from bnrepro.sweep.worker import work
 
-    work(Plan.from_json(plan))
+    work(plan)
 
 
-def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[str]":
+def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(
         [sys.executable, "-m", "bnrepro.sweep.worker"],
         stdin=subprocess.PIPE,
         stderr=errors,
         env=environment,
-        text=True,
         # Ctrl-C is for the process that started it, which ends it then.
         start_new_session=True,
     )
     with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
-        stdin.write(plan.to_json())
+        pickle.dump(plan, stdin)
     return process
 
 
 def _end(workers: dict[int, _Worker]) -> None:
     for worker in workers.values():
         worker.process.terminate()
+    deadline = time.monotonic() + _PATIENCE
     for worker in workers.values():
         try:
-            worker.process.wait(_PATIENCE)
+            worker.process.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()

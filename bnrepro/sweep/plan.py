@@ -1,21 +1,29 @@
-"""A sweep as it is written down: what all its workers, on however many machines, agree on."""
+"""A sweep as all its workers, on however many machines, know it."""
 
 import json
-from dataclasses import asdict, dataclass
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from bnrepro.comparison.config import TRACED
+import sqlalchemy
+
+from bnrepro.comparison.config import TRACED, check_config, common_config
+from bnrepro.records import CHECKPOINTS, DATABASE
+from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
     Space,
+    SweepError,
     grid,
+    make_space,
     quasi_random,
-    space_from_json,
+    random_points,
     space_to_json,
     varies,
 )
-
-SAMPLERS = ("grid", "random", "tpe", "qmc")
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Plan:
     Attributes:
       config: of all trials, without variants.
       space: what they vary.
-      sampler: one of `SAMPLERS`.
+      sampler: grid, random, tpe or qmc.
       trials: how many; of a grid with ranges, at most so many.
       prune: end trials that are below the median of the others at an evaluation.
       at_once: trials of one program, or None for as many as the device is good for.
@@ -33,6 +41,8 @@ class Plan:
       name: of the study in it.
       launched_by: the command of the sweep.
       command: that trains a single run of the config.
+      checkpoints: their folder, which may be another one on each machine; None to keep none.
+      workers: that share the trials.
     """
 
     config: dict[str, Any]
@@ -45,6 +55,8 @@ class Plan:
     name: str
     launched_by: str
     command: str
+    checkpoints: Path | None = None
+    workers: int = 1
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -53,14 +65,15 @@ class Plan:
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial, where they are known beforehand.
+        """The settings of each trial; None of TPE, which learns from the trials before.
 
         Of a grid, those are next to each other that make one program.
         """
-        if self.sampler == "qmc":
-            return quasi_random(self.space, self.trials)
-        if self.sampler != "grid":
+        if self.sampler == "tpe":
             return None
+        if self.sampler != "grid":
+            draw = quasi_random if self.sampler == "qmc" else random_points
+            return draw(self.space, self.trials)
         keys = sorted(self.space, key=lambda key: key in self.traced)
         return grid({key: self.space[key] for key in keys}, self.trials)
 
@@ -74,15 +87,9 @@ class Plan:
         """Keys that trials of one program may differ in."""
         return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
 
-    def to_json(self) -> str:
-        """The plan as a worker on another machine takes it."""
-        return json.dumps(asdict(self) | {"space": space_to_json(self.space)})
-
-    @staticmethod
-    def from_json(text: str) -> "Plan":
-        """The reverse of `to_json`."""
-        content = json.loads(text)
-        return Plan(**content | {"space": space_from_json(content["space"])})
+    def static(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a trial's settings, those that all trials of one program share."""
+        return {key: value for key, value in settings.items() if key not in self.traced}
 
 
 def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> dict[str, Any]:
@@ -90,3 +97,62 @@ def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> di
     # The points of a grid depend on how many there may be; else more trials go on with it.
     size = {"trials": trials} if sampler == "grid" else {}
     return config | {"vary": vary, "search": sampler} | size
+
+
+def make_plan(
+    config: dict[str, Any],
+    varied: Mapping[str, Any],
+    values: Mapping[str, Any],
+    workdir: Path,
+    file: str,
+    overrides: Mapping[str, Any],
+) -> Plan:
+    """The sweep that a command line describes.
+
+    Args:
+      config: with variants or without.
+      varied: values by key, as the config file has them.
+      values: of the flags; what they vary comes on top.
+      workdir: of the sweep.
+      file: that the config is from, with its argument.
+      overrides: what the command line changed of it, by flat key.
+
+    Raises:
+      SweepError: a flag, or what is varied, cannot be.
+      ConfigError: a config that cannot be, in itself or with what is varied.
+    """
+    if values["seeds"] is not None:
+        config, overrides = ({**old, "seeds": values["seeds"]} for old in (config, overrides))
+    # As JSON has it, in which others read it.
+    common = json.loads(json.dumps(common_config(config)))
+    check_config(common)
+    varied, again = dict(varied), set[str]()
+    for text in values["vary"]:
+        key, equals, given = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise SweepError(f"--vary is written KEY=VALUES, got {text!r}")
+        if key in again:
+            raise SweepError(f"--vary is given twice for {key}")
+        again.add(key)
+        varied[key] = given
+    space, trials = make_space(common, varied), values["trials"]
+    if values["sampler"] == "grid":
+        points = len(grid(space, trials))
+        trials = trials or points
+    elif trials is None:
+        raise SweepError(f"say how many --trials, of sampler {values['sampler']}")
+    # SQLite's has a fixed name: a workdir may be renamed.
+    database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
+    return Plan(
+        config=common,
+        space=space,
+        sampler=values["sampler"],
+        trials=trials,
+        prune=values["prune"],
+        at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
+        storage=values["storage"] or database.render_as_string(hide_password=False),
+        name=workdir.absolute().name if values["storage"] else "sweep",
+        launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
+        command=command_line("python -m experiments.train --novariants", file, overrides),
+        checkpoints=workdir.absolute() / CHECKPOINTS,
+    )

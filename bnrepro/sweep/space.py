@@ -11,12 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
 from bnrepro.comparison.config import (
     COMMON,
@@ -194,32 +188,38 @@ def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
 
 
 def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
-    """The first points of a scrambled Sobol sequence; the values of lists are drawn at random.
-
-    By one sampler ahead of time: several, each in its own process, would take some points twice.
-    """
+    """The first points of a scrambled Sobol sequence; the values of lists are drawn at random."""
     random = optuna.samplers.RandomSampler(seed=0)
     with warnings.catch_warnings(action="ignore"):  # of lists, that they are no part of it
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random)
-        study, points = optuna.create_study(sampler=sampler), []
-        for _ in range(trials):
-            trial = study.ask(distributions(space))
-            points.append(decode(space, trial.params))
-            study.tell(trial, 0.0)
+        return _drawn(space, sampler, trials)
+
+
+def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
+    """Points drawn at random, each with its index as the seed."""
+    samplers = (optuna.samplers.RandomSampler(seed=index) for index in range(trials))
+    return [point for sampler in samplers for point in _drawn(space, sampler, 1)]
+
+
+def _drawn(space: Space, sampler: optuna.samplers.BaseSampler, trials: int) -> list[dict[str, Any]]:
+    study, points = optuna.create_study(sampler=sampler), []
+    for _ in range(trials):
+        trial = study.ask()
+        points.append(suggest(space, trial))
+        study.tell(trial, 0.0)
     return points
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The space for Optuna."""
-    result: dict[str, BaseDistribution] = {}
+def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    """Settings for a trial, drawn by Optuna where the trial has none yet."""
     for key, values in space.items():
         if not isinstance(values, Range):
-            result[key] = CategoricalDistribution([_encoded(value) for value in values])
+            trial.suggest_categorical(key, [_encoded(value) for value in values])
         elif is_integer(key):
-            result[key] = IntDistribution(int(values.low), int(values.high), log=values.log)
+            trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
         else:
-            result[key] = FloatDistribution(values.low, values.high, log=values.log)
-    return result
+            trial.suggest_float(key, values.low, values.high, log=values.log)
+    return decode(space, trial.params)
 
 
 def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,14 +248,6 @@ def space_to_json(space: Space) -> dict[str, Any]:
     return {
         key: values._asdict() if isinstance(values, Range) else values
         for key, values in space.items()
-    }
-
-
-def space_from_json(content: Mapping[str, Any]) -> Space:
-    """The reverse of `space_to_json`."""
-    return {
-        key: Range(**values) if isinstance(values, Mapping) else values
-        for key, values in content.items()
     }
 
 

@@ -1,38 +1,39 @@
 """The state of a sweep: Optuna's study, shared by all of its workers through a storage.
 
-Every trial has an index, below the number of trials. Of several that have the same one, because a
-worker died or two enqueued it at once, the first that did not fail counts.
+Every trial has an index, below the number of trials. Of several trials with the same index, because
+one was retried or two machines enqueued it at once, the first that did not fail counts. Trials that
+run together are a group, and keep its name when they are retried.
 """
 
-import os
-import socket
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from threading import Event, Thread
 from typing import Any
+from uuid import uuid4
 
 import optuna
 import sqlalchemy
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import SweepError, decode, distributions, encode
+from bnrepro.sweep.space import SweepError, encode, suggest
 
-# A trial whose worker gave no sign of life for so long, in seconds, is another's.
-_GRACE = 180
-# Likewise if it took the trial and did not say yet who it is.
-_CLAIMING = 30
-# A trial that ended so many workers ends no more.
-_ATTEMPTS = 10
+# Seconds between the heartbeats of a trial. One that misses three of them is retried.
+HEARTBEAT = 20
+# A trial whose workers died so often is not retried any more.
+MAX_RETRIES = 10
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_SETTLED = (TrialState.WAITING, *_FINISHED)
+_STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,15 @@ class Claim:
       index: of the trial.
       settings: by flat key.
       trial: Optuna's.
+      trial_id: of the trial in the storage.
+      group: name and size of the group that the trial was part of when its last worker died.
     """
 
     index: int
     settings: dict[str, Any]
     trial: optuna.Trial
+    trial_id: int
+    group: tuple[str, int] | None
 
     @property
     def name(self) -> str:
@@ -61,7 +66,7 @@ def trial_name(index: int) -> str:
 
 
 class SharedStudy:
-    """A study that workers take trials from."""
+    """A study that workers take trials from; to be closed."""
 
     def __init__(self, plan: Plan) -> None:
         """Opens the study, or makes it.
@@ -71,10 +76,13 @@ class SharedStudy:
           RecordsError: it has a study of that name with another plan.
         """
         self.plan = plan
-        # How many trials there had been before the first look at them.
-        self._before: int | None = None
+        # Trials that this process has taken and not finished, by their ids.
+        self._held: dict[int, Claim] = {}
+        # Whether trials that are not retried any more get another chance.
+        self._forgiving = True
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
+        self._study_id = self._storage.get_study_id_from_name(plan.name)
         # SQLite knows no lock of a row, by which other databases keep two workers from taking the
         # same trial.
         file = _sqlite_file(plan.storage)
@@ -86,140 +94,205 @@ class SharedStudy:
         if known is None:
             self._study.set_user_attr("identity", plan.identity)
         elif differing := differences(known, plan.identity):
+            self.close()
             raise RecordsError(
                 f"{_without_password(plan.storage)} holds another sweep named {plan.name} "
                 f"({'; '.join(differing)}); choose another --workdir, or the same values to go on"
             )
 
+    def close(self) -> None:
+        """Closes the connections to the storage."""
+        self._storage.engine.dispose()
+
     def trials(self) -> dict[int, FrozenTrial]:
-        """The trial that counts of each index; that of an index whose trials all failed, its last.
+        """By index, the trials that count; of an index whose trials all failed, the last one.
 
         Raises:
           SweepError: the storage cannot be used any more.
         """
-        return _counting(self._all())
+        with _told_in_a_sentence(self.plan):
+            everything = self._study.get_trials(deepcopy=False)
+        counting: dict[int, FrozenTrial] = {}
+        for trial in everything:
+            index = trial.user_attrs["index"]
+            if index not in counting or counting[index].state == TrialState.FAIL:
+                counting[index] = trial
+        return dict(sorted(counting.items()))
 
     def refill(self) -> dict[int, FrozenTrial]:
-        """Puts into the queue what is neither there, nor finished, nor somebody's who is alive.
+        """Retries the trials of dead workers, and enqueues what nobody has enqueued yet.
 
         Returns:
-          What `trials` gave before that.
+          What `trials` gave before the latter.
 
         Raises:
           SweepError: a trial was begun many times, and never ended; or as `trials`.
         """
-        with _no_warnings():
-            optuna.storages.fail_stale_trials(self._study)
-        everything = self._all()
-        if dead := [trial for trial in _running(everything) if _is_dead(trial)]:
-            for trial in dead:
-                self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            everything = self._all()
-        last = _counting(everything)
-        self._before = len(everything) if self._before is None else self._before
-        failures = Counter(
-            trial.user_attrs.get("index")
-            for trial in everything[self._before :]
-            if trial.state == TrialState.FAIL
+        # That this may change some day.
+        with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
+            fail_stale_trials(self._study)
+            trials = self.trials()
+            for index in range(self.plan.count):
+                trial = trials.get(index)
+                if trial is not None and trial.state != TrialState.FAIL:
+                    continue
+                retries = trial and RetryHeartbeatStaleTrialCallback.retry_history(trial)
+                if retries and len(retries) >= MAX_RETRIES and not self._forgiving:
+                    raise SweepError(
+                        f"{trial_name(index)} was begun {MAX_RETRIES + 1} times and never ended: "
+                        "its workers died, for want of memory perhaps; take a smaller --at-once"
+                    )
+                self._enqueue(index, trial)
+        self._forgiving = False
+        return trials
+
+    def _enqueue(self, index: int, failed: FrozenTrial | None) -> None:
+        group = failed.user_attrs.get("group") if failed else None
+        like: FrozenTrial | optuna.trial.FixedTrial | None = failed
+        if self.plan.points:
+            like = optuna.trial.FixedTrial(encode(self.plan.points[index]))
+            suggest(self.plan.space, like)
+        # With its settings already, which each cost another transaction later.
+        trial = optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=like.params if like else {},
+            distributions=like.distributions if like else {},
+            user_attrs={"index": index, "group": group},
         )
-        for index in range(self.plan.count):
-            failed = last.get(index)
-            if failed and failed.state != TrialState.FAIL:
-                continue
-            if failures[index] >= _ATTEMPTS:
-                raise SweepError(
-                    f"{trial_name(index)} was begun {_ATTEMPTS} times and never ended: its workers "
-                    "died, for want of memory perhaps; take a smaller --at-once"
-                )
-            points = self.plan.points
-            params = encode(points[index]) if points else failed.params if failed else {}
-            self._study.enqueue_trial(params, user_attrs={"index": index})
-        return last
+        self._study.add_trial(trial)
 
     def is_waiting(self) -> bool:
         """Whether there are trials to take."""
-        return any(self._is_waiting(trial) for trial in self._all())
+        return any(self._waiting(self.trials()))
 
-    def claim(self, count: int) -> list[Claim]:
-        """Takes up to so many trials out of the queue, which nobody else gets then."""
-        everything = self._all()
-        counting, claims = _counting(everything), list[Claim]()
-        space = distributions(self.plan.space)
-        for waiting in everything:
-            if not self._is_waiting(waiting) or not self._take(waiting):
-                continue
-            index = waiting.user_attrs.get("index")
-            if index is None or counting[index].number != waiting.number:
-                self._study.tell(waiting.number, state=TrialState.FAIL)
-                continue
-            with _no_warnings():
-                trial = self._trial(waiting, index)
-                trial.set_user_attr("worker", _this_process())
-                self._storage.record_heartbeat(trial._trial_id)
-                for key, values in space.items():
-                    _suggest(trial, key, values)
-            claims.append(Claim(index, decode(self.plan.space, trial.params), trial))
-            if len(claims) == count:
+    def _waiting(
+        self, trials: Mapping[int, FrozenTrial]
+    ) -> tuple[list[list[FrozenTrial]], list[FrozenTrial]]:
+        """Whole groups whose workers died, and single trials, that nobody has taken."""
+        # There are trials beyond the last if the sweep was to have more of them once.
+        wanted = [trial for index, trial in trials.items() if index < self.plan.count]
+        by_group = defaultdict[tuple[str, int] | None, list[FrozenTrial]](list)
+        for trial in wanted:
+            by_group[_group(trial)].append(trial)
+        groups, singles = list[list[FrozenTrial]](), list[FrozenTrial]()
+        for group, members in by_group.items():
+            waiting = [trial for trial in members if trial.state == TrialState.WAITING]
+            if group and len(waiting) == group[1]:
+                groups.append(waiting)
+            # Of a group, those that are missing may be retried within moments.
+            elif not group or all(trial.state in _SETTLED for trial in members):
+                singles += waiting
+        return groups, singles
+
+    def claim(self, how_many: Callable[[dict[str, Any], int], int]) -> list[Claim]:
+        """Takes trials out of the queue, which nobody else gets then.
+
+        Args:
+          how_many: tells how many trials to take at most that make one program with a trial of
+            these settings, and of so many that have not finished.
+
+        Returns:
+          A whole group whose worker died; or else trials that make one program, as far as their
+          settings are known beforehand. None if there is nothing to take.
+        """
+        trials = self.trials()
+        groups, singles = self._waiting(trials)
+        for first, *others in groups:
+            # Who gets the first of a group gets the others.
+            if claim := self._take(first):
+                return [claim, *filter(None, map(self._take, others))]
+        unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
+        claims, most, points = list[Claim](), 1, self.plan.points
+        for waiting in singles:
+            if len(claims) == most:
                 break
+            if claims and points:
+                settings = points[waiting.user_attrs["index"]]
+                if self.plan.static(settings) != self.plan.static(claims[0].settings):
+                    continue
+            if claim := self._take(waiting):
+                claims.append(claim)
+                if len(claims) == 1:
+                    most = how_many(claim.settings, unfinished)
         return claims
 
-    def _is_waiting(self, trial: FrozenTrial) -> bool:
-        # There are trials beyond the last if the sweep was to have more of them once.
-        index = trial.user_attrs.get("index")
-        return trial.state == TrialState.WAITING and (index is None or index < self.plan.count)
+    def _take(self, waiting: FrozenTrial) -> Claim | None:
+        """The trial, if it is this worker's from now on.
 
-    def _take(self, waiting: FrozenTrial) -> bool:
-        """Whether a trial is this worker's from now on, as `Study.ask` does it.
-
-        That reads all unfinished trials of the study each time: too slow for hundreds.
+        As `Study.ask` does it, which reads all unfinished trials of the study each time (too slow
+        for hundreds), and records no heartbeat.
         """
+        number, index = waiting.number, waiting.user_attrs["index"]
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        # Before it is taken: a trial without any heartbeat is never retried.
+        self._storage.record_heartbeat(trial_id)
         try:
             with self._alone:
-                return self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return False
-
-    def _trial(self, waiting: FrozenTrial, index: int) -> optuna.Trial:
-        # A study has one sampler: a study for each trial, whose sampler has a seed of its own. With
-        # the same cache, which knows the trial already.
-        cache = self._study._storage
-        study = optuna.Study(self.plan.name, cache, self._sampler(index), self._study.pruner)
-        return optuna.Trial(study, waiting._trial_id)
+                if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    return None
+        except UpdateFinishedTrialError:
+            return None
+        # With a seed of the trial's own, or several workers would draw the same.
+        samplers = optuna.samplers
+        tpe = self.plan.sampler == "tpe"
+        self._study.sampler = (samplers.TPESampler if tpe else samplers.RandomSampler)(seed=index)
+        trial = optuna.Trial(self._study, trial_id)
+        settings = suggest(self.plan.space, trial)
+        claim = Claim(index, settings, trial, trial_id, _group(waiting))
+        self._held[trial_id] = claim
+        return claim
 
     @contextmanager
-    def alive(self, claims: Sequence[Claim]) -> Iterator[None]:
-        """Tells the others, every now and then, that somebody has these trials."""
+    def alive(self) -> Iterator[None]:
+        """Records heartbeats of the trials taken meanwhile; gives back what is unfinished then.
+
+        Raises:
+          SweepError: the storage cannot be used any more.
+        """
         done = Event()
 
         def beat() -> None:
-            while not done.wait(_GRACE / 3):
-                for claim in claims:
-                    self._storage.record_heartbeat(claim.trial._trial_id)
+            while not done.wait(HEARTBEAT):
+                for trial_id in list(self._held):
+                    with suppress(*_STORAGE_ERRORS):  # the next one may be in time
+                        self._storage.record_heartbeat(trial_id)
 
         thread = Thread(target=beat, daemon=True)
         thread.start()
         try:
-            yield
+            with _told_in_a_sentence(self.plan):
+                yield
         finally:
             done.set()
             thread.join()
+            with suppress(*_STORAGE_ERRORS):  # without that, they are retried later
+                for claim in list(self._held.values()):
+                    self._give_back(claim)
 
-    def begin(self, claims: Sequence[Claim]) -> None:
-        """Tells the others that these trials run together from now on."""
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            claims[0].trial.set_user_attr("together", [claim.index for claim in claims])
+    def _give_back(self, claim: Claim) -> None:
+        del self._held[claim.trial_id]
+        failed = self._study.tell(claim.trial, state=TrialState.FAIL, skip_if_finished=True)
+        self._enqueue(claim.index, failed)
+
+    def begin(self, claims: Sequence[Claim]) -> str:
+        """Makes these trials a group, and returns its name."""
+        group = uuid4().hex, len(claims)
+        for claim in claims:
+            with suppress(UpdateFinishedTrialError):
+                claim.trial.set_user_attr("group", group)
+        return group[0]
 
     def report(self, first: Claim, step: int) -> None:
-        """Tells the others how far the trials are that run together with this one."""
+        """Tells the others how far the group of this trial is."""
         # It may be another's, if this worker was taken for dead.
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with suppress(UpdateFinishedTrialError):
             first.trial.set_user_attr("step", step)
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step had better end."""
         try:
             claim.trial.report(score, step)
-        except optuna.exceptions.UpdateFinishedTrialError:
+        except UpdateFinishedTrialError:
             return False
         return bool(claim.trial.should_prune())
 
@@ -228,14 +301,13 @@ class SharedStudy:
     ) -> None:
         """Keeps what a trial gave; nothing if it was taken for dead and is another's by now."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
-        try:
+        with suppress(UpdateFinishedTrialError):
             claim.trial.set_user_attr("result", result)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return
-        if pruned:
-            self._study.tell(claim.trial, state=TrialState.PRUNED, skip_if_finished=True)
-        else:
-            self._study.tell(claim.trial, score, skip_if_finished=True)
+            if pruned:
+                self._study.tell(claim.trial, state=TrialState.PRUNED, skip_if_finished=True)
+            else:
+                self._study.tell(claim.trial, score, skip_if_finished=True)
+        self._held.pop(claim.trial_id, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
         """Keeps where this worker's numbers come from.
@@ -248,16 +320,12 @@ class SharedStudy:
             raise RecordsError(
                 f"this worker has {provenance['dataset']}, and the others {known['dataset']}"
             )
-        host, pid = _this_process()
-        self._study.set_user_attr(f"worker {host} {pid}", dict(provenance))
+        self._study.set_user_attr(f"worker {uuid4().hex}", dict(provenance))
 
     def provenance(self) -> dict[str, Any]:
         """Where the numbers come from: what the first worker said, and the `workers` after it."""
-        workers = [
-            attribute
-            for key, attribute in self._study.user_attrs.items()
-            if key.startswith("worker ")
-        ]
+        attributes = self._study.user_attrs.items()
+        workers = [value for key, value in attributes if key.startswith("worker ")]
         if not workers:
             return {}
         first, *others = sorted(workers, key=lambda worker: worker["started"])
@@ -265,45 +333,21 @@ class SharedStudy:
 
     def discard(self) -> bool:
         """Deletes the study if this made it, and nobody has anything in it; whether it did."""
-        everything = self._all()
-        alive = not all(_is_dead(trial) for trial in _running(everything))
-        if not self._made or alive or finished(_counting(everything)):
+        begun = (TrialState.RUNNING, *_FINISHED)
+        if not self._made or any(trial.state in begun for trial in self.trials().values()):
             return False
         optuna.delete_study(study_name=self.plan.name, storage=self._storage)
         return True
-
-    def _all(self) -> list[FrozenTrial]:
-        try:
-            return self._study.get_trials(deepcopy=False)
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise _unusable(self.plan, error) from error
-
-    def _sampler(self, index: int) -> optuna.samplers.BaseSampler:
-        """With a seed of the trial's own, or several workers would draw the same."""
-        if self.plan.sampler == "tpe":
-            return optuna.samplers.TPESampler(seed=index)
-        return optuna.samplers.RandomSampler(seed=index)
-
-
-def _running(everything: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in everything if trial.state == TrialState.RUNNING]
-
-
-def _counting(everything: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """By index, of each the trial that counts; of one whose trials all failed, the last."""
-    counting: dict[int, FrozenTrial] = {}
-    for trial in everything:
-        index = trial.user_attrs.get("index")
-        if index is None:
-            continue
-        if index not in counting or counting[index].state == TrialState.FAIL:
-            counting[index] = trial
-    return dict(sorted(counting.items()))
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     """Those that ended by themselves."""
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
+
+
+def _group(trial: FrozenTrial) -> tuple[str, int] | None:
+    group = trial.user_attrs.get("group")
+    return tuple(group) if group else None
 
 
 def _sqlite_file(url: str) -> str | None:
@@ -312,21 +356,23 @@ def _sqlite_file(url: str) -> str | None:
     return parts.database or "" if parts.get_backend_name() == "sqlite" else None
 
 
-def _open(plan: Plan) -> tuple[Any, optuna.Study]:
+def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
     error: Exception | None = None
     # Tables are made at first; of several workers that start at once, all but one fail in that.
     for _ in range(3):
+        storage = None
         try:
             file = _sqlite_file(plan.storage)
             if file in ("", ":memory:"):
                 raise ValueError("workers share no memory; name a file, as in sqlite:///FILE")
-            with _no_warnings():
-                storage = optuna.storages.RDBStorage(
+            with warnings.catch_warnings(action="ignore"):
+                storage = RDBStorage(
                     plan.storage,
                     # In seconds, until a write gives up waiting for another's.
                     engine_kwargs={"connect_args": {"timeout": 60}} if file else None,
-                    heartbeat_interval=_GRACE // 3,
-                    grace_period=_GRACE,
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=3 * HEARTBEAT,
+                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
                 )
             study = optuna.create_study(
                 study_name=plan.name,
@@ -336,6 +382,8 @@ def _open(plan: Plan) -> tuple[Any, optuna.Study]:
                 pruner=optuna.pruners.MedianPruner() if plan.prune else optuna.pruners.NopPruner(),
             )
         except Exception as raised:  # SQLAlchemy and each database's driver raise any kind
+            if storage is not None:
+                storage.engine.dispose()
             error = raised
             time.sleep(0.5)
         else:
@@ -345,14 +393,11 @@ def _open(plan: Plan) -> tuple[Any, optuna.Study]:
 
 
 @contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Optuna's: that this and that may change some day, and that heartbeats are for its own loop.
-
-    `alive` sends them here.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _told_in_a_sentence(plan: Plan) -> Iterator[None]:
+    try:
         yield
+    except _STORAGE_ERRORS as error:
+        raise _unusable(plan, error) from error
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:
@@ -368,34 +413,3 @@ def _without_password(url: str) -> str:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return url
-
-
-def _suggest(trial: optuna.Trial, key: str, values: optuna.distributions.BaseDistribution) -> None:
-    if isinstance(values, optuna.distributions.CategoricalDistribution):
-        trial.suggest_categorical(key, values.choices)
-    elif isinstance(values, optuna.distributions.IntDistribution):
-        trial.suggest_int(key, values.low, values.high, log=values.log)
-    elif isinstance(values, optuna.distributions.FloatDistribution):
-        trial.suggest_float(key, values.low, values.high, log=values.log)
-
-
-def _this_process() -> list[Any]:
-    return [socket.gethostname(), os.getpid()]
-
-
-def _is_dead(trial: FrozenTrial) -> bool:
-    """Whether the worker is known to be dead: one on this machine, or that never said who it is."""
-    worker = trial.user_attrs.get("worker")
-    if worker is None:
-        started = trial.datetime_start or datetime.now()
-        return (datetime.now() - started).total_seconds() > _CLAIMING
-    host, pid = worker
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False

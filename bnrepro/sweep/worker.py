@@ -1,29 +1,35 @@
 """Takes trials of a sweep and trains them, those that differ in nothing but numbers as one program.
 
-python -m bnrepro.sweep.worker takes the plan on stdin, as engines start it.
+python -m bnrepro.sweep.worker takes the pickled plan on stdin, as engines start it.
 """
 
 import json
 import os
+import pickle
+import signal
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache, lru_cache
+from threading import Event
 from time import perf_counter
 from typing import Any
 
 import jax
 import numpy as np
 
-from bnrepro.comparison.config import ConfigError, check_config, with_settings
+from bnrepro.comparison.config import ConfigError, check_config, choosing_split, with_settings
 from bnrepro.comparison.provenance import here_and_now
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Program, make_program, train_variants
 from bnrepro.data import Dataset, DatasetError, load_dataset
 from bnrepro.records import RecordsError, Row
+from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.study import Claim, SharedStudy
+from bnrepro.training import CheckpointError
 
 # Runs of one program on a CPU: more of these small networks do not fit a core's cache.
 _RUNS_ON_CPU = 8
@@ -40,17 +46,16 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
 
     Args:
       plan: of the sweep.
-      should_end: asked between trials and at evaluations; what was begun then is left to others.
+      should_end: asked every now and then; what was begun then is saved, and left to others.
 
     Raises:
       SweepError: the storage cannot be used.
       ConfigError: a config that does not go with the data set.
       DatasetError: a data set that cannot be had.
       RecordsError: another sweep, or another data set than that of the other workers.
+      CheckpointError: a checkpoint cannot be written.
     """
     dataset = load_dataset(plan.config["dataset"], plan.config["data_dir"] or None)
-    study = SharedStudy(plan)
-    study.register({"dataset": dataset.name, "stand_in": dataset.stand_in, **here_and_now()})
 
     # A few, since each holds the data set on the device.
     @lru_cache(maxsize=4)
@@ -58,55 +63,82 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         return _program(plan, json.loads(static), dataset)
 
     @cache
-    def trials_of(static: str) -> int:
-        return plan.at_once or _at_once(program_of(static), plan.traced)
+    def room_for(static: str) -> int:
+        return plan.at_once or min(_most(plan), _memory_for(program_of(static), plan.traced))
 
-    while not should_end() and (claims := study.claim(_how_many(plan))):
-        groups: dict[str, list[Claim]] = {}
-        for claim in claims:
-            shape = {key: v for key, v in claim.settings.items() if key not in plan.traced}
-            groups.setdefault(json.dumps(shape), []).append(claim)
-        # Also those whose turn is later: who waits for them must know that somebody has them.
-        with study.alive(claims):
-            for static, members in groups.items():
-                size = trials_of(static)
+    def how_many(settings: dict[str, Any], unfinished: int) -> int:
+        fair_share = -(-unfinished // plan.workers)
+        return min(room_for(json.dumps(plan.static(settings))), fair_share)
+
+    with closing(SharedStudy(plan)) as study, study.alive():
+        study.register({"dataset": dataset.name, "stand_in": dataset.stand_in, **here_and_now()})
+        while not should_end() and (claims := study.claim(how_many)):
+            # Of TPE, they may be several programs.
+            programs = defaultdict[str, list[Claim]](list)
+            for claim in sorted(claims, key=lambda claim: claim.index):
+                programs[json.dumps(plan.static(claim.settings))].append(claim)
+            for static, members in programs.items():
+                size = room_for(static)
                 for first in range(0, len(members), size):
                     together = members[first : first + size]
-                    if not _train(plan, study, program_of(static), together, should_end):
+                    if not _train(study, program_of(static), together, should_end):
                         return
 
 
 def _train(
-    plan: Plan,
-    study: SharedStudy,
-    program: Program,
-    claims: Sequence[Claim],
-    should_end: Callable[[], bool],
+    study: SharedStudy, program: Program, claims: Sequence[Claim], should_end: Callable[[], bool]
 ) -> bool:
     """Trains some trials as one program; False if it was to end."""
-    start = perf_counter()
+    start, plan = perf_counter(), study.plan
+    eval_every = plan.config["eval_every"]
     numbers = {c.name: {key: c.settings[key] for key in plan.traced} for c in claims}
     left, pruned = {claim.name: claim for claim in claims}, set[str]()
-    rows: list[Row] = []
+    step, rows, ending = 0, list[Row](), False
 
-    study.begin(claims)
-    for step, all_rows in train_variants(program, numbers, dropped=pruned):
-        rows = all_rows
-        if should_end():
+    def finish(name: str, score: float, rows: list[Row]) -> None:
+        seconds = (perf_counter() - start) / len(claims)
+        study.finish(left.pop(name), score, rows, seconds, pruned=name in pruned)
+
+    with _checkpoints(study, claims) as checkpoints:
+
+        def should_stop(step: int) -> bool:
+            nonlocal ending
+            ending = should_end()
+            if checkpoints is not None:
+                checkpoints.ending = ending
+            return ending
+
+        for step, rows in train_variants(
+            program, numbers, checkpoints=checkpoints, should_stop=should_stop, dropped=pruned
+        ):
+            study.report(claims[0], step)
+            # A checkpoint may lie between two evaluations.
+            if plan.prune and 0 < step < plan.config["steps"] and step % eval_every == 0:
+                own = _by_trial(rows)
+                for name, claim in list(left.items()):
+                    if study.hopeless(claim, _score(plan, own[name], step), step):
+                        pruned.add(name)
+                        finish(name, 0.0, own[name])
+        if ending:
             return False
-        study.report(claims[0], step)
-        if plan.prune and 0 < step < plan.config["steps"]:
-            own = _by_trial(rows)
-            for name, claim in list(left.items()):
-                if study.hopeless(claim, _score(plan, own[name], step), step):
-                    pruned.add(name)
-                    seconds = perf_counter() - start
-                    study.finish(left.pop(name), 0.0, own[name], seconds, pruned=True)
-    seconds, own = perf_counter() - start, _by_trial(rows)
-    for name, claim in left.items():
-        score = _score(plan, own[name], plan.config["steps"])
-        study.finish(claim, score, own[name], seconds / len(claims), pruned=False)
+        own = _by_trial(rows)
+        for name in list(left):
+            finish(name, _score(plan, own[name], plan.config["steps"]), own[name])
     return True
+
+
+@contextmanager
+def _checkpoints(study: SharedStudy, claims: Sequence[Claim]) -> Iterator[GroupCheckpoints | None]:
+    """Where these trials go on from, if they are a whole group, and what they leave."""
+    folder, keep = study.plan.checkpoints, study.plan.config["checkpoint"]["keep"]
+    group = claims[0].group
+    with ExitStack() as stack:
+        checkpoints = None
+        if group and len(claims) == group[1] and all(claim.group == group for claim in claims):
+            checkpoints = stack.enter_context(open_group(folder, group[0], keep))
+        if checkpoints is None:
+            checkpoints = stack.enter_context(open_group(folder, study.begin(claims), keep))
+        yield checkpoints
 
 
 def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
@@ -118,16 +150,13 @@ def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
 
 
 def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
-    """Mean test accuracy over seeds at a step; one that diverged counts as 0."""
-    return (
-        sum(row[5] for row in rows if row[2:5] == (step, "test", "accuracy")) / plan.config["seeds"]
-    )
+    """Mean accuracy, over seeds, on what chooses at a step; one that diverged counts as 0."""
+    chosen = (step, choosing_split(plan.config), "accuracy")
+    return sum(row[5] for row in rows if row[2:5] == chosen) / plan.config["seeds"]
 
 
-def _how_many(plan: Plan) -> int:
-    """How many trials to take at once."""
-    if plan.at_once is not None:
-        return plan.at_once
+def _most(plan: Plan) -> int:
+    """How many trials of one program are worthwhile, whatever there is memory for."""
     on_cpu = jax.default_backend() == "cpu"
     most = max(1, _RUNS_ON_CPU // plan.config["seeds"]) if on_cpu else _MOST_AT_ONCE
     if plan.sampler == "tpe" or plan.prune:
@@ -143,7 +172,7 @@ def _program(plan: Plan, static: dict[str, Any], dataset: Dataset) -> Program:
     return make_program(config, dataset, samplers=job.samplers, devices=job.devices)
 
 
-def _at_once(program: Program, traced: Sequence[str]) -> int:
+def _memory_for(program: Program, traced: Sequence[str]) -> int:
     """How many trials of a program the device has memory for."""
     stats = program.devices.mesh.devices.flat[0].memory_stats() or {}
     if "bytes_limit" not in stats:
@@ -157,21 +186,23 @@ def bytes_per_trial(program: Program, traced: Sequence[str]) -> int:
     seeds = program.config["first_seed"] + np.arange(program.config["seeds"])
     numbers = {key: np.zeros(len(seeds), np.float32) for key in traced}
     train_steps: Any = program.train_steps
-    compiled = train_steps.lower(program.init(seeds, numbers), *program.data, 1).compile()
+    compiled = train_steps.lower(program.init(seeds, numbers), *program.data, 0, 1).compile()
     memory = compiled.memory_analysis()
     return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
 
 def main() -> None:
-    """A worker process; it ends with its parent.
+    """A worker process; on SIGTERM, or when its parent has ended, it saves its trials and ends.
 
     Raises:
       SystemExit: with code 2, after a sentence on stderr, if it cannot work.
     """
-    plan, parent = Plan.from_json(sys.stdin.read()), os.getppid()
+    told, parent = Event(), os.getppid()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    plan = pickle.load(sys.stdin.buffer)
     try:
-        work(plan, lambda: os.getppid() != parent)
-    except (SweepError, ConfigError, DatasetError, RecordsError) as error:
+        work(plan, lambda: told.is_set() or os.getppid() != parent)
+    except (SweepError, ConfigError, DatasetError, RecordsError, CheckpointError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 

@@ -38,7 +38,7 @@ def a_sweep(workdir, vary, trials, sampler="grid", **changes):
         "vary": vary,
         "sampler": sampler,
         "trials": 64,
-        "command": "python -m experiments.single --config=configs/small_batch.py",
+        "command": "python -m experiments.train --novariants --config=configs/small_batch.py",
     }
     config = {
         "seeds": len(trials[0]) - 1,
@@ -176,7 +176,7 @@ def test_the_best_finished_trial_of_each_normalizer_has_a_command(tmp_path):
         ({RATE: 0.6, NAME: "group_norm"}, DIVERGED),
     ]
     vary = {RATE: RATES[RATE], NAME: ["none", "group_norm", "batch_norm"]}
-    train = "python -m experiments.single --config=configs/small_batch.py"
+    train = "python -m experiments.train --novariants --config=configs/small_batch.py"
     assert sweep.best_commands(a_sweep(tmp_path, vary, trials)) == [
         f"{train} --workdir=runs/best_none --config.{RATE}=0.1 --config.{NAME}=none",
         f"{train} --workdir=runs/best_batch_norm --config.{RATE}=0.3 --config.{NAME}=batch_norm",
@@ -194,7 +194,7 @@ def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path, monkeypat
     }
     vary = {key: [value] for key, value in settings.items()}
     (command,) = sweep.best_commands(a_sweep(tmp_path, vary, [(settings, 0.9)]))
-    train = "python -m experiments.single --config=configs/small_batch.py --workdir=runs/best "
+    train = "python -m experiments.train --novariants --config=configs/small_batch.py --workdir=runs/best "
     assert command.startswith(train)
     assert "--config.model.hidden='(100,)'" in command
     overrides = shlex.split(command.removeprefix(train))

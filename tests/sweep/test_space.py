@@ -9,14 +9,12 @@ from bnrepro.sweep.space import (
     Range,
     SweepError,
     decode,
-    distributions,
     encode,
     grid,
     make_space,
     parse_values,
     quasi_random,
-    space_from_json,
-    space_to_json,
+    suggest,
 )
 from configs import mnist_sigmoid
 
@@ -46,18 +44,13 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
     ("varied", "message"),
     [
         ({RATE: "log(3,0.01)"}, r"from low to high, got log\(3,0.01\)"),
-        ({RATE: "log(1,1)"}, "from low to high"),
         ({RATE: "log(0,1)"}, "above 0"),
-        ({RATE: "log(-1,1)"}, "above 0"),
         ({RATE: "log(0.1,nan)"}, "finite"),
         ({RATE: "log(0.1)"}, "two numbers"),
-        ({RATE: "uniform(a,b)"}, "two numbers"),
-        ({RATE: ""}, "at least one value"),
         ({RATE: []}, "at least one value"),
         ({RATE: "0.1,0.1"}, "twice"),
         ({RATE: 3}, "range or a list"),
         ({RATE: "0.1,-3"}, "must be in .*, got -3"),
-        ({RATE: "uniform(0.1,1e9)"}, "must be in"),
         ({"optimizer.learning_rat": "0.1,1"}, "did you mean optimizer.learning_rate"),
         ({NAME: "batch_norm,batchnorm"}, "did you mean batch_norm"),
         ({NAME: "log(1,2)"}, "unknown"),
@@ -101,8 +94,10 @@ def test_a_range_of_integers_gives_integers():
     points = grid({"batch_size": Range(1.0, 64.0, True)}, 4)
     assert [point["batch_size"] for point in points] == [1, 4, 16, 64]
     assert isinstance(points[0]["batch_size"], int)
+    trial = optuna.trial.FixedTrial({"batch_size": 5})
+    assert suggest({"batch_size": Range(1.0, 64.0, True)}, trial) == {"batch_size": 5}
     expected = optuna.distributions.IntDistribution(1, 64, log=True)
-    assert distributions({"batch_size": Range(1.0, 64.0, True)}) == {"batch_size": expected}
+    assert trial.distributions == {"batch_size": expected}
 
 
 @pytest.mark.parametrize(
@@ -126,11 +121,7 @@ def test_settings_come_back_from_what_optuna_and_files_keep():
     }
     settings = {"model.hidden": [50, 50], NAME: "none", RATE: 1.5}
     assert decode(space, encode(settings)) == settings
-    assert space_from_json(space_to_json(space)) == space
-    for key, value in encode(settings).items():
-        assert distributions(space)[key]._contains(
-            distributions(space)[key].to_internal_repr(value)
-        )
+    assert suggest(space, optuna.trial.FixedTrial(encode(settings))) == settings
 
 
 def test_quasi_random_points_fill_the_space_evenly_and_stay_the_same_for_more_of_them():

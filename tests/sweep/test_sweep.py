@@ -1,29 +1,36 @@
 """Trials from a study to records: each exactly once, whatever its workers did."""
 
 import dataclasses
-import os
+import itertools
+import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import jaxtyping
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
+from bnrepro.sweep import checkpoints as checkpoints_module
 from bnrepro.sweep import study as study_module
 from bnrepro.sweep import worker as worker_module
-from bnrepro.sweep.collect import collect, progress_of
+from bnrepro.sweep.collect import collect
 from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.progress import progress_of
 from bnrepro.sweep.space import SweepError, make_space
-from bnrepro.sweep.study import SharedStudy
+from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import bytes_per_trial, work
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
@@ -57,15 +64,52 @@ def make_plan(folder, varied=GRID, sampler="grid", trials=4, **changes):
         storage=f"sqlite:///{folder}/sweep.db",
         name="sweep",
         launched_by="python -m scripts.sweep",
-        command="python -m experiments.single",
+        command="python -m experiments.train --novariants",
     )
     return dataclasses.replace(plan, **changes)
 
 
-def opened(plan):
-    study = SharedStudy(plan)
-    study.refill()
-    return study
+@pytest.fixture
+def opened():
+    """Opens the study of a plan, with its trials in the queue."""
+    studies = []
+
+    def open_study(plan):
+        studies.append(SharedStudy(plan))
+        studies[-1].refill()
+        return studies[-1]
+
+    yield open_study
+    for study in studies:
+        study.close()
+
+
+@pytest.fixture
+def fast_heart(monkeypatch):
+    """A dead worker's trials are retried after seconds, and every evaluation is saved."""
+    monkeypatch.setattr(study_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(checkpoints_module, "SAVE_EVERY", 0)
+
+
+def take(study, count=100):
+    """Takes so many trials, whatever programs they make."""
+    claims = []
+    while len(claims) < count:
+        missing = count - len(claims)
+        if not (more := study.claim(lambda settings, unfinished, most=missing: most)):
+            break
+        claims += more
+    return claims
+
+
+def refill_until(study, index, state):
+    """The trial of that index once it has the state, which takes a while after a death."""
+    for _ in range(100):
+        study.refill()
+        if (trial := study.trials()[index]).state == state:
+            return trial
+        time.sleep(0.1)
+    raise AssertionError(f"trial {index} is {trial.state}")
 
 
 def finish(study, claim, score=0.5):
@@ -77,9 +121,10 @@ def swept(tmp_path_factory):
     """The plan, folder, study and records of a sweep of `GRID`."""
     folder = tmp_path_factory.mktemp("swept")
     plan = make_plan(folder)
-    study = opened(plan)
-    work(plan)
-    return plan, folder, study, collect(study, folder)
+    with closing(SharedStudy(plan)) as study:
+        study.refill()
+        work(plan)
+        yield plan, folder, study, collect(study, folder)
 
 
 def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
@@ -108,7 +153,9 @@ def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
-def test_what_a_trial_gives_does_not_depend_on_how_many_are_trained_at_once(swept, tmp_path):
+def test_what_a_trial_gives_does_not_depend_on_how_many_are_trained_at_once(
+    swept, tmp_path, opened
+):
     *_, run = swept
     plan = make_plan(tmp_path, GRID | {NAME: ["none"]}, trials=2, at_once=1)
     study = opened(plan)
@@ -126,7 +173,7 @@ def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
     assert len(study.trials()) == 4
 
 
-def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path):
+def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path, opened):
     # Each step multiplies the weights by 1 - 3e6, so that they are infinite after six.
     plan = make_plan(tmp_path, {"optimizer.weight_decay": [0.0, 1e6]}, trials=2)
     study = opened(plan)
@@ -143,58 +190,50 @@ def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
-def test_other_samplers_draw_each_trial_within_the_space(sampler, tmp_path):
+def test_other_samplers_draw_each_trial_within_the_space(sampler, tmp_path, opened):
     varied = {RATE: "log(0.01,3)", "batch_size": "uniform(6,60)", NAME: ["none", "batch_norm"]}
     config_ = with_settings(config(), {"microbatch_size": 2})
     plan = make_plan(tmp_path, {RATE: [0.1]}, sampler, 6, config=config_)
     plan = dataclasses.replace(plan, space=make_space(config_, {**varied, "batch_size": [6, 12]}))
     study = opened(plan)
-    claims = study.claim(100)
-    assert [claim.index for claim in claims] == list(range(6))
+    claims = take(study, 100)
+    assert sorted(c.index for c in claims) == list(range(6))
     rates = {claim.settings[RATE] for claim in claims}
     assert len(rates) == 6
     assert all(0.01 <= rate <= 3 for rate in rates)
     assert {claim.settings["batch_size"] for claim in claims} <= {6, 12}
 
 
-def test_workers_share_one_sequence_of_quasi_random_points(tmp_path):
+def test_workers_share_one_sequence_of_quasi_random_points(tmp_path, opened):
     plan = make_plan(tmp_path, {RATE: "log(0.01,3)", LIMIT: "uniform(1,5)"}, "qmc", 16)
-    first, second = opened(plan), SharedStudy(plan)
-    claims = [claim for _ in range(4) for study in (first, second) for claim in study.claim(2)]
+    first, second = opened(plan), opened(plan)
+    claims = [claim for _ in range(4) for study in (first, second) for claim in take(study, 2)]
     assert [claim.settings for claim in sorted(claims, key=lambda c: c.index)] == plan.points
     assert len({claim.settings[RATE] for claim in claims}) == 16
 
 
-def test_a_grid_over_integers_has_as_many_trials_as_it_has_different_points(tmp_path):
+def test_a_grid_over_integers_has_as_many_trials_as_it_has_different_points(tmp_path, opened):
     changed = with_settings(config() | {"batch_size": 8, "microbatch_size": 1}, {NAME: "none"})
     space = make_space(changed, {"batch_size": "log(1,8)"})
     plan = make_plan(tmp_path, {RATE: [0.1]}, trials=20, config=changed)
     study = opened(dataclasses.replace(plan, space=space))
-    sizes = [claim.settings["batch_size"] for claim in study.claim(100)]
+    sizes = [claim.settings["batch_size"] for claim in take(study, 100)]
     assert sizes == sorted(set(sizes))
     assert (sizes[0], sizes[-1], len(sizes)) == (1, 8, study.plan.count)
 
 
-def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path):
+def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path, opened):
     plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 6)
     study = opened(plan)
-    for claim in study.claim(1):
+    for claim in take(study, 1):
         finish(study, claim)
     fewer = opened(dataclasses.replace(plan, trials=3))
-    assert [claim.index for claim in fewer.claim(100)] == [1, 2]
+    assert [claim.index for claim in take(fewer, 100)] == [1, 2]
     assert not fewer.is_waiting()
     assert study.is_waiting()
 
 
-def test_two_workers_never_get_the_same_trial(tmp_path):
-    plan = make_plan(tmp_path)
-    first, second = opened(plan), opened(plan)
-    taken = [*first.claim(3), *second.claim(3)]
-    assert sorted(claim.index for claim in taken) == [0, 1, 2, 3]
-    assert first.claim(1) == []
-
-
-def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path):
+def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path, opened):
     plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 12)
     studies = [opened(plan) for _ in range(4)]
     together = threading.Barrier(len(studies))
@@ -202,7 +241,7 @@ def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path
     def claim_all(study):
         together.wait()
         indices = []
-        while claims := study.claim(1):
+        while claims := take(study, 1):
             indices += [claim.index for claim in claims]
         return indices
 
@@ -211,7 +250,9 @@ def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path
     assert sorted(taken) == list(range(12))
 
 
-def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(tmp_path, monkeypatch):
+def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(
+    tmp_path, monkeypatch, opened
+):
     plan = make_plan(tmp_path, {RATE: [0.1, 1.0], NAME: ["none"]}, trials=2, at_once=1)
     study = opened(plan)
     report, failed = SharedStudy.report, []
@@ -219,117 +260,75 @@ def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(tmp_path, 
     def taken_away(self, first, step):
         if not failed:
             failed.append(first.index)
-            study._study.tell(first.trial.number, state=TrialState.FAIL)
+            first.trial.study.tell(first.trial, state=TrialState.FAIL)
         report(self, first, step)
 
     monkeypatch.setattr(SharedStudy, "report", taken_away)
     work(plan)
     assert failed == [0]
-    assert [trial.state for trial in study.trials().values()] == [
-        TrialState.FAIL,
-        TrialState.COMPLETE,
-    ]
+    states = [trial.state for trial in study.trials().values()]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_what_a_dead_worker_had_is_anothers_with_the_same_settings(tmp_path):
+@pytest.mark.usefixtures("fast_heart")
+def test_what_a_dead_worker_had_is_anothers_until_it_has_ended_too_many(
+    tmp_path, monkeypatch, opened
+):
+    monkeypatch.setattr(study_module, "MAX_RETRIES", 1)
     plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 2)
-    study = opened(plan)
-    dead, alive = study.claim(2)
-    # Of a process that has ended.
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    dead.trial.set_user_attr("worker", [study_module._this_process()[0], process.pid])
-    study.refill()
-    (again,) = study.claim(2)
-    assert (again.index, again.settings) == (dead.index, dead.settings)
-    # What the dead one says after all is not heard, and nothing is there twice.
-    finish(study, again, 0.25)
-    finish(study, dead, 0.75)
-    finish(study, alive, 0.5)
+    study, living = opened(plan), opened(plan)
+    (dead,) = take(study, 1)
+    with living.alive():
+        (alive,) = take(living, 1)
+        refill_until(study, 0, TrialState.WAITING)
+        assert study.trials()[1].state == TrialState.RUNNING
+        (again,) = take(study)
+        assert (again.index, again.settings) == (dead.index, dead.settings)
+        # What the dead one says after all is not heard.
+        finish(study, dead, 0.75)
+        with pytest.raises(SweepError, match="trial 0 was begun 2 times"):
+            refill_until(study, 0, TrialState.WAITING)
+        # What happened before is forgiven: the next command gives it more memory, perhaps.
+        (last,) = take(opened(plan))
+        finish(study, last, 0.25)
+        finish(living, alive, 0.5)
     run = collect(study, tmp_path)
     finals = run.metrics[run.metrics["metric"] == "accuracy"].set_index("variant")["value"]
     assert finals.to_dict() == {"trial 0": 0.25, "trial 1": 0.5}
 
 
-def test_a_worker_elsewhere_is_dead_when_its_heart_has_not_beaten_for_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "_GRACE", 3)
-    plan = make_plan(tmp_path)
-    study = opened(plan)
-    (claim,) = study.claim(1)
-    claim.trial.set_user_attr("worker", ["another machine", 1])
-    with study.alive([claim]):
-        time.sleep(4.5)  # beats once a second
-        study.refill()
-        assert study.trials()[claim.index].state == TrialState.RUNNING
-    # SQLite's clock has whole seconds.
-    for _ in range(60):
-        study.refill()
-        if study.trials()[claim.index].state == TrialState.WAITING:
-            break
-        time.sleep(0.1)
-    assert study.trials()[claim.index].state == TrialState.WAITING
-
-
-def test_a_trial_that_was_enqueued_twice_is_trained_once(tmp_path):
-    plan = make_plan(tmp_path)
-    study = opened(plan)
-    study._study.enqueue_trial({RATE: 0.1, NAME: "none"}, user_attrs={"index": 0})
-    claims = study.claim(10)
-    assert [claim.index for claim in claims] == [0, 1, 2, 3]
-    assert study.claim(10) == []
-
-
-def test_a_trial_that_ends_all_its_workers_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "_ATTEMPTS", 2)
+def test_a_trial_that_was_enqueued_twice_is_trained_once(tmp_path, opened):
     study = opened(make_plan(tmp_path))
-    for attempt in range(2):
-        first, *_ = study.claim(4)
-        assert first.index == 0
-        study._study.tell(first.trial, state=TrialState.FAIL)
-        if attempt == 0:
-            study.refill()
-    with pytest.raises(SweepError, match="trial 0 was begun 2 times"):
-        study.refill()
-    # What happened before is forgiven: the next command gives it more memory, perhaps.
-    assert opened(make_plan(tmp_path)).claim(1)[0].index == 0
+    first, *_ = claims = take(study)
+    first.trial.study.enqueue_trial({RATE: 0.1, NAME: "none"}, user_attrs={"index": 0})
+    assert [claim.index for claim in claims] == [0, 1, 2, 3]
+    assert not study.is_waiting()
+    assert take(study) == []
 
 
-def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp_path):
+def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp_path, opened):
     made, joined = opened(make_plan(tmp_path)), opened(make_plan(tmp_path))
-    (claim,) = joined.claim(1)
-    assert not made.discard()
-    joined._study.tell(claim.trial, state=TrialState.FAIL)
+    with joined.alive():
+        take(joined, 1)
+        assert not made.discard()
     assert not joined.discard()
     assert made.discard()
     another = opened(make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random"))
-    finish(another, another.claim(1)[0])
+    finish(another, take(another, 1)[0])
     assert not another.discard()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"varied": {**GRID, RATE: [0.1, 2.0]}},
-            r"vary.optimizer.learning_rate: \[0.1, 1.0\] there",
-        ),
-        ({"sampler": "random"}, "search: grid there, random here"),
-    ],
-)
-def test_another_sweep_under_the_same_name_is_refused_with_the_difference(
-    changes, message, tmp_path
-):
-    opened(make_plan(tmp_path))
-    with pytest.raises(RecordsError, match=message):
-        SharedStudy(make_plan(tmp_path, **changes))
-
-
-def test_another_config_is_refused_but_for_what_is_no_setting(tmp_path):
+def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting(tmp_path, opened):
     opened(make_plan(tmp_path))
     elsewhere = with_settings(config(), {"data_dir": "/elsewhere", "checkpoint.every": 3})
-    SharedStudy(make_plan(tmp_path, config=elsewhere))
-    with pytest.raises(RecordsError, match="steps: 20 there, 40 here"):
-        SharedStudy(make_plan(tmp_path, config=config() | {"steps": 40}))
+    opened(make_plan(tmp_path, config=elsewhere))
+    for changes, message in [
+        ({"config": config() | {"steps": 40}}, "steps: 20 there, 40 here"),
+        ({"varied": {**GRID, RATE: [0.1, 2.0]}}, r"learning_rate: \[0.1, 1.0\] there"),
+        ({"sampler": "random"}, "search: grid there, random here"),
+    ]:
+        with pytest.raises(RecordsError, match=message):
+            SharedStudy(make_plan(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +347,7 @@ def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(url,
     assert "secret" not in str(caught.value)
 
 
-def test_a_worker_with_other_data_is_refused(tmp_path):
+def test_a_worker_with_other_data_is_refused(tmp_path, opened):
     study = opened(make_plan(tmp_path))
     study.register({"dataset": "mnist", "started": "1"})
     study.register({"dataset": "mnist", "started": "2"})
@@ -356,7 +355,7 @@ def test_a_worker_with_other_data_is_refused(tmp_path):
         study.register({"dataset": "digits", "started": "3"})
 
 
-def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch):
+def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     relu = with_settings(config(), {"model.activation": "relu", "model.init": "lecun_normal"})
     varied = {RATE: [0.1, 1.0, 1e-6]}
     plan = make_plan(tmp_path, varied, trials=3, prune=True, at_once=1, config=relu)
@@ -389,16 +388,145 @@ def test_the_memory_of_a_trial_grows_with_its_batch(tmp_path):
     assert large - small > images
 
 
-def test_a_worker_ends_where_it_is_when_it_is_told_to(tmp_path):
-    plan = make_plan(tmp_path)
-    study = opened(plan)
-    asked = []
+def long_plan(folder, **changes):
+    """Two trials that run together, with a checkpoint at each of 20 evaluations."""
+    long = with_settings(config() | {"steps": 200}, {"checkpoint.every": 1})
+    varied = {RATE: [0.1, 1.0]}
+    settings = {"config": long, "checkpoints": folder / "checkpoints"} | changes
+    return make_plan(folder, varied, trials=2, **settings)
 
-    def should_end():
-        asked.append(True)
-        return len(asked) > 2
 
-    work(plan, should_end)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The metrics of `long_plan`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with closing(SharedStudy(long_plan(folder))) as study:
+        study.refill()
+        work(study.plan)
+        return collect(study, folder).metrics
+
+
+@pytest.fixture
+def resumed(monkeypatch):
+    """The step that each training went on from."""
+    steps, train = [], worker_module.train_variants
+
+    def spy(*args, **kwargs):
+        for step, rows in train(*args, **kwargs):
+            if kwargs["checkpoints"] not in seen:
+                seen.append(kwargs["checkpoints"])
+                steps.append(step)
+            yield step, rows
+
+    seen = []
+    monkeypatch.setattr(worker_module, "train_variants", spy)
+    return steps
+
+
+# A worker process, which a report of its own kills when it is at a step.
+WORKER = """
+import os, signal, sys
+from bnrepro.sweep import checkpoints, study, worker
+from tests.small_dataset import small_dataset
+
+class Killed(study.SharedStudy):
+    def report(self, first, step):
+        if step == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().report(first, step)
+
+study.HEARTBEAT, checkpoints.SAVE_EVERY, worker.SharedStudy = 1, 0, Killed
+worker.load_dataset = lambda name, data_dir: small_dataset()
+worker.main()
+"""
+
+
+def start_worker(plan, kill_at):
+    pipe = subprocess.PIPE
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(kill_at)], stdin=pipe)
+    with worker.stdin as stdin:
+        pickle.dump(plan, stdin)
+    return worker
+
+
+@pytest.mark.usefixtures("fast_heart")
+def test_the_trials_of_a_killed_worker_go_on_from_its_checkpoint_with_the_same_numbers(
+    tmp_path, opened, resumed, undisturbed
+):
+    study = opened(long_plan(tmp_path))
+    assert start_worker(study.plan, kill_at=150).wait(60) == -signal.SIGKILL
+    refill_until(study, 0, TrialState.WAITING)
+    work(study.plan)
+    assert resumed in ([130], [140])
+    pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+@pytest.mark.usefixtures("fast_heart")
+def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
+    tmp_path, opened, resumed, undisturbed
+):
+    study, asked = opened(long_plan(tmp_path)), itertools.count()
+    work(study.plan, lambda: next(asked) == 5)
+    assert {trial.state for trial in study.trials().values()} == {TrialState.WAITING}
     assert progress_of(study.plan, study.trials(), 1).finished == 0
-    assert any(trial.state == TrialState.RUNNING for trial in study.trials().values())
-    assert os.getpid() == study_module._this_process()[1]
+    work(study.plan)
+    assert resumed == [0, 40]
+    pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
+
+
+@pytest.mark.usefixtures("fast_heart")
+def test_trials_start_anew_where_their_group_is_broken_up_or_its_checkpoints_are_unusable(
+    tmp_path, opened, resumed
+):
+    study, asked = opened(long_plan(tmp_path)), itertools.count()
+    work(study.plan, lambda: next(asked) == 5)
+    # There is no room for both at once any more.
+    work(dataclasses.replace(study.plan, at_once=1), lambda: len(resumed) == 2)
+    for file in tmp_path.glob("checkpoints/*/states/*/states/**/*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    work(study.plan)
+    assert resumed == [0, 0, 0, 0]
+    assert len(finished(study.trials())) == 2
+
+
+@pytest.mark.usefixtures("fast_heart")
+def test_each_trial_is_there_once_though_workers_are_killed(tmp_path, opened):
+    varied = {RATE: [0.1, 0.2, 0.5, 1.0], NAME: ["none", "batch_norm", "batch_renorm"]}
+    checkpoints = tmp_path / "checkpoints"
+    plan = make_plan(tmp_path, varied, trials=12, at_once=2, workers=3, checkpoints=checkpoints)
+    study = opened(plan)
+    workers = [start_worker(plan, kill_at) for kill_at in (0, 10, -1)]
+    assert [worker.wait(100) for worker in workers] == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    deadline = time.monotonic() + 60
+    while len(finished(study.refill())) < 12 and time.monotonic() < deadline:
+        work(plan)
+        time.sleep(0.1)
+    run = collect(study, tmp_path)
+    assert len(run.variants) == 12
+    assert all(run.finished(name) for name in run.variants)
+    assert not run.metrics.duplicated(["variant", "seed", "step", "split", "metric"]).any()
+    with closing(sqlalchemy.create_engine(plan.storage).raw_connection()) as connection:
+        count = "SELECT state, count(*) FROM trials GROUP BY state"
+        states = dict(connection.cursor().execute(count).fetchall())
+    assert states["COMPLETE"] == 12
+    assert states["FAIL"] == 4
+
+
+def test_a_worker_takes_its_fair_share_at_most(tmp_path, opened):
+    study = opened(make_plan(tmp_path, {RATE: [0.1, 0.2, 0.5, 1.0]}, trials=4, workers=2))
+    work(study.plan)
+    sizes = [trial.user_attrs["group"][1] for trial in study.trials().values()]
+    # By itself, it would take four of two seeds each at once.
+    assert sizes == [2, 2, 1, 1]
+
+
+def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
+    study = opened(make_plan(tmp_path, {RATE: [0.1, 1.0]}, trials=2))
+    pruned, complete = take(study)
+    study.hopeless(pruned, 0.9, 10)
+    study.finish(pruned, 0.0, [(pruned.name, 0, 10, "test", "accuracy", 0.9)], 1.0, pruned=True)
+    finish(study, complete, 0.5)
+    best = progress_of(study.plan, study.trials(), best=5).best
+    assert [(index, score) for index, _, score in best] == [(1, 0.5)]
