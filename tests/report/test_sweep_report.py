@@ -194,7 +194,8 @@ def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path, monkeypat
     }
     vary = {key: [value] for key, value in settings.items()}
     (command,) = sweep.best_commands(a_sweep(tmp_path, vary, [(settings, 0.9)]))
-    train = "python -m experiments.train --novariants --config=configs/small_batch.py --workdir=runs/best "
+    train = "python -m experiments.train --novariants --config=configs/small_batch.py "
+    train += "--workdir=runs/best "
     assert command.startswith(train)
     assert "--config.model.hidden='(100,)'" in command
     overrides = shlex.split(command.removeprefix(train))

@@ -65,7 +65,9 @@ def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swep
     assert (workdir / "summary.md").exists()
     assert {path.suffix for path in (workdir / "figures").iterdir()} == {".png", ".svg"}
     assert (workdir / "tensorboard" / "trial 5" / "seed_0").is_dir()
-    commands = re.findall(r"python -m experiments\.single .*--workdir=runs/best_(\w+)", out)
+    commands = re.findall(
+        r"python -m experiments\.train --novariants .*--workdir=runs/best_(\w+)", out
+    )
     assert sorted(commands) == ["batch_norm", "none"]
     assert out.count(f"--config.{RATE}=") == 2
     assert out.count("--config.seeds=1") == 2
