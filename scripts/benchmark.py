@@ -2,11 +2,13 @@ r"""Measures how fast things are on this machine.
 
     python -m scripts.benchmark layers --output=results/benchmarks/layers.md
     python -m scripts.benchmark formulations --output=results/benchmarks/formulations.md
+    python -m scripts.benchmark train --output=results/benchmarks/train.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
 layers: forward and backward through the layers, against Flax's and, where it is installed,
 PyTorch's.
 formulations: other ways to compute them, which were tried.
+train: steps of the experiments' training, beside their matrix products alone, Flax and PyTorch.
 sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one, and
 against launching each by itself.
 """
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, run, what in (
         ("layers", _layers, "milliseconds of a layer, beside others'"),
         ("formulations", _formulations, "milliseconds of other ways to compute a layer"),
+        ("train", _train, "steps a second, beside others'"),
     ):
         layers = benchmarks.add_parser(name, help=what)
         layers.set_defaults(run=run)
@@ -126,6 +129,19 @@ Batch Norm, forward and backward, its output kept:
 {table(layer_calls)}
 
 {signature("jax", "jaxlib", "flax")}"""
+
+
+def _train(options: argparse.Namespace) -> str:
+    from bnrepro.comparison.provenance import signature
+    from scripts import benchmark_train
+    from scripts.benchmark_layers import measure
+
+    seeds = benchmark_train.SEEDS
+    timings = [measure(benchmark_train.calls, number, options.rounds) for number in seeds]
+    table, text = benchmark_train.report(timings)
+    signed = signature("jax", "jaxlib", "flax", "torch")
+    markdown = table.to_markdown(disable_numparse=True)
+    return f"# The speed of training\n\n{markdown}\n\n{text}\n{signed}"
 
 
 class _Arm(NamedTuple):

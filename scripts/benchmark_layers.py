@@ -58,13 +58,16 @@ class Timings(NamedTuple):
 
 
 def measure(
-    make: Callable[[Any], Sequence[tuple[str, Call]]], of: tuple[int, ...] | Network, rounds: int
+    make: Callable[[Any], Sequence[tuple[str, Call]]],
+    of: tuple[int, ...] | Network | int,
+    rounds: int,
 ) -> Timings:
     """Times all of `make(of)`, by name, in turn.
 
     Args:
-      make: of `layer_calls` or `network_calls` here, or of `scripts.benchmark_formulations`.
-      of: a network, or the shape of the float32 input of layers, features last.
+      make: of `layer_calls` or `network_calls` here, of `scripts.benchmark_formulations` or
+        `scripts.benchmark_train`.
+      of: a network, the shape of the float32 input of layers, features last, or a number of seeds.
       rounds: readings of each.
     """
     calls = dict(make(of))
@@ -76,7 +79,7 @@ def measure(
     for _ in range(rounds):
         for name, call in calls.items():
             readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
-    return Timings(str(of) if isinstance(of, Network) else _joined(of), readings)
+    return Timings(str(of) if isinstance(of, Network | int) else _joined(of), readings)
 
 
 def _joined(shape: tuple[int, ...]) -> str:

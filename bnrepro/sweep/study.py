@@ -5,6 +5,7 @@ one was retried or two machines enqueued it at once, the first that did not fail
 run together are a group, and keep its name when they are retried.
 """
 
+import re
 import time
 import warnings
 from collections import defaultdict
@@ -346,8 +347,11 @@ def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
 
 
 def _group(trial: FrozenTrial) -> tuple[str, int] | None:
-    group = trial.user_attrs.get("group")
-    return tuple(group) if group else None
+    # From a storage that others write to, and a folder's name: nothing but what `begin` makes.
+    match trial.user_attrs.get("group"):
+        case [str(name), int(size)] if re.fullmatch("[0-9a-f]{32}", name):
+            return name, size
+    return None
 
 
 def _sqlite_file(url: str) -> str | None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from scripts import benchmark, benchmark_formulations, benchmark_layers
+from scripts import benchmark, benchmark_formulations, benchmark_layers, benchmark_train
 
 
 @pytest.mark.slow
@@ -53,6 +53,19 @@ def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatc
     for name in ("flax.linen", "BatchNorm, with y", "BatchRenorm, in a loop", "eight traversals"):
         assert min(cells[name]) > 0
     assert "cores;\npython 3" in output.read_text()
+
+
+def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_train, "SEEDS", (1,))
+    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
+    output = tmp_path / "train.md"
+    benchmark.main(["train", f"--output={output}", "--rounds=3"])
+    lines = [line for line in output.read_text().splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert header == ["", "seeds: 1"]
+    names = ["plain", "batch_norm", "batch_renorm", "flax.linen, a scan"]
+    shares = {name: float(cell.replace(",", "")) for name, cell in rows}
+    assert all(shares[name] > 0 for name in names)
 
 
 def test_ways_to_compute_a_layer_agree_on_what_they_compute():

@@ -1,0 +1,188 @@
+"""Times training beside its matrix products alone, plain Flax and PyTorch: `benchmark train`.
+
+The network is that of configs/mnist_sigmoid.py, a step is one of its 60 images.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from scripts.benchmark_layers import Call, Timings, repeat
+
+SEEDS = (1, 3, 10)
+VARIANTS = ("plain", "batch_norm", "batch_renorm")
+FLOOR = "matrix products"
+STEPS = 50  # of a dispatch, as in training
+_RATE, _FEATURES = 0.1, (784, 100, 100, 100, 10)
+
+
+def calls(seeds: int) -> list[tuple[str, Call]]:
+    """By name: 50 steps of training of that many seeds; the peers of one seed only."""
+    images, labels = _data()
+    named = [(FLOOR, _floor(seeds, images))]
+    named += [(variant, _ours(variant, seeds, images, labels)) for variant in VARIANTS]
+    return named + (_peers(images, labels) if seeds == 1 else [])
+
+
+def _data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10_000, 28, 28, 1)).astype(np.uint8)
+    return images, rng.integers(0, 10, 10_000).astype(np.int32)
+
+
+def _floor(seeds: int, images: np.ndarray) -> Call:
+    """Products of inputs, weights and gradients, forward and backward, and updates of the weights.
+
+    Nothing is random, normalized or squashed; small factors keep the numbers finite.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def step(weights: Any, x: Any) -> tuple[Any, None]:
+        layers = [x]
+        for weight in weights:
+            layers.append(layers[-1] @ weight)
+        gradient, updated = 1e-6 * layers[-1], []
+        for x, weight in zip(layers[-2::-1], weights[::-1], strict=True):
+            updated.append(weight - 1e-6 * (x.T @ gradient))
+            gradient = gradient @ weight.T
+        return updated[::-1], None
+
+    rng = np.random.default_rng(0)
+    shapes = pairwise(_FEATURES)
+    weights = [jnp.asarray(rng.normal(0, 0.05, (seeds, *s)).astype(np.float32)) for s in shapes]
+    x = jnp.asarray(images[: 60 * STEPS].reshape(STEPS, 60, -1) / 255, jnp.float32)
+    steps = jax.jit(jax.vmap(lambda weights, x: jax.lax.scan(step, weights, x)[0], (0, None)))
+    return partial(repeat, steps, (weights, x))
+
+
+def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> Call:
+    """Through the programs of the experiments."""
+    import jax
+
+    from bnrepro.comparison.config import variant_configs
+    from bnrepro.comparison.run import make_job
+    from bnrepro.comparison.variant import make_program
+    from bnrepro.data import Dataset
+    from configs import mnist_sigmoid
+
+    data = images, labels, images[:60], labels[:60]
+    dataset = Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
+    config = json.loads(json.dumps(mnist_sigmoid.get_config().to_dict()))
+    config = variant_configs(config | {"seeds": seeds})[variant]
+    job = make_job(variant, config, dataset)
+    program = make_program(config, dataset, samplers=job.samplers, devices=job.devices)
+    states = program.init(np.arange(seeds), {})
+
+    def call(number: int) -> None:
+        nonlocal states
+        for _ in range(number):
+            states, metrics = program.train_steps(states, *program.data, 0, STEPS)
+        jax.block_until_ready(metrics)
+
+    return call
+
+
+def _peers(images: np.ndarray, labels: np.ndarray) -> list[tuple[str, Call]]:
+    """The same network with flax.linen's Batch Norm, in a scan and step by step, and PyTorch's."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from bnrepro.models import MLP
+
+    norm = partial(nn.BatchNorm, momentum=0.99)
+    model = MLP(_FEATURES[1:-1], 10, nn.sigmoid, norm, nn.initializers.normal(0.1))
+    optimizer = optax.sgd(_RATE)
+    stored, known = jnp.asarray(images), jnp.asarray(labels)
+
+    def step(state: Any, index: Any) -> tuple[Any, Any]:
+        params, batch_stats, opt_state = state
+        x, y = stored[index].astype(jnp.float32) / 255, known[index]
+
+        def loss(params: Any) -> tuple[Any, Any]:
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return losses.mean(), updates["batch_stats"]
+
+        (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), batch_stats, opt_state), value
+
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=True)
+    state = variables["params"], variables["batch_stats"], optimizer.init(variables["params"])
+    rng = np.random.default_rng(1)
+    indices = jnp.asarray(rng.permutation(len(images))[: 60 * STEPS].reshape(STEPS, 60))
+    scan = jax.jit(lambda state: jax.lax.scan(step, state, indices))
+    single = jax.jit(step)
+
+    def by_step(number: int) -> None:
+        for _ in range(number):
+            now = state
+            for index in indices:
+                now, value = single(now, index)
+        jax.block_until_ready(value)
+
+    return [
+        ("flax.linen, a scan", partial(repeat, scan, (state,))),
+        ("flax.linen, step by step", by_step),
+        *_torch(images, labels, np.asarray(indices)),
+    ]
+
+
+def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[tuple[str, Call]]:
+    try:
+        import torch
+    except ImportError:
+        return []
+    layers: list[Any] = []
+    for inputs, outputs in pairwise(_FEATURES[:-1]):
+        linear = torch.nn.Linear(inputs, outputs, bias=False)
+        layers += [linear, torch.nn.BatchNorm1d(outputs, momentum=0.01), torch.nn.Sigmoid()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(*_FEATURES[-2:]))
+    optimizer = torch.optim.SGD(model.parameters(), _RATE)
+    stored = torch.from_numpy(images.reshape(len(images), -1))
+    known, batches = torch.from_numpy(labels).long(), torch.from_numpy(indices).long()
+
+    def call(number: int) -> None:
+        for _ in range(number):
+            for index in batches:
+                optimizer.zero_grad()
+                logits = model(stored[index].float() / 255)
+                torch.nn.functional.cross_entropy(logits, known[index]).backward()
+                optimizer.step()
+
+    return [("PyTorch", call)]
+
+
+def report(timings: Sequence[Timings]) -> tuple[Any, str]:
+    """The table, one column a number of seeds, and what there is to say about it."""
+    import pandas as pd
+
+    names = dict.fromkeys(name for timing in timings for name in timing.readings)
+    columns = {
+        f"seeds: {timing.title}": {
+            f"{FLOOR}, steps/s": f"{1e3 * STEPS * int(timing.title) / timing.median(FLOOR):,.0f}"
+        }
+        | {
+            name: f"{timing.ratio(FLOOR, name):.2f}"
+            for name in names
+            if name != FLOOR and name in timing.readings
+        }
+        for timing in timings
+    }
+    text = f"""\
+Speed of training, as a share of a scan that does the matrix products and the updates alone, mapped
+over as many seeds: the network of configs/mnist_sigmoid.py, batches of 60, {STEPS} steps in one
+dispatch. Steps of all seeds count. Medians of {len(timings[0].readings[FLOOR])} readings, in turn
+in one process; ratios are medians of the readings' ratios. Plain, batch_norm and batch_renorm are
+what the experiments run, sampling and records of each step included; the peers have Batch Norm and
+one seed.
+"""
+    return pd.DataFrame(columns).fillna(""), text
