@@ -147,8 +147,8 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
         layers += [linear, torch.nn.BatchNorm1d(outputs, momentum=0.01), torch.nn.Sigmoid()]
     model = torch.nn.Sequential(*layers, torch.nn.Linear(*_FEATURES[-2:]))
     optimizer = torch.optim.SGD(model.parameters(), _RATE)
-    stored = torch.from_numpy(images.reshape(len(images), -1))
-    known, batches = torch.from_numpy(labels).long(), torch.from_numpy(indices).long()
+    stored = torch.tensor(images.reshape(len(images), -1))
+    known, batches = torch.tensor(labels).long(), torch.tensor(indices).long()
 
     def call(number: int) -> None:
         for _ in range(number):
