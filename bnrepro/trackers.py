@@ -2,8 +2,11 @@
 
 import hashlib
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +16,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import hparams, scalar
 
-from bnrepro.records import TENSORBOARD, WANDB, Run, complete_file
+from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run, complete_file
 
-# Told of a run and of a variant of it that is finished. Told of the same again, it only does what
-# it has not done yet.
+# Told of a run and of a variant of it, as rows come and when it is finished. Told again, it only
+# does what it has not done yet.
 Tracker = Callable[[Run, str], None]
+
+# In a variant's folder: all of its events are there.
+_COMPLETE = ".complete"
 
 _log = logging.getLogger(__name__)
 
@@ -32,48 +38,85 @@ class _Seed(NamedTuple):
     metrics: pd.DataFrame  # step, tag (as in test/accuracy), value
 
 
-def tensorboard(run: Run, variant: str) -> None:
+# By seed, the open file of its events, and how many of its metrics are in it.
+_Written = dict[int, tuple[EventsWriter, int]]
+
+
+class TensorBoard:
     """Writes metrics and settings as TensorBoard events, a TensorBoard run for each seed.
 
-    The HPARAMS tab shows a line a seed: its settings, and the last value of each metric.
-
-    Raises:
-      RecordsError: they cannot be written.
+    The HPARAMS tab shows a line a seed: its settings, and the last value of each metric. Events of
+    a process that died are written anew by the one that goes on.
     """
-    folder = run.workdir / TENSORBOARD / variant
-    if folder.exists():
-        return
-    with complete_file(folder) as beside:
+
+    def __init__(self) -> None:
+        # By folder of a variant that is not finished.
+        self._open: dict[Path, _Written] = {}
+        weakref.finalize(self, _close, self._open)
+
+    def __call__(self, run: Run, variant: str) -> None:
+        """Writes what is new.
+
+        Raises:
+          RecordsError: it cannot be written.
+        """
+        folder = run.workdir / TENSORBOARD / variant
+        if (folder / _COMPLETE).exists():
+            return
+        try:
+            self._write(run, variant, folder)
+        except OSError as error:
+            _close({folder: self._open.pop(folder, {})})
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
+
+    def _write(self, run: Run, variant: str, folder: Path) -> None:
+        if folder not in self._open:
+            shutil.rmtree(folder, ignore_errors=True)
+        written = self._open.setdefault(folder, {})
         for seed, settings, metrics in _seeds(run, variant):
             # The first of the three lists columns for the tab. TensorBoard takes one such list, of
             # whichever run, for all; without any it shows the columns of all, what differs first.
             _, start, end = hparams(_as_hparams(settings), {})
-            scalars: list[Any] = [
-                (row.step, scalar(row.tag, row.value)) for row in metrics.itertuples()
-            ]
-            _write_events(beside / f"seed_{seed}", [(0, start), *scalars, (0, end)])
+            if seed not in written:
+                (folder / f"seed_{seed}").mkdir(parents=True)
+                # SummaryWriter writes in a thread, which dies when the disk is full and is waited
+                # for for ever.
+                written[seed] = EventsWriter(str(folder / f"seed_{seed}" / "events")), 0
+                _write_event(written[seed][0], 0, start)
+            writer, count = written[seed]
+            new = metrics.iloc[count:]
+            for step, tag, value in zip(*(new[k].tolist() for k in new.columns), strict=True):
+                _write_event(writer, step, scalar(tag, value))
+            written[seed] = writer, len(metrics)
+            if run.finished(variant):
+                _write_event(writer, 0, end)
+            writer.flush()
+        if run.finished(variant):
+            for writer, _ in written.values():
+                writer.close()
+            del self._open[folder]
+            folder.mkdir(parents=True, exist_ok=True)  # where no seed has a row
+            (folder / _COMPLETE).touch()
 
 
-def _write_events(folder: Path, summaries: Sequence[tuple[int, Any]]) -> None:
-    """Writes summaries, each with its step.
+def _close(folders: Mapping[Path, _Written]) -> None:
+    for written in folders.values():
+        for writer, _ in written.values():
+            with suppress(OSError, ValueError):  # the latter of one that is closed
+                writer.close()
 
-    SummaryWriter does so in a thread, which dies when the disk is full and is waited for for ever.
-    """
-    folder.mkdir(parents=True)
-    writer = EventsWriter(str(folder / "events"))
-    try:
-        for step, summary in summaries:
-            writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
-    finally:
-        writer.close()
+
+def _write_event(writer: EventsWriter, step: int, summary: Any) -> None:
+    writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def wandb(project: str) -> Tracker:
     """A tracker that logs to a project of Weights & Biases, one of its runs for each seed.
 
     What W&B keeps here, with WANDB_MODE=offline all there is, goes to `wandb/PROJECT/VARIANT` of
-    the workdir. Of what W&B does not take there is a warning, and no end of the training: it is a
-    copy of the records.
+    the workdir. A variant is logged when it is finished. Of what W&B does not take there is a
+    warning, and no end of the training: it is a copy of the records.
 
     Raises:
       TrackerError: there is no package, no such project name, or no account to log to.
@@ -92,7 +135,7 @@ def wandb(project: str) -> Tracker:
     def track(run: Run, variant: str) -> None:
         folder = run.workdir / WANDB / project / variant
         # With WANDB_MODE=disabled it is left empty.
-        if any(folder.glob("*")):
+        if not run.finished(variant) or any(folder.glob("*")):
             return
         try:
             with complete_file(folder) as beside:

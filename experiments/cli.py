@@ -260,14 +260,14 @@ def quiet_logging() -> None:
 
 
 def make_trackers() -> "list[Tracker]":
-    """Whom to tell of each finished variant, as the command line has it.
+    """Whom to tell of each variant, as the command line has it.
 
     Raises:
       TrackerError: a tool that cannot be used.
     """
-    from bnrepro.trackers import tensorboard, wandb
+    from bnrepro.trackers import TensorBoard, wandb
 
-    return [tensorboard, *([wandb(flags.FLAGS.wandb)] if flags.FLAGS.wandb else [])]
+    return [TensorBoard(), *([wandb(flags.FLAGS.wandb)] if flags.FLAGS.wandb else [])]
 
 
 def run(

@@ -49,9 +49,9 @@ def settings_of(messages):
 
 
 def test_tensorboard_gets_the_metrics_of_each_seed_and_beside_them_its_settings(tmp_path):
-    trackers.tensorboard(run_with_settings(tmp_path), "batch_norm")
+    trackers.TensorBoard()(run_with_settings(tmp_path), "batch_norm")
     folder = tmp_path / "tensorboard" / "batch_norm"
-    assert sorted(path.name for path in folder.iterdir()) == ["seed_0", "seed_1", "seed_2"]
+    assert sorted(path.name for path in folder.glob("seed*")) == ["seed_0", "seed_1", "seed_2"]
     scalars, messages = read_events(folder / "seed_1")
     np.testing.assert_allclose(scalars[10, "test/accuracy"], 0.91)
     assert len(scalars) == 3
@@ -80,7 +80,7 @@ def test_a_trial_of_a_sweep_is_a_variant_like_others(tmp_path):
         variants={"trial 7": {"optimizer": {"learning_rate": 0.3, "momentum": None}}},
         baseline="trial 7",
     )
-    trackers.tensorboard(run, "trial 7")
+    trackers.TensorBoard()(run, "trial 7")
     settings = settings_of(read_events(tmp_path / "tensorboard" / "trial 7" / "seed_0")[1])
     assert (settings["optimizer.learning_rate"], settings["variant"]) == (0.3, "trial 7")
     assert "optimizer.momentum" not in settings
@@ -88,10 +88,32 @@ def test_a_trial_of_a_sweep_is_a_variant_like_others(tmp_path):
 
 def test_tensorboard_events_are_not_written_twice(tmp_path):
     run = run_with_settings(tmp_path)
-    trackers.tensorboard(run, "plain")
+    trackers.TensorBoard()(run, "plain")
     before = sorted(tmp_path.rglob("events*"))
-    trackers.tensorboard(dataclasses.replace(run, metrics=run.metrics.iloc[:0]), "plain")
+    trackers.TensorBoard()(dataclasses.replace(run, metrics=run.metrics.iloc[:0]), "plain")
     assert sorted(tmp_path.rglob("events*")) == before
+
+
+def test_tensorboard_gets_rows_as_they_come_each_once(tmp_path):
+    """Also of a process that died, from the one that goes on."""
+    run = run_with_settings(tmp_path)
+    whole = run.metrics[run.metrics["variant"] == "plain"]
+    assert run.finished("plain")
+    folder = tmp_path / "tensorboard" / "plain" / "seed_1"
+
+    def tell(tracker, last_step):
+        part = whole[whole["step"] <= last_step]
+        tracker(dataclasses.replace(run, metrics=part), "plain")
+        return {step for step, _ in read_events(folder)[0]}
+
+    dead, alive = trackers.TensorBoard(), trackers.TensorBoard()
+    assert tell(dead, 0) == {0}
+    assert tell(dead, 10) == {0, 10}
+    assert tell(alive, 0) == {0}
+    assert tell(alive, 10) == {0, 10}
+    assert tell(alive, 20) == {0, 10, 20}
+    assert len(list(folder.iterdir())) == 1
+    assert len(read_events(folder)[1]) == 2
 
 
 def test_a_disk_without_room_for_tensorboard_is_one_sentence_and_nothing_is_left(
@@ -105,7 +127,7 @@ def test_a_disk_without_room_for_tensorboard_is_one_sentence_and_nothing_is_left
 
     monkeypatch.setattr(trackers.EventsWriter, "close", full)
     with pytest.raises(RecordsError, match=r"plain: No space left on device"):
-        trackers.tensorboard(run_with_settings(tmp_path), "plain")
+        trackers.TensorBoard()(run_with_settings(tmp_path), "plain")
     assert list((tmp_path / "tensorboard").iterdir()) == []
 
 

@@ -46,7 +46,7 @@ from bnrepro.records import (
     read_run,
     write_run,
 )
-from bnrepro.trackers import Tracker, tensorboard
+from bnrepro.trackers import TensorBoard, Tracker
 from bnrepro.training import Checkpoints, Devices, make_devices
 
 # Told of the variant at work and its steps done so far.
@@ -79,7 +79,7 @@ def run_comparison(
     workdir: Path,
     *,
     progress: Progress = lambda variant, step: None,
-    trackers: Sequence[Tracker] = (tensorboard,),
+    trackers: Sequence[Tracker] | None = None,
     overwrite: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Run:
@@ -93,7 +93,8 @@ def run_comparison(
       config: as plain nested dicts; `configs/mnist_sigmoid.py` explains the keys.
       workdir: where the records go.
       progress: called at each evaluation, from the thread that trains the variant.
-      trackers: told of each variant that is finished, by the process that writes.
+      trackers: told of each variant as rows come, by the process that writes (default:
+        TensorBoard).
       overwrite: replace what the workdir holds.
       should_stop: asked after some steps of each variant; the states are saved then.
 
@@ -130,6 +131,7 @@ def run_comparison(
                 f"{dataset.name}: choose another --workdir, or --overwrite"
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
+        trackers = [TensorBoard()] if trackers is None else trackers
         return _train(run, jobs, dataset, progress, trackers, should_stop)
 
 
@@ -189,7 +191,10 @@ def _train(
         begun = dict(rows)  # threads still add to it
         number, start = sum(map(len, begun.values())), perf_counter()
         if _writes() and number > written and start >= next_time:
-            write_run(_with_rows(run, begun, {}))
+            current = _with_rows(run, begun, {})
+            write_run(current)
+            for name in begun:
+                _track(current, name, trackers)
             written, now = number, perf_counter()
             next_time = now + _PAUSE * (now - start)
 
