@@ -55,9 +55,16 @@ def _floor(seeds: int, images: np.ndarray) -> Call:
     rng = np.random.default_rng(0)
     shapes = pairwise(_FEATURES)
     weights = [jnp.asarray(rng.normal(0, 0.05, (seeds, *s)).astype(np.float32)) for s in shapes]
-    x = jnp.asarray(images[: 60 * STEPS].reshape(STEPS, 60, -1) / 255, jnp.float32)
-    steps = jax.jit(jax.vmap(lambda weights, x: jax.lax.scan(step, weights, x)[0], (0, None)))
-    return partial(repeat, steps, (weights, x))
+    # Each seed has minibatches of its own.
+    batches = rng.choice(images, (seeds, STEPS, 60)).reshape(seeds, STEPS, 60, -1)
+    x = jnp.asarray(batches / 255, jnp.float32)
+
+    def steps(weights: Any, x: Any) -> Any:
+        return jax.lax.scan(step, weights, x)[0]
+
+    if seeds == 1:  # a mapped axis of length one would make batched products of them
+        return partial(repeat, jax.jit(steps), ([weight[0] for weight in weights], x[0]))
+    return partial(repeat, jax.jit(jax.vmap(steps)), (weights, x))
 
 
 def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> Call:
