@@ -9,6 +9,7 @@ from scripts import pendulum
 from tests.pages import LINKS, run_code
 
 ROOT = Path(__file__).parents[1]
+_BENCHMARKS = ("layers", "formulations", "train")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 run_code = functools.cache(run_code)
 
@@ -40,9 +41,10 @@ def test_the_returns_on_the_page_are_those_of_the_result():
     assert table in (ROOT / "docs" / "reinforcement-learning.md").read_text()
 
 
-def test_the_tables_of_the_layers_speed_are_those_of_the_results():
+def test_the_tables_of_speed_are_those_of_the_results():
     page = (ROOT / "docs" / "performance.md").read_text()
-    for name in ("layers", "layers_jax_0.12", "formulations", "formulations_jax_0.12"):
+    names = [f"{name}{jax}" for name in _BENCHMARKS for jax in ("", "_jax_0.12")]
+    for name in names:
         result = (ROOT / "results" / "benchmarks" / f"{name}.md").read_text()
         tables = [part for part in result.split("\n\n") if part.startswith("|")]
         assert tables and all(table in page for table in tables)
