@@ -54,7 +54,11 @@ def report(run: "Run") -> None:
     theirs = run.config["baseline"]
     table = table.drop(columns=f"steps to {theirs}'s best")
     table = table.rename(columns={f"final − {theirs}": "final − batch_norm"})
-    table.loc[list(set(baselines.values()) & set(table.index)), "final − batch_norm"] = "0"
+    there = set(baselines.values()) & set(table.index)
+    table.loc[list(there), "final − batch_norm"] = "0"
+    # With --only, what they are compared with may be left out.
+    without = [name for name in table.index if baselines[name] not in there]
+    table.loc[without, "final − batch_norm"] = ""
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     caption = tables.caption(

@@ -93,3 +93,18 @@ def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_pa
     header = (tmp_path / "w" / "summary.md").read_text().splitlines()[0]
     for title in ("final, %", "training set, %", "own statistics, %", "ImageNet, [BRN]"):
         assert title in header
+
+
+def test_non_iid_shows_no_difference_to_a_variant_that_was_left_out(tmp_path):
+    names = ["2x32 batch_renorm", "iid batch_norm", "iid batch_renorm"]
+    config = shrunk(non_iid_config, names) | {"baseline": names[0]}
+    config["evaluation"] = {"train_examples": 0, "minibatches": 0}
+    for variant in config["variants"].values():
+        variant |= {"batch_size": 16, "microbatch_size": 16}
+    config["variants"][names[0]]["sampler"]["examples_per_label"] = 8
+    non_iid.main(config, tmp_path / "w", False, ())
+    table = (tmp_path / "w" / "summary.md").read_text().splitlines()
+    header, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:5]]
+    shown = {row[0]: row[header.index("final − batch_norm")] for row in rows[1:]}
+    assert (shown["2x32 batch_renorm"], shown["iid batch_norm"]) == ("", "0")
+    assert "±" in shown["iid batch_renorm"]
