@@ -20,14 +20,17 @@ NORMALIZER = "normalizer.name"
 def sweep_table(run: Run) -> pd.DataFrame:
     """A row a trial: the best first, then those pruned, last those without an accuracy.
 
-    Columns: the varied settings, to four digits; final accuracy, or the last one of a pruned trial;
-    the seeds it is the mean of; and the step that a trial was pruned at.
+    Columns: the varied settings, to four digits; final accuracy, or the last one of a pruned trial,
+    and where a holdout chooses, that on the holdout before it; the seeds it is the mean of; and the
+    step that a trial was pruned at.
     """
-    keys = list(_space(run))
+    keys, held = list(_space(run)), chosen_by(run) == "holdout"
+    tested = {trial.variant: trial.mean for trial in _entries(run, "test")}
     rows = {}
     for trial in sorted(trials_of(run), key=rank):
         rows[trial.variant] = {key: short_text(trial.settings[key]) for key in keys} | {
-            "final, %": mean_cell(trial.mean),
+            **({"holdout, %": mean_cell(trial.mean)} if held else {}),
+            "final, %": mean_cell(tested[trial.variant]),
             "seeds": seeds_cell(trial.mean.seeds, trial.diverged),
             "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
         }
@@ -51,8 +54,9 @@ def sweep_caption(run: Run) -> str:
     if pruned:
         parts.append("The accuracy of a pruned trial is that of its last step, no final one")
     if finished > 1:
+        chosen = {"holdout": "holdout", "test": "test set"}[chosen_by(run)]
         parts.append(
-            f"The best of {finished:,} trials was chosen by its accuracy on the test set, so that "
+            f"The best of {finished:,} trials was chosen by its accuracy on the {chosen}, so that "
             "this is an optimistic estimate: rerun it on other seeds"
         )
     return ". ".join(parts) + "."
@@ -86,14 +90,23 @@ def varied_of(run: Run) -> dict[str, Any]:
     return {key: values for key, values in _space(run).items() if len(values) > 1}
 
 
+def chosen_by(run: Run) -> str:
+    """The split whose accuracy the trials are ranked by."""
+    return "holdout" if run.config.get("evaluation", {}).get("holdout") else "test"
+
+
 def trials_of(run: Run) -> list[Entry]:
-    """In the order of their numbers."""
-    entries = find_entries({"sweep": run}, Question())
+    """In the order of their numbers, with the accuracy that they are ranked by."""
+    return _entries(run, chosen_by(run))
+
+
+def _entries(run: Run, split: str) -> list[Entry]:
+    entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
     return sorted(entries, key=lambda trial: int(trial.variant.rpartition(" ")[2]))
 
 
 def percent(trial: Entry) -> float:
-    """Mean of the last test accuracy over seeds, NaN if all diverged."""
+    """Mean of the last accuracy over seeds, NaN if all diverged."""
     return 100 * trial.mean.mean
 
 

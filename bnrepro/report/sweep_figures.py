@@ -31,6 +31,7 @@ from bnrepro.report.sweep import (
     NORMALIZER,
     best_trial,
     by_normalizer,
+    chosen_by,
     finished_trials,
     percent,
     rank,
@@ -133,7 +134,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
             ends = from_accuracy(np.array([low, high]))
             share = row * len(colours)
             axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
-        axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL)
+        axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", chosen_by(run)))
         _legend_below(figure, legend)
         text = f"line through {through}" + ", bars: 95% interval over seeds" * bars
         axes.set_title(_about(run, trials, text), fontsize=9)
@@ -232,7 +233,7 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
         figure.colorbar(
             ScalarMappable(norm, _COLOURS),
             ax=list(places[: len(panels)]),
-            label="final test accuracy, %",
+            label=f"final {chosen_by(run)} accuracy, %",
             ticks=log_error_ticks(low, high),
             format="%g",
             extend="min" if below else "neither",
@@ -338,7 +339,10 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
                 at = i - 0.04, axis.share(place)
                 axes.text(*at, text, ha="right", va="center", fontsize=8, bbox=box)
         _draw_colours(axes, last, norm, log_error_ticks(low, high))
-        names = [*(key.replace(".", ".\n") for key in along), "final test\naccuracy, %"]
+        names = [
+            *(key.replace(".", ".\n") for key in along),
+            f"final {chosen_by(run)}\naccuracy, %",
+        ]
         axes.set_xticks(range(last + 1), names, fontsize=8)
         axes.tick_params(length=0)
         axes.set_yticks([])

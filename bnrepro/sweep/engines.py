@@ -67,10 +67,9 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                 if code and code > 0:
                     worker.errors.seek(0)
                     message = worker.errors.read()
-                    # With code 2 it is a sentence.
-                    raise SweepError(
-                        message if code == 2 else f"a worker ended with code {code}: {message}"
-                    )
+                    if code == 2:  # a sentence, after warnings perhaps
+                        raise SweepError(message.splitlines()[-1])
+                    raise SweepError(f"a worker ended with code {code}: {message}")
 
 
 def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:

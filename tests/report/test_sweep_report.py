@@ -4,12 +4,14 @@ import shlex
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from absl import flags
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from ml_collections import ConfigDict, config_flags
 
+from bnrepro.records import metric_rows
 from bnrepro.report import sweep, sweep_figures
 from tests.records_fixtures import small_run
 
@@ -61,6 +63,26 @@ def nested(settings):
             inner = inner.setdefault(room, {})
         inner[name] = value
     return variant
+
+
+def test_a_holdout_chooses_where_there_is_one(tmp_path):
+    """The trial that is best on the test set is not the one that is best on the holdout."""
+    run = rates_with_holdout(tmp_path, tested=(0.9, 0.8), held=(0.6, 0.7))
+    table = sweep.sweep_table(run)
+    assert list(table.index) == ["trial 1", "trial 0"]
+    assert table.loc["trial 1", "holdout, %"] == "70.00"
+    assert table.loc["trial 1", "final, %"] == "80.00"
+    assert "by its accuracy on the holdout" in sweep.sweep_caption(run)
+    (command,) = sweep.best_commands(run)
+    assert f"--config.{RATE}=1.0" in command
+
+
+def rates_with_holdout(workdir, tested, held):
+    trials = [({RATE: 0.1}, tested[0]), ({RATE: 1.0}, tested[1])]
+    run = a_sweep(workdir, {RATE: [0.1, 1.0]}, trials, evaluation={"holdout": 5})
+    last = int(run.metrics["step"].max())
+    rows = [(f"trial {i}", 0, last, "holdout", "accuracy", value) for i, value in enumerate(held)]
+    return replace(run, metrics=pd.concat([run.metrics, metric_rows(rows)], ignore_index=True))
 
 
 def rates(*accuracies):
