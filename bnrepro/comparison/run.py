@@ -18,14 +18,8 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import (
-    DEFAULTS,
-    TRACED,
-    setting,
-    variant_configs,
-    with_settings,
-)
-from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.config import DEFAULTS, setting, variant_configs, with_settings
+from bnrepro.comparison.keys import TRACED, ConfigError
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import (
     Program,
@@ -205,7 +199,7 @@ def _train(
                 name, seconds = futures[future], future.result()
                 if stop.is_set():
                     raise Preempted
-                run = _with_rows(run, {name: rows[name]}, {name: round(seconds, 1)})
+                run = _with_rows(run, dict(rows), {name: round(seconds, 1)})
                 if _writes():
                     write_run(run)
                 _track(run, name, trackers)
@@ -248,21 +242,21 @@ class _Programs:
 
     def of(self, name: str) -> tuple[Program, dict[str, float]]:
         """A variant's program, and the numbers that it takes as arguments."""
-        shape = self._shapes[name]
-        others = [other for other, its in self._shapes.items() if its == shape]
-        values = {
-            key: [setting(self._jobs[other].config, key) for other in others] for key in TRACED
-        }
-        differing = [key for key in TRACED if len(set(values[key])) > 1]
+        job, shape = self._jobs[name], self._shapes[name]
+        alike = [self._jobs[other].config for other, its in self._shapes.items() if its == shape]
+
+        def make() -> Program:
+            return make_program(
+                job.config, self._dataset, samplers=job.samplers, devices=job.devices
+            )
+
+        if len(alike) == 1:  # not kept, since it holds the data set on the device
+            return make(), {}
         with self._lock:
             if shape not in self._programs:
-                job = self._jobs[name]
-                program = make_program(
-                    job.config, self._dataset, samplers=job.samplers, devices=job.devices
-                )
-                self._programs[shape] = compiled_once(program) if len(others) > 1 else program
-        own = {key: values[key][others.index(name)] for key in differing}
-        return self._programs[shape], own
+                self._programs[shape] = compiled_once(make())
+        differing = [key for key in TRACED if len({setting(config, key) for config in alike}) > 1]
+        return self._programs[shape], {key: setting(job.config, key) for key in differing}
 
 
 def _track(run: Run, variant: str, trackers: Sequence[Tracker]) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison import variant as variant_module
-from bnrepro.comparison.config import ConfigError
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
@@ -127,6 +127,24 @@ def test_rows_are_on_disk_before_a_variant_has_ended(tmp_path):
 
     run_comparison(config(variants=PLAIN), tmp_path, progress=look)
     assert seen in ([({0}, False)], [({0, 10}, False)])
+
+
+def test_a_variant_that_ends_leaves_the_rows_of_the_others_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_side_by_side", lambda jobs: 2)
+    seen = []
+
+    def look(variant, step):
+        if (variant, step) != ("batch_norm", 10):
+            return
+        for _ in range(300):
+            run = read_run(tmp_path)
+            if "plain" in run.provenance.get("seconds", {}):  # it has ended
+                seen.append(set(run.metrics[run.metrics["variant"] == "batch_norm"]["step"]))
+                return
+            time.sleep(0.1)
+
+    run_comparison(config(), tmp_path, progress=look)
+    assert seen in ([{0}], [{0, 10}])
 
 
 def test_variants_that_differ_in_numbers_alone_share_a_program_and_train_as_alone(
