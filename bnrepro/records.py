@@ -98,6 +98,11 @@ class Run:
         return len({*last, *diverged}) == self.config["seeds"]
 
 
+def choosing_split(config: Mapping[str, Any]) -> str:
+    """The split whose accuracy chooses settings and checkpoints."""
+    return "holdout" if config.get("evaluation", {}).get("holdout") else "test"
+
+
 def variant_order(config: Mapping[str, Any]) -> list[str]:
     """The baseline first, the others by name: a ConfigDict does not keep the order of its keys."""
     baseline = config["baseline"]

@@ -73,7 +73,7 @@ class TensorBoard:
     def _write(self, run: Run, variant: str, folder: Path) -> None:
         if folder not in self._open:
             shutil.rmtree(folder, ignore_errors=True)
-        written = self._open.setdefault(folder, {})
+        written, finished = self._open.setdefault(folder, {}), run.finished(variant)
         for seed, settings, metrics in _seeds(run, variant):
             # The first of the three lists columns for the tab. TensorBoard takes one such list, of
             # whichever run, for all; without any it shows the columns of all, what differs first.
@@ -89,10 +89,10 @@ class TensorBoard:
             for step, tag, value in zip(*(new[k].tolist() for k in new.columns), strict=True):
                 _write_event(writer, step, scalar(tag, value))
             written[seed] = writer, len(metrics)
-            if run.finished(variant):
+            if finished:
                 _write_event(writer, 0, end)
             writer.flush()
-        if run.finished(variant):
+        if finished:
             for writer, _ in written.values():
                 writer.close()
             del self._open[folder]

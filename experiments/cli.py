@@ -99,7 +99,8 @@ def _launch(
     # Only now: --help and a mistyped flag need not wait for JAX.
     import jax
 
-    from bnrepro.comparison.config import ConfigError, variant_configs
+    from bnrepro.comparison.config import variant_configs
+    from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.data import DatasetError
     from bnrepro.records import RecordsError

@@ -31,7 +31,8 @@ def main(
     Raises:
       ConfigError: two variants have the same place in the table.
     """
-    from bnrepro.comparison.config import ConfigError, variant_configs
+    from bnrepro.comparison.config import variant_configs
+    from bnrepro.comparison.keys import ConfigError
 
     places: dict[tuple[str, int], str] = {}
     for name, variant in variant_configs(config).items():

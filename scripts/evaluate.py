@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Only now: --help need not wait for JAX.
     from rich.console import Console
 
-    from bnrepro.comparison.config import ConfigError
+    from bnrepro.comparison.keys import ConfigError
     from bnrepro.data import DatasetError
     from bnrepro.records import RecordsError
     from bnrepro.report.tables import print_table

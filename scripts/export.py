@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     # Only now: --help need not wait for JAX.
-    from bnrepro.comparison.config import ConfigError
+    from bnrepro.comparison.keys import ConfigError
     from bnrepro.records import RecordsError
     from bnrepro.training import CheckpointError
 

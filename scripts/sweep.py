@@ -62,7 +62,7 @@ def _main() -> None:
     values = {name: flags.FLAGS[name].value for name in own}
 
     # Only now: --help and a mistyped flag need not wait for JAX.
-    from bnrepro.comparison.config import ConfigError
+    from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError
     from bnrepro.sweep.collect import collect, open_workdir

@@ -5,11 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bnrepro.comparison.keys import COMMON, KEYS, check_setting, nearest, require
-from bnrepro.comparison.keys import TRACED as TRACED
-from bnrepro.comparison.keys import ConfigError as ConfigError
-from bnrepro.comparison.keys import is_integer as is_integer
-from bnrepro.comparison.keys import is_number as is_number
+from bnrepro.comparison.keys import COMMON, KEYS, ConfigError, check_setting, nearest, require
 
 # By flat key.
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
@@ -84,11 +80,6 @@ def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(held := common.get(section, {}), Mapping):
             common[section] = {field: default, **held}
     return common
-
-
-def choosing_split(config: Mapping[str, Any]) -> str:
-    """The split that settings and checkpoints are chosen by."""
-    return "holdout" if config["evaluation"]["holdout"] else "test"
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:

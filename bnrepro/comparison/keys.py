@@ -147,7 +147,7 @@ KEYS: dict[str, Key] = {
     "binary_input": Key(Is(bool), False, "pixels above 127 are 1, others 0; else from 0 to 1"),
     # --- the run ---
     "seeds": Key(Number(int, 1, 10_000), 3, "runs of each variant, trained together"),
-    "first_seed": Key(Number(int, 0, 2**31 - 10_001), 0, "they are counted from this one"),
+    "first_seed": Key(Number(int, 0, 2**31 - 10_001), 0, "seed of the first; the others follow"),
     "steps": Key(Number(int, 1, 10**9), 6_000, "updates; a multiple of eval_every"),
     "batch_size": Key(_BATCH, 64, "examples the gradient is over"),
     "microbatch_size": Key(_BATCH, 64, "examples normalized together; divides batch_size"),
@@ -183,12 +183,12 @@ KEYS: dict[str, Key] = {
     "model.dropout": Key(
         Number(float, 0, 1, open_high=True),
         0.0,
-        "rate, of hidden units, or of a cnn's features",
+        "rate at which hidden units, or a cnn's features, are dropped",
     ),
     "model.norm_placement": Key(
         Choice(PLACEMENTS),
         "before",
-        "of normalizers, to the nonlinearity",
+        "side of the nonlinearity that normalizers stand on",
     ),
     "model.dtype": Key(
         Choice(DTYPES), "float32", "of activations; parameters, statistics and loss are float32"

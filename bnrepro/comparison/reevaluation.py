@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from bnrepro.comparison.config import ConfigError
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import Restored, check_model
 from bnrepro.comparison.variant import make_evaluate, make_model, preprocessing
 from bnrepro.data import Dataset, make_sampler

@@ -13,7 +13,8 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int
 
-from bnrepro.comparison.config import ConfigError, variant_configs
+from bnrepro.comparison.config import variant_configs
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.data import Dataset
 from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
 from bnrepro.training import CheckpointError, TrainState

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from bnrepro.comparison.config import choosing_split, with_settings
+from bnrepro.comparison.config import with_settings
 from bnrepro.data import Dataset, Sampler
 from bnrepro.models import DTYPES, make_network, make_normalizer
-from bnrepro.records import Row
+from bnrepro.records import Row, choosing_split
 from bnrepro.training import (
     MAX_STEPS,
     Checkpoints,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnrepro.records import Run
+from bnrepro.records import Run, choosing_split
 from bnrepro.report.commands import config_flags
 from bnrepro.report.entries import Entry, find_entries, short_text
 from bnrepro.report.figures import figure_title
@@ -24,7 +24,7 @@ def sweep_table(run: Run) -> pd.DataFrame:
     and where a holdout chooses, that on the holdout before it; the seeds it is the mean of; and the
     step that a trial was pruned at.
     """
-    keys, held = list(_space(run)), chosen_by(run) == "holdout"
+    keys, held = list(_space(run)), choosing_split(run.config) == "holdout"
     tested = {trial.variant: trial.mean for trial in _entries(run, "test")}
     rows = {}
     for trial in sorted(trials_of(run), key=rank):
@@ -54,7 +54,7 @@ def sweep_caption(run: Run) -> str:
     if pruned:
         parts.append("The accuracy of a pruned trial is that of its last step, no final one")
     if finished > 1:
-        chosen = {"holdout": "holdout", "test": "test set"}[chosen_by(run)]
+        chosen = {"holdout": "holdout", "test": "test set"}[choosing_split(run.config)]
         parts.append(
             f"The best of {finished:,} trials was chosen by its accuracy on the {chosen}, so that "
             "this is an optimistic estimate: rerun it on other seeds"
@@ -90,14 +90,9 @@ def varied_of(run: Run) -> dict[str, Any]:
     return {key: values for key, values in _space(run).items() if len(values) > 1}
 
 
-def chosen_by(run: Run) -> str:
-    """The split whose accuracy the trials are ranked by."""
-    return "holdout" if run.config.get("evaluation", {}).get("holdout") else "test"
-
-
 def trials_of(run: Run) -> list[Entry]:
     """In the order of their numbers, with the accuracy that they are ranked by."""
-    return _entries(run, chosen_by(run))
+    return _entries(run, choosing_split(run.config))
 
 
 def _entries(run: Run, split: str) -> list[Entry]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from bnrepro.records import FIGURES, Run
+from bnrepro.records import FIGURES, Run, choosing_split
 from bnrepro.report.entries import Entry
 from bnrepro.report.figures import (
     LOG_ERROR_LABEL,
@@ -31,7 +31,6 @@ from bnrepro.report.sweep import (
     NORMALIZER,
     best_trial,
     by_normalizer,
-    chosen_by,
     finished_trials,
     percent,
     rank,
@@ -134,7 +133,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
             ends = from_accuracy(np.array([low, high]))
             share = row * len(colours)
             axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
-        axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", chosen_by(run)))
+        axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", choosing_split(run.config)))
         _legend_below(figure, legend)
         text = f"line through {through}" + ", bars: 95% interval over seeds" * bars
         axes.set_title(_about(run, trials, text), fontsize=9)
@@ -233,7 +232,7 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
         figure.colorbar(
             ScalarMappable(norm, _COLOURS),
             ax=list(places[: len(panels)]),
-            label=f"final {chosen_by(run)} accuracy, %",
+            label=f"final {choosing_split(run.config)} accuracy, %",
             ticks=log_error_ticks(low, high),
             format="%g",
             extend="min" if below else "neither",
@@ -341,7 +340,7 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
         _draw_colours(axes, last, norm, log_error_ticks(low, high))
         names = [
             *(key.replace(".", ".\n") for key in along),
-            f"final {chosen_by(run)}\naccuracy, %",
+            f"final {choosing_split(run.config)}\naccuracy, %",
         ]
         axes.set_xticks(range(last + 1), names, fontsize=8)
         axes.tick_params(length=0)

@@ -11,7 +11,8 @@ from typing import Any
 
 import sqlalchemy
 
-from bnrepro.comparison.config import TRACED, check_config, common_config
+from bnrepro.comparison.config import check_config, common_config
+from bnrepro.comparison.keys import TRACED
 from bnrepro.records import CHECKPOINTS, DATABASE
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (

@@ -12,15 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 
-from bnrepro.comparison.config import (
-    COMMON,
-    ConfigError,
-    check_config,
-    check_setting,
-    is_integer,
-    is_number,
-    with_settings,
-)
+from bnrepro.comparison.config import COMMON, check_config, with_settings
+from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, is_number
 
 # Of very many combinations, so many are checked before the sweep starts.
 _CHECKED = 10_000

@@ -19,12 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from bnrepro.comparison.config import ConfigError, check_config, choosing_split, with_settings
+from bnrepro.comparison.config import check_config, with_settings
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.provenance import here_and_now
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Program, make_program, train_variants
 from bnrepro.data import Dataset, DatasetError, load_dataset
-from bnrepro.records import RecordsError, Row
+from bnrepro.records import RecordsError, Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -50,16 +51,12 @@ class Devices:
         size = batches.shape[axis] // self.mesh.shape[DATA]
         return lax.dynamic_slice_in_dim(batches, lax.axis_index(DATA) * size, size, axis)
 
-    def whole(self, tree: Any) -> Any:
-        """The reverse of `share`, of some arguments of a measure; inside of what is mapped."""
+    def whole(self, outputs: Any) -> Any:
+        """The reverse of `share`, of arrays (microbatches, size, ...); inside of what is mapped."""
         if self.axis_name is None:
-            return tree
-        state, grads, captured, batch = tree
-        axis = 1 if self.synchronized else 0
-        captured = jax.tree.map(
-            lambda x: lax.all_gather(x, self.axis_name, axis=axis, tiled=True), captured
-        )
-        return state, grads, captured, batch
+            return outputs
+        gather = partial(lax.all_gather, axis_name=self.axis_name, tiled=True)
+        return jax.tree.map(partial(gather, axis=1 if self.synchronized else 0), outputs)
 
     def train(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles f(state, images, labels, first, steps) for all seeds; takes the states over.

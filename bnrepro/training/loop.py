@@ -80,8 +80,8 @@ def make_train_steps(
             if in_training is None:
                 return train_step(state, batch, task)
 
-            def take(*arguments: Any) -> Any:
-                return in_training(*devices.whole(arguments))
+            def take(state: Any, grads: Any, captured: Any, batch: Any) -> Any:
+                return in_training(state, grads, devices.whole(captured), batch)
 
             def take_if_due(*arguments: Any) -> Any:
                 none = jax.tree.map(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bnrepro.comparison.config import TRACED, common_config, with_settings
+from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import make_program, train_variants
 from bnrepro.training import Checkpoints

@@ -3,7 +3,7 @@
 import pytest
 
 from bnrepro.comparison import run as run_module
-from bnrepro.comparison.config import ConfigError
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.records import read_run
 from bnrepro.report import figures
 from configs import non_iid as non_iid_config

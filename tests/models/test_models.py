@@ -57,21 +57,26 @@ def test_the_plain_network_is_the_formula():
     np.testing.assert_allclose(model.apply({"params": params}, X, train=False), expected, rtol=1e-4)
 
 
+def outputs_in_training(model, variables, x):
+    """By name, what each layer puts out."""
+    _, collections = model.apply(
+        variables,
+        x,
+        train=True,
+        capture_intermediates=lambda module, method: module.name is not None,
+        mutable=["intermediates", "batch_stats"],
+    )
+    return {name: calls["__call__"][0] for name, calls in collections["intermediates"].items()}
+
+
 def test_the_normalizer_stands_before_the_nonlinearity():
     model = network("batch_norm")
     variables = model.init(jax.random.key(1), X, train=True)
-    _, captured = model.apply(
-        variables,
-        X,
-        train=True,
-        capture_intermediates=True,
-        mutable=["intermediates", "batch_stats"],
-    )
-    outputs = captured["intermediates"]
-    normed = np.asarray(outputs["norm_0"]["__call__"][0])
+    outputs = outputs_in_training(model, variables, X)
+    normed = np.asarray(outputs["norm_0"])
     np.testing.assert_allclose(normed.mean(0), 0, atol=1e-5)
     kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
-    after = np.asarray(outputs["dense_1"]["__call__"][0])
+    after = np.asarray(outputs["dense_1"])
     np.testing.assert_allclose(after, 1 / (1 + np.exp(-normed)) @ kernel, rtol=1e-4, atol=1e-5)
 
 
@@ -91,15 +96,7 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
     )
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
     variables = model.init(jax.random.key(1), images, train=True)
-    _, captured = model.apply(
-        variables,
-        images,
-        train=True,
-        capture_intermediates=True,
-        mutable=["intermediates", "batch_stats"],
-    )
-    captured = {k: v for k, v in captured["intermediates"].items() if k != "__call__"}
-    out = {k: np.asarray(v["__call__"][0]) for k, v in captured.items()}
+    out = jax.tree.map(np.asarray, outputs_in_training(model, variables, images))
     linear = {"mlp": "dense", "cnn": "conv"}[kind]
     first = model.nonlinearity_inputs()[0]
     assert first == ("norm_0" if placement != "after" else f"{linear}_0")
@@ -133,18 +130,12 @@ def test_of_half_precision_are_activations_alone(kind, name):
     )
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
     variables = model.init(jax.random.key(1), images, train=True)
-    logits, updates = model.apply(
-        variables,
-        images,
-        train=True,
-        capture_intermediates=True,
-        mutable=["intermediates", "batch_stats"],
-    )
-    kept = jax.tree.leaves((variables, updates.get("batch_stats", {})))
+    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    kept = jax.tree.leaves((variables, updates))
     assert {x.dtype.name for x in kept} <= {"float32", "int32"}
-    assert logits.dtype == jnp.float32
-    hidden = {k: v for k, v in updates["intermediates"].items() if k not in ("logits", "__call__")}
-    assert {x.dtype.name for x in jax.tree.leaves(hidden)} == {"bfloat16"}
+    outputs = outputs_in_training(model, variables, images)
+    assert outputs.pop("logits").dtype == jnp.float32
+    assert {x.dtype.name for x in outputs.values()} == {"bfloat16"}
 
 
 def test_weights_are_gaussian_with_the_deviation_asked_for():

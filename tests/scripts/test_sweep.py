@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy
 
-from bnrepro.comparison.config import ConfigError
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.records import read_run
 from bnrepro.sweep.plan import make_plan
 from bnrepro.sweep.space import SweepError

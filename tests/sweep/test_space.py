@@ -4,7 +4,8 @@ import numpy as np
 import optuna
 import pytest
 
-from bnrepro.comparison.config import ConfigError, common_config
+from bnrepro.comparison.config import common_config
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.sweep.space import (
     Range,
     SweepError,
