@@ -53,8 +53,9 @@ _OURS = {
 # What a process that was killed while writing leaves behind.
 _PARTIAL = ".partial-"
 
-# Where data lies, where to train, what to keep and of which sweep it is are no settings of a run.
-_NO_SETTINGS = ("data_dir", "devices.", "checkpoint.", "sweep.")
+# Where data lies, where to train, what to keep, what to measure and of which sweep it is are no
+# settings of a run.
+_NO_SETTINGS = ("data_dir", "devices.", "checkpoint.", "sweep.", "measures", "measure_every")
 
 
 class RecordsError(Exception):

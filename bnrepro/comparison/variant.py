@@ -231,7 +231,8 @@ def train_variants(
 
 
 def _joined(history: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    metrics = history[0] if history else {}
+    # Other measures may have been asked for before a resumption.
+    metrics = [metric for metric in history[0] if metric in history[-1]] if history else []
     return {metric: np.concatenate([new[metric] for new in history], axis=1) for metric in metrics}
 
 

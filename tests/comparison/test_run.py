@@ -447,7 +447,6 @@ def test_a_workdir_of_an_earlier_version_is_gone_on_with(tmp_path):
     settings = config(seeds=1, steps=30, ema_decay=0.9, checkpoint={"every": 1, "keep": 1})
     settings["model"]["hidden"] = (3,)
     settings["variants"] = PLAIN | {"batch_renorm": {"normalizer": {"name": "batch_renorm"}}}
-    settings["measures"] = ()
     assert run_comparison(settings, workdir).finished("batch_renorm")
     metrics = read_run(workdir).metrics
     assert not metrics.duplicated(["variant", "step", "split", "metric"]).any()
