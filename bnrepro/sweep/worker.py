@@ -56,7 +56,11 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       RecordsError: another sweep, or another data set than that of the other workers.
       CheckpointError: a checkpoint cannot be written.
     """
-    dataset = load_dataset(plan.config["dataset"], plan.config["data_dir"] or None)
+    dataset = load_dataset(
+        plan.config["dataset"],
+        plan.config["data_dir"] or None,
+        image_size=plan.config["image_size"],
+    )
 
     # A few, since each holds the data set on the device.
     @lru_cache(maxsize=4)
@@ -170,7 +174,7 @@ def _program(plan: Plan, static: dict[str, Any], dataset: Dataset) -> Program:
     config = with_settings(plan.config, static | {"devices.strategy": "single"})
     check_config(config)
     job = make_job(f"of {static}", config, dataset)
-    return make_program(config, dataset, samplers=job.samplers, devices=job.devices)
+    return make_program(*job)
 
 
 def _memory_for(program: Program, traced: Sequence[str]) -> int:
@@ -187,7 +191,7 @@ def bytes_per_trial(program: Program, traced: Sequence[str]) -> int:
     seeds = program.config["first_seed"] + np.arange(program.config["seeds"])
     numbers = {key: np.zeros(len(seeds), np.float32) for key in traced}
     train_steps: Any = program.train_steps
-    compiled = train_steps.lower(program.init(seeds, numbers), *program.data, 0, 1).compile()
+    compiled = train_steps.lower(program.init(seeds, numbers), program.arrays, (), 0, 1).compile()
     memory = compiled.memory_analysis()
     return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
