@@ -14,7 +14,7 @@ import bnrepro.data
 from bnrepro.comparison import restored as restored_module
 from bnrepro.comparison.reevaluation import reevaluate, with_population_statistics
 from bnrepro.comparison.restored import checked_configs, find_checkpoints, restore_variant
-from bnrepro.comparison.variant import make_model
+from bnrepro.comparison.variant import make_data, make_model
 from bnrepro.data.datasets import load_dataset
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import checksums
@@ -172,10 +172,14 @@ def test_population_statistics_see_each_image_once_in_minibatches_of_all_kinds(
 ):
     restored, config = restore(finished)
     config |= {"batch_size": 28, "microbatch_size": 14}
-    images = small_dataset().train_images[:count]
+    dataset = small_dataset()
+    images = dataset.train_images[:count]
     images[:50], images[50:] = 0, 255  # as if sorted
+    short = dataclasses.replace(
+        dataset, train_images=images, train_labels=dataset.train_labels[:count]
+    )
     variables = with_population_statistics(
-        restored.variables, config, images, make_model(config, 2)
+        restored.variables, config, make_data(config, short), make_model(config, 2)
     )
     for seed in range(2):
         one = seed_of(variables, seed)
@@ -188,7 +192,7 @@ def test_population_statistics_see_each_image_once_in_minibatches_of_all_kinds(
 def test_the_table_is_that_of_population_statistics(finished, capsys):
     restored, config = restore(finished)
     variables = with_population_statistics(
-        restored.variables, config, small_dataset().train_images, make_model(config, 2)
+        restored.variables, config, make_data(config, small_dataset()), make_model(config, 2)
     )
     table, out, _ = output(capsys, finished, "--statistics=population")
     one, other = (numpy_batch_norm(seed_of(variables, seed)) for seed in range(2))
@@ -205,8 +209,9 @@ def test_the_table_is_that_of_population_statistics(finished, capsys):
 
 def test_without_moving_averages_population_statistics_change_nothing(finished):
     variables = {"params": {"kernel": jnp.ones(2)}, "batch_stats": {}}
-    config, images = restore(finished)[1], small_dataset().train_images
-    assert with_population_statistics(variables, config, images, make_model(config, 2)) is variables
+    config = restore(finished)[1]
+    data, model = make_data(config, small_dataset()), make_model(config, 2)
+    assert with_population_statistics(variables, config, data, model) is variables
 
 
 def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
@@ -331,7 +336,7 @@ def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys,
     assert "float32(2, 16, 6) there and float32(2, 64, 6) here.\n" in message
     few = small_dataset()
     load_other(test_images=few.test_images[:8], test_labels=few.test_labels[:8])
-    assert "cannot be evaluated on minibatches: batch_size must be in [1, 8]" in mistake(
+    assert "cannot be evaluated on small/1.0.0: batch_size must be in [1, 8]" in mistake(
         capsys, copied, "--statistics=minibatch"
     )
     edit(copied / "config.json", lambda config: config.update(dataset="no_such_set"))
