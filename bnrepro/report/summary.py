@@ -63,7 +63,7 @@ def by_seed(
     those given for a variant, else the config's.
     """
     accuracy = evaluations(run)
-    final = with_failures(finals(accuracy), run, run.chance)
+    final = with_failures(finals(accuracy), run, run.chance).sort_index()
     table = pd.DataFrame({"final": final}, dtype=float)
     variants, seeds = (table.index.get_level_values(name) for name in ("variant", "seed"))
     of = [(baselines or {}).get(variant, run.config["baseline"]) for variant in variants]

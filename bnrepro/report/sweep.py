@@ -14,7 +14,7 @@ from bnrepro.report.entries import Entry, find_entries, short_text
 from bnrepro.report.figures import figure_title
 from bnrepro.report.question import Question
 from bnrepro.report.statistics import pooled
-from bnrepro.report.tables import failure_note, mean_cell, seeds_cell
+from bnrepro.report.tables import failure_note, mean_cell, mean_note, seeds_cell
 
 NORMALIZER = "normalizer.name"
 
@@ -46,9 +46,9 @@ def sweep_caption(run: Run) -> str:
     pruned = sum(not trial.finished for trial in trials)
     text = f"final test accuracy after {run.config['steps']:,} steps"
     parts = [
-        f"{figure_title(run, text)}: mean over seeds ± half of its 95% confidence interval "
-        "(Student's t), with one variance over seeds, pooled, for all trials that finished without "
-        f"divergence; {failure_note(run)}",
+        f"{figure_title(run, text)}: {mean_note(' '.join(mean_cell(t.mean) for t in trials))}; "
+        "trials that finished without divergence share one variance over seeds, pooled; "
+        f"{failure_note(run)}",
         f"{len(trials):,} of {sweep['trials']:,} trials ({sweep['sampler']}): {finished:,} "
         f"finished, {pruned:,} pruned, {len(trials) - finished - pruned:,} diverged with all seeds",
     ]
