@@ -94,10 +94,11 @@ class Run:
         flat = _flatten(common) | _flatten(self.config["variants"][variant])
         return {key: value for key, value in flat.items() if not key.startswith(_NO_SETTINGS)}
 
-    @property
-    def chance(self) -> float:
-        """Accuracy of a guess, which is what a run that diverged counts at."""
-        return 1 / self.provenance.get("classes", _CLASSES)
+    def chance(self, variant: str) -> float:
+        """Accuracy of a guess, in (0, 1], which is what a run that diverged counts at."""
+        classes = self.provenance.get("classes", _CLASSES)
+        # Of several digits side by side, each combination is a label.
+        return classes ** -self.settings(variant).get("digits", 1)
 
     def finished(self, variant: str) -> bool:
         """Whether all seeds of a variant have run to their end or diverged."""

@@ -82,9 +82,9 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     for name, checkpoint in found.items():
         values = reevaluate(checkpoint, configs[name], dataset, options.statistics)
         diverged = np.isnan(values["accuracy"])
-        accuracy = estimate(np.where(diverged, 1 / len(dataset.class_names), values["accuracy"]))
+        accuracy = estimate(np.where(diverged, run.chance(name), values["accuracy"]))
         loss_cell = mean_cell(estimate(values["loss"]), Unit(1, ".4f"))
-        seeds = seeds_cell(len(checkpoint.seeds), diverged.sum())
+        seeds = seeds_cell(len(checkpoint.seeds), int(diverged.sum()))
         rows[name] = [f"{checkpoint.step:,}", mean_cell(accuracy), loss_cell, seeds]
     columns = ["step", "test accuracy, %", "test loss", "seeds"]
     beware = "STAND-IN DATA: not MNIST. " if dataset.stand_in else ""

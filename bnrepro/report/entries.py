@@ -12,7 +12,7 @@ import pandas as pd
 from bnrepro.records import Run
 from bnrepro.report.question import Question, QuestionError
 from bnrepro.report.statistics import Estimate, difference, estimate
-from bnrepro.report.summary import evaluations, failures, finals, steps_to, with_failures
+from bnrepro.report.summary import evaluations, failures, finals, never, steps_to, with_failures
 
 # What stands for a setting, or a number, that is not there.
 MISSING = "–"
@@ -163,7 +163,7 @@ def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
     if question.name == "accuracy":
         values = with_failures(values, run, run.chance)
     reached = steps_to(evaluations(run, question.split), question.steps_to or np.nan)
-    reached = with_failures(reached, run, np.inf)
+    reached = with_failures(reached, run, never)
     name, called = setting_text(variant), setting_text(label)
     return Entry(
         run=called,

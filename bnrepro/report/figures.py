@@ -88,7 +88,7 @@ def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
     accuracy = 100 * rows.pivot(index="step", columns=["variant", "seed"], values="value")
     for variant, seed in failures(run):
         if variant in names:
-            accuracy[variant, seed] = 100 * run.chance
+            accuracy[variant, seed] = 100 * run.chance(variant)
     return accuracy
 
 

@@ -3,7 +3,7 @@
 A run that diverged is a failure: it counts at chance accuracy, and never reaches any accuracy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,16 @@ def failures(run: Run) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(diverged[_SEED])
 
 
-def with_failures(values: pd.Series, run: Run, value: float) -> pd.Series:
-    """`values` by (variant, seed), and this value for each that diverged."""
-    return pd.concat([values.astype(float), pd.Series(value, failures(run), dtype=float)])
+def with_failures(values: pd.Series, run: Run, value: Callable[[str], float]) -> pd.Series:
+    """`values` by (variant, seed), and for each that diverged the `value` of its variant."""
+    failed = failures(run)
+    others = [value(variant) for variant in failed.get_level_values("variant")]
+    return pd.concat([values.astype(float), pd.Series(others, failed, dtype=float)])
+
+
+def never(variant: str) -> float:
+    """The step at which a run that diverged gets anywhere."""
+    return np.inf
 
 
 def evaluations(run: Run, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
@@ -77,9 +84,9 @@ def by_seed(
         table[f"final_{split}"] = with_failures(values, run, run.chance)
     for threshold in accuracies:
         reached = steps_to(accuracy, threshold)
-        table[f"steps_to_{threshold:g}"] = with_failures(reached, run, np.inf)
+        table[f"steps_to_{threshold:g}"] = with_failures(reached, run, never)
     best = accuracy.groupby(_SEED)["value"].max().reindex(baseline).set_axis(table.index)
-    reached = with_failures(steps_to(accuracy, best), run, np.inf)
+    reached = with_failures(steps_to(accuracy, best), run, never)
     table["steps_to_baseline_best"] = reached.where(best.notna())
     return table
 

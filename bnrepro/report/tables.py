@@ -138,11 +138,11 @@ def failure_note(run: Run) -> str:
     if failed.empty:
         return "no run diverged"
     counts = ", ".join(
-        f"{name} ({(failed == name).sum()} of {run.config['seeds']})"
+        f"{name} at {100 * run.chance(name):g}% ({(failed == name).sum()} of {run.config['seeds']})"
         for name in run.variants
         if name in failed
     )
-    return f"runs that diverged count at chance accuracy, {100 * run.chance:g}%: {counts}"
+    return f"runs that diverged count at chance accuracy: {counts}"
 
 
 def write_markdown(run: Run, table: pd.DataFrame, caption: str) -> None:

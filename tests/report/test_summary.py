@@ -72,7 +72,11 @@ def test_where_the_baseline_diverged_there_is_nothing_to_reach(tmp_path):
 
 
 def test_a_run_that_does_not_say_how_many_labels_it_has_is_of_ten(tmp_path):
-    assert small_run(tmp_path).chance == 0.1
+    assert small_run(tmp_path).chance("plain") == 0.1
+
+
+def test_two_digits_side_by_side_have_a_hundred_labels(tmp_path):
+    assert small_run(tmp_path, digits=2).chance("plain") == 0.01
 
 
 def test_a_variant_that_has_not_begun_has_no_numbers(tmp_path):

@@ -45,7 +45,7 @@ def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
     assert table.loc["plain", "seeds"] == "3 (1 diverged)"
     # Of 94, 10 and 92.
     assert table.loc["plain", "final, %"].startswith("65.33 ± ")
-    assert "chance accuracy, 10%: plain (1 of 3)" in tables.caption(run, table)
+    assert "chance accuracy: plain at 10% (1 of 3)" in tables.caption(run, table)
     whole = small_run(tmp_path)
     assert "no run diverged" in tables.caption(whole, table_of(whole))
 
