@@ -1,6 +1,9 @@
 """What README says is so."""
 
+import importlib
+import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,6 +12,7 @@ import pytest
 from scipy import stats
 
 from bnrepro.records import read_run
+from bnrepro.report import figures, sweep_figures
 from tests.pages import run_code
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +28,26 @@ def test_the_code_in_the_readme_runs():
 @pytest.mark.parametrize("name", ["mnist_sigmoid", "small_batch", "non_iid"])
 def test_the_tables_in_the_readme_are_those_of_the_results(name):
     assert (ROOT / "results" / name / "summary.md").read_text().strip() in README
+
+
+RECORDS = sorted(path.parent for path in ROOT.glob("results/*/metrics.csv"))
+
+
+@pytest.mark.parametrize("result", RECORDS, ids=lambda path: path.name)
+def test_the_table_of_a_result_is_what_its_driver_makes_of_its_records(
+    tmp_path, monkeypatch, result
+):
+    for name in ("config.json", "metrics.csv", "provenance.json"):
+        shutil.copy(result / name, tmp_path)
+    for module in (figures, sweep_figures):
+        for name in vars(module):
+            if name.endswith(("_figure", "_figures")):
+                monkeypatch.setattr(module, name, lambda *_, **__: [])
+    driver = json.loads((result / "provenance.json").read_text())["command"].split()[2]
+    module = importlib.import_module(driver)
+    report = module._report if driver == "scripts.sweep" else module.report
+    report(read_run(tmp_path))
+    assert (tmp_path / "summary.md").read_text() == (result / "summary.md").read_text()
 
 
 def final_accuracy(name):

@@ -42,7 +42,7 @@ class Entry:
       values: the metric by seed, where it is finite; of accuracy, chance where a seed diverged.
       mean: of the values.
       steps: those of the evaluations that the values are chosen from.
-      reached: steps to an accuracy by seed, infinity where it never got there.
+      reached: steps to the accuracy asked for by seed, infinity where it never got there.
       baseline: what it is compared with, if anything.
     """
 
@@ -162,8 +162,10 @@ def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
     trained = len(values)
     if question.name == "accuracy":
         values = with_failures(values, run, run.chance)
-    reached = steps_to(evaluations(run, question.split), question.steps_to or np.nan)
-    reached = with_failures(reached, run, never)
+    reached = pd.Series(dtype=float)
+    if question.steps_to is not None:
+        reached = steps_to(evaluations(run, question.split), question.steps_to)
+        reached = with_failures(reached, run, never).droplevel("variant")
     name, called = setting_text(variant), setting_text(label)
     return Entry(
         run=called,
@@ -176,7 +178,7 @@ def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
         values=values.droplevel("variant"),
         mean=estimate(values),
         steps=frozenset(rows["step"] if question.at == "best" else seeds["step"].max()),
-        reached=reached.droplevel("variant"),
+        reached=reached,
     )
 
 

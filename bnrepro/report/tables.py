@@ -90,9 +90,9 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
         )
     baseline = config["baseline"]
     if f"steps to {baseline}'s best" in table:
-        notes.append(
-            f"{baseline}'s best is its highest accuracy at any evaluation with the same seed"
-        )
+        best = f"{baseline}'s best is its highest accuracy at any evaluation with the same seed"
+        failed = baseline in failures(run).get_level_values("variant")
+        notes.append(best + ", if it did not diverge" * failed)
     notes.append(failure_note(run))
     parts = ["; ".join(notes)]
     if run.provenance["stand_in"]:

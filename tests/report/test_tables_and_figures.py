@@ -52,7 +52,9 @@ def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
 
 def test_where_the_baseline_diverged_the_table_says_so(tmp_path):
     run = small_run(tmp_path, extra=diverged(*(("plain", seed) for seed in range(3))))
-    assert table_of(run)["steps to plain's best"].tolist() == ["baseline diverged"] * 2
+    table = table_of(run)
+    assert table["steps to plain's best"].tolist() == ["baseline diverged"] * 2
+    assert "with the same seed, if it did not diverge;" in tables.caption(run, table)
 
 
 def test_two_stars_mark_what_survives_the_correction_for_several_differences(tmp_path):

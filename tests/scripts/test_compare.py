@@ -151,6 +151,7 @@ def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
         ("config.json", {"variants": {"plain": 3}}),
         ("config.json", {"baseline": ["plain"]}),
         ("provenance.json", {"dataset": None}),
+        ("provenance.json", {"classes": 0}),
     ],
 )
 def test_records_of_strangers_that_lack_what_is_needed_are_one_sentence(
