@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -66,14 +67,13 @@ def recorded(workdir, variant, step, split="test"):
 
 
 def assert_row_shows(cells, step, values):
-    """By the formula for two seeds: t(0.975, 1) = 12.706, times deviation over root of two."""
+    """Of two seeds: mean, minimum and maximum."""
     assert cells[0] == str(step)
     assert cells[3] == "2"
     for cell, (metric, rounding), scale in zip(cells[1:3], ROUNDING.items(), (100, 1), strict=True):
-        mean, half = map(float, cell.split(" ± "))
-        first, second = scale * np.asarray(values[metric], float)
-        assert mean == pytest.approx((first + second) / 2, abs=rounding)
-        assert half == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4, abs=rounding)
+        shown = [float(number) for number in re.findall(r"[\d.]+", cell)]
+        first, second = sorted(scale * np.asarray(values[metric], float))
+        assert shown == pytest.approx([(first + second) / 2, first, second], abs=rounding)
 
 
 def restore(workdir, which="last", variant="batch_norm"):
@@ -232,14 +232,12 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
     assert {path.name for path in checkpoints.iterdir()} == {"10", "20", "20.json"}
 
 
-def test_seeds_that_had_diverged_are_left_out(copied, capsys):
+def test_seeds_that_had_diverged_are_at_chance(copied, capsys):
     add_divergence(copied, seed=4, step=15)
     table, *_ = output(capsys, copied, "--variants=batch_norm")
     accuracy = 100 * recorded(copied, "batch_norm", 20)["accuracy"][0]
-    assert table["batch_norm"][1:2] + table["batch_norm"][3:] == [
-        f"{accuracy:.2f}",
-        "1 (1 diverged)",
-    ]
+    assert table["batch_norm"][1].startswith(f"{(accuracy + 50) / 2:.2f} (")
+    assert table["batch_norm"][3] == "2 (1 diverged)"
     assert restore(copied, "10")[0].diverged == set()
 
 
