@@ -1,0 +1,47 @@
+"""What is done to the kernel of a linear layer before it meets the input."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, Float
+
+# Keeps the deviation of a kernel of equal weights from being zero.
+_EPSILON = 1e-5
+
+
+def centred(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
+    """Each feature's weights minus their mean (Yan et al. 2020, arXiv:2001.06838, section 4.2)."""
+    return kernel - kernel.mean(tuple(range(kernel.ndim - 1)))
+
+
+def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
+    """Weight standardization (Qiao et al. 2019, arXiv:1903.10520, section 3).
+
+    Each feature's weights, over the inputs and, of a convolution, the places that it sees, get mean
+    0 and variance 1: `(w - mean(w)) / sqrt(var(w) + 1e-5)`.
+    """
+    kernel = centred(kernel)
+    return kernel / jnp.sqrt(jnp.square(kernel).mean(tuple(range(kernel.ndim - 1))) + _EPSILON)
+
+
+Treatment = Callable[[Array], Array]
+KERNELS: dict[str, Treatment] = {
+    "centred": centred,
+    "plain": lambda kernel: kernel,
+    "standardized": standardized,
+}
+
+
+def promoted(treatment: Treatment) -> Callable[..., Any]:
+    """The `promote_dtype` of a flax layer that applies one of `KERNELS` to its kernel.
+
+    Flax calls it with the stored kernel, so that the kernel is treated in full precision, and the
+    gradient of what is stored goes through the treatment, as both papers have it.
+    """
+
+    def promote(x: Array, kernel: Array, bias: Array | None, **settings: Any) -> Any:
+        return promote_dtype(x, treatment(kernel), bias, **settings)
+
+    return promote

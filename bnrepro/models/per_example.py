@@ -1,0 +1,95 @@
+"""Normalizers that see one example at a time, and the nonlinearities that belong to them."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class FilterResponseNorm(nn.Module):
+    """Filter response normalization (Singh & Krishnan 2020, arXiv:1911.09737, section 3).
+
+    Each channel of each example by itself, over its places (equations 1 and 2)::
+
+        nu^2 = mean(x^2),   y = scale * x / sqrt(nu^2 + epsilon) + bias
+
+    A dense layer's feature has a single place, and nu^2 = x^2: y is a smooth sign of x, whose width
+    is sqrt(epsilon). Where there is but one place, epsilon is therefore learned, as in section 3.3:
+    `epsilon + |learned_epsilon|`, of which the latter, one a layer, begins at 1e-4.
+
+    Attributes:
+      epsilon: added to the mean square, above 0; the paper takes 1e-6.
+      use_scale: multiply by a learned `scale`, one a channel.
+      dtype: of the result (default: that of the input).
+    """
+
+    epsilon: Any = 1e-6
+    use_scale: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *places c"]) -> Float[Array, "batch *places c"]:
+        """Normalizes `x`, channels last."""
+        dtype = self.dtype or x.dtype
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        places, epsilon = tuple(range(1, x.ndim - 1)), self.epsilon
+        if math.prod(x.shape[1:-1]) == 1:
+            learned = self.param("learned_epsilon", nn.initializers.constant(1e-4), ())
+            epsilon = epsilon + jnp.abs(learned)
+        y = x / jnp.sqrt(jnp.square(x).mean(places, keepdims=True) + epsilon)
+        return _affine(self, y).astype(dtype)
+
+
+class ThresholdedLinearUnit(nn.Module):
+    """`max(x, threshold)`, the nonlinearity of filter response normalization (its equation 3).
+
+    The threshold is learned, one a channel, and begins at 0, where the unit is a ReLU.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Applies the unit, channels last."""
+        threshold = self.param("threshold", nn.initializers.zeros, x.shape[-1:])
+        return jnp.maximum(x, threshold.astype(x.dtype))
+
+
+class EvoNormS0(nn.Module):
+    """EvoNorm-S0, normalizer and nonlinearity in one (Liu et al. 2020, arXiv:2004.02967, table 2).
+
+    For each example and group of channels, over the group and all places::
+
+        y = scale * x * sigmoid(v * x) / sqrt(var(x) + epsilon) + bias
+
+    On a dense layer, that is over the features of the group.
+
+    Attributes:
+      num_groups: must divide the number of channels.
+      epsilon: added to the biased variance, above 0.
+      use_scale: multiply by a learned `scale`, one a channel, as are `bias` and `v`.
+      dtype: of the result (default: that of the input).
+    """
+
+    num_groups: int = 32
+    epsilon: Any = 1e-5
+    use_scale: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *places c"]) -> Float[Array, "batch *places c"]:
+        """Normalizes and transforms `x`, channels last."""
+        dtype = self.dtype or x.dtype
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        v = self.param("v", nn.initializers.ones, x.shape[-1:])
+        groups = (x * nn.sigmoid(v * x)).reshape(*x.shape[:-1], self.num_groups, -1)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        var = x.reshape(groups.shape).var(axes, keepdims=True)
+        y = (groups / jnp.sqrt(var + self.epsilon)).reshape(x.shape)
+        return _affine(self, y).astype(dtype)
+
+
+def _affine(layer: FilterResponseNorm | EvoNormS0, y: Array) -> Array:
+    if layer.use_scale:
+        y = y * layer.param("scale", nn.initializers.ones, y.shape[-1:])
+    return y + layer.param("bias", nn.initializers.zeros, y.shape[-1:])
