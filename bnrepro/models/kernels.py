@@ -13,7 +13,7 @@ _EPSILON = 1e-5
 
 def centred(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
     """Each feature's weights minus their mean (Yan et al. 2020, arXiv:2001.06838, section 4.2)."""
-    return kernel - kernel.mean(tuple(range(kernel.ndim - 1)))
+    return kernel - _mean(kernel)
 
 
 def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
@@ -23,7 +23,11 @@ def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inp
     0 and variance 1: `(w - mean(w)) / sqrt(var(w) + 1e-5)`.
     """
     kernel = centred(kernel)
-    return kernel / jnp.sqrt(jnp.square(kernel).mean(tuple(range(kernel.ndim - 1))) + _EPSILON)
+    return kernel / jnp.sqrt(_mean(jnp.square(kernel)) + _EPSILON)
+
+
+def _mean(kernel: Array) -> Array:
+    return kernel.mean(tuple(range(kernel.ndim - 1)), keepdims=True)
 
 
 Treatment = Callable[[Array], Array]

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from bnrepro.layers.functional import moving_average
+from bnrepro.models.per_example import affine
 
 
 class MovingAverageBatchNorm(nn.Module):
@@ -77,7 +78,7 @@ class MovingAverageBatchNorm(nn.Module):
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
         moving_chi = jnp.sqrt(average.value + self.epsilon)
         if self.use_running_average:
-            y = x / moving_chi
+            y = x / _spread(moving_chi, x)
         else:
             axis_name = None if self.is_initializing() else self.axis_name
             averaged = count.value >= jnp.maximum(self.warmup, self.window)
@@ -86,13 +87,11 @@ class MovingAverageBatchNorm(nn.Module):
             chi_squared = jnp.where(averaged, latest.mean(0), square)
             chi = jnp.sqrt(chi_squared + self.epsilon)
             r = jnp.where(averaged, jnp.clip(chi / moving_chi, 1 / self.r_max, self.r_max), 1)
-            y = r * _divided(x, chi, backward.value, averaged, axis_name)
+            y = _divided(x, chi, backward.value, averaged, axis_name) * _spread(r, x)
             if not self.is_initializing():
                 average.value = moving_average(average.value, chi_squared, self.momentum)
                 squares.value, count.value = latest, count.value + 1
-        if self.use_scale:
-            y = y * self.param("scale", nn.initializers.ones, features)
-        return (y + self.param("bias", nn.initializers.zeros, features)).astype(dtype)
+        return affine(self, y).astype(dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -104,11 +103,11 @@ def _divided(
     axis_name: Any,
 ) -> Float[Array, "*batch features"]:
     """`x / chi`; backward as the class says, with the new `backward` for a cotangent of the old."""
-    return x / chi
+    return x / _spread(chi, x)
 
 
 def _forward(x: Array, chi: Array, backward: Array, averaged: Array, axis_name: Any) -> Any:
-    z = x / chi
+    z = _divided(x, chi, backward, averaged, axis_name)
     return z, (z, chi, backward, averaged)
 
 
@@ -116,10 +115,10 @@ def _backward(axis_name: Any, kept: Any, g: Array) -> Any:
     z, chi, backward, averaged = kept
     # The gradient of the mean loss of n examples is 1 / n of that of an example's own.
     examples = len(z)
-    psi = _mean(g * z, axis_name)
-    latest = _pushed(backward, examples * psi)
-    psi = jnp.where(averaged, latest.mean(0) / examples, psi)
-    return (g - z * psi) / chi, jnp.zeros_like(chi), latest, None
+    own = _mean(g * z, axis_name)
+    latest = _pushed(backward, examples * own)
+    psi = jnp.where(averaged, latest.mean(0) / examples, own)
+    return (g - z * _spread(psi, z)) / _spread(chi, z), jnp.zeros_like(chi), latest, None
 
 
 _divided.defvjp(_forward, _backward)
@@ -129,6 +128,11 @@ def _mean(x: Array, axis_name: Any) -> Array:
     """The mean of each feature, over the mapped axis, too."""
     mean = x.mean(tuple(range(x.ndim - 1)))
     return mean if axis_name is None else lax.pmean(mean, axis_name)
+
+
+def _spread(value: Array, x: Array) -> Array:
+    """One value a feature, shaped to broadcast against `x`."""
+    return jnp.expand_dims(value, tuple(range(x.ndim - 1)))
 
 
 def _pushed(latest: Array, value: Array) -> Array:

@@ -39,7 +39,7 @@ class FilterResponseNorm(nn.Module):
             learned = self.param("learned_epsilon", nn.initializers.constant(1e-4), ())
             epsilon = epsilon + jnp.abs(learned)
         y = x / jnp.sqrt(jnp.square(x).mean(places, keepdims=True) + epsilon)
-        return _affine(self, y).astype(dtype)
+        return affine(self, y).astype(dtype)
 
 
 class ThresholdedLinearUnit(nn.Module):
@@ -51,7 +51,7 @@ class ThresholdedLinearUnit(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Applies the unit, channels last."""
-        threshold = self.param("threshold", nn.initializers.zeros, x.shape[-1:])
+        threshold = per_channel(self, "threshold", nn.initializers.zeros, x)
         return jnp.maximum(x, threshold.astype(x.dtype))
 
 
@@ -81,15 +81,21 @@ class EvoNormS0(nn.Module):
         """Normalizes and transforms `x`, channels last."""
         dtype = self.dtype or x.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        v = self.param("v", nn.initializers.ones, x.shape[-1:])
+        v = per_channel(self, "v", nn.initializers.ones, x)
         groups = (x * nn.sigmoid(v * x)).reshape(*x.shape[:-1], self.num_groups, -1)
         axes = (*range(1, x.ndim - 1), x.ndim)
         var = x.reshape(groups.shape).var(axes, keepdims=True)
         y = (groups / jnp.sqrt(var + self.epsilon)).reshape(x.shape)
-        return _affine(self, y).astype(dtype)
+        return affine(self, y).astype(dtype)
 
 
-def _affine(layer: FilterResponseNorm | EvoNormS0, y: Array) -> Array:
+def per_channel(layer: nn.Module, name: str, init: Any, x: Array) -> Array:
+    """A parameter of a layer, one a channel, shaped to broadcast against `x`."""
+    return jnp.expand_dims(layer.param(name, init, x.shape[-1:]), tuple(range(x.ndim - 1)))
+
+
+def affine(layer: Any, y: Array) -> Array:
+    """`scale * y + bias` with parameters of the layer, without scale if it does not `use_scale`."""
     if layer.use_scale:
-        y = y * layer.param("scale", nn.initializers.ones, y.shape[-1:])
-    return y + layer.param("bias", nn.initializers.zeros, y.shape[-1:])
+        y = y * per_channel(layer, "scale", nn.initializers.ones, y)
+    return y + per_channel(layer, "bias", nn.initializers.zeros, y)
