@@ -15,10 +15,10 @@ from bnrepro.training import Task, make_optimizer, train_step
 from bnrepro.training.state import initial_state
 from tests.layers.running import normal, some_variables
 
-WINDOW, WARMUP, R_MAX, MOMENTUM, EPSILON = 3, 4, 1.1, 0.75, 1e-2
+WINDOW, R_MAX, MOMENTUM, EPSILON = 3, 1.1, 0.75, 1e-2
 SETTINGS = {
     "window": WINDOW,
-    "warmup": WARMUP,
+    "warmup": 4,
     "r_max": R_MAX,
     "momentum": MOMENTUM,
     "epsilon": EPSILON,
@@ -28,15 +28,15 @@ SETTINGS = {
 class Paper:
     """Section 4 of the paper, with the clipping and the warm-up of its code; features last."""
 
-    def __init__(self, average):
-        self.average = np.asarray(average, np.float64)
+    def __init__(self, average, warmup):
+        self.warmup, self.average = warmup, np.asarray(average, np.float64)
         self.squares, self.psis = [], []
 
     def step(self, x, dy, scale, bias):
         """The output, and the gradients that the paper gives for x, scale and bias."""
         x, dy, scale, bias = (np.asarray(value, np.float64) for value in (x, dy, scale, bias))
         axes = tuple(range(x.ndim - 1))
-        on = len(self.squares) >= max(WARMUP, WINDOW)
+        on = len(self.squares) >= max(self.warmup, WINDOW)
 
         self.squares.append((x**2).mean(axes))
         chi_squared = np.mean(self.squares[-WINDOW:] if on else self.squares[-1:], 0)
@@ -66,12 +66,17 @@ def layer_step(layer, params, stats, x, dy):
     return y, dx, dparams["scale"], dparams["bias"], stats | {"backward": backward}
 
 
-@pytest.mark.parametrize("shape", [(6, 2), (1, 2), (3, 2, 2, 2)], ids=["dense", "one", "images"])
-def test_forward_and_backward_are_the_papers_before_and_after_the_window_is_used(shape):
-    layer = MovingAverageBatchNorm(use_running_average=False, **SETTINGS)
+@pytest.mark.parametrize(
+    ("shape", "warmup"),
+    [((6, 2), 4), ((1, 2), 4), ((3, 2, 2, 2), 4), ((6, 2), 1)],
+    ids=["dense", "one example", "images", "until the window is full"],
+)
+def test_forward_and_backward_are_the_papers_before_and_after_the_window_is_used(shape, warmup):
+    settings = SETTINGS | {"warmup": warmup}
+    layer = MovingAverageBatchNorm(use_running_average=False, **settings)
     params = some_variables(layer, jnp.zeros(shape), ())["params"]
     stats = layer.init(jax.random.key(0), jnp.zeros(shape))["batch_stats"]
-    paper = Paper(stats["average"])
+    paper = Paper(stats["average"], warmup)
     for step in range(9):
         x, dy = (
             normal(*shape, mean=0.5, std=1 + step % 2, seed=step),
@@ -85,7 +90,7 @@ def test_forward_and_backward_are_the_papers_before_and_after_the_window_is_used
     assert int(stats["count"]) == 9
     np.testing.assert_allclose(stats["squares"], paper.squares[-WINDOW:], rtol=1e-5)
 
-    evaluated = MovingAverageBatchNorm(use_running_average=True, **SETTINGS).apply(
+    evaluated = MovingAverageBatchNorm(use_running_average=True, **settings).apply(
         {"params": params, "batch_stats": stats}, jnp.asarray(x)
     )
     scale, bias = np.asarray(params["scale"]), np.asarray(params["bias"])
