@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.restored import Restored, check_model
 from bnrepro.comparison.variant import make_evaluate, make_model, preprocessing
 from bnrepro.data import Dataset, make_sampler
@@ -35,7 +35,7 @@ def reevaluate(
 
     Raises:
       CheckpointError: the checkpoint is of other data, or of another model.
-      ConfigError: the test set has no such minibatches.
+      ConfigError: the test set has no such minibatches, or the normalizer no such statistics.
     """
     model = make_model(config, len(dataset.class_names))
     check_model(restored, model, preprocessing(config)(jnp.asarray(dataset.test_images[:1])))
@@ -97,9 +97,16 @@ def with_population_statistics(
 
     Returns:
       The same, if there are no moving averages.
+
+    Raises:
+      ConfigError: moving averages of another normalizer.
     """
     if not variables["batch_stats"]:
         return variables
+    require(
+        (name := config["normalizer"]["name"]) in ("batch_norm", "batch_renorm"),
+        f"population statistics are those of batch_norm or batch_renorm, and {name} has others",
+    )
     preprocess = preprocessing(config)
 
     def apply(variables: Any, microbatches: Array, mutable: list[str]) -> Any:
