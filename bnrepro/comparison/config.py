@@ -143,6 +143,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         f"model.norm_placement before, got {flat['model.activation']} and "
         f"{flat['model.norm_placement']}",
     )
+    require(
+        not (name == "none" and flat["model.kernel"] == "standardized"),
+        "model.kernel standardized gives weights a variance of 1, which takes a normalizer: set "
+        "normalizer.name, or model.kernel plain",
+    )
     for end in ("normalizer.r_max_end", "normalizer.d_max_end"):
         require(
             flat[end] >= flat["normalizer.warmup"],

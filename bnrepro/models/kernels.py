@@ -12,15 +12,15 @@ _EPSILON = 1e-5
 
 
 def centred(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
-    """Each feature's weights minus their mean (Yan et al. 2020, arXiv:2001.06838, section 4.2)."""
+    """Each feature's weights minus their mean (Yan et al. 2020, arXiv:2001.06838, section 4)."""
     return kernel - _mean(kernel)
 
 
 def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
     """Weight standardization (Qiao et al. 2019, arXiv:1903.10520, section 3).
 
-    Each feature's weights, over the inputs and, of a convolution, the places that it sees, get mean
-    0 and variance 1: `(w - mean(w)) / sqrt(var(w) + 1e-5)`.
+    `(w - mean(w)) / sqrt(var(w) + 1e-5)`, with the mean and variance of each feature's weights: over
+    the inputs of a dense layer, over the channels and places of a convolution's window.
     """
     kernel = centred(kernel)
     return kernel / jnp.sqrt(_mean(jnp.square(kernel)) + _EPSILON)
@@ -41,8 +41,8 @@ KERNELS: dict[str, Treatment] = {
 def promoted(treatment: Treatment) -> Callable[..., Any]:
     """The `promote_dtype` of a flax layer that applies one of `KERNELS` to its kernel.
 
-    Flax calls it with the stored kernel, so that the kernel is treated in full precision, and the
-    gradient of what is stored goes through the treatment, as both papers have it.
+    Flax calls it with the stored kernel, which is therefore treated in full precision. Gradients
+    pass through the treatment, as both papers require.
     """
 
     def promote(x: Array, kernel: Array, bias: Array | None, **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Moving Average Batch Normalization, which averages statistics of the backward pass, too."""
+"""Moving Average Batch Normalization, which also averages the statistics of the backward pass."""
 
 from functools import partial
 from typing import Any
@@ -16,39 +16,41 @@ from bnrepro.models.per_example import affine
 class MovingAverageBatchNorm(nn.Module):
     """Moving Average Batch Normalization (Yan et al. 2020, arXiv:2001.06838, section 4).
 
-    Per feature, over the values of a minibatch; means over the last `window` minibatches carry a
-    bar, and `average` is the exponential moving average of chi_bar^2, before this minibatch::
+    `bar(...)` is the simple mean over the last `window` minibatches, `average` an exponential
+    moving average, taken before this minibatch. Per feature, over the values of a minibatch::
 
-        chi_bar^2 = bar(mean(x^2)) + epsilon,   z = x / chi_bar
-        r = clip(chi_bar / sqrt(average + epsilon), 1 / r_max, r_max)
-        y = scale * r * z + bias
+        chi^2 = bar(mean(x^2)),   z = x / sqrt(chi^2 + epsilon)
+        r = clip(sqrt(chi^2 + epsilon) / sqrt(average + epsilon), 1 / r_max, r_max)
+        y = scale * r * z + bias,   average <- momentum * average + (1 - momentum) * chi^2
 
-    The backward pass is not the gradient of this. With g = dL/dz = dL/dy * scale * r ::
+    The backward pass is not the gradient of this. With g = dL/dz = r * scale * dL/dy::
 
-        dL/dx = (g - z * bar(mean(g * z))) / chi_bar
+        dL/dx = (g - z * bar(mean(g * z))) / sqrt(chi^2 + epsilon)
 
-    There is no mean to subtract: the kernel before the layer is to be `centred`. Until there have
-    been `warmup` minibatches, and more than fill the window, both bars are off and r is 1, as in
-    the authors' code (megvii-model/MABN, MABN.py). Evaluation is `scale * x / sqrt(average +
-    epsilon) + bias`. A dense layer's means are over the batch alone. They may be of one
-    value, through which no gradient passes until the bars are on.
+    No mean is subtracted: the kernel before the layer should be `centred` instead. The first
+    `warmup` minibatches, and as many as fill the window, use their own means for both bars and
+    r = 1, as in the authors' code (megvii-model/MABN, MABN.py). Evaluation computes
+    `scale * x / sqrt(average + epsilon) + bias`.
 
-    Collection `batch_stats` holds `average`, the last `squares` and `backward` statistics, (window,
-    features) each, and `count`. Whoever takes the gradient with respect to `backward` as well gets
-    in its place the new value of `backward`: that is how what the backward pass finds is stored,
-    and `bnrepro.training.train_step` does so. What is kept there is in the unit of the gradient of
-    a single example's loss, so that it depends on neither batch size nor devices: with a loss that
-    is a mean over M minibatches, each normalized by itself, `backward / M` is to be put in, and the
-    M cotangents add up to the mean of the new values. Of M minibatches the forward statistics are
-    likewise averaged: each sees its own moment and, of earlier steps, the mean over all M.
+    In a dense layer the means are over the minibatch alone. It may hold a single example, although
+    nothing before the layer learns from one until the warm-up has ended.
+
+    The statistics of the backward pass have to get out of it. Collection `batch_stats` holds
+    `average`, `count` and the last values that each bar is over, `squares` and `backward`, shaped
+    (window, features). The *cotangent* of `backward` is not a gradient but its new value;
+    `bnrepro.training.train_step` stores it. The loss must be a mean over examples. Where it is a
+    mean over M microbatches, each normalized by itself, `backward / M` has to be passed in, and the
+    cotangents add up to the mean of M new values. Values are kept in the unit of the gradient of a
+    single example's loss, and so do not depend on M, the batch size or the number of devices. Of M
+    microbatches, each sees its own value and, of earlier steps, the means over all M.
 
     Attributes:
       use_running_average: normalize with the exponential moving average (evaluation).
-      window: minibatches that the means are over, at least 1. The paper simulates batches of 32:
-        with minibatches of 2, 16.
-      warmup: minibatches until averaged statistics are used; the paper takes 100.
-      r_max: r is kept within [1 / r_max, r_max]; the paper takes 5.
-      momentum: of the exponential moving average, in [0, 1]; the paper takes 0.98.
+      window: minibatches that a bar is over, at least 1. The paper simulates batches of 32, and so
+        takes 16 for minibatches of 2.
+      warmup: minibatches before the bars are used; the authors' code takes 100.
+      r_max: r is kept within [1 / r_max, r_max]; the authors' code takes 5.
+      momentum: of the exponential moving average, in [0, 1]; the authors' code takes 0.98.
       epsilon: added to mean squares, above 0.
       dtype: of the result (default: that of the input).
       use_scale: multiply by a learned `scale`.
@@ -102,7 +104,10 @@ def _divided(
     averaged: Bool[Array, ""],
     axis_name: Any,
 ) -> Float[Array, "*batch features"]:
-    """`x / chi`; backward as the class says, with the new `backward` for a cotangent of the old."""
+    """`x / chi`, with the backward pass of the paper; the cotangent of `backward` is its new value.
+
+    Here chi is what `x` is divided by, epsilon included.
+    """
     return x / _spread(chi, x)
 
 
@@ -113,7 +118,7 @@ def _forward(x: Array, chi: Array, backward: Array, averaged: Array, axis_name: 
 
 def _backward(axis_name: Any, kept: Any, g: Array) -> Any:
     z, chi, backward, averaged = kept
-    # The gradient of the mean loss of n examples is 1 / n of that of an example's own.
+    # The loss is a mean over examples, so an example's own gradient is this many times larger.
     examples = len(z)
     own = _mean(g * z, axis_name)
     latest = _pushed(backward, examples * own)

@@ -12,7 +12,7 @@ from bnrepro.models.mlp import MLP
 from bnrepro.models.normalizers import Normalizer
 from bnrepro.models.per_example import ThresholdedLinearUnit
 
-# To be called within a compact module, where that of tlu is made anew for each layer.
+# To be called within a compact module, in which tlu makes a module of its own for each layer.
 ACTIVATIONS = {
     "identity": lambda x: x,
     "relu": nn.relu,

@@ -11,13 +11,14 @@ from jaxtyping import Array, Float
 class FilterResponseNorm(nn.Module):
     """Filter response normalization (Singh & Krishnan 2020, arXiv:1911.09737, section 3).
 
-    Each channel of each example by itself, over its places (equations 1 and 2)::
+    Each channel of each example by itself, over its places::
 
         nu^2 = mean(x^2),   y = scale * x / sqrt(nu^2 + epsilon) + bias
 
-    A dense layer's feature has a single place, and nu^2 = x^2: y is a smooth sign of x, whose width
-    is sqrt(epsilon). Where there is but one place, epsilon is therefore learned, as in section 3.3:
-    `epsilon + |learned_epsilon|`, of which the latter, one a layer, begins at 1e-4.
+    A feature of a dense layer has a single place, so nu^2 = x^2, and x / sqrt(x^2 + epsilon) is a
+    smooth sign of x. With a single place epsilon is therefore learned, as the paper has it:
+    it becomes `epsilon + |learned_epsilon|`, where the latter is one number a layer and starts at
+    1e-4.
 
     Attributes:
       epsilon: added to the mean square, above 0; the paper takes 1e-6.
@@ -43,9 +44,9 @@ class FilterResponseNorm(nn.Module):
 
 
 class ThresholdedLinearUnit(nn.Module):
-    """`max(x, threshold)`, the nonlinearity of filter response normalization (its equation 3).
+    """`max(x, threshold)`, the nonlinearity of filter response normalization (its section 3).
 
-    The threshold is learned, one a channel, and begins at 0, where the unit is a ReLU.
+    The threshold is learned, one a channel, and starts at 0, where the unit is a ReLU.
     """
 
     @nn.compact
@@ -56,13 +57,12 @@ class ThresholdedLinearUnit(nn.Module):
 
 
 class EvoNormS0(nn.Module):
-    """EvoNorm-S0, normalizer and nonlinearity in one (Liu et al. 2020, arXiv:2004.02967, table 2).
+    """EvoNorm-S0, a normalizer and nonlinearity in one (Liu et al. 2020, arXiv:2004.02967).
 
-    For each example and group of channels, over the group and all places::
+    The variance is that of an example's group of channels over all places; in a dense layer, over
+    the features of the group::
 
         y = scale * x * sigmoid(v * x) / sqrt(var(x) + epsilon) + bias
-
-    On a dense layer, that is over the features of the group.
 
     Attributes:
       num_groups: must divide the number of channels.

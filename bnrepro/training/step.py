@@ -17,8 +17,8 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Apart from the steps, which the sampler's keys are made of.
 _DROPOUT = 2**32 - 1
-# Statistics of the backward pass, by their name in batch_stats: a model gives their new value as
-# their gradient (see `MovingAverageBatchNorm`).
+# The name in batch_stats of statistics of the backward pass. Their cotangent is not a gradient but
+# their new value (see `MovingAverageBatchNorm`).
 _BACKWARD = "backward"
 
 
@@ -56,7 +56,7 @@ def loss_and_gradients(
     images, labels = batch["images"], batch["labels"]
     dropout_keys = _dropout_keys(state, len(images), task.axis_name)
     stats = flatten_dict(state.batch_stats)
-    # The loss is a mean over microbatches, of which each has this share of the gradient.
+    # The loss is a mean over microbatches, and the cotangents of all of them are added up.
     backward = {path: x / len(images) for path, x in stats.items() if path[-1] == _BACKWARD}
 
     def loss_fn(params: Any, backward: Any) -> tuple[Array, Any]:

@@ -117,6 +117,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants__plain": {"optimizer": {"rate": 1.0}}}, "optimizer.rate is no config key"),
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
         ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
+        ({"model__kernel": "standardized"}, "variance of 1, which takes a normalizer"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
         ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
         ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
