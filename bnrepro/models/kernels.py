@@ -19,8 +19,8 @@ def centred(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs f
 def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
     """Weight standardization (Qiao et al. 2019, arXiv:1903.10520, section 3).
 
-    `(w - mean(w)) / sqrt(var(w) + 1e-5)`, with the mean and variance of each feature's weights: over
-    the inputs of a dense layer, over the channels and places of a convolution's window.
+    `(w - mean(w)) / sqrt(var(w) + 1e-5)`, with the mean and variance of each feature's weights over
+    the inputs of a dense layer, or over the channels and places of a convolution's window.
     """
     kernel = centred(kernel)
     return kernel / jnp.sqrt(_mean(jnp.square(kernel)) + _EPSILON)
