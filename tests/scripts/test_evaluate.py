@@ -13,6 +13,7 @@ import pytest
 
 import bnrepro.data
 from bnrepro.comparison import restored as restored_module
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.reevaluation import reevaluate, with_population_statistics
 from bnrepro.comparison.restored import checked_configs, find_checkpoints, restore_variant
 from bnrepro.comparison.variant import make_data, make_model
@@ -212,6 +213,14 @@ def test_without_moving_averages_population_statistics_change_nothing(finished):
     config = restore(finished)[1]
     data, model = make_data(config, small_dataset()), make_model(config, 2)
     assert with_population_statistics(variables, config, data, model) is variables
+
+
+def test_population_statistics_of_another_normalizer_with_averages_are_refused(finished):
+    restored, config = restore(finished)
+    config["normalizer"] |= {"name": "moving_average_norm"}
+    data, model = make_data(config, small_dataset()), make_model(config, 2)
+    with pytest.raises(ConfigError, match="moving_average_norm has others"):
+        with_population_statistics(restored.variables, config, data, model)
 
 
 def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
