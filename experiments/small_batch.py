@@ -3,7 +3,8 @@
     python -m experiments.small_batch --config=configs/small_batch.py --workdir=runs/small_batch
 
 Trains every normalizer with the same gradient batch, split into microbatches of falling size that
-are normalized each by itself; configs/small_batch_cnn.py does it with convolutions. Shows final
+are normalized each by itself; configs/small_batch_cnn.py does it with convolutions, and
+configs/small_batch_normalizers.py with the normalizers that were made for small batches. Shows final
 accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and the paper's ImageNet
 figures beside.
 """
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.1, 4.2): Batch Norm, Batch Renorm.
 PAPER = {"32": "78.3, 78.5", "4": "74.2, 76.5"}
 CURVES_AT = 4
+# Normalizers that take statistics over the microbatch.
+_OF_MICROBATCHES = ("batch_", "moving_average_")
 
 
 def main(
@@ -36,7 +39,10 @@ def main(
 
     places: dict[tuple[str, int], str] = {}
     for name, variant in variant_configs(config).items():
-        place = variant["normalizer"]["name"], variant["microbatch_size"]
+        place = (
+            _title(variant["normalizer"]["name"], variant["model"]["kernel"]),
+            variant["microbatch_size"],
+        )
         if place in places:
             raise ConfigError(
                 f"variants {places[place]} and {name} both have {place[0]} at a microbatch size of "
@@ -95,14 +101,20 @@ def variants_by_size(run: "Run") -> dict[str, dict[int, str]]:
     variants: dict[str, dict[int, str]] = {}
     for name in run.variants:
         settings = run.settings(name)
-        sizes = variants.setdefault(settings["normalizer.name"], {})
+        title = _title(settings["normalizer.name"], settings.get("model.kernel", "plain"))
+        sizes = variants.setdefault(title, {})
         sizes[settings["microbatch_size"]] = name
     all_sizes = {1}.union(*variants.values())
     for normalizer, sizes in variants.items():
         # The same at every size, whichever it was trained at.
-        if not normalizer.startswith("batch_"):
+        if not normalizer.startswith(_OF_MICROBATCHES):
             variants[normalizer] = dict.fromkeys(all_sizes, next(iter(sizes.values()))) | sizes
     return dict(sorted(variants.items()))
+
+
+def _title(normalizer: str, kernel: str) -> str:
+    """What a column and a line are called."""
+    return f"{normalizer} standardized" if kernel == "standardized" else normalizer
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""The comparison that chose the learning rates of configs/small_batch_normalizers.py.
+
+    python -m experiments.train --config=configs/small_batch_normalizers_rates.py:mlp \
+        --workdir=runs/small_batch_normalizers_rates_mlp
+
+After the colon: `mlp`, `cnn` or `tiny`. Microbatches of 4, on seeds that no comparison uses. The
+rate with the highest accuracy on images that are held out from training is taken for each
+normalizer; the test set decides nothing.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import small_batch_normalizers as comparison
+
+RATES = {
+    "mlp": (0.03, 0.1, 0.3, 1.0),
+    "cnn": (0.03, 0.1, 0.3, 1.0),
+    "tiny": (0.01, 0.03, 0.1),
+}
+
+
+def get_config(network: str = "mlp") -> ConfigDict:
+    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    if network not in RATES:
+        raise ValueError(f"after the colon, a config takes {', '.join(RATES)}, got {network!r}")
+    config = comparison.network_config(network)
+    config.seeds = 1 if network == "tiny" else 2
+    config.first_seed = 11_000
+    config.evaluation.holdout = 5_000
+    config.variants = {}
+    for name, overrides in comparison.NORMALIZERS.items():
+        size = 4 if len(comparison.microbatch_sizes(name, config.batch_size)) > 1 else None
+        for rate in RATES[network]:
+            config.variants[f"{name} rate {rate:g}".replace(".", "_")] = {
+                **overrides,
+                "microbatch_size": size or config.batch_size,
+                "optimizer": {"learning_rate": rate},
+            }
+    config.baseline = f"batch_norm rate {RATES[network][0]:g}".replace(".", "_")
+    return config
