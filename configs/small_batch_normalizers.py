@@ -50,10 +50,7 @@ def get_config(which: str = "mlp") -> ConfigDict:
 
 def network_config(network: str) -> ConfigDict:
     """What all normalizers have in common."""
-    if network == "mlp":
-        config = small_batch.get_config()
-    else:
-        config = small_batch_cnn.get_config()
+    config = small_batch.get_config() if network == "mlp" else small_batch_cnn.get_config()
     if network == "tiny":
         config.dataset = "tiny_imagenet/100"
         config.image_size = 32
@@ -77,7 +74,7 @@ def microbatch_sizes(name: str, batch_size: int) -> list[int]:
     return sorted(sizes, reverse=True)
 
 
-NORMALIZERS = {
+NORMALIZERS: dict[str, dict] = {
     "batch_norm": {"normalizer": {"name": "batch_norm"}},
     "batch_renorm": {"normalizer": {"name": "batch_renorm"}},
     "group_norm": {"normalizer": {"name": "group_norm"}},

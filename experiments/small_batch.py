@@ -4,9 +4,9 @@
 
 Trains every normalizer with the same gradient batch, split into microbatches of falling size that
 are normalized each by itself; configs/small_batch_cnn.py does it with convolutions, and
-configs/small_batch_normalizers.py with the normalizers that were made for small batches. Shows final
-accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and the paper's ImageNet
-figures beside.
+configs/small_batch_normalizers.py with the normalizers that were made for small batches. Shows
+final accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and the paper's
+ImageNet figures beside.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def main(
         if place in places:
             raise ConfigError(
                 f"variants {places[place]} and {name} both have {place[0]} at a microbatch size of "
-                f"{place[1]}, of which the table shows one: run experiments.mnist_sigmoid"
+                f"{place[1]}, of which the table shows one: run experiments.train"
             )
         places[place] = name
     cli.run(config, workdir, overwrite, trackers, report=report)
