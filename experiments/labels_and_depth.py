@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli
-from experiments.non_iid import PAPER, SPLITS
+from experiments.non_iid import PAPER, SPLITS, summarize
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -29,31 +29,24 @@ def main(
 
 def report(run: "Run") -> None:
     """Writes and shows table and figures."""
-    from bnrepro.report import figures, summary, tables
+    from bnrepro.report import figures, tables
 
     depths = {name: len(run.settings(name)["model.hidden"]) for name in run.variants}
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
-    # Each is compared with Batch Norm on the same minibatches.
+    # Each is compared with Batch Norm on the same minibatches, in whole.
     partners = {
-        name: _partner(name) for name in run.variants if _partner(name) in set(run.variants)
+        name: name.replace("batch_renorm", "batch_norm").removesuffix(" halves")
+        for name in run.variants
     }
-    numbers = summary.summarize(run, (), partners)
-    summary.write_summary(run, numbers)
-
-    table = tables.comparison_table(run, numbers)
-    theirs = run.config["baseline"]
-    table = table.drop(columns=f"steps to {theirs}'s best")
-    table = table.rename(columns={f"final − {theirs}": "final − batch_norm"})
-    table.loc[[name for name in table.index if name not in partners], "final − batch_norm"] = ""
+    numbers, table = summarize(run, partners)
     table = table.loc[sorted(table.index, key=lambda name: (-depths[name], kinds[name]))]
     table["ImageNet, [BRN]"] = table.index.map(kinds).map(PAPER)
     caption = tables.caption(
         run,
         table,
-        "A name tells the number of hidden layers, labels x images of each minibatch, and the "
-        "normalizer; differences are to Batch Norm on the same minibatches; own statistics are "
-        "those of minibatches of test images made the same way; all other accuracies are with "
-        "moving averages",
+        "A picture is as many images side by side as the config's digits says, and has their "
+        "labels as one; a name tells the number of hidden layers, labels x images of each "
+        "minibatch, and the normalizer; differences are to Batch Norm on the same minibatches",
         "The last column is another data set and network: Inception-v3",
     )
     deepest = max(depths.values())
@@ -67,11 +60,6 @@ def report(run: "Run") -> None:
             lines.setdefault(kind, {})[depths[name]] = name
         paths += figures.accuracy_against_figure(run, numbers, lines, "hidden layers")
     cli.show(run, table.fillna(""), caption, paths)
-
-
-def _partner(name: str) -> str:
-    """The variant that has Batch Norm in place of what this one has."""
-    return name.replace("batch_renorm", "batch_norm").removesuffix(" halves")
 
 
 if __name__ == "__main__":

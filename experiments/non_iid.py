@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from experiments import cli
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bnrepro.records import Run
     from bnrepro.trackers import Tracker
 
@@ -44,21 +46,10 @@ def main(
 
 def report(run: "Run") -> None:
     """Writes and shows table and figures."""
-    from bnrepro.report import figures, summary, tables
+    from bnrepro.report import figures, tables
 
     # Everything is compared with Batch Norm on minibatches made the same way.
-    baselines = {name: f"{name.split()[0]} batch_norm" for name in run.variants}
-    numbers = summary.summarize(run, (), baselines)
-    summary.write_summary(run, numbers)
-    table = tables.comparison_table(run, numbers)
-    theirs = run.config["baseline"]
-    table = table.drop(columns=f"steps to {theirs}'s best")
-    table = table.rename(columns={f"final − {theirs}": "final − batch_norm"})
-    there = set(baselines.values()) & set(table.index)
-    table.loc[list(there), "final − batch_norm"] = "0"
-    # With --only, what they are compared with may be left out.
-    without = [name for name in table.index if baselines[name] not in there]
-    table.loc[without, "final − batch_norm"] = ""
+    _, table = summarize(run, {name: f"{name.split()[0]} batch_norm" for name in run.variants})
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     caption = tables.caption(
@@ -77,6 +68,24 @@ def report(run: "Run") -> None:
     splits = {split: title for split, title in SPLITS.items() if split in measured}
     paths = figures.accuracy_figure(run, shown, splits=splits)
     cli.show(run, table.fillna(""), caption, paths)
+
+
+def summarize(run: "Run", baselines: Mapping[str, str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Writes the summary; returns it, and a table with the difference to each one's baseline."""
+    from bnrepro.report import summary, tables
+
+    numbers = summary.summarize(run, (), baselines)
+    summary.write_summary(run, numbers)
+    table = tables.comparison_table(run, numbers)
+    theirs = run.config["baseline"]
+    table = table.drop(columns=f"steps to {theirs}'s best")
+    table = table.rename(columns={f"final − {theirs}": "final − batch_norm"})
+    there = set(baselines.values()) & set(table.index)
+    table.loc[list(there), "final − batch_norm"] = "0"
+    # With --only, what they are compared with may be left out.
+    without = [name for name in table.index if baselines[name] not in there]
+    table.loc[without, "final − batch_norm"] = ""
+    return numbers, table
 
 
 def _place(settings: Mapping[str, Any], name: str) -> tuple[float, int, str]:

@@ -8,9 +8,10 @@ from bnrepro.comparison import run as run_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.records import read_run
 from bnrepro.report import figures
+from configs import labels_and_depth as labels_and_depth_config
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
-from experiments import non_iid, small_batch
+from experiments import labels_and_depth, non_iid, small_batch
 from tests.small_dataset import small_dataset
 
 
@@ -112,3 +113,36 @@ def test_non_iid_shows_no_difference_to_a_variant_that_was_left_out(tmp_path):
     shown = {row[0]: row[header.index("final − batch_norm")] for row in rows[1:]}
     assert (shown["2x32 batch_renorm"], shown["iid batch_norm"]) == ("", "0")
     assert re.fullmatch(r"\S+ \(\S+ to \S+\)", shown["iid batch_renorm"])
+
+
+def test_labels_and_depth_compares_each_variant_with_batch_norm_on_the_same_minibatches(tmp_path):
+    names = ["18 16x2 batch_norm", "18 16x2 batch_norm halves", "18 iid batch_renorm",
+             "3 16x2 batch_norm", "3 16x2 batch_renorm"]  # fmt: skip
+    config = shrunk(labels_and_depth_config, names)
+    config["baseline"] = names[0]
+    for name, variant in config["variants"].items():
+        variant["model"]["hidden"] = (4,) * (2 if name.startswith("18") else 1)
+        variant["digits"] = 2
+    renamed = {
+        name.replace("18", "2").replace("3 ", "1 "): v for name, v in config["variants"].items()
+    }
+    config |= {"variants": renamed, "baseline": "2 16x2 batch_norm"}
+    config["evaluation"] = {"train_examples": 10, "minibatches": 2}
+    labels_and_depth.main(config, tmp_path / "w", False, ())
+    table = (tmp_path / "w" / "summary.md").read_text().splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:7]]
+    assert [row[0] for row in rows] == [
+        "2 16x2 batch_norm", "2 16x2 batch_norm halves", "2 iid batch_renorm",
+        "1 16x2 batch_norm", "1 16x2 batch_renorm",
+    ]  # fmt: skip
+    against = [row[header.index("final − batch_norm")] for row in rows]
+    assert (against[0], against[2], against[3]) == ("0", "", "0")
+    metrics = read_run(tmp_path / "w").metrics
+    finals = metrics[(metrics["step"] == 4) & (metrics["metric"] == "accuracy")]
+    finals = finals[finals["split"] == "test"].groupby("variant")["value"].mean()
+    for i, ours, theirs in ((1, "2 16x2 batch_norm halves", "2 16x2 batch_norm"),
+                            (4, "1 16x2 batch_renorm", "1 16x2 batch_norm")):  # fmt: skip
+        assert against[i].startswith(f"{100 * (finals[ours] - finals[theirs]):+.2f} (")
+    assert rows[1][header.index("ImageNet, [BRN]")] == "77.4"
+    pictures = {path.name for path in (tmp_path / "w" / "figures").glob("*.png")}
+    assert pictures == {"accuracy.png", "accuracy_against.png"}
