@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from bnrepro.comparison.config import common_config
 from bnrepro.records import LOCK, RecordsError, Run, differences, metric_rows, open_sweep, write_run
 from bnrepro.sweep.plan import Plan, identity
-from bnrepro.sweep.space import decode, space_to_json
+from bnrepro.sweep.space import decode
 from bnrepro.sweep.study import SharedStudy, finished, trial_name
 from bnrepro.trackers import Tracker
 
@@ -25,8 +25,7 @@ def open_workdir(plan: Plan, workdir: Path) -> None:
     if held is None:
         return
     config = {key: value for key, value in common_config(held).items() if key != "sweep"}
-    vary, sampler, trials = (held["sweep"].get(key) for key in ("vary", "sampler", "trials"))
-    if differing := differences(identity(config, vary, sampler, trials), plan.identity):
+    if differing := differences(identity(config, held["sweep"]), plan.identity):
         raise RecordsError(
             f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
             "the same values to go on"
@@ -67,13 +66,8 @@ def _run(study: SharedStudy, workdir: Path, trials: Mapping[int, FrozenTrial]) -
             trial_name(index): unflatten_dict(flat, sep=".") for index, flat in settings.items()
         },
         "baseline": trial_name(next(iter(trials))),
-        "sweep": {
-            "vary": space_to_json(plan.space),
-            "sampler": plan.sampler,
-            # More if the sweep was to have more of them once.
-            "trials": max(plan.count, *(index + 1 for index in trials)),
-            "command": plan.command,
-        },
+        # More trials if the sweep was to have more of them once.
+        "sweep": plan.described | {"trials": max(plan.count, *(index + 1 for index in trials))},
     }
     rows = [
         (trial_name(index), *row)

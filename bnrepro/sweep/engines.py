@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from bnrepro.comparison.run import available_cores
+from bnrepro.comparison.plan import available_cores
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy
 
-from bnrepro.comparison.config import check_config, common_config
+from bnrepro.comparison.config import check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
+from bnrepro.comparison.plan import Group, group_variants
 from bnrepro.records import CHECKPOINTS, DATABASE
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
@@ -60,9 +61,17 @@ class Plan:
     workers: int = 1
 
     @property
+    def described(self) -> dict[str, Any]:
+        """The sweep as records have it."""
+        vary = space_to_json(self.space)
+        return {
+            "vary": vary, "sampler": self.sampler, "trials": self.count, "command": self.command,
+        }  # fmt: skip
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """What makes two sweeps different ones."""
-        return identity(self.config, space_to_json(self.space), self.sampler, self.count)
+        """See `identity`."""
+        return identity(self.config, self.described)
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
@@ -88,16 +97,23 @@ class Plan:
         """Keys that trials of one program may differ in."""
         return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
 
-    def static(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a trial's settings, those that all trials of one program share."""
-        return {key: value for key, value in settings.items() if key not in self.traced}
+    def groups(self, settings: Mapping[str, Mapping[str, Any]]) -> list[Group]:
+        """Groups trials by the program that trains them, on one device.
+
+        Args:
+          settings: of the trials, by their names.
+        """
+        single = {"devices.strategy": "single"}
+        configs = {k: with_settings(self.config, {**own, **single}) for k, own in settings.items()}
+        return group_variants(configs, self.traced)
 
 
-def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> dict[str, Any]:
-    """What makes two sweeps different ones."""
+def identity(config: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two sweeps different ones, of their configs and of how records describe them."""
+    vary, sampler, trials = (described.get(key) for key in ("vary", "sampler", "trials"))
     # The points of a grid depend on how many there may be; else more trials go on with it.
     size = {"trials": trials} if sampler == "grid" else {}
-    return config | {"vary": vary, "search": sampler} | size
+    return {**config, "vary": vary, "search": sampler, **size}
 
 
 def make_plan(

@@ -23,6 +23,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from bnrepro.comparison.plan import Group
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError, encode, suggest
@@ -185,12 +186,12 @@ class SharedStudy:
                 singles += waiting
         return groups, singles
 
-    def claim(self, how_many: Callable[[dict[str, Any], int], int]) -> list[Claim]:
+    def claim(self, how_many: Callable[[Group, int], int]) -> list[Claim]:
         """Takes trials out of the queue, which nobody else gets then.
 
         Args:
-          how_many: tells how many trials to take at most that make one program with a trial of
-            these settings, and of so many that have not finished.
+          how_many: tells how many trials of such a group to take at most, of so many that have
+            not finished.
 
         Returns:
           A whole group whose worker died; or else trials that make one program, as far as their
@@ -204,18 +205,22 @@ class SharedStudy:
                 return [claim, *filter(None, map(self._take, others))]
         unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
         claims, most, points = list[Claim](), 1, self.plan.points
+        group: Group | None = None
         for waiting in singles:
             if len(claims) == most:
                 break
-            if claims and points:
-                settings = points[waiting.user_attrs["index"]]
-                if self.plan.static(settings) != self.plan.static(claims[0].settings):
-                    continue
+            if group and points and self._group_of(points[waiting.user_attrs["index"]]) != group:
+                continue
             if claim := self._take(waiting):
                 claims.append(claim)
-                if len(claims) == 1:
-                    most = how_many(claim.settings, unfinished)
+                if group is None:
+                    group = self._group_of(claim.settings)
+                    most = how_many(group, unfinished)
         return claims
+
+    def _group_of(self, settings: dict[str, Any]) -> Group:
+        (group,) = self.plan.groups({"trial": settings})
+        return group
 
     def _take(self, waiting: FrozenTrial) -> Claim | None:
         """The trial, if it is this worker's from now on.

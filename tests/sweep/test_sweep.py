@@ -11,7 +11,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import jaxtyping
 import numpy as np
 import optuna
 import pandas as pd
@@ -31,7 +30,7 @@ from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.progress import progress_of
 from bnrepro.sweep.space import SweepError, make_space
 from bnrepro.sweep.study import SharedStudy, finished
-from bnrepro.sweep.worker import bytes_per_trial, work
+from bnrepro.sweep.worker import work
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
 
@@ -369,23 +368,6 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     pruned = run.metrics[run.metrics["variant"] == "trial 2"]
     assert pruned["step"].max() == 10
     assert not run.finished("trial 2")
-
-
-def test_the_memory_of_a_trial_grows_with_its_batch(tmp_path):
-    # Which cannot describe the descriptions of arguments that a lowered function has.
-    jaxtyping.config.update("jaxtyping_disable", True)
-
-    def needed(batch_size):
-        plan = make_plan(tmp_path, config=config() | {"batch_size": batch_size})
-        program = worker_module._program(plan, {NAME: "none"}, small_dataset())
-        return bytes_per_trial(program, plan.traced)
-
-    try:
-        small, large = needed(12), needed(96)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-    images = 2 * (96 - 12) * 16 * 4  # seeds x examples x pixels x bytes
-    assert large - small > images
 
 
 def long_plan(folder, **changes):
