@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 from bnrepro.comparison.plan import available_cores
 from bnrepro.sweep.plan import Plan
@@ -23,11 +23,6 @@ Watch = Callable[[], bool]
 _ROOT = Path(__file__).parents[2]
 # Seconds that workers have to save their trials when they are told to end.
 _PATIENCE = 20
-
-
-class _Worker(NamedTuple):
-    process: "subprocess.Popen[bytes]"
-    errors: IO[str]
 
 
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
@@ -48,25 +43,24 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     count = workers or len(gpus) or available_cores()
     plan = replace(plan, workers=count)
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # What one has compiled, the others need not, nor those that replace them.
-        cache = stack.enter_context(tempfile.TemporaryDirectory())
-        shared = {"JAX_COMPILATION_CACHE_DIR": cache} | os.environ
-        running: dict[int, _Worker] = {}
-        stack.callback(lambda: _end(running))
+        shared = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"} | os.environ
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        stack.callback(_end, running)
         while (waiting := watch()) or running:
             for i in range(count if waiting else 0):
                 if i not in running:
-                    errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-                    environment = shared | _environment(i, count, gpus)
-                    running[i] = _Worker(_start(plan, environment, errors), errors)
+                    running[i] = _start(
+                        plan, shared | _environment(i, count, gpus), folder / f"{i}.txt"
+                    )
             time.sleep(1)
             for i, worker in list(running.items()):
-                code = worker.process.poll()
+                code = worker.poll()
                 if code is not None:
                     del running[i]
                 if code and code > 0:
-                    worker.errors.seek(0)
-                    message = worker.errors.read()
+                    message = (folder / f"{i}.txt").read_text()
                     if code == 2:  # a sentence, after warnings perhaps
                         raise SweepError(message.splitlines()[-1])
                     raise SweepError(f"a worker ended with code {code}: {message}")
@@ -125,30 +119,31 @@ def _work(plan: Plan) -> None:
     work(plan)
 
 
-def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnrepro.sweep.worker"],
-        stdin=subprocess.PIPE,
-        stderr=errors,
-        env=environment,
-        # Ctrl-C is for the process that started it, which ends it then.
-        start_new_session=True,
-    )
+def _start(plan: Plan, environment: dict[str, str], errors: Path) -> "subprocess.Popen[bytes]":
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bnrepro.sweep.worker"],
+            stdin=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            # Ctrl-C is for the process that started it, which ends it then.
+            start_new_session=True,
+        )
     with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
         pickle.dump(plan, stdin)
     return process
 
 
-def _end(workers: dict[int, _Worker]) -> None:
+def _end(workers: "dict[int, subprocess.Popen[bytes]]") -> None:
     for worker in workers.values():
-        worker.process.terminate()
+        worker.terminate()
     deadline = time.monotonic() + _PATIENCE
     for worker in workers.values():
         try:
-            worker.process.wait(max(0, deadline - time.monotonic()))
+            worker.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+            worker.kill()
+            worker.wait()
 
 
 def _environment(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:

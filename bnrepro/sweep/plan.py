@@ -14,7 +14,7 @@ import sqlalchemy
 from bnrepro.comparison.config import check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.plan import Group, group_variants
-from bnrepro.records import CHECKPOINTS, DATABASE
+from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError, differences, open_sweep
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
     Space,
@@ -173,3 +173,20 @@ def make_plan(
         command=command_line("python -m experiments.train --novariants", file, overrides),
         checkpoints=workdir.absolute() / CHECKPOINTS,
     )
+
+
+def open_workdir(plan: Plan, workdir: Path) -> None:
+    """Makes a workdir for a sweep, or makes sure that what it holds is this sweep's.
+
+    Raises:
+      RecordsError: it cannot be written, or holds something else.
+    """
+    held = open_sweep(workdir)
+    if held is None:
+        return
+    config = {key: value for key, value in common_config(held).items() if key != "sweep"}
+    if differing := differences(identity(config, held["sweep"]), plan.identity):
+        raise RecordsError(
+            f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
+            "the same values to go on"
+        )

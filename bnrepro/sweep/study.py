@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
@@ -46,24 +46,22 @@ class Claim:
       index: of the trial.
       settings: by flat key.
       trial: Optuna's.
-      trial_id: of the trial in the storage.
       group: name and size of the group that the trial was part of when its last worker died.
     """
 
     index: int
     settings: dict[str, Any]
     trial: optuna.Trial
-    trial_id: int
     group: tuple[str, int] | None
 
     @property
     def name(self) -> str:
-        """Of the trial's variant in the records."""
+        """What the trial is called in the records."""
         return trial_name(self.index)
 
 
 def trial_name(index: int) -> str:
-    """What a trial is called in the records."""
+    """What the trial of that index is called in the records."""
     return f"trial {index}"
 
 
@@ -84,13 +82,9 @@ class SharedStudy:
         self._forgiving = True
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
-        self._study_id = self._storage.get_study_id_from_name(plan.name)
-        # SQLite knows no lock of a row, by which other databases keep two workers from taking the
-        # same trial.
+        # SQLite has no row locks, by which other databases keep two workers from taking one trial.
         file = _sqlite_file(plan.storage)
-        self._alone: AbstractContextManager[Any] = (
-            FileLock(f"{file}.lock") if file else nullcontext()
-        )
+        self._alone = FileLock(f"{file}.lock") if file else nullcontext()
         known = self._study.user_attrs.get("identity")
         self._made = known is None
         if known is None:
@@ -228,8 +222,7 @@ class SharedStudy:
         As `Study.ask` does it, which reads all unfinished trials of the study each time (too slow
         for hundreds), and records no heartbeat.
         """
-        number, index = waiting.number, waiting.user_attrs["index"]
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        index, trial_id = waiting.user_attrs["index"], waiting._trial_id
         # Before it is taken: a trial without any heartbeat is never retried.
         self._storage.record_heartbeat(trial_id)
         try:
@@ -238,14 +231,12 @@ class SharedStudy:
                     return None
         except UpdateFinishedTrialError:
             return None
-        # With a seed of the trial's own, or several workers would draw the same.
-        samplers = optuna.samplers
-        tpe = self.plan.sampler == "tpe"
-        self._study.sampler = (samplers.TPESampler if tpe else samplers.RandomSampler)(seed=index)
+        # With a seed of the trial's own, or several workers would draw the same. Only TPE draws:
+        # of the other samplers, trials are enqueued with their settings.
+        self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
         settings = suggest(self.plan.space, trial)
-        claim = Claim(index, settings, trial, trial_id, _group(waiting))
-        self._held[trial_id] = claim
+        self._held[trial_id] = claim = Claim(index, settings, trial, _group(waiting))
         return claim
 
     @contextmanager
@@ -272,13 +263,12 @@ class SharedStudy:
             done.set()
             thread.join()
             with suppress(*_STORAGE_ERRORS):  # without that, they are retried later
-                for claim in list(self._held.values()):
-                    self._give_back(claim)
-
-    def _give_back(self, claim: Claim) -> None:
-        del self._held[claim.trial_id]
-        failed = self._study.tell(claim.trial, state=TrialState.FAIL, skip_if_finished=True)
-        self._enqueue(claim.index, failed)
+                while self._held:
+                    _, claim = self._held.popitem()
+                    failed = self._study.tell(
+                        claim.trial, state=TrialState.FAIL, skip_if_finished=True
+                    )
+                    self._enqueue(claim.index, failed)
 
     def begin(self, claims: Sequence[Claim]) -> str:
         """Makes these trials a group, and returns its name."""
@@ -307,13 +297,11 @@ class SharedStudy:
     ) -> None:
         """Keeps what a trial gave; nothing if it was taken for dead and is another's by now."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
+        values, state = (None, TrialState.PRUNED) if pruned else (score, TrialState.COMPLETE)
         with suppress(UpdateFinishedTrialError):
             claim.trial.set_user_attr("result", result)
-            if pruned:
-                self._study.tell(claim.trial, state=TrialState.PRUNED, skip_if_finished=True)
-            else:
-                self._study.tell(claim.trial, score, skip_if_finished=True)
-        self._held.pop(claim.trial_id, None)
+            self._study.tell(claim.trial, values, state=state, skip_if_finished=True)
+        self._held.pop(claim.trial._trial_id, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
         """Keeps where this worker's numbers come from.
@@ -366,9 +354,9 @@ def _sqlite_file(url: str) -> str | None:
 
 
 def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
-    error: Exception | None = None
-    # Tables are made at first; of several workers that start at once, all but one fail in that.
-    for _ in range(3):
+    # Of several workers that make the tables at the same time, all but one fail.
+    attempts = 3
+    while True:
         storage = None
         try:
             file = _sqlite_file(plan.storage)
@@ -383,22 +371,21 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
                     grace_period=3 * HEARTBEAT,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
                 )
-            study = optuna.create_study(
+            pruners = optuna.pruners
+            return storage, optuna.create_study(
                 study_name=plan.name,
                 storage=storage,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner() if plan.prune else optuna.pruners.NopPruner(),
+                pruner=pruners.MedianPruner() if plan.prune else pruners.NopPruner(),
             )
-        except Exception as raised:  # SQLAlchemy and each database's driver raise any kind
+        except Exception as error:  # SQLAlchemy and each database's driver raise any kind
             if storage is not None:
                 storage.engine.dispose()
-            error = raised
+            attempts -= 1
+            if not attempts:
+                raise _unusable(plan, error) from error
             time.sleep(0.5)
-        else:
-            return storage, study
-    assert error is not None
-    raise _unusable(plan, error) from error
 
 
 @contextmanager

@@ -25,9 +25,8 @@ from bnrepro.records import RecordsError, read_run
 from bnrepro.sweep import checkpoints as checkpoints_module
 from bnrepro.sweep import study as study_module
 from bnrepro.sweep import worker as worker_module
-from bnrepro.sweep.collect import collect
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.progress import progress_of
+from bnrepro.sweep.progress import collect, progress_of
 from bnrepro.sweep.space import SweepError, make_space
 from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import work
