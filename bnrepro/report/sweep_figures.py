@@ -229,12 +229,12 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
             axes.set_title(name, fontsize=9)
             axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
         below = any(percent(trial) < low for trial in finished_trials(trials))
-        figure.colorbar(
-            ScalarMappable(norm, _COLOURS),
+        _colour_bar(
+            figure,
+            low,
+            high,
             ax=list(places[: len(panels)]),
             label=f"final {choosing_split(run.config)} accuracy, %",
-            ticks=log_error_ticks(low, high),
-            format="%g",
             extend="min" if below else "neither",
             aspect=20 * rows,
         )
@@ -337,7 +337,8 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
             for place, text in axis.ticks.items():
                 at = i - 0.04, axis.share(place)
                 axes.text(*at, text, ha="right", va="center", fontsize=8, bbox=box)
-        _draw_colours(axes, last, norm, log_error_ticks(low, high))
+        beside = axes.inset_axes((last, 0, 0.06, 1), transform=axes.transData)
+        _colour_bar(figure, low, high, cax=beside)
         names = [
             *(key.replace(".", ".\n") for key in along),
             f"final {choosing_split(run.config)}\naccuracy, %",
@@ -388,14 +389,9 @@ def _lines(
     return legend
 
 
-def _draw_colours(axes: Axes, x: float, norm: FuncNorm, ticks: Sequence[float]) -> None:
-    """The axis of accuracies: at `x`, from 0 to 1."""
-    shades = 128
-    for i in range(shades):
-        colour = mpl.colormaps[_COLOURS](i / (shades - 1))
-        axes.add_patch(Rectangle((x, i / shades), 0.06, 1 / shades, fc=colour, lw=0))
-    for tick in ticks:
-        axes.text(x + 0.1, float(norm(tick)), f"{tick:g}", va="center", fontsize=8)
+def _colour_bar(figure: Figure, low: float, high: float, **place: Any) -> None:
+    colours, ticks = ScalarMappable(_norm(low, high), _COLOURS), log_error_ticks(low, high)
+    figure.colorbar(colours, ticks=ticks, format="%g", **place)
 
 
 def _norm(low: float, high: float) -> FuncNorm:

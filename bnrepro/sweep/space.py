@@ -125,7 +125,8 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
         try:
             check_config(with_settings(config, trial))
         except ConfigError as error:
-            raise ConfigError(f"a trial with {settings_text(trial)}: {error}") from None
+            text = ", ".join(f"{key}={value}" for key, value in trial.items())
+            raise ConfigError(f"a trial with {text}: {error}") from None
     return space
 
 
@@ -222,13 +223,12 @@ def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
     """Settings from what Optuna has kept, in the order of the space."""
-    settings = {}
-    for key, values in space.items():
-        if isinstance(values, Range):
-            settings[key] = params[key]
-        else:
-            settings[key] = next(value for value in values if _encoded(value) == params[key])
-    return settings
+    return {
+        key: params[key]
+        if isinstance(values, Range)
+        else next(value for value in values if _encoded(value) == params[key])
+        for key, values in space.items()
+    }
 
 
 def _encoded(value: Any) -> Any:
@@ -247,11 +247,6 @@ def space_to_json(space: Space) -> dict[str, Any]:
 def varies(values: Range | Sequence[Any]) -> bool:
     """Whether there is more than one value."""
     return isinstance(values, Range) or len(values) > 1
-
-
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """For example "normalizer.name=batch_norm, optimizer.learning_rate=0.1"."""
-    return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def _as_setting(key: str, number: float) -> Any:
