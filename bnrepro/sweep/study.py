@@ -119,7 +119,7 @@ class SharedStudy:
         """Retries the trials of dead workers, and enqueues what nobody has enqueued yet.
 
         Returns:
-          What `trials` gave before the latter.
+          The trials as they were before any was enqueued.
 
         Raises:
           SweepError: a trial was begun many times, and never ended; or as `trials`.
@@ -181,15 +181,15 @@ class SharedStudy:
         return groups, singles
 
     def claim(self, how_many: Callable[[Group, int], int]) -> list[Claim]:
-        """Takes trials out of the queue, which nobody else gets then.
+        """Takes trials out of the queue, so that nobody else gets them.
 
         Args:
-          how_many: tells how many trials of such a group to take at most, of so many that have
+          how_many: returns the most trials of a group to take, given how many of the sweep have
             not finished.
 
         Returns:
-          A whole group whose worker died; or else trials that make one program, as far as their
-          settings are known beforehand. None if there is nothing to take.
+          A whole group whose worker died, or else trials that share a program, as far as their
+          settings are known beforehand. Empty if there is nothing to take.
         """
         trials = self.trials()
         groups, singles = self._waiting(trials)
