@@ -43,8 +43,6 @@ from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 _PARTS = 8
 # A heat map of more cells has no numbers in them.
 _MOST_NUMBERS = 100
-# Dark is good: where lines cross, the good ones are seen.
-_COLOURS = "viridis_r"
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
 _WITHOUT_FINAL: dict[str, dict[str, Any]] = {
@@ -219,22 +217,22 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
         places = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in places[len(panels) :]:
             axes.remove()
-        norm = _norm(low, high)
-        legend: dict[str, Any] = {}
+        colours, legend = _colours(low, high), dict[str, Any]()
         for axes, (name, members) in zip(places, panels.items(), strict=False):
             if in_cells:
-                legend |= _cells(axes, members, numbers, norm)
+                legend |= _cells(axes, members, numbers, colours)
             else:
-                legend |= _points(axes, members, {key: axis_of(varied[key]) for key in keys}, norm)
+                along = {key: axis_of(varied[key]) for key in keys}
+                legend |= _points(axes, members, along, colours)
             axes.set_title(name, fontsize=9)
             axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
         below = any(percent(trial) < low for trial in finished_trials(trials))
-        _colour_bar(
-            figure,
-            low,
-            high,
+        figure.colorbar(
+            colours,
             ax=list(places[: len(panels)]),
             label=f"final {choosing_split(run.config)} accuracy, %",
+            ticks=log_error_ticks(low, high),
+            format="%g",
             extend="min" if below else "neither",
             aspect=20 * rows,
         )
@@ -249,7 +247,7 @@ def _cells(
     axes: Axes,
     trials: Sequence[Entry],
     numbers: Mapping[str, Sequence[float]],
-    norm: FuncNorm,
+    colours: Any,
 ) -> dict[str, Any]:
     """Draws a cell for each pair of numbers, in the colour of the best of its trials.
 
@@ -267,7 +265,7 @@ def _cells(
         last = [percent(trial) for trial in members if trial.mean.seeds]
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
         if best:
-            colour, text = _colour(norm, best), f"{percent(best):.2f}"
+            colour, text = colours.to_rgba(percent(best)), f"{percent(best):.2f}"
         elif last:
             colour, text = _PRUNED_CELL, f"({max(last):.2f})"
             legend["pruned: its last accuracy"] = Rectangle((0, 0), 1, 1, fc=colour)
@@ -290,7 +288,7 @@ def _cells(
 
 
 def _points(
-    axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], norm: FuncNorm
+    axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], colours: Any
 ) -> dict[str, Any]:
     """Draws a dot a trial.
 
@@ -308,7 +306,7 @@ def _points(
             legend["pruned"] = _key(marker="o", mfc="none")
         else:
             # The outline is for the light colours, on white.
-            style |= {"color": _colour(norm, trial), "mec": "black", "mew": 0.4}
+            style |= {"color": colours.to_rgba(percent(trial)), "mec": "black", "mew": 0.4}
         if trial is winner:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
             legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
@@ -324,13 +322,13 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
     """A line a trial over an axis for each varied key, then one for accuracy, which colours it."""
     along = {key: axis_of(values) for key, values in varied_of(run).items()}
     low, high = _limits(finished_trials(trials))
-    norm, last = _norm(low, high), len(along)
+    colours, last = _colours(low, high), len(along)
     # The best tenth, but not too many to follow.
     thick = min(5, math.ceil(len(finished_trials(trials)) / 10))
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
         axes = figure.subplots()
-        legend = _lines(axes, trials, along, norm, thick)
+        legend = _lines(axes, trials, along, colours, thick)
         for i, axis in enumerate(along.values()):
             axes.plot([i, i], [0, 1], color="black", lw=1)
             box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.8}
@@ -338,7 +336,7 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
                 at = i - 0.04, axis.share(place)
                 axes.text(*at, text, ha="right", va="center", fontsize=8, bbox=box)
         beside = axes.inset_axes((last, 0, 0.06, 1), transform=axes.transData)
-        _colour_bar(figure, low, high, cax=beside)
+        figure.colorbar(colours, beside, ticks=log_error_ticks(low, high), format="%g")
         names = [
             *(key.replace(".", ".\n") for key in along),
             f"final {choosing_split(run.config)}\naccuracy, %",
@@ -357,7 +355,7 @@ def _lines(
     axes: Axes,
     trials: Sequence[Entry],
     along: Mapping[str, Axis],
-    norm: FuncNorm,
+    colours: Any,
     thick: int,
 ) -> dict[str, Any]:
     """Draws a line a trial, the best on top, so many of them thick.
@@ -371,7 +369,7 @@ def _lines(
         spreads = [axis.spread() * (i / len(trials) - 0.5) for axis in along.values()]
         heights = np.add(shares, spreads)
         if trial.finished and trial.mean.seeds:
-            colour, end = _colour(norm, trial), float(norm(percent(trial)))
+            colour, end = colours.to_rgba(percent(trial)), float(colours.norm(percent(trial)))
             if end < 0:
                 end = -0.03
                 axes.plot(len(along), end, marker="v", ms=5, color=colour)
@@ -389,18 +387,10 @@ def _lines(
     return legend
 
 
-def _colour_bar(figure: Figure, low: float, high: float, **place: Any) -> None:
-    colours, ticks = ScalarMappable(_norm(low, high), _COLOURS), log_error_ticks(low, high)
-    figure.colorbar(colours, ticks=ticks, format="%g", **place)
-
-
-def _norm(low: float, high: float) -> FuncNorm:
-    """Colours by accuracy in percent, with errors on a log scale."""
-    return FuncNorm((from_accuracy, to_accuracy), low, high)
-
-
-def _colour(norm: FuncNorm, trial: Entry) -> tuple[float, ...]:
-    return mpl.colormaps[_COLOURS](float(norm(percent(trial))))
+def _colours(low: float, high: float) -> Any:
+    """Colours by accuracy in percent, with errors on a log scale: a `ScalarMappable`."""
+    # Dark is good: where lines cross, the good ones are seen.
+    return ScalarMappable(FuncNorm((from_accuracy, to_accuracy), low, high), "viridis_r")
 
 
 def _about(run: Run, trials: Sequence[Entry], text: str) -> str:

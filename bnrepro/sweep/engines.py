@@ -16,6 +16,7 @@ from typing import Any
 from bnrepro.comparison.plan import available_cores
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
+from bnrepro.sweep.worker import work
 
 # Called about every second; tells whether there are trials to take.
 Watch = Callable[[], bool]
@@ -99,7 +100,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         count = workers or gpus or cores
         # Workers that share a GPU take a part of it each.
         resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
-        task = ray.remote(max_retries=-1, **resources)(_work)
+        task = ray.remote(max_retries=-1, **resources)(work)
         plan, running = replace(plan, workers=count), list[Any]()
         while (waiting := watch()) or running:
             if waiting:
@@ -110,13 +111,6 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         raise SweepError(f"a worker failed: {error}") from error
     finally:
         ray.shutdown()
-
-
-def _work(plan: Plan) -> None:
-    """A task of Ray's."""
-    from bnrepro.sweep.worker import work
-
-    work(plan)
 
 
 def _start(plan: Plan, environment: dict[str, str], errors: Path) -> "subprocess.Popen[bytes]":

@@ -24,7 +24,6 @@ from bnrepro.sweep.space import (
     quasi_random,
     random_points,
     space_to_json,
-    varies,
 )
 
 
@@ -95,7 +94,8 @@ class Plan:
     @cached_property
     def traced(self) -> tuple[str, ...]:
         """Keys that trials of one program may differ in."""
-        return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
+        # A range is longer than one, too.
+        return tuple(key for key in self.space if key in TRACED and len(self.space[key]) > 1)
 
     def groups(self, settings: Mapping[str, Mapping[str, Any]]) -> list[Group]:
         """Groups trials by the program that trains them, on one device.

@@ -92,7 +92,8 @@ class Progress(NamedTuple):
 def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
     """How far a sweep with these trials is, with so many of the best."""
     ended = finished(trials)
-    diverged = {i for i, trial in ended.items() if _diverged(trial)}
+    rows = {i: trial.user_attrs["result"]["rows"] for i, trial in ended.items()}
+    diverged = {i for i, own in rows.items() if any(row[3] == "diverged" for row in own)}
     pruned = {i for i, trial in ended.items() if trial.state == TrialState.PRUNED}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
     # Of a group, the first trial says how far all of them are.
@@ -115,10 +116,6 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Pro
         done=min(1.0, (count + steps / plan.config["steps"]) / plan.count),
         best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
     )
-
-
-def _diverged(trial: FrozenTrial) -> bool:
-    return any(row[3] == "diverged" for row in trial.user_attrs["result"]["rows"])
 
 
 class Display:

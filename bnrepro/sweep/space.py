@@ -186,22 +186,20 @@ def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
     random = optuna.samplers.RandomSampler(seed=0)
     with warnings.catch_warnings(action="ignore"):  # of lists, that they are no part of it
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random)
-        return _drawn(space, sampler, trials)
+        study = optuna.create_study(sampler=sampler)
+        return [_next_point(space, study) for _ in range(trials)]
 
 
 def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
     """Points drawn at random, each with its index as the seed."""
     samplers = (optuna.samplers.RandomSampler(seed=index) for index in range(trials))
-    return [point for sampler in samplers for point in _drawn(space, sampler, 1)]
+    return [_next_point(space, optuna.create_study(sampler=sampler)) for sampler in samplers]
 
 
-def _drawn(space: Space, sampler: optuna.samplers.BaseSampler, trials: int) -> list[dict[str, Any]]:
-    study, points = optuna.create_study(sampler=sampler), []
-    for _ in range(trials):
-        trial = study.ask()
-        points.append(suggest(space, trial))
-        study.tell(trial, 0.0)
-    return points
+def _next_point(space: Space, study: optuna.Study) -> dict[str, Any]:
+    point = suggest(space, trial := study.ask())
+    study.tell(trial, 0.0)
+    return point
 
 
 def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
@@ -242,11 +240,6 @@ def space_to_json(space: Space) -> dict[str, Any]:
         key: values._asdict() if isinstance(values, Range) else values
         for key, values in space.items()
     }
-
-
-def varies(values: Range | Sequence[Any]) -> bool:
-    """Whether there is more than one value."""
-    return isinstance(values, Range) or len(values) > 1
 
 
 def _as_setting(key: str, number: float) -> Any:
