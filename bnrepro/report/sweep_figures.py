@@ -39,9 +39,9 @@ from bnrepro.report.sweep import (
 )
 from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 
-# Of the axis of a continuous range, where a line takes the best of each.
+# Parts of the axis of a continuous range; a line goes through the best trial of each.
 _PARTS = 8
-# A heat map of more cells has no numbers in them.
+# A heat map with more cells than this has no numbers in them.
 _MOST_NUMBERS = 100
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
@@ -52,14 +52,14 @@ _WITHOUT_FINAL: dict[str, dict[str, Any]] = {
 
 
 def sweep_figures(run: Run) -> list[Path]:
-    """Accuracy against each varied number; of two, a heat map; of all keys, parallel coordinates.
+    """Draws accuracy against each varied number, a heat map of two, and parallel coordinates.
 
-    These last of three or more keys, or where there is no number among them.
+    Parallel coordinates are drawn for three or more varied keys, or if none of them is a number.
 
     Raises:
       RecordsError: a figure cannot be written.
     """
-    # Of a trial that was not even evaluated, there is nothing to draw.
+    # There is nothing to draw for a trial that was not even evaluated.
     trials = [trial for trial in trials_of(run) if trial.mean.seeds or trial.diverged]
     varied = varied_of(run)
     numbers = [key for key, values in varied.items() if are_numbers(values)]
@@ -75,26 +75,26 @@ def sweep_figures(run: Run) -> list[Path]:
 
 
 def _recurs(run: Run, key: str) -> bool:
-    """Whether trials share the values of a key."""
+    """Whether several trials have the same value of a key."""
     return isinstance(varied_of(run)[key], list) or run.config["sweep"]["sampler"] == "grid"
 
 
 def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
-    """The accuracies, in percent, to show: up to ten times the error of the best.
+    """The range of accuracies to show, in percent: down to ten times the error of the best.
 
-    Those near chance, of which a sweep has many, would press all others together.
+    A sweep has many trials near chance, which would press all others together.
     """
     errors = np.array([100 - percent(trial) for trial in trials if trial.mean.seeds])
     if not len(errors):
         return 0, 99
-    # The log scale of the error goes no further.
+    # The log scale of the error ends there.
     errors = np.maximum(errors, 0.01)
     best = errors.min()
     return max(0, 100 - 1.2 * min(errors.max(), 10 * best)), 100 - 0.8 * best
 
 
 def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]:
-    """A dot a trial, a colour and a line a normalizer."""
+    """One dot per trial, one colour and line per normalizer."""
     varied = varied_of(run)
     axis, (low, high) = axis_of(varied[key]), _limits(trials)
     others = varied.keys() - {key, NORMALIZER}
@@ -117,7 +117,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
         colours = coloured(list(groups))
         several = colours if len(colours) > 1 else []
         legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
-        # Below the lowest accuracy that is shown, a row for each normalizer's trials without one.
+        # Trials below the axis, or without an accuracy, get a row per normalizer below it.
         outside = any(not percent(trial) >= low for trial in trials)
         row = 0.035 * outside
         for i, (name, colour) in enumerate(colours):
@@ -140,7 +140,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
 
 
 def _best_of_each(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[Entry | None]:
-    """The best trial of each group; None, for a gap, where all of a group diverged."""
+    """The best trial of each group; None, which leaves a gap, if all of a group diverged."""
     groups: dict[float, list[Entry]] = {}
     for trial in trials:
         groups.setdefault(group(trial), []).append(trial)
@@ -156,7 +156,7 @@ def _draw_line(
     colour: str,
     bars: bool,
 ) -> None:
-    """A line through trials, along the bottom where they are below `low`."""
+    """Draws a line through trials, along the bottom where they are below `low`."""
     x = np.array([place(trial) if trial else np.nan for trial in trials])
     y = np.array([percent(trial) if trial else np.nan for trial in trials])
     top = np.array([100 * trial.mean.ci95_high if trial else np.nan for trial in trials])
@@ -175,10 +175,10 @@ def _draw_dots(
     colour: str,
     row: float,
 ) -> dict[str, Any]:
-    """A dot a trial or, where it is below `low`, a mark at the share `row` of the height.
+    """Draws a dot per trial or, if it is below `low`, a mark at the share `row` of the height.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     legend: dict[str, Any] = {}
     for trial in trials:
@@ -197,12 +197,12 @@ def _draw_dots(
 
 
 def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Path]:
-    """A panel a normalizer: a cell for each pair of numbers if these recur, else a dot a trial.
+    """One panel per normalizer, with a cell per pair of numbers if these recur, else dots.
 
     Args:
       run: the sweep.
-      trials: those to draw.
-      keys: of the numbers along x and y.
+      trials: the trials to draw.
+      keys: the keys of the numbers along x and y.
     """
     varied, (low, high) = varied_of(run), _limits(finished_trials(trials))
     in_cells = all(_recurs(run, key) for key in keys)
@@ -252,7 +252,7 @@ def _cells(
     """Draws a cell for each pair of numbers, in the colour of the best of its trials.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     cells: dict[tuple[int, ...], list[Entry]] = {}
     for trial in trials:
@@ -290,10 +290,10 @@ def _cells(
 def _points(
     axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], colours: Any
 ) -> dict[str, Any]:
-    """Draws a dot a trial.
+    """Draws a dot per trial.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     winner, legend = best_trial(trials), {}
     for trial in trials:
@@ -305,7 +305,7 @@ def _points(
             style |= {"mfc": "none"}
             legend["pruned"] = _key(marker="o", mfc="none")
         else:
-            # The outline is for the light colours, on white.
+            # The outline makes light colours visible on white.
             style |= {"color": colours.to_rgba(percent(trial)), "mec": "black", "mew": 0.4}
         if trial is winner:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
@@ -319,11 +319,11 @@ def _points(
 
 
 def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
-    """A line a trial over an axis for each varied key, then one for accuracy, which colours it."""
+    """One line per trial over an axis per varied key and one for accuracy, which colours it."""
     along = {key: axis_of(values) for key, values in varied_of(run).items()}
     low, high = _limits(finished_trials(trials))
     colours, last = _colours(low, high), len(along)
-    # The best tenth, but not too many to follow.
+    # The best tenth, but no more than one can follow.
     thick = min(5, math.ceil(len(finished_trials(trials)) / 10))
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
@@ -358,10 +358,10 @@ def _lines(
     colours: Any,
     thick: int,
 ) -> dict[str, Any]:
-    """Draws a line a trial, the best on top, so many of them thick.
+    """Draws a line per trial, the best on top; so many of the best are thick.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     legend: dict[str, Any] = {}
     for i, trial in enumerate(sorted(trials, key=rank, reverse=True)):
@@ -379,7 +379,7 @@ def _lines(
                 style |= {"lw": 2.5, "alpha": 1}
             heights = np.append(heights, end)
         else:
-            # Without a final accuracy, it ends before that axis.
+            # Without a final accuracy, the line ends before that axis.
             meaning = "pruned" if trial.mean.seeds else "diverged"
             style = _WITHOUT_FINAL[meaning]
             legend[meaning] = _key(**style)
@@ -401,13 +401,13 @@ def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
 
 def _legend_below(figure: Figure, legend: Mapping[str, Any]) -> None:
     if legend:
-        # By column, as matplotlib fills them, for a legend that reads by row.
+        # Matplotlib fills a legend by column; this order makes it read by row.
         names = [name for column in range(4) for name in list(legend)[column::4]]
         handles = [legend[name] for name in names]
         figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
 
 
 def _key(**style: Any) -> Line2D:
-    """Of a legend."""
+    """An entry of a legend."""
     drawn: dict[str, Any] = {"ls": "", "ms": 5, "color": _GREY} | style
     return Line2D([], [], **drawn)

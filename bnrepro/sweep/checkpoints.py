@@ -1,4 +1,4 @@
-"""Checkpoints of trials that run together, from which whoever retries these trials resumes them."""
+"""Checkpoints of trials that are trained together, from which another worker can resume them."""
 
 import logging
 import shutil
@@ -20,14 +20,14 @@ class GroupCheckpoints(Checkpoints):
     """The checkpoints of a group of trials; to be closed.
 
     Attributes:
-      ending: whether to save the next one however short a time ago the last one was.
+      ending: whether to save the next one no matter how recent the last one is.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Takes the folder for this process: a worker taken for dead may still write to it.
+        """Locks the folder, to which a worker that was taken for dead might still write.
 
         Raises:
-          Timeout: another process has it.
+          Timeout: another process has locked it.
           OSError: it cannot be written.
         """
         self._group, self._lock = folder, FileLock(folder / "lock", timeout=0)
@@ -37,16 +37,16 @@ class GroupCheckpoints(Checkpoints):
         self.ending = False
 
     def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """As `Checkpoints.restore`; None if all checkpoints are damaged, too: trials start anew."""
+        """As `Checkpoints.restore`, but returns None if all are damaged: the trials start over."""
         try:
             return super().restore(states)
         except CheckpointError as error:
-            _log.warning("%s; these trials start anew", error)
+            _log.warning("%s; these trials start over", error)
             shutil.rmtree(self._folder)
             return None
 
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
-        """As `Checkpoints.save`, if it is time for another one."""
+        """As `Checkpoints.save`, if the last one is old enough."""
         if self.ending or time.monotonic() - self._saved >= SAVE_EVERY:
             super().save(step, states, notes, score)
             self._saved = time.monotonic()
@@ -59,12 +59,12 @@ class GroupCheckpoints(Checkpoints):
             self._lock.release()
 
     def remove(self) -> None:
-        """Removes them all, once closed."""
+        """Deletes all of them, after `close`."""
         shutil.rmtree(self._group, ignore_errors=True)
 
 
 def open_group(folder: Path | None, name: str, keep: int) -> GroupCheckpoints | None:
-    """The checkpoints of a group of that name; None if there can be none."""
+    """The checkpoints of a group, by its name; None if there can be none."""
     if folder is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A sweep as all its workers, on however many machines, know it."""
+"""The plan of a sweep, which all of its workers share, on any number of machines."""
 
 import json
 import shlex
@@ -29,21 +29,21 @@ from bnrepro.sweep.space import (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained, and where its state is kept.
+    """What a sweep trains, and where it keeps its state.
 
     Attributes:
-      config: of all trials, without variants.
+      config: what all trials have in common, without variants.
       space: what they vary.
       sampler: grid, random, tpe or qmc.
-      trials: how many; of a grid with ranges, at most so many.
+      trials: how many; for a grid with ranges, an upper bound.
       prune: end trials that are below the median of the others at an evaluation.
-      at_once: trials of one program, or None for as many as the device is good for.
+      at_once: how many trials to train together; None for as many as suit the device.
       storage: URL of the study's storage.
-      name: of the study in it.
+      name: of the study in that storage.
       launched_by: the command of the sweep.
-      command: that trains a single run of the config.
-      checkpoints: their folder, which may be another one on each machine; None to keep none.
-      workers: that share the trials.
+      command: the command that trains a single run of the config.
+      checkpoints: their folder, which may differ between machines; None to keep none.
+      workers: how many share the trials.
     """
 
     config: dict[str, Any]
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The sweep as records have it."""
+        """The sweep as its records describe it."""
         vary = space_to_json(self.space)
         return {
             "vary": vary, "sampler": self.sampler, "trials": self.count, "command": self.command,
@@ -74,9 +74,9 @@ class Plan:
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial; None of TPE, which learns from the trials before.
+        """The settings of each trial; None for TPE, which learns from earlier trials.
 
-        Of a grid, those are next to each other that make one program.
+        In a grid, trials that share a program are next to each other.
         """
         if self.sampler == "tpe":
             return None
@@ -93,7 +93,7 @@ class Plan:
 
     @cached_property
     def traced(self) -> tuple[str, ...]:
-        """Keys that trials of one program may differ in."""
+        """The keys in which trials of one program may differ."""
         # A range is longer than one, too.
         return tuple(key for key in self.space if key in TRACED and len(self.space[key]) > 1)
 
@@ -109,9 +109,9 @@ class Plan:
 
 
 def identity(config: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two sweeps different ones, of their configs and of how records describe them."""
+    """What tells sweeps apart, given a config and the sweep as records describe it."""
     vary, sampler, trials = (described.get(key) for key in ("vary", "sampler", "trials"))
-    # The points of a grid depend on how many there may be; else more trials go on with it.
+    # The points of a grid depend on their number; any other sweep can be extended.
     size = {"trials": trials} if sampler == "grid" else {}
     return {**config, "vary": vary, "search": sampler, **size}
 

@@ -28,25 +28,25 @@ _WRITE_EVERY = 30
 
 
 def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ()) -> Run | None:
-    """Writes the records of the trials that have finished; None if none has.
+    """Writes the records of all finished trials, and returns them; None if there are none.
 
     Args:
-      study: of the sweep.
-      workdir: where the records go.
-      trackers: told of each of these trials.
+      study: the study of the sweep.
+      workdir: where the records are written.
+      trackers: told of each finished trial.
 
     Raises:
       RecordsError: they cannot be written.
       SweepError: the storage cannot be used.
     """
-    # Who reads last writes last, also where several machines share the workdir.
+    # Whoever reads last writes last, even if several machines share the workdir.
     with FileLock(workdir / LOCK):
         trials = {trial_name(index): trial for index, trial in finished(study.trials()).items()}
         if not trials:
             return None
         plan, results = study.plan, {name: t.user_attrs["result"] for name, t in trials.items()}
         settings = {name: decode(plan.space, trial.params) for name, trial in trials.items()}
-        # More trials if the sweep was to have more of them once.
+        # An earlier command may have asked for more trials.
         count = max(plan.count, *(trial.user_attrs["index"] + 1 for trial in trials.values()))
         config = plan.config | {
             "variants": {name: unflatten_dict(flat, sep=".") for name, flat in settings.items()},
@@ -72,12 +72,12 @@ class Progress(NamedTuple):
 
     Attributes:
       trials: how many there are.
-      finished: that ended by themselves.
-      diverged: of those, with a seed that diverged.
-      pruned: of the others, that were pruned.
-      running: that somebody works at.
+      finished: how many have ended by themselves.
+      diverged: how many of these have a seed that diverged.
+      pruned: how many of the others were pruned.
+      running: how many are being trained.
       done: share of all steps, in [0, 1].
-      best: the finished ones with the highest scores, as (index, settings, score in [0, 1]).
+      best: the finished trials with the highest scores, as (index, settings, score in [0, 1]).
     """
 
     trials: int
@@ -90,20 +90,20 @@ class Progress(NamedTuple):
 
 
 def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
-    """How far a sweep with these trials is, with so many of the best."""
+    """How far a sweep with these trials, by index, is; `best` says how many of the best to list."""
     ended = finished(trials)
     rows = {i: trial.user_attrs["result"]["rows"] for i, trial in ended.items()}
     diverged = {i for i, own in rows.items() if any(row[3] == "diverged" for row in own)}
     pruned = {i for i, trial in ended.items() if trial.state == TrialState.PRUNED}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
-    # Of a group, the first trial says how far all of them are.
+    # The first trial of a group says how far all of its trials are.
     groups = [str(trial.user_attrs.get("group")) for trial in running]
     sizes = Counter(groups)
     steps = sum(
         trial.user_attrs.get("step", 0) * sizes[group]
         for trial, group in zip(running, groups, strict=True)
     )
-    # A pruned trial has a value, too: its last one.
+    # A pruned trial has a value as well: its last one.
     scores = {i: trial.value or 0.0 for i, trial in ended.items() if i not in pruned}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
     count = sum(index < plan.count for index in ended)
@@ -133,10 +133,10 @@ class Display:
         self._written, self._finished = time.monotonic(), -1
 
     def update(self) -> bool:
-        """Sees to what others left, shows how far the sweep is, and tells whether it is done."""
+        """Requeues what dead workers left, shows the progress, and returns whether all is done."""
         progress = progress_of(self._study.plan, self._study.refill(), BEST)
         now = time.monotonic()
-        # The first that is seen may be another's work, of an earlier day.
+        # What is already done at first may be the work of another day.
         began, done = self._began = self._began or (now, progress.done)
         speed = (progress.done - done) / max(now - began, 1e-9)
         line = _line(progress, (1 - progress.done) / speed if speed > 0 else None)
@@ -165,7 +165,7 @@ def _line(progress: Progress, left: float | None) -> str:
 
 
 def _table(progress: Progress) -> Table:
-    # What matters stands first: on a narrow terminal, the last columns are cut.
+    # What matters comes first: a narrow terminal cuts off the last columns.
     table = Table("trial", Column("accuracy, %", justify="right", no_wrap=True))
     for key in progress.best[0][1] if progress.best else ():
         table.add_column(key)

@@ -1,8 +1,8 @@
-"""The state of a sweep: Optuna's study, shared by all of its workers through a storage.
+"""The state of a sweep: Optuna's study, which all of its workers share through a storage.
 
-Every trial has an index, below the number of trials. Of several trials with the same index, because
-one was retried or two machines enqueued it at once, the first that did not fail counts. Trials that
-run together are a group, and keep its name when they are retried.
+Every trial has an index below the number of trials. Several trials have the same index if one was
+retried or two machines enqueued it at once; the first that did not fail counts. Trials that are
+trained together are a group, and keep its name when they are retried.
 """
 
 import re
@@ -30,7 +30,7 @@ from bnrepro.sweep.space import SweepError, encode, suggest
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
-# A trial whose workers died so often is not retried any more.
+# A trial whose workers died this often is not retried any more.
 MAX_RETRIES = 10
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -66,19 +66,19 @@ def trial_name(index: int) -> str:
 
 
 class SharedStudy:
-    """A study that workers take trials from; to be closed."""
+    """A study from which workers take trials; to be closed."""
 
     def __init__(self, plan: Plan) -> None:
         """Opens the study, or makes it.
 
         Raises:
           SweepError: the storage cannot be used.
-          RecordsError: it has a study of that name with another plan.
+          RecordsError: it holds a study of that name with another plan.
         """
         self.plan = plan
-        # Trials that this process has taken and not finished, by their ids.
+        # Trials that this process has taken and not finished, by id.
         self._held: dict[int, Claim] = {}
-        # Whether trials that are not retried any more get another chance.
+        # Whether trials that ran out of retries get another chance.
         self._forgiving = True
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
@@ -101,7 +101,7 @@ class SharedStudy:
         self._storage.engine.dispose()
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """By index, the trials that count; of an index whose trials all failed, the last one.
+        """The trials that count, by index; the last one if all trials of an index failed.
 
         Raises:
           SweepError: the storage cannot be used any more.
@@ -116,15 +116,15 @@ class SharedStudy:
         return dict(sorted(counting.items()))
 
     def refill(self) -> dict[int, FrozenTrial]:
-        """Retries the trials of dead workers, and enqueues what nobody has enqueued yet.
+        """Retries the trials of dead workers, and enqueues those that nobody has enqueued yet.
 
         Returns:
           The trials as they were before any was enqueued.
 
         Raises:
-          SweepError: a trial was begun many times, and never ended; or as `trials`.
+          SweepError: a trial was begun many times and never ended; or see `trials`.
         """
-        # That this may change some day.
+        # Optuna warns that this is experimental.
         with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
             fail_stale_trials(self._study)
             trials = self.trials()
@@ -148,7 +148,7 @@ class SharedStudy:
         if self.plan.points:
             like = optuna.trial.FixedTrial(encode(self.plan.points[index]))
             suggest(self.plan.space, like)
-        # With its settings already, which each cost another transaction later.
+        # With its settings, each of which would cost another transaction later.
         trial = optuna.trial.create_trial(
             state=TrialState.WAITING,
             params=like.params if like else {},
@@ -165,7 +165,7 @@ class SharedStudy:
         self, trials: Mapping[int, FrozenTrial]
     ) -> tuple[list[list[FrozenTrial]], list[FrozenTrial]]:
         """Whole groups whose workers died, and single trials, that nobody has taken."""
-        # There are trials beyond the last if the sweep was to have more of them once.
+        # There are trials beyond the last if an earlier command asked for more of them.
         wanted = [trial for index, trial in trials.items() if index < self.plan.count]
         by_group = defaultdict[tuple[str, int] | None, list[FrozenTrial]](list)
         for trial in wanted:
@@ -175,7 +175,7 @@ class SharedStudy:
             waiting = [trial for trial in members if trial.state == TrialState.WAITING]
             if group and len(waiting) == group[1]:
                 groups.append(waiting)
-            # Of a group, those that are missing may be retried within moments.
+            # The missing trials of a group may be retried within moments.
             elif not group or all(trial.state in _SETTLED for trial in members):
                 singles += waiting
         return groups, singles
@@ -194,7 +194,7 @@ class SharedStudy:
         trials = self.trials()
         groups, singles = self._waiting(trials)
         for first, *others in groups:
-            # Who gets the first of a group gets the others.
+            # Whoever gets the first of a group gets the others.
             if claim := self._take(first):
                 return [claim, *filter(None, map(self._take, others))]
         unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
@@ -217,13 +217,13 @@ class SharedStudy:
         return group
 
     def _take(self, waiting: FrozenTrial) -> Claim | None:
-        """The trial, if it is this worker's from now on.
+        """Takes a trial; returns None if another worker was faster.
 
-        As `Study.ask` does it, which reads all unfinished trials of the study each time (too slow
-        for hundreds), and records no heartbeat.
+        `Study.ask` would read all unfinished trials each time, which is too slow for hundreds, and
+        it records no heartbeat.
         """
         index, trial_id = waiting.user_attrs["index"], waiting._trial_id
-        # Before it is taken: a trial without any heartbeat is never retried.
+        # Before the trial is taken, since one without any heartbeat is never retried.
         self._storage.record_heartbeat(trial_id)
         try:
             with self._alone:
@@ -231,8 +231,8 @@ class SharedStudy:
                     return None
         except UpdateFinishedTrialError:
             return None
-        # With a seed of the trial's own, or several workers would draw the same. Only TPE draws:
-        # of the other samplers, trials are enqueued with their settings.
+        # Each trial has its own seed, or several workers would draw the same. Only TPE draws here:
+        # with the other samplers, trials are enqueued with their settings.
         self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
         settings = suggest(self.plan.space, trial)
@@ -241,7 +241,7 @@ class SharedStudy:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Records heartbeats of the trials taken meanwhile; gives back what is unfinished then.
+        """Records heartbeats of the trials that are taken; at the end, hands back unfinished ones.
 
         Raises:
           SweepError: the storage cannot be used any more.
@@ -251,7 +251,7 @@ class SharedStudy:
         def beat() -> None:
             while not done.wait(HEARTBEAT):
                 for trial_id in list(self._held):
-                    with suppress(*_STORAGE_ERRORS):  # the next one may be in time
+                    with suppress(*_STORAGE_ERRORS):  # the next heartbeat may be in time
                         self._storage.record_heartbeat(trial_id)
 
         thread = Thread(target=beat, daemon=True)
@@ -262,7 +262,7 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
-            with suppress(*_STORAGE_ERRORS):  # without that, they are retried later
+            with suppress(*_STORAGE_ERRORS):  # otherwise they are retried later
                 while self._held:
                     _, claim = self._held.popitem()
                     failed = self._study.tell(
@@ -279,13 +279,13 @@ class SharedStudy:
         return group[0]
 
     def report(self, first: Claim, step: int) -> None:
-        """Tells the others how far the group of this trial is."""
-        # It may be another's, if this worker was taken for dead.
+        """Tells the other workers how far the group of this trial is."""
+        # If this worker was taken for dead, the trial may belong to another.
         with suppress(UpdateFinishedTrialError):
             first.trial.set_user_attr("step", step)
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
-        """Whether a trial with this score at this step had better end."""
+        """Whether a trial with this score at this step should be pruned."""
         try:
             claim.trial.report(score, step)
         except UpdateFinishedTrialError:
@@ -295,7 +295,7 @@ class SharedStudy:
     def finish(
         self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
     ) -> None:
-        """Keeps what a trial gave; nothing if it was taken for dead and is another's by now."""
+        """Stores the result of a trial, unless it was taken for dead and belongs to another now."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
         values, state = (None, TrialState.PRUNED) if pruned else (score, TrialState.COMPLETE)
         with suppress(UpdateFinishedTrialError):
@@ -304,10 +304,10 @@ class SharedStudy:
         self._held.pop(claim.trial._trial_id, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
-        """Keeps where this worker's numbers come from.
+        """Stores where this worker's numbers come from.
 
         Raises:
-          RecordsError: the workers before had another data set.
+          RecordsError: earlier workers had another data set.
         """
         known = self.provenance()
         if known and known["dataset"] != provenance["dataset"]:
@@ -317,7 +317,7 @@ class SharedStudy:
         self._study.set_user_attr(f"worker {uuid4().hex}", dict(provenance))
 
     def provenance(self) -> dict[str, Any]:
-        """Where the numbers come from: what the first worker said, and the `workers` after it."""
+        """Where the numbers come from: what the first worker stored, and later ones' `workers`."""
         attributes = self._study.user_attrs.items()
         workers = [value for key, value in attributes if key.startswith("worker ")]
         if not workers:
@@ -326,7 +326,7 @@ class SharedStudy:
         return first | {"workers": others}
 
     def discard(self) -> bool:
-        """Deletes the study if this made it, and nobody has anything in it; whether it did."""
+        """Deletes the study if this made it and no trial was begun; returns whether it did."""
         begun = (TrialState.RUNNING, *_FINISHED)
         if not self._made or any(trial.state in begun for trial in self.trials().values()):
             return False
@@ -335,12 +335,12 @@ class SharedStudy:
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Those that ended by themselves."""
+    """The trials that ended by themselves, by index."""
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
 
 
 def _group(trial: FrozenTrial) -> tuple[str, int] | None:
-    # From a storage that others write to, and a folder's name: nothing but what `begin` makes.
+    # It names a folder and comes from a shared storage: accept only what `begin` makes.
     match trial.user_attrs.get("group"):
         case [str(name), int(size)] if re.fullmatch("[0-9a-f]{32}", name):
             return name, size
@@ -365,7 +365,7 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
-                    # In seconds, until a write gives up waiting for another's.
+                    # Seconds until a write stops waiting for another.
                     engine_kwargs={"connect_args": {"timeout": 60}} if file else None,
                     heartbeat_interval=HEARTBEAT,
                     grace_period=3 * HEARTBEAT,
@@ -397,8 +397,7 @@ def _told_in_a_sentence(plan: Plan) -> Iterator[None]:
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:
-    # Of a database without its driver, Optuna does not say which; SQLAlchemy's own errors end with
-    # advice on further lines.
+    # Only the cause of a missing driver names it; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return SweepError(f"cannot use the storage {_without_password(plan.storage)}: {reason}")

@@ -1,6 +1,6 @@
-"""Takes trials of a sweep and trains them, those that differ in nothing but numbers as one program.
+"""A worker of a sweep: takes trials and trains those that share a program together.
 
-python -m bnrepro.sweep.worker takes the pickled plan on stdin, as engines start it.
+Engines start python -m bnrepro.sweep.worker, which reads the pickled plan from stdin.
 """
 
 import os
@@ -28,22 +28,23 @@ from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.study import Claim, SharedStudy
 from bnrepro.training import CheckpointError
 
-# TPE and pruning learn from finished trials: a sweep has at least so many rounds.
+# TPE and pruning learn from finished trials, so a sweep with either has at least this many rounds.
 _ROUNDS = 8
 
 
 def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
-    """Trains trials until there is none left to take.
+    """Trains trials until none is left to take.
 
     Args:
-      plan: of the sweep.
-      should_end: asked every now and then; what was begun then is saved, and left to others.
+      plan: the sweep.
+      should_end: asked repeatedly; once it returns True, trials that were begun are saved and
+        handed back for others to resume.
 
     Raises:
       SweepError: the storage cannot be used.
-      ConfigError: a config that does not go with the data set.
-      DatasetError: a data set that cannot be had.
-      RecordsError: another sweep, or another data set than that of the other workers.
+      ConfigError: a config does not fit the data set.
+      DatasetError: the data set cannot be loaded.
+      RecordsError: the storage holds another sweep, or other workers have another data set.
       CheckpointError: a checkpoint cannot be written.
     """
     dataset = load_dataset(plan.config["dataset"], plan.config["data_dir"] or None)
@@ -68,7 +69,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         study.register({"dataset": dataset.name, "stand_in": dataset.stand_in, **here_and_now()})
         while not should_end() and (claims := study.claim(how_many)):
             by_name = {c.name: c for c in sorted(claims, key=lambda claim: claim.index)}
-            # Of TPE, they may be several programs.
+            # With TPE, they may need several programs.
             for group in plan.groups({name: c.settings for name, c in by_name.items()}):
                 names, size = list(group.numbers), room_for(group)
                 for first in range(0, len(names), size):
@@ -84,7 +85,7 @@ def _train(
     claims: Sequence[Claim],
     should_end: Callable[[], bool],
 ) -> bool:
-    """Trains some trials of a group together; False if it was to end."""
+    """Trains some trials of a group together; returns False if it was told to end."""
     start, plan = perf_counter(), study.plan
     steps, eval_every = plan.config["steps"], plan.config["eval_every"]
     pruned, rows, ending = set[str](), list[Row](), False
@@ -131,7 +132,7 @@ def _train(
 
 
 def _checkpoints(study: SharedStudy, claims: Sequence[Claim]) -> GroupCheckpoints | None:
-    """Where these trials go on from, if they are a whole group, and what they leave."""
+    """The checkpoints these trials resume from if they are a whole group, or else new ones."""
     folder, keep = study.plan.checkpoints, study.plan.config["checkpoint"]["keep"]
     checkpoints, group = None, claims[0].group
     if group and [claim.group for claim in claims] == [group] * group[1]:
@@ -140,7 +141,7 @@ def _checkpoints(study: SharedStudy, claims: Sequence[Claim]) -> GroupCheckpoint
 
 
 def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
-    """The rows of each trial, at once: to look for those of one takes as long as for all."""
+    """The rows of each trial, split in one pass."""
     own = defaultdict[str, list[Row]](list)
     for row in rows:
         own[row[0]].append(row)
@@ -148,13 +149,13 @@ def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
 
 
 def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
-    """Mean accuracy, over seeds, on what chooses at a step; one that diverged counts as 0."""
+    """Mean accuracy over seeds at a step, on the split that chooses; diverged seeds count as 0."""
     chosen = (step, choosing_split(plan.config), "accuracy")
     return sum(row[5] for row in rows if row[2:5] == chosen) / plan.config["seeds"]
 
 
 def main() -> None:
-    """A worker process; on SIGTERM, or when its parent has ended, it saves its trials and ends.
+    """Runs a worker process, which saves its trials and ends on SIGTERM or when its parent ends.
 
     Raises:
       SystemExit: with code 2, after a sentence on stderr, if it cannot work.
