@@ -23,6 +23,9 @@ def get_config(length: str = "full") -> ConfigDict:
     # Data: a TFDS name, and the only folder to look into ("" for TFDS_DATA_DIR and TFDS's own).
     config.dataset = "mnist"
     config.data_dir = ""
+    config.image_size = 0  # average images down to this height and width; 0: as stored
+    config.random_flip = False  # mirror half of the training images
+    config.digits = 1  # images side by side in a picture, which then has 10 ** digits labels
     config.binary_input = True  # pixels above 127 are 1, others 0
 
     # Runs: this many seeds, counted from first_seed.
@@ -78,6 +81,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.sampler = ConfigDict()
     config.sampler.name = "epochs"  # or with_replacement, labels
     # Of sampler labels: labels x images of each; labels drawn with replacement or not.
+    # A larger batch consists of several such minibatches.
     config.sampler.labels_per_batch = 2
     config.sampler.examples_per_label = 30
     config.sampler.repeat_labels = False

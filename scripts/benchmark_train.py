@@ -82,13 +82,13 @@ def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> C
     config = json.loads(json.dumps(mnist_sigmoid.get_config().to_dict()))
     config = variant_configs(config | {"seeds": seeds})[variant]
     job = make_job(variant, config, dataset)
-    program = make_program(config, dataset, samplers=job.samplers, devices=job.devices)
+    program = make_program(*job)
     states = program.init(np.arange(seeds), {})
 
     def call(number: int) -> None:
         nonlocal states
         for _ in range(number):
-            states, metrics = program.train_steps(states, *program.data, 0, STEPS)
+            states, metrics = program.train_steps(states, program.arrays, (), 0, STEPS)
         jax.block_until_ready(metrics)
 
     return call

@@ -74,7 +74,9 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
                 run, name, configs[name], steps, options.checkpoint
             )
     # Where the config says that the data lies is another machine's, and another person's word.
-    dataset = load_dataset(run.config["dataset"], options.data_dir)
+    dataset = load_dataset(
+        run.config["dataset"], options.data_dir, image_size=run.config.get("image_size", 0)
+    )
     restored.check_dataset(run, dataset)
 
     rows = {name: ["no whole checkpoint", "–", "–", "–"] for name in names}

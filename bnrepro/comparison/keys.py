@@ -144,6 +144,13 @@ KEYS: dict[str, Key] = {
     # --- data ---
     "dataset": Key(Is(str), "mnist", "TFDS name, and version if you like"),
     "data_dir": Key(Is(str), "", "folder of prepared data sets; if given, the only one"),
+    "image_size": Key(
+        Number(int, 0, 2**12), 0, "height and width that images are averaged down to; 0: as stored"
+    ),
+    "random_flip": Key(Is(bool), False, "mirror half of the training images, left to right"),
+    "digits": Key(
+        Number(int, 1, 4), 1, "images side by side in a picture; MNIST's have 10 ** digits labels"
+    ),
     "binary_input": Key(Is(bool), False, "pixels above 127 are 1, others 0; else from 0 to 1"),
     # --- the run ---
     "seeds": Key(Number(int, 1, 10_000), 3, "runs of each variant, trained together"),
@@ -224,7 +231,11 @@ KEYS: dict[str, Key] = {
         Number(float, 0, 1e6), 0.0, "largest norm of the gradient of all parameters; 0 for any"
     ),
     # --- minibatches ---
-    "sampler.name": Key(Choice(SAMPLERS), "epochs", "how examples are drawn"),
+    "sampler.name": Key(
+        Choice(SAMPLERS),
+        "epochs",
+        "how examples are drawn; several digits: not in epochs",
+    ),
     "sampler.labels_per_batch": Key(_BATCH, 2, "of sampler labels"),
     "sampler.examples_per_label": Key(_BATCH, 30, "of sampler labels"),
     "sampler.repeat_labels": Key(Is(bool), False, "draw labels with replacement"),
@@ -262,8 +273,8 @@ TRACED = (
     "model.dropout", "model.init_std",
 )  # fmt: skip
 # These hold for a whole comparison; a variant cannot change them.
-COMMON = {"variants", "baseline", "dataset", "data_dir", "seeds", "first_seed", "steps",
-           "eval_every", "preview", "checkpoint", "measures", "measure_every"}  # fmt: skip
+COMMON = {"variants", "baseline", "dataset", "data_dir", "image_size", "seeds", "first_seed",
+           "steps", "eval_every", "preview", "checkpoint", "measures", "measure_every"}  # fmt: skip
 
 
 def check_setting(key: str, value: Any) -> None:

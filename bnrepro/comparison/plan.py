@@ -109,7 +109,7 @@ def bytes_per_variant(program: Program, traced: Sequence[str]) -> int:
     seeds = program.config["first_seed"] + np.arange(program.config["seeds"])
     numbers = {key: np.zeros(len(seeds), np.float32) for key in traced}
     train_steps: Any = program.train_steps
-    compiled = train_steps.lower(program.init(seeds, numbers), *program.data, 0, 1).compile()
+    compiled = train_steps.lower(program.init(seeds, numbers), program.arrays, (), 0, 1).compile()
     memory = compiled.memory_analysis()
     return memory.temp_size_in_bytes + memory.output_size_in_bytes
 

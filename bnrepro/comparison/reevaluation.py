@@ -6,15 +6,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int
 
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import Restored, check_model
-from bnrepro.comparison.variant import make_evaluate, make_model, preprocessing
-from bnrepro.data import Dataset, make_sampler
+from bnrepro.comparison.variant import Data, example_input, make_data, make_evaluate, make_model
+from bnrepro.data import Dataset, fixed_examples
 from bnrepro.layers import population_statistics
 from bnrepro.training import fetch, make_devices
 
@@ -37,8 +36,18 @@ def reevaluate(
       CheckpointError: the checkpoint is of other data, or of another model.
       ConfigError: the test set has no such minibatches.
     """
-    model = make_model(config, len(dataset.class_names))
-    check_model(restored, model, preprocessing(config)(jnp.asarray(dataset.test_images[:1])))
+    covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
+    minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
+    asked = {"train_examples": 0, "minibatches": minibatches, "holdout": 0}
+    config = {**config, "evaluation": asked, "measures": ()}
+    try:
+        data = make_data(config, dataset)
+    except ValueError as error:
+        raise ConfigError(
+            f"{restored.path} cannot be evaluated on {dataset.name}: {error}"
+        ) from error
+    model = make_model(config, data.num_classes)
+    check_model(restored, model, example_input(data))
     devices = make_devices(
         "single",
         seeds=0,
@@ -48,28 +57,10 @@ def reevaluate(
         batch_size=config["batch_size"],
         microbatch_size=config["microbatch_size"],
     )
-    minibatches, sampler, variables = 0, None, restored.variables
-    if statistics == "minibatch":
-        covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
-        minibatches = config["evaluation"]["minibatches"] or covering
-        try:
-            sampler = make_sampler(
-                **config["sampler"], labels=dataset.test_labels, batch_size=config["batch_size"]
-            )
-        except ValueError as error:
-            raise ConfigError(
-                f"{restored.path} cannot be evaluated on minibatches: {error}"
-            ) from error
-    elif statistics == "population":
-        variables = with_population_statistics(variables, config, dataset.train_images, model)
-    asked = {"train_examples": 0, "minibatches": minibatches, "holdout": 0}
-    evaluate = make_evaluate(
-        {**config, "evaluation": asked, "measures": ()},
-        dataset,
-        sampler,
-        lambda _: (model, optax.identity()),
-        devices,
-    )
+    variables = restored.variables
+    if statistics == "population":
+        variables = with_population_statistics(variables, config, data, model)
+    evaluate = make_evaluate(config, data, lambda _: (model, optax.identity()), devices)
     values = fetch(evaluate(variables, {}))["test_minibatches" if minibatches else "test"]
     diverged = np.isin(restored.seeds, [*restored.diverged]) | ~np.isfinite(values["loss"])
     return {
@@ -79,20 +70,18 @@ def reevaluate(
 
 
 def with_population_statistics(
-    variables: dict[str, Any],
-    config: Mapping[str, Any],
-    images: UInt8[np.ndarray, "n h w c"],
-    model: nn.Module,
+    variables: dict[str, Any], config: Mapping[str, Any], data: Data, model: nn.Module
 ) -> dict[str, Any]:
     """Variables with the moving averages replaced by statistics of the whole training set.
 
     The set is shuffled, in microbatches of the size trained with, and seen once for Batch Norm; for
-    Batch Renorm, once a layer: see `population_statistics`.
+    Batch Renorm, once a layer: see `population_statistics`. Of pictures of several images, as many
+    are drawn as the set has images.
 
     Args:
       variables: of several seeds, stacked along a first axis.
       config: of the variant.
-      images: of the training set.
+      data: with the training set.
       model: whose variables they are.
 
     Returns:
@@ -100,31 +89,38 @@ def with_population_statistics(
     """
     if not variables["batch_stats"]:
         return variables
-    preprocess = preprocessing(config)
+    images, labels = data.source.arrays
+    examples = fixed_examples(images, labels, len(labels), config["digits"])
 
     def apply(variables: Any, microbatches: Array, mutable: list[str]) -> Any:
         def one(microbatch: Array, variables: Any) -> Any:
-            x = preprocess(microbatch)
-            return model.apply(variables, x, train=True, deterministic=True, mutable=mutable)
+            return model.apply(
+                variables, microbatch, train=True, deterministic=True, mutable=mutable
+            )
 
         # Statistics have the shape of the variables, so the microbatches come before the seeds.
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(microbatches, variables)
 
-    batches = _microbatches(images, config["batch_size"], config["microbatch_size"])
+    def batches() -> Iterator[Float[Array, "microbatches size h w c"]]:
+        arrays = jax.device_put(examples.arrays)
+        for index in _microbatches(len(labels), config["batch_size"], config["microbatch_size"]):
+            drawn = jax.tree.map(lambda x, index=index: x[index], examples.drawn)
+            yield data.source.take(arrays, drawn)["images"]
+
     with np.errstate(all="ignore"):  # seeds that diverged
-        return {**variables, "batch_stats": population_statistics(apply, variables, batches)}
+        return {**variables, "batch_stats": population_statistics(apply, variables, batches())}
 
 
 def _microbatches(
-    images: UInt8[np.ndarray, "n h w c"], batch_size: int, microbatch_size: int
-) -> Iterator[UInt8[np.ndarray, "microbatches size h w c"]]:
-    """All images in a random order, some microbatches at a time; a last one may be smaller."""
-    order = np.random.default_rng(0).permutation(len(images))
-    for start in range(0, len(order), batch_size):
-        batch = images[order[start : start + batch_size]]
+    count: int, batch_size: int, microbatch_size: int
+) -> Iterator[Int[np.ndarray, "microbatches size"]]:
+    """All examples in a random order, some microbatches at a time; a last one may be smaller."""
+    order = np.random.default_rng(0).permutation(count)
+    for start in range(0, count, batch_size):
+        batch = order[start : start + batch_size]
         whole = len(batch) // microbatch_size * microbatch_size
         if whole:
-            yield batch[:whole].reshape(-1, microbatch_size, *batch.shape[1:])
+            yield batch[:whole].reshape(-1, microbatch_size)
         # A single image may be a single value a feature, which has no variance.
         if len(batch) - whole > 1:
             yield batch[whole:][None]

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from functools import partial
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -16,18 +15,19 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import DEFAULTS, variant_configs
+from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, Programs, group_variants, side_by_side
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import (
+    Data,
     Program,
-    Samplers,
     compiled_once,
+    make_data,
     make_program,
     train_variants,
 )
-from bnrepro.data import Dataset, load_dataset, make_sampler
+from bnrepro.data import Dataset, load_dataset
 from bnrepro.records import (
     CHECKPOINTS,
     RecordsError,
@@ -63,7 +63,7 @@ class Job(NamedTuple):
     """A variant, and what it is trained with."""
 
     config: dict[str, Any]
-    samplers: Samplers
+    data: Data
     devices: Devices
 
 
@@ -98,8 +98,10 @@ def run_comparison(
       CheckpointError: a checkpoint that cannot be written, or none that can be read.
       Preempted: `should_stop`, or JAX in several processes, said so; what was done is saved.
     """
-    variants = variant_configs(config)
-    dataset = load_dataset(config["dataset"], config["data_dir"] or None)
+    variants, common = variant_configs(config), common_config(config)
+    dataset = load_dataset(
+        common["dataset"], common["data_dir"] or None, image_size=common["image_size"]
+    )
     jobs = {}
     for name, variant in variants.items():
         try:
@@ -125,13 +127,12 @@ def run_comparison(
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
         trackers = [TensorBoard()] if trackers is None else trackers
-        return _train(run, jobs, dataset, progress, trackers, should_stop)
+        return _train(run, jobs, progress, trackers, should_stop)
 
 
 def _train(
     run: Run,
     jobs: Mapping[str, Job],
-    dataset: Dataset,
     progress: Progress,
     trackers: Sequence[Tracker],
     should_stop: Callable[[], bool],
@@ -157,10 +158,7 @@ def _train(
     rows: dict[str, list[Row]] = {}
 
     def make(group: Group) -> Program:
-        job = jobs[group.name]
-        return compiled_once(
-            make_program(job.config, dataset, samplers=job.samplers, devices=job.devices)
-        )
+        return compiled_once(make_program(*jobs[group.name]))
 
     threads = side_by_side(job.devices for job in jobs.values())
     # As many as are at work: the variants of a group are trained one after another.
@@ -293,19 +291,14 @@ def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
             f"variant {name}: evaluation.holdout must leave some of the {size:,} training images, "
             f"got {holdout:,}"
         )
-    dataset = dataset.hold_out(holdout)
     size -= holdout
-    if examples > size and not dataset.stand_in:
+    if examples > size and config["digits"] == 1 and not dataset.stand_in:
         raise _DoesNotFitError(
             f"variant {name}: evaluation.train_examples must be at most {size:,}, the size of the "
             f"training set, got {examples:,}"
         )
-    make = partial(make_sampler, **config["sampler"], batch_size=config["batch_size"])
     try:
-        samplers = Samplers(
-            train=make(labels=dataset.train_labels),
-            test=make(labels=dataset.test_labels) if config["evaluation"]["minibatches"] else None,
-        )
+        data = make_data(config, dataset)
     except ValueError as error:
         raise _DoesNotFitError(f"variant {name}: {error}") from None
     try:
@@ -317,4 +310,4 @@ def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
         )
     except ValueError as error:
         raise ConfigError(f"variant {name}: {error}") from None
-    return Job(config, samplers, devices)
+    return Job(config, data, devices)

@@ -3,6 +3,8 @@
 import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,35 +16,105 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from bnrepro.comparison.config import with_settings
-from bnrepro.data import Dataset, Sampler
+from bnrepro.data import (
+    Dataset,
+    Examples,
+    Source,
+    fixed_examples,
+    make_sampler,
+    resident,
+    take_images,
+)
 from bnrepro.models import DTYPES, make_network, make_normalizer
 from bnrepro.records import Row, choosing_split
 from bnrepro.training import (
-    MAX_STEPS,
     Checkpoints,
     Devices,
     Numbers,
     Task,
     TrainSteps,
     evaluate,
-    evaluate_minibatches,
     fetch,
+    in_batches,
     initial_states,
     make_measure,
     make_optimizer,
     make_train_steps,
+    measure_once,
 )
+from bnrepro.training.devices import DATA
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # What each step gives; measures are of some.
 _EVERY_STEP = ("loss", "accuracy")
 
 
-class Samplers(NamedTuple):
-    """How minibatches are drawn from either set; from the test set only if they are asked for."""
+# Test images that measures at evaluations are taken on, at most.
+_MEASURED = 10_000
 
-    train: Sampler
-    test: Sampler | None
+
+class Data(NamedTuple):
+    """What a variant is trained and evaluated on.
+
+    Attributes:
+      source: of its minibatches.
+      test: the test set.
+      others: further sets to evaluate on: `holdout`, the images kept from training, and
+        `train_set`, training images.
+      minibatches: of test images, (minibatches, batch, ...), the same at each evaluation, for
+        `test_minibatches`; or None.
+      num_classes: number of labels.
+    """
+
+    source: Source
+    test: Examples
+    others: Mapping[str, Examples]
+    minibatches: Any
+    num_classes: int
+
+
+def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
+    """What a variant of this config is trained and evaluated on.
+
+    Raises:
+      ValueError: the data set does not have such images or minibatches.
+    """
+    evaluation, digits = config["evaluation"], config["digits"]
+    dataset = dataset.hold_out(evaluation["holdout"])
+    classes, preprocess = len(dataset.class_names), preprocessing(config)
+    num_classes = classes**digits
+
+    def sampler(labels: np.ndarray) -> Any:
+        return make_sampler(
+            **config["sampler"], labels=labels, batch_size=config["batch_size"], digits=digits
+        )
+
+    def take(arrays: Any, drawn: Any) -> dict[str, Array]:
+        batch = take_images(arrays, drawn, classes=classes, digits=digits)
+        return {**batch, "images": preprocess(batch["images"])}
+
+    def all_of(images: np.ndarray, labels: np.ndarray) -> Examples:
+        # Of pictures of several images there is at least one of each label.
+        count = len(labels) if digits == 1 else max(len(labels), num_classes)
+        return fixed_examples(images, labels, count, digits)
+
+    train = dataset.train_images, dataset.train_labels
+    others, minibatches = {}, None
+    if dataset.holdout_images is not None and dataset.holdout_labels is not None:
+        others["holdout"] = all_of(dataset.holdout_images, dataset.holdout_labels)
+    if count := evaluation["train_examples"]:
+        count = min(count, len(dataset.train_labels)) if digits == 1 else count
+        others["train_set"] = fixed_examples(*train, count, digits)
+    if count := evaluation["minibatches"]:
+        draw = partial(sampler(dataset.test_labels), jax.random.key(config["first_seed"]))
+        minibatches = {"index": jax.vmap(draw)(jnp.arange(count))}
+    return Data(
+        source=resident(*train, sampler(dataset.train_labels), take, flip=config["random_flip"]),
+        test=all_of(dataset.test_images, dataset.test_labels),
+        others=others,
+        minibatches=minibatches,
+        num_classes=num_classes,
+    )
 
 
 class Program(NamedTuple):
@@ -52,36 +124,30 @@ class Program(NamedTuple):
       config: that they share.
       devices: where they run.
       init: the states of all runs before the first step, from their seeds and numbers.
+      source: of minibatches.
+      arrays: those of the source, as `train_steps` takes them.
       train_steps: see `make_train_steps`.
       evaluate: see `make_evaluate`.
-      data: images and labels of the training set, as `train_steps` takes them.
     """
 
     config: Mapping[str, Any]
     devices: Devices
     init: Callable[[Any, Any], TrainState]
+    source: Source
+    arrays: Any
     train_steps: TrainSteps
     evaluate: Callable[[Any, Numbers], dict[str, dict[str, Array]]]
-    data: tuple[Array, Array]
 
 
-def make_program(
-    config: Mapping[str, Any],
-    dataset: Dataset,
-    *,
-    samplers: Samplers,
-    devices: Devices,
-) -> Program:
+def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Program:
     """What trains and evaluates runs of `config`.
 
     Args:
       config: of a variant.
-      dataset: what is trained on, but for the holdout that the config asks for.
-      samplers: of its minibatches.
+      data: what it is trained and evaluated on.
       devices: where it is trained.
     """
-    classes = len(dataset.class_names)
-    dataset = dataset.hold_out(config["evaluation"]["holdout"])
+    source = data.source
     axis_name = devices.axis_name if devices.synchronized else None
 
     def build(
@@ -89,12 +155,12 @@ def make_program(
     ) -> tuple[nn.Module, optax.GradientTransformation]:
         own = with_settings(config, numbers)
         optimizer = make_optimizer(**own["optimizer"], steps=own["steps"])
-        return make_model(own, classes, axis_name), optimizer
+        return make_model(own, data.num_classes, axis_name), optimizer
 
     init = partial(
         initial_states,
         build=build,
-        example=preprocessing(config)(jnp.asarray(dataset.train_images[:1])),
+        example=example_input(data),
         ema_decay=config["ema_decay"],
     )
     return Program(
@@ -103,17 +169,26 @@ def make_program(
         init=jax.jit(init, out_shardings=devices.sharding),
         train_steps=make_train_steps(
             build=partial(build, axis_name=axis_name),
-            sampler=samplers.train,
-            preprocess=preprocessing(config),
+            draw=source.draw,
+            take=source.take,
+            steps_at_once=source.steps_at_once,
             microbatch_size=config["microbatch_size"],
             ema_decay=config["ema_decay"],
             devices=devices,
             measures=config["measures"],
             measure_every=config["measure_every"],
         ),
-        evaluate=make_evaluate(config, dataset, samplers.test, build, devices),
-        data=devices.replicate((dataset.train_images, dataset.train_labels)),
+        source=source,
+        arrays=devices.replicate(source.arrays),
+        evaluate=make_evaluate(config, data, build, devices),
     )
+
+
+def example_input(data: Data) -> Float[Array, "one height width channels"]:
+    """An input of the network, of which only the shape counts."""
+    first = jax.tree.map(lambda x: x[:1], data.test.drawn)
+    images = jax.eval_shape(data.source.take, data.test.arrays, first)["images"]
+    return jnp.zeros(images.shape, images.dtype)
 
 
 def compiled_once(program: Program) -> Program:
@@ -185,49 +260,95 @@ def train_variants(
             checkpoints.save(step, vars(devices.gather(states)), notes, score)
 
     steps, every = config["steps"], config["checkpoint"]["every"]
-    while True:
-        if step % config["eval_every"] == 0 and (history or not rows):
-            states_here = devices.gather(states)
-            splits = fetch(program.evaluate(states_here.evaluated, states_here.numbers))
-            splits["train"] = {
-                # Whatever the type, so that a resumed run has the same mean.
-                metric: values.mean(1, dtype=np.float64)
-                for metric, values in _joined(history).items()
-                if values.shape[1]  # steps without a measure between two evaluations
-            }
-            rows += _rows(runs, step, splits, fetch(states_here.diverged_at), rows)
-            history = []
-            yield step, rows
-            finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
-            if not finals:  # all diverged
+
+    def steps_at_once(step: int) -> int:
+        return min(program.source.steps_at_once, config["eval_every"] - step % config["eval_every"])
+
+    with closing(_Feed(program)) as feed:
+        while True:
+            if step % config["eval_every"] == 0 and (history or not rows):
+                states_here = devices.gather(states)
+                splits = fetch(program.evaluate(states_here.evaluated, states_here.numbers))
+                splits["train"] = {
+                    # Whatever the type, so that a resumed run has the same mean.
+                    metric: values.mean(1, dtype=np.float64)
+                    for metric, values in _joined(history).items()
+                    if values.shape[1]  # steps without a measure between two evaluations
+                }
+                rows += _rows(runs, step, splits, fetch(states_here.diverged_at), rows)
+                history = []
+                yield step, rows
+                finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
+                if not finals:  # all diverged
+                    return
+                score = sum(finals) / len(finals)
+                evaluations = step // config["eval_every"]
+                if step == steps or (every and step and evaluations % every == 0):
+                    save()
+                kept = [i for i, (name, _) in enumerate(runs) if name not in dropped]
+                if not kept:
+                    return
+                # Fewer runs are another program to compile: not for a few.
+                if 2 * len(kept) <= len(runs):
+                    runs = [runs[i] for i in kept]
+                    states = devices.spread(devices.select(devices.gather(states), kept))
+            if step == steps:
                 return
-            score = sum(finals) / len(finals)
-            evaluations = step // config["eval_every"]
-            if step == steps or (every and step and evaluations % every == 0):
+            if should_stop(step):
                 save()
-            kept = [i for i, (name, _) in enumerate(runs) if name not in dropped]
-            if not kept:
                 return
-            # Fewer runs are another program to compile: not for a few.
-            if 2 * len(kept) <= len(runs):
-                runs = [runs[i] for i in kept]
-                states = devices.spread(devices.select(devices.gather(states), kept))
-        if step == steps:
-            return
-        if should_stop(step):
-            save()
-            return
-        count = min(MAX_STEPS, config["eval_every"] - step % config["eval_every"])
-        states, metrics = program.train_steps(states, *program.data, step, count)
-        new = fetch(devices.gather(metrics))
-        measured = (step + np.arange(count)) % config["measure_every"] == 0
-        history.append(
-            {
-                metric: values[:, :count][:, slice(None) if metric in _EVERY_STEP else measured]
-                for metric, values in new.items()
-            }
-        )
-        step += count
+            count, seeds = steps_at_once(step), [seed for _, seed in runs]
+            fed = feed(seeds, step, count)
+            states, metrics = program.train_steps(states, program.arrays, fed, step, count)
+            if step + count < steps:
+                feed.read_ahead(seeds, step + count, steps_at_once(step + count))
+            new = fetch(devices.gather(metrics))
+            measured = (step + np.arange(count)) % config["measure_every"] == 0
+            history.append(
+                {
+                    metric: values[:, :count][:, slice(None) if metric in _EVERY_STEP else measured]
+                    for metric, values in new.items()
+                }
+            )
+            step += count
+
+
+class _Feed:
+    """Feeds a stream's minibatches; the next are read while the devices train on these."""
+
+    def __init__(self, program: Program):
+        self._program, self._pool = program, ThreadPoolExecutor(1)
+        self._ahead: dict[Any, Future[Any]] = {}
+
+    def read_ahead(self, seeds: Sequence[int], first: int, count: int) -> None:
+        """Begins to read the minibatches of these steps."""
+        if self._program.source.feed is not None:
+            read = self._pool.submit(self._read, seeds, first, count)
+            self._ahead = {(*seeds, first, count): read}
+
+    def __call__(self, seeds: Sequence[int], first: int, count: int) -> Any:
+        """Those minibatches, on the devices; nothing if there is no stream."""
+        if self._program.source.feed is None:
+            return ()
+        if (*seeds, first, count) not in self._ahead:
+            self.read_ahead(seeds, first, count)
+        return self._ahead.pop((*seeds, first, count)).result()
+
+    def _read(self, seeds: Sequence[int], first: int, count: int) -> Any:
+        source, config = self._program.source, self._program.config
+        assert source.feed is not None
+        # The compiled loop takes arrays of one shape, and looks only at the steps that it is told.
+        missing = source.steps_at_once - count
+
+        def whole(x: np.ndarray) -> np.ndarray:
+            x = np.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)])
+            return x.reshape(*x.shape[:2], -1, config["microbatch_size"], *x.shape[3:])
+
+        return self._program.devices.feed(jax.tree.map(whole, source.feed(seeds, first, count)))
+
+    def close(self) -> None:
+        """Reads no further."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _joined(history: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -287,8 +408,7 @@ def _abstract_fields(program: Program, seeds: Any, numbers: Any) -> Any:
 
 def make_evaluate(
     config: Mapping[str, Any],
-    dataset: Dataset,
-    test_sampler: Sampler | None,
+    data: Data,
     build: Callable[[Numbers], tuple[nn.Module, optax.GradientTransformation]],
     devices: Devices,
 ) -> Callable[[Any, Numbers], dict[str, dict[str, Array]]]:
@@ -296,51 +416,53 @@ def make_evaluate(
 
     The call takes the runs' numbers, too, of which `build` makes the model.
 
-    Splits: `test`, the whole test set with the stored averages, and what is measured on it; where
-    the config asks for them, `holdout` and `train_set`, the images kept from training and the first
-    training images, likewise without measures, and `test_minibatches`, minibatches of test
-    images with their own statistics, the same ones each time.
+    Splits: `test`, with what is measured at evaluations, on the first 10,000 test images at most;
+    the other sets of `data`; and `test_minibatches`, minibatches of test images with their own
+    statistics.
     """
-    evaluation, preprocess = config["evaluation"], preprocessing(config)
-    # Arguments of the compiled function, not constants in it.
-    arrays = {"test": (preprocess(jnp.asarray(dataset.test_images)), dataset.test_labels)}
-    if dataset.holdout_images is not None and dataset.holdout_labels is not None:
-        held = preprocess(jnp.asarray(dataset.holdout_images))
-        arrays["holdout"] = (held, dataset.holdout_labels)
-    if count := evaluation["train_examples"]:
-        first = preprocess(jnp.asarray(dataset.train_images[:count]))
-        arrays["train_set"] = (first, dataset.train_labels[:count])
-    stored = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
-    indices = None
-    if test_sampler is not None:
-        draw = partial(test_sampler, jax.random.key(config["first_seed"]))
-        indices = jax.vmap(draw)(jnp.arange(evaluation["minibatches"]))
+    take = data.source.take
+    spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
+    sets = {"test": data.test, **data.others}
+    batches = {split: in_batches(examples.drawn, spread=spread) for split, examples in sets.items()}
+    sizes = dict.fromkeys(sets)
+    if data.minibatches is not None:
+        sets["test_minibatches"] = data.test
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data.minibatches)
+        batches["test_minibatches"] = in_batches(flat, size=config["batch_size"], spread=spread)
+        sizes["test_minibatches"] = config["microbatch_size"]
+    # Arguments of the compiled function, not constants in it; those of a set only once.
+    unique = {id(examples.arrays): examples.arrays for examples in sets.values()}
+    placed = {key: devices.place(arrays) for key, arrays in unique.items()}
+    arrays = {split: placed[id(examples.arrays)] for split, examples in sets.items()}
+    first = devices.place(jax.tree.map(lambda x: x[:_MEASURED], data.test.drawn))
+    spread_batches = devices.place(batches, spread=True)
 
-    def one_run(run: tuple[Any, Numbers], data: Any) -> Any:
+    def one_run(run: tuple[Any, Numbers], data: Any, batches: Any) -> Any:
         variables, numbers = run
         model, optimizer = build(numbers)
-        measure = make_measure(config["measures"], Task(model, optimizer))
-        arrays, stored, indices = data
+        arrays, first = data
         splits = {
             split: evaluate(
-                variables, *data, model=model, measure=measure if split == "test" else None
-            )
-            for split, data in arrays.items()
-        }
-        if indices is not None:
-            splits["test_minibatches"] = evaluate_minibatches(
                 variables,
-                indices,
-                *stored,
+                arrays[split],
+                batches[split],
                 model=model,
-                preprocess=preprocess,
-                microbatch_size=config["microbatch_size"],
+                take=take,
+                microbatch_size=sizes[split],
+                axis_name=devices.evaluation_axis,
             )
+            for split in batches
+        }
+        measure = make_measure(config["measures"], Task(model, optimizer))
+        if measure:
+            batch = take(arrays["test"], first)
+            splits["test"] |= measure_once(variables, batch, model=model, measure=measure)
         return splits
 
     all_runs = devices.evaluate(one_run)
-    data = devices.place((arrays, stored, indices))
-    return lambda variables, numbers: all_runs((variables, numbers), data)
+    return lambda variables, numbers: all_runs(
+        (variables, numbers), (arrays, first), spread_batches
+    )
 
 
 def preprocessing(config: Mapping[str, Any]) -> Callable[[Array], Array]:

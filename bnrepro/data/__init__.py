@@ -1,6 +1,19 @@
-"""Data sets as arrays, and the samplers that draw minibatches from them."""
+"""Data sets as arrays, the samplers that draw from them, and sources of minibatches."""
 
 from bnrepro.data.datasets import Dataset, DatasetError, load_dataset
 from bnrepro.data.samplers import SAMPLERS, Sampler, make_sampler
+from bnrepro.data.sources import Examples, Source, fixed_examples, resident, take_images
 
-__all__ = ["SAMPLERS", "Dataset", "DatasetError", "Sampler", "load_dataset", "make_sampler"]
+__all__ = [
+    "SAMPLERS",
+    "Dataset",
+    "DatasetError",
+    "Examples",
+    "Sampler",
+    "Source",
+    "fixed_examples",
+    "load_dataset",
+    "make_sampler",
+    "resident",
+    "take_images",
+]

@@ -1,11 +1,13 @@
 """Which examples a step sees: pure functions of (key, step), so that nothing need be stored.
 
-A sampler returns int32 indices of shape (batch_size,). The same key and step give the same indices
-wherever a run is started, split or resumed.
+A sampler returns int32 indices of shape (batch_size,) or, of pictures that consist of several
+images side by side, (batch_size, digits). The same key and step give the same indices wherever a
+run is started, split or resumed.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Key, UInt32
 
-Sampler = Callable[[Key[Array, ""], Int[Array, ""]], Int[Array, "batch"]]
+Sampler = Callable[[Key[Array, ""], Int[Array, ""]], Int[Array, "batch *digits"]]
 
 _ROUNDS = 8
 
@@ -56,6 +58,7 @@ def by_label(
     examples_per_label: int,
     *,
     repeat_labels: bool,
+    digits: int = 1,
 ) -> Sampler:
     """Minibatches of few labels ([BRN] 4.3): some labels, and different images of each.
 
@@ -69,14 +72,17 @@ def by_label(
       examples_per_label: images drawn of each, no image twice.
       repeat_labels: draw labels with replacement, as the paper does; one that comes up twice has
         twice the images.
+      digits: images side by side in a picture, whose label names one label for each of them; so
+        there are as many labels as numbers of so many digits.
 
     Raises:
       ValueError: more labels than there are, without replacement; a label with too few images.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    if not repeat_labels and labels_per_batch > len(classes):
+    num_labels = len(classes) ** digits
+    if not repeat_labels and labels_per_batch > num_labels:
         raise ValueError(
-            f"labels_per_batch must be at most {len(classes)}, the number of labels, where none is "
+            f"labels_per_batch must be at most {num_labels}, the number of labels, where none is "
             f"repeated, got {labels_per_batch}."
         )
     if counts.min() < examples_per_label:
@@ -89,18 +95,34 @@ def by_label(
     firsts, sizes = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
     capacity = int(counts.max())
 
-    def sample(key: Key[Array, ""], step: Int[Array, ""]) -> Int[Array, "batch"]:
+    def sample(key: Key[Array, ""], step: Int[Array, ""]) -> Int[Array, "batch *digits"]:
         label_key, image_key = jax.random.split(jax.random.fold_in(key, step))
-        drawn = jax.random.choice(
-            label_key, len(classes), (labels_per_batch,), replace=repeat_labels
-        )
+        drawn = jax.random.choice(label_key, num_labels, (labels_per_batch,), replace=repeat_labels)
 
         def images(key: Key[Array, ""], label: Int[Array, ""]) -> Int[Array, "images"]:
             places = jnp.arange(examples_per_label)
             return firsts[label] + shuffled_index(key, places, sizes[label], capacity)
 
         keys = jax.random.split(image_key, labels_per_batch)
-        return order[jax.vmap(images)(keys, drawn).T.ravel()]
+        if digits == 1:
+            return order[jax.vmap(images)(keys, drawn).T.ravel()]
+        keys = jax.vmap(partial(jax.random.split, num=digits))(keys)
+        of_position = drawn[:, None] // len(classes) ** jnp.arange(digits)[::-1] % len(classes)
+        index = jax.vmap(jax.vmap(images))(keys, of_position)
+        return order[jnp.moveaxis(index, -1, 0).reshape(-1, digits)]
+
+    return sample
+
+
+def _repeated(sampler: Sampler, times: int) -> Sampler:
+    """Several minibatches of a sampler, one after the other, as one."""
+    if times == 1:
+        return sampler
+
+    def sample(key: Key[Array, ""], step: Int[Array, ""]) -> Int[Array, "batch *digits"]:
+        keys = jax.random.split(jax.random.fold_in(key, step), times)
+        drawn = jax.vmap(sampler, in_axes=(0, None))(keys, step)
+        return drawn.reshape(-1, *drawn.shape[2:])
 
     return sample
 
@@ -116,24 +138,46 @@ def make_sampler(
     labels_per_batch: int,
     examples_per_label: int,
     repeat_labels: bool,
+    digits: int = 1,
 ) -> Sampler:
-    """The sampler of that name, one of `SAMPLERS`; the last three arguments are of `labels`.
+    """The sampler of that name, one of `SAMPLERS`.
+
+    Args:
+      name: `epochs`, `with_replacement` or `labels`, which are explained above.
+      labels: of all images.
+      batch_size: examples of a minibatch.
+      labels_per_batch: of `labels`, as for the two that follow. Where a batch is larger than
+        labels times examples, it consists of several such minibatches.
+      examples_per_label: see `by_label`.
+      repeat_labels: see `by_label`.
+      digits: images side by side in a picture. Labels of such pictures are equally frequent.
 
     Raises:
-      ValueError: an unknown name, or sizes that cannot be.
+      ValueError: an unknown name, sizes that cannot be, or epochs of pictures of several images,
+        which are drawn one by one.
     """
     if name == "epochs":
+        if digits > 1:
+            raise ValueError(
+                f"sampler epochs goes through images one by one, and digits is {digits}: take "
+                "with_replacement or labels."
+            )
         return epochs(len(labels), batch_size)
     if name == "with_replacement":
+        if digits > 1:
+            return by_label(labels, batch_size, 1, repeat_labels=True, digits=digits)
         return with_replacement(len(labels), batch_size)
     if name != "labels":
         raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLERS)}")
-    if labels_per_batch * examples_per_label != batch_size:
+    if batch_size % (labels_per_batch * examples_per_label):
         raise ValueError(
-            f"labels_per_batch times examples_per_label must be batch_size, got "
+            f"labels_per_batch times examples_per_label must divide batch_size, got "
             f"{labels_per_batch} x {examples_per_label} and {batch_size}."
         )
-    return by_label(labels, labels_per_batch, examples_per_label, repeat_labels=repeat_labels)
+    sampler = by_label(
+        labels, labels_per_batch, examples_per_label, repeat_labels=repeat_labels, digits=digits
+    )
+    return _repeated(sampler, batch_size // (labels_per_batch * examples_per_label))
 
 
 def shuffled_index(

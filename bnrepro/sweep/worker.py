@@ -47,12 +47,15 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       RecordsError: the storage holds another sweep, or other workers have another data set.
       CheckpointError: a checkpoint cannot be written.
     """
-    dataset = load_dataset(plan.config["dataset"], plan.config["data_dir"] or None)
+    dataset = load_dataset(
+        plan.config["dataset"],
+        plan.config["data_dir"] or None,
+        image_size=plan.config["image_size"],
+    )
 
     def make(group: Group) -> Program:
         check_config(group.config)
-        job = make_job(group.name, dict(group.config), dataset)
-        return make_program(job.config, dataset, samplers=job.samplers, devices=job.devices)
+        return make_program(*make_job(group.name, dict(group.config), dataset))
 
     programs, learns = Programs(make, keep=4), plan.sampler == "tpe" or plan.prune
 

@@ -2,15 +2,14 @@
 
 from bnrepro.training.checkpoints import CheckpointError, Checkpoints
 from bnrepro.training.devices import STRATEGIES, Devices, fetch, make_devices
-from bnrepro.training.evaluation import evaluate, evaluate_minibatches
-from bnrepro.training.loop import MAX_STEPS, TrainSteps, initial_states, make_train_steps
+from bnrepro.training.evaluation import evaluate, in_batches, measure_once
+from bnrepro.training.loop import TrainSteps, initial_states, make_train_steps
 from bnrepro.training.measures import MEASURES, Measure, make_measure
 from bnrepro.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer
 from bnrepro.training.state import Numbers, TrainState
 from bnrepro.training.step import Task, train_step
 
 __all__ = [
-    "MAX_STEPS",
     "MEASURES",
     "OPTIMIZERS",
     "SCHEDULES",
@@ -24,12 +23,13 @@ __all__ = [
     "TrainState",
     "TrainSteps",
     "evaluate",
-    "evaluate_minibatches",
     "fetch",
+    "in_batches",
     "initial_states",
     "make_devices",
     "make_measure",
     "make_optimizer",
     "make_train_steps",
+    "measure_once",
     "train_step",
 ]

@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 SEEDS, DATA = "seeds", "data"
 STRATEGIES = ("jit", "pmap", "single")
@@ -43,13 +43,17 @@ class Devices:
         """The mapped axis over which a batch is spread; None if it is on one device."""
         return DATA if self.mesh.shape[DATA] > 1 else None
 
-    def share(self, batches: Int[Array, "steps microbatches size"]) -> Int[Array, "steps m s"]:
-        """This device's part of some batches; inside of what is mapped."""
+    def share(self, batches: Any) -> Any:
+        """Its part of arrays (steps, microbatches, size, ...); inside of what is mapped."""
         if self.axis_name is None:
             return batches
         axis = 2 if self.synchronized else 1
-        size = batches.shape[axis] // self.mesh.shape[DATA]
-        return lax.dynamic_slice_in_dim(batches, lax.axis_index(DATA) * size, size, axis)
+
+        def part(x: Array) -> Array:
+            size = x.shape[axis] // self.mesh.shape[DATA]
+            return lax.dynamic_slice_in_dim(x, lax.axis_index(DATA) * size, size, axis)
+
+        return jax.tree.map(part, batches)
 
     def whole(self, outputs: Any) -> Any:
         """The reverse of `share`, of arrays (microbatches, size, ...); inside of what is mapped."""
@@ -59,12 +63,12 @@ class Devices:
         return jax.tree.map(partial(gather, axis=1 if self.synchronized else 0), outputs)
 
     def train(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles f(state, images, labels, first, steps) for all seeds; takes the states over.
+        """Compiles f(state, arrays, fed, first, steps) for all seeds; takes the states over.
 
-        States are as `spread` returns them, images and labels as `replicate` does, and so is what
-        comes out.
+        States are as `spread` returns them, arrays as `replicate` does, what is fed as `feed` does;
+        the states that come out are as they went in.
         """
-        seeds = jax.vmap(one_seed, in_axes=(0, None, None, None, None))
+        seeds = jax.vmap(one_seed, in_axes=(0, None, 0, None, None))
         if self.strategy == "pmap":
             return jax.pmap(
                 seeds,
@@ -74,28 +78,38 @@ class Devices:
                 devices=list(self.mesh.devices.flat),
             )
         if self.strategy == "jit":
-            specs = (P(SEEDS), P(), P(), P(), P())
+            specs = (P(SEEDS), P(), self._fed, P(), P())
             seeds = jax.shard_map(
                 seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
             )
         return jax.jit(seeds, donate_argnums=0)
 
     def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles f(variables, data) for all seeds: `gather`ed variables, `place`d data."""
+        """Compiles f(variables, data, batches) for all seeds.
 
-        def seeds(variables: Any, data: Any) -> Any:
-            # One after the other: what a convolution makes of a whole set takes much memory.
-            return lax.map(lambda variables: one_seed(variables, data), variables)
+        Variables are as `gather` returns them, data as `place` does. Batches are (batches, ...), as
+        `place` returns them with `spread`; of these, what is mapped sees its share, and sums over
+        `evaluation_axis`.
+        """
+
+        def seeds(variables: Any, data: Any, batches: Any) -> Any:
+            # One after the other: what a convolution makes of a batch takes much memory.
+            return lax.map(lambda variables: one_seed(variables, data, batches), variables)
 
         if self.strategy == "jit":
             seeds = jax.shard_map(
                 seeds,
                 mesh=self.mesh,
-                in_specs=(P(SEEDS), P()),
+                in_specs=(P(SEEDS), P(), P(DATA)),
                 out_specs=P(SEEDS),
                 check_vma=False,
             )
         return jax.jit(seeds)
+
+    @property
+    def evaluation_axis(self) -> str | None:
+        """As `axis_name`, in evaluation, where the copies of `pmap` have nothing to do."""
+        return self.axis_name if self.strategy == "jit" else None
 
     def spread(self, states: Any) -> Any:
         """Stacked states, placed as `sharding` says, to how they are trained."""
@@ -112,10 +126,28 @@ class Devices:
         index = np.array(runs)
         return jax.tree.map(lambda x: jax.device_put(x[index], self.sharding), states)
 
-    def place(self, data: Any) -> Any:
-        """Arrays of the host to where they are evaluated with."""
-        sharding = NamedSharding(self.mesh, P()) if self.strategy == "jit" else self.sharding
+    def place(self, data: Any, *, spread: bool = False) -> Any:
+        """Arrays of the host to where they are evaluated with, spread along their first axis."""
+        spec = P(DATA) if spread else P()
+        sharding = NamedSharding(self.mesh, spec) if self.strategy == "jit" else self.sharding
         return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), data)
+
+    def feed(self, batches: Any) -> Any:
+        """Arrays (runs, steps, microbatches, size, ...) of the host to where they are used."""
+        if self.strategy == "jit":
+            sharding = NamedSharding(self.mesh, self._fed)
+            return jax.tree.map(lambda x: jax.device_put(x, sharding), batches)
+        if self.strategy == "pmap":
+            axis = self._fed.index(DATA)
+            parts = jax.tree.map(lambda x: np.stack(np.split(x, self.mesh.size, axis)), batches)
+            sharding = NamedSharding(self.mesh, P(DATA))
+            return jax.tree.map(lambda x: jax.device_put(x, sharding), parts)
+        return jax.device_put(batches, self.sharding)
+
+    @property
+    def _fed(self) -> P:
+        """Where the axes of what is fed lie: a batch is shared like `share` does."""
+        return P(SEEDS, None, None, DATA) if self.synchronized else P(SEEDS, None, DATA)
 
     def replicate(self, data: Any) -> Any:
         """Arrays to where they are trained with."""

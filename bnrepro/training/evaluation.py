@@ -1,15 +1,21 @@
-"""Loss and accuracy over a whole data set, with the averages that inference uses."""
+"""Loss and accuracy over a set of examples, one batch after the other to bound the memory."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
 
 from bnrepro.training.measures import Measure
-from bnrepro.training.step import forward, loss_and_accuracy, outputs, split
+from bnrepro.training.step import Batch, forward, losses_and_hits, outputs, split
+
+# Examples that go through the network together.
+_BATCH = 1_000
 
 
 class Evaluated(NamedTuple):
@@ -19,51 +25,89 @@ class Evaluated(NamedTuple):
     batch_stats: Any
 
 
-def evaluate(
-    variables: Any,
-    images: Float[Array, "examples ..."],
-    labels: Int[Array, "examples"],
-    *,
-    model: nn.Module,
-    measure: Measure | None = None,
-) -> dict[str, Float[Array, ""]]:
-    """Mean loss and accuracy with the stored averages, and what is measured at evaluations."""
-    take = measure.at_evaluation if measure else None
-    logits, collections = model.apply(
-        variables,
-        images,
-        train=False,
-        capture_intermediates=measure.captures if measure and take else False,
-        mutable=["intermediates"],
-    )
-    measured = {}
-    if take:
-        captured = jax.tree.map(lambda x: x[None], outputs(collections))
-        batch = {"images": images[None], "labels": labels[None]}
-        state = Evaluated(variables["params"], variables.get("batch_stats", {}))
-        measured = take(state, None, captured, batch)
-    return loss_and_accuracy(logits, labels) | measured
+class Batches(NamedTuple):
+    """Some examples in batches of one size.
 
-
-def evaluate_minibatches(
-    variables: Any,
-    indices: Int[Array, "minibatches batch"],
-    images: UInt8[Array, "examples ..."],
-    labels: Int[Array, "examples"],
-    *,
-    model: nn.Module,
-    preprocess: Callable[[Array], Array],
-    microbatch_size: int,
-) -> dict[str, Float[Array, ""]]:
-    """Mean loss and accuracy with the statistics of the minibatches themselves ([BRN] 4.3).
-
-    The model runs as in training, on microbatches of the size given; what is stored stays as it is.
+    Attributes:
+      drawn: which they are, arrays (batches, size, ...).
+      present: (batches, size); 0 for what only fills the last batches.
     """
 
-    def one(index: Int[Array, "batch"]) -> dict[str, Float[Array, ""]]:
-        logits, _, _ = forward(
-            variables, split(preprocess(images[index]), microbatch_size), model=model
-        )
-        return loss_and_accuracy(logits, split(labels[index], microbatch_size))
+    drawn: Any
+    present: Float[Array, "batches size"]
 
-    return jax.tree.map(jnp.mean, jax.lax.map(one, indices))
+
+def in_batches(drawn: Any, *, size: int | None = None, spread: int = 1) -> Batches:
+    """Splits examples into batches, as many on each device.
+
+    Args:
+      drawn: arrays (examples, ...).
+      size: of a batch (default: at most 1,000, and such that little is filled up).
+      spread: number of devices.
+    """
+    count = len(jax.tree.leaves(drawn)[0])
+    batches = spread * math.ceil(count / (spread * (size or _BATCH)))
+    size = size or math.ceil(count / batches)
+    place = np.arange(batches * size).reshape(batches, size)
+    here = np.where(place < count, place, 0)
+    present: Any = (place < count).astype(np.float32)
+    return Batches(jax.tree.map(lambda x: np.asarray(x)[here], drawn), present)
+
+
+def evaluate(
+    variables: Any,
+    arrays: Any,
+    batches: Batches,
+    *,
+    model: nn.Module,
+    take: Callable[[Any, Any], Batch],
+    microbatch_size: int | None = None,
+    axis_name: str | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """Mean loss, in nats, and accuracy, in [0, 1].
+
+    Args:
+      variables: of the model.
+      arrays: that examples are taken from.
+      batches: the examples; of these, on each device its share.
+      model: called with images and `train`.
+      take: makes a batch of what was drawn.
+      microbatch_size: normalize microbatches of this size by their own statistics, as in training
+        ([BRN] 4.3); by default, by the stored averages. What is stored stays as it is.
+      axis_name: mapped axis over which the batches are spread.
+    """
+
+    def sums(batch: Batches) -> tuple[Array, Array, Array]:
+        examples = take(arrays, batch.drawn)
+        images, labels, present = examples["images"], examples["labels"], batch.present
+        if microbatch_size is None:
+            logits: Any = model.apply(variables, images, train=False)
+        else:
+            logits, _, _ = forward(variables, split(images, microbatch_size), model=model)
+            labels, present = split(labels, microbatch_size), split(present, microbatch_size)
+        losses, hits = losses_and_hits(logits, labels)
+        return jnp.sum(losses * present), jnp.sum(hits * present), present.sum()
+
+    totals = jax.tree.map(jnp.sum, lax.map(sums, batches))
+    if axis_name is not None:
+        totals = lax.psum(totals, axis_name)
+    loss, hits, count = totals
+    return {"loss": loss / count, "accuracy": hits / count}
+
+
+def measure_once(
+    variables: Any, batch: Batch, *, model: nn.Module, measure: Measure
+) -> dict[str, Float[Array, ""]]:
+    """What is measured at evaluations, on one batch with the stored averages."""
+    if measure.at_evaluation is None:
+        return {}
+    _, collections = model.apply(
+        variables,
+        batch["images"],
+        train=False,
+        capture_intermediates=measure.captures,
+        mutable=["intermediates"],
+    )
+    captured, batch = jax.tree.map(lambda x: x[None], (outputs(collections), batch))
+    state = Evaluated(variables["params"], variables.get("batch_stats", {}))
+    return measure.at_evaluation(state, None, captured, batch)

@@ -7,21 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Num, UInt8
+from jaxtyping import Array, Float, Int, Num
 
 from bnrepro.training.devices import Devices
 from bnrepro.training.measures import make_measure
 from bnrepro.training.state import Build, Numbers, TrainState, initial_state
-from bnrepro.training.step import Task, train_step
+from bnrepro.training.step import Batch, Task, split, train_step
 
-# Indices of one step's examples, from a key and the step.
-Sampler = Callable[[Array, Array], Array]
-# Network input from stored images.
-Preprocess = Callable[[Array], Array]
+# What one step's minibatch consists of, from a key and the step; arrays with the batch first.
+Draw = Callable[[Array, Array], Any]
+# The minibatch that was drawn from arrays on the devices, or fed.
+Take = Callable[[Any, Any], Batch]
 TrainSteps = Callable[[Any, Any, Any, int, int], tuple[Any, dict[str, Array]]]
-
-# Steps of one dispatch: so many that its overhead is nothing, so few that a signal is soon heard.
-MAX_STEPS = 50
 
 
 def initial_states(
@@ -40,28 +37,43 @@ def initial_states(
 def make_train_steps(
     *,
     build: Build,
-    sampler: Sampler,
-    preprocess: Preprocess,
+    draw: Draw | None,
+    take: Take,
+    steps_at_once: int,
     microbatch_size: int,
     ema_decay: float,
     devices: Devices,
     measures: Sequence[str] = (),
     measure_every: int = 1,
 ) -> TrainSteps:
-    """Compiles up to `MAX_STEPS` steps of all runs into one dispatch.
+    """Compiles up to `steps_at_once` steps of all runs into one dispatch.
+
+    Args:
+      build: makes model and optimizer of a run.
+      draw: draws what the minibatches consist of; None if it is fed.
+      take: makes a minibatch of that.
+      steps_at_once: the most steps of a dispatch.
+      microbatch_size: examples that are normalized together.
+      ema_decay: see `Task`.
+      devices: where it runs.
+      measures: names of what is measured.
+      measure_every: steps from one measurement to the next.
 
     Returns:
-      A function of the states (whose buffers it takes over), the images (examples, height, width,
-      channels) and labels (examples,), all placed by `devices`, the steps done before and the
-      number of steps. It returns the new states and what each step gave, (runs, `MAX_STEPS`): loss,
-      accuracy and, in steps that `measure_every` divides, what is measured. What there is beyond
-      the number of steps means nothing. How many steps a call takes changes no number.
+      A function of the states (whose buffers it takes over), the arrays that batches are taken
+      from, what is fed (`Devices.feed`; without a stream, nothing), the steps done before and the
+      number of steps. It returns the new states and what each step gave, (runs, `steps_at_once`):
+      loss, accuracy and, in steps that `measure_every` divides, what is measured. What there is
+      beyond the number of steps means nothing. How many steps a call takes changes no number.
     """
+
+    def microbatches(x: Array) -> Array:
+        return jax.vmap(partial(split, microbatch_size=microbatch_size))(x)
 
     def one_run(
         state: TrainState,
-        images: UInt8[Array, "n h w c"],
-        labels: Int[Array, "n"],
+        arrays: Any,
+        fed: Any,
         first: Int[Array, ""],
         num_steps: Int[Array, ""],
     ) -> tuple[TrainState, dict[str, Num[Array, "steps"]]]:
@@ -71,26 +83,29 @@ def make_train_steps(
         in_training = measure.in_training if measure else None
         if measure and in_training:
             task = task._replace(captures=measure.captures)
-        steps = state.step + jnp.arange(MAX_STEPS)
-        indices = jax.vmap(partial(sampler, state.sample_key))(steps)
-        indices = devices.share(indices.reshape(MAX_STEPS, -1, microbatch_size))
+        if draw is None:
+            drawn = fed
+        else:
+            steps = state.step + jnp.arange(steps_at_once)
+            batches = jax.vmap(partial(draw, state.sample_key))(steps)
+            drawn = devices.share(jax.tree.map(microbatches, batches))
 
         def step(state: TrainState, i: Int[Array, ""]) -> Any:
-            batch = {"images": preprocess(images[indices[i]]), "labels": labels[indices[i]]}
+            batch = take(arrays, jax.tree.map(lambda x: x[i], drawn))
             if in_training is None:
                 return train_step(state, batch, task)
 
-            def take(state: Any, grads: Any, captured: Any, batch: Any) -> Any:
+            def measured(state: Any, grads: Any, captured: Any, batch: Any) -> Any:
                 return in_training(state, grads, devices.whole(captured), batch)
 
-            def take_if_due(*arguments: Any) -> Any:
+            def measured_if_due(*arguments: Any) -> Any:
                 none = jax.tree.map(
-                    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(take, *arguments)
+                    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured, *arguments)
                 )
                 due = (first + i) % measure_every == 0
-                return lax.cond(due, take, lambda *_: none, *arguments)
+                return lax.cond(due, measured, lambda *_: none, *arguments)
 
-            return train_step(state, batch, task, take_if_due)
+            return train_step(state, batch, task, measured_if_due)
 
         def body(i: Int[Array, ""], carry: Any) -> Any:
             state, history = carry
@@ -98,7 +113,7 @@ def make_train_steps(
             return state, jax.tree.map(lambda all, one: all.at[i].set(one), history, metrics)
 
         metrics = jax.eval_shape(lambda state: step(state, jnp.int32(0))[1], state)
-        history = jax.tree.map(lambda x: jnp.zeros(MAX_STEPS, x.dtype), metrics)
+        history = jax.tree.map(lambda x: jnp.zeros(steps_at_once, x.dtype), metrics)
         return lax.fori_loop(0, num_steps, body, (state, history))
 
     return devices.train(one_run)

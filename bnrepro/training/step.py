@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
@@ -173,8 +173,16 @@ def loss_and_accuracy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> dict[str, Float[Array, ""]]:
     """Mean cross-entropy, in nats, and share of examples whose largest logit is the label's."""
+    losses, hits = losses_and_hits(logits, labels)
+    return {"loss": losses.mean(), "accuracy": jnp.mean(hits)}
+
+
+def losses_and_hits(
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
+    """Cross-entropy of each example, in nats, and whether the label's logit is the largest."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return {"loss": losses.mean(), "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
+    return losses, jnp.argmax(logits, -1) == labels
 
 
 def split(batch: Shaped[Array, "batch ..."], microbatch_size: int) -> Shaped[Array, "m size ..."]:

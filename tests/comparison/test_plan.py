@@ -28,8 +28,7 @@ def config(**settings):
 
 
 def program_of(**settings):
-    job = make_job("a variant", config(**settings), small_dataset())
-    return make_program(job.config, small_dataset(), samplers=job.samplers, devices=job.devices)
+    return make_program(*make_job("a variant", config(**settings), small_dataset()))
 
 
 def test_variants_share_a_program_that_takes_the_numbers_they_differ_in():

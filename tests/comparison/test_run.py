@@ -17,6 +17,7 @@ from bnrepro.comparison import variant as variant_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
+from bnrepro.data import resident
 from bnrepro.records import RecordsError, read_run
 from bnrepro.training.checkpoints import saved_steps
 from configs import mnist_sigmoid
@@ -26,7 +27,7 @@ from tests.small_dataset import small_dataset
 @pytest.fixture(scope="module", autouse=True)
 def dataset():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+        patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
         yield
 
 
@@ -196,12 +197,16 @@ def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
     assert_same_records(workdir, (whole.workdir,))
 
 
+def in_steps_of_two(*arguments, **options):
+    return resident(*arguments, **options)._replace(steps_at_once=2)
+
+
 @pytest.mark.parametrize("steps_done", [4, 10, 12])
 def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrupted_one(
     finished, tmp_path, monkeypatch, steps_done
 ):
     """Also between two evaluations."""
-    monkeypatch.setattr(variant_module, "MAX_STEPS", 2)
+    monkeypatch.setattr(variant_module, "resident", in_steps_of_two)
     monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 1)
     there = threading.Event()
 
@@ -280,7 +285,7 @@ def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
 
 def test_results_on_other_data_are_not_gone_on_with(copied, monkeypatch):
     other = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
-    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: other)
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: other)
     before = (copied / "metrics.csv").read_bytes()
     with pytest.raises(RecordsError, match=r"results on small/1\.0\.0, and now there is digits"):
         run_comparison(config(), copied)
@@ -388,7 +393,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path):
 
 def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkeypatch, caplog):
     small = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
-    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: small)
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small)
     large = {"batch_size": 240, "microbatch_size": 240}
     evaluation = {"train_examples": 10_000, "minibatches": 0}
     run = run_comparison(

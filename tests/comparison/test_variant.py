@@ -36,8 +36,7 @@ def config():
 
 
 def make(config):
-    job = make_job("x", config, small_dataset())
-    return make_program(config, small_dataset(), samplers=job.samplers, devices=job.devices)
+    return make_program(*make_job("x", config, small_dataset()))
 
 
 def values(program, variants, **options):

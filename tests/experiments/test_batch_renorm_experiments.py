@@ -14,7 +14,7 @@ from tests.small_dataset import small_dataset
 
 @pytest.fixture(autouse=True)
 def dataset(monkeypatch):
-    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
 
 
 def shrunk(module, names):

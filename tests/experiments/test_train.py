@@ -9,7 +9,7 @@ from tests.small_dataset import small_dataset
 
 
 def test_a_config_is_trained_alone_with_its_common_settings(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
     config = small_batch.get_config().to_dict()
     config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
     config = with_settings(config, {"model.hidden": (4,), "normalizer.name": "batch_renorm"})

@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     config["evaluation"]["minibatches"] = 5
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_dataset", lambda name, data_dir: small_dataset())
+        patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
         run_comparison(config, workdir)
     return workdir
 

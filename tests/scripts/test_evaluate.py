@@ -31,7 +31,7 @@ def folders(monkeypatch):
     """The folders that the data set was looked for in."""
     asked = []
 
-    def load(name, data_dir):
+    def load(name, data_dir, image_size):
         asked.append(data_dir)
         return small_dataset()
 
@@ -321,7 +321,7 @@ def test_where_the_config_says_the_data_lies_is_not_looked_into(copied, capsys, 
 def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys, monkeypatch):
     def load_other(**changes):
         other = dataclasses.replace(small_dataset(), **changes)
-        monkeypatch.setattr(bnrepro.data, "load_dataset", lambda name, data_dir: other)
+        monkeypatch.setattr(bnrepro.data, "load_dataset", lambda *_, **__: other)
 
     load_other(name="digits", stand_in=True)
     assert "holds results on small/1.0.0, and now there is digits: " in mistake(capsys, copied)

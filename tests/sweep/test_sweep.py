@@ -41,7 +41,7 @@ GRID = {RATE: [0.1, 1.0], NAME: ["none", "batch_renorm"]}
 def dataset():
     with pytest.MonkeyPatch.context() as patch:
         for module in (run_module, worker_module):
-            patch.setattr(module, "load_dataset", lambda name, data_dir: small_dataset())
+            patch.setattr(module, "load_dataset", lambda *_, **__: small_dataset())
         yield
 
 
@@ -395,7 +395,7 @@ class Killed(study.SharedStudy):
         super().report(first, step)
 
 study.HEARTBEAT, checkpoints.SAVE_EVERY, worker.SharedStudy = 1, 0, Killed
-worker.load_dataset = lambda name, data_dir: small_dataset()
+worker.load_dataset = lambda *_, **__: small_dataset()
 worker.main()
 """
 

@@ -11,14 +11,15 @@ import pytest
 from bnrepro.data.samplers import by_label, epochs
 from bnrepro.models import MLP, make_normalizer
 from bnrepro.training import (
-    MAX_STEPS,
     evaluate,
     fetch,
+    in_batches,
     initial_states,
     make_devices,
     make_optimizer,
     make_train_steps,
 )
+from bnrepro.training.devices import DATA
 
 EXAMPLES, BATCH, SEEDS = 160, 32, np.array([5, 9])
 
@@ -31,8 +32,9 @@ def data():
     return images.astype(np.uint8), labels
 
 
-def preprocess(images):
-    return images.astype(jnp.float32) / 255
+def take(arrays, drawn):
+    index = drawn["index"]
+    return {"images": arrays[0][index].astype(jnp.float32) / 255, "labels": arrays[1][index]}
 
 
 def after_50_steps(
@@ -67,26 +69,35 @@ def after_50_steps(
     )
     states = devices.spread(jax.jit(init, out_shardings=devices.sharding)(SEEDS, {}))
     _, labels = data()
+    sampler = (
+        epochs(EXAMPLES, BATCH)
+        if sampling == "iid"
+        else by_label(labels, 2, BATCH // 2, repeat_labels=False)
+    )
     train = make_train_steps(
         build=lambda numbers: (model(normalizer=synchronized_normalizer), optimizer),
-        sampler=epochs(EXAMPLES, BATCH)
-        if sampling == "iid"
-        else by_label(labels, 2, BATCH // 2, repeat_labels=False),
-        preprocess=preprocess,
+        draw=lambda key, step: {"index": sampler(key, step)},
+        take=take,
+        steps_at_once=50,
         microbatch_size=microbatch_size,
         ema_decay=0.9,
         devices=devices,
         measures=("near_linear", "gradient_norms"),
         measure_every=7,
     )
-    assert MAX_STEPS == 50
-    states, metrics = train(states, *devices.replicate(data()), 0, 50)
+    states, metrics = train(states, devices.replicate(data()), (), 0, 50)
     states, metrics = devices.gather(states), devices.gather(metrics)
 
-    def one_seed(variables, data):
-        return evaluate(variables, preprocess(data[0]), data[1], model=model(normalizer=normalizer))
+    axis = devices.evaluation_axis
+    batches = in_batches({"index": np.arange(EXAMPLES)}, spread=devices.mesh.shape[DATA])
 
-    tested = devices.evaluate(one_seed)(states.evaluated, devices.place(data()))
+    def one_seed(variables, arrays, batches):
+        own = model(normalizer=normalizer)
+        return evaluate(variables, arrays, batches, model=own, take=take, axis_name=axis)
+
+    tested = devices.evaluate(one_seed)(
+        states.evaluated, devices.place(data()), devices.place(batches, spread=True)
+    )
     return fetch((states.params, states.batch_stats, states.average, metrics, tested))
 
 

@@ -6,13 +6,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from bnrepro.data import take_images
 from bnrepro.data.samplers import epochs
 from bnrepro.models import MLP, make_normalizer
 from bnrepro.training import (
     Task,
     evaluate,
-    evaluate_minibatches,
+    in_batches,
     initial_states,
     make_devices,
     make_optimizer,
@@ -24,8 +26,13 @@ EXAMPLES, BATCH, MICROBATCH, STEPS = 40, 8, 4, 6
 SEEDS = jnp.array([5, 9])
 
 
-def preprocess(images):
-    return images.astype(jnp.float32) / 255
+def draw(key, step):
+    return {"index": epochs(EXAMPLES, BATCH)(key, step)}
+
+
+def take(arrays, drawn):
+    batch = take_images(arrays, drawn, classes=3, digits=1)
+    return {**batch, "images": batch["images"].astype(jnp.float32) / 255}
 
 
 def parts(normalizer="batch_renorm"):
@@ -59,8 +66,9 @@ def train_steps(common, **measures):
         microbatch_size=MICROBATCH,
     )
     return make_train_steps(
-        sampler=epochs(EXAMPLES, BATCH),
-        preprocess=preprocess,
+        draw=draw,
+        take=take,
+        steps_at_once=10,
         microbatch_size=MICROBATCH,
         devices=devices,
         **built(common),
@@ -78,15 +86,14 @@ def numbers(state):
 
 def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data):
     common = parts()
-    together, metrics = train_steps(common)(states_of(SEEDS, common), *data, 0, STEPS)
-    images, labels = data
+    together, metrics = train_steps(common)(states_of(SEEDS, common), data, (), 0, STEPS)
     sampler, single = epochs(EXAMPLES, BATCH), jax.jit(partial(train_step, task=Task(**common)))
     for i in range(len(SEEDS)):
         state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], common))
         losses = []
         for step in range(STEPS):
             index = sampler(state.sample_key, jnp.int32(step))
-            x, y = preprocess(images[index]), labels[index]
+            x, y = np.asarray(data[0], np.float32)[index] / 255, np.asarray(data[1])[index]
             x, y = x.reshape(2, MICROBATCH, 4, 4, 1), y.reshape(2, MICROBATCH)
             state, out = single(state, {"images": x, "labels": y})
             losses.append(out["loss"])
@@ -97,9 +104,9 @@ def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data
 def test_stopping_between_changes_nothing_to_the_last_bit(data):
     common = parts()
     steps = train_steps(common)
-    whole, metrics = steps(states_of(SEEDS, common), *data, 0, STEPS)
-    first, before = steps(states_of(SEEDS, common), *data, 0, 2)
-    parted, after = steps(first, *data, 2, STEPS - 2)
+    whole, metrics = steps(states_of(SEEDS, common), data, (), 0, STEPS)
+    first, before = steps(states_of(SEEDS, common), data, (), 0, 2)
+    parted, after = steps(first, data, (), 2, STEPS - 2)
     jax.tree.map(np.testing.assert_array_equal, numbers(parted), numbers(whole))
     for metric, values in metrics.items():
         joined = np.concatenate([before[metric][:, :2], after[metric][:, : STEPS - 2]], axis=1)
@@ -108,7 +115,7 @@ def test_stopping_between_changes_nothing_to_the_last_bit(data):
 
 def test_seeds_are_told_apart(data):
     common = parts()
-    first, _ = train_steps(common)(states_of(SEEDS, common), *data, 0, STEPS)
+    first, _ = train_steps(common)(states_of(SEEDS, common), data, (), 0, STEPS)
     assert (first.params["logits"]["kernel"][0] != first.params["logits"]["kernel"][1]).any()
 
 
@@ -121,45 +128,51 @@ def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer()
     )
 
 
-def test_evaluation_uses_the_stored_averages_and_each_example_by_itself(data):
+def evaluated(variables, data, index, common, **options):
+    batches = in_batches({"index": np.asarray(index)}, **options.pop("batches", {}))
+    return evaluate(variables, data, batches, model=common["model"], take=take, **options)
+
+
+@pytest.mark.parametrize("size", [None, 7])
+def test_evaluation_uses_the_stored_averages_whatever_the_size_of_its_batches(data, size):
     common = parts("batch_norm")
     state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
-    images, labels = preprocess(data[0]), data[1]
-    whole = evaluate(state.evaluated, images, labels, model=common["model"])
-    single = [
-        evaluate(state.evaluated, images[i : i + 1], labels[i : i + 1], model=common["model"])
-        for i in range(8)
-    ]
-    first = evaluate(state.evaluated, images[:8], labels[:8], model=common["model"])
-    assert_close(first["loss"], np.mean([one["loss"] for one in single]))
-    assert_close(first["accuracy"], np.mean([one["accuracy"] for one in single]))
+    whole = evaluated(
+        state.evaluated, data, range(EXAMPLES), common, batches={"size": size, "spread": 3}
+    )
+    images, labels = (np.asarray(x) for x in data)
     # A fresh network's averages are 0 and 1: the normalizer passes its input on.
-    x = np.asarray(images, np.float64).reshape(EXAMPLES, -1)
+    x = images.astype(np.float64).reshape(EXAMPLES, -1) / 255
     for layer in ("dense_0", "dense_1"):
         x = x @ np.asarray(state.params[layer]["kernel"], np.float64) / np.sqrt(1 + 1e-5)
         x = 1 / (1 + np.exp(-x))
     logits = x @ np.asarray(state.params["logits"]["kernel"], np.float64)
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(EXAMPLES), labels]
-    assert_close(whole["loss"], losses.mean())
-    assert_close(whole["accuracy"], (logits.argmax(-1) == np.asarray(labels)).mean())
+    assert_close(whole, {"loss": losses.mean(), "accuracy": (logits.argmax(-1) == labels).mean()})
+
+
+def test_batches_hold_each_example_once_beside_what_fills_them_up():
+    drawn, present = in_batches({"index": np.arange(2_500)}, spread=2)
+    assert drawn["index"].shape == present.shape == (4, 625)
+    drawn, present = in_batches({"index": np.arange(10, 15)}, size=2, spread=2)
+    np.testing.assert_array_equal(present, [[1, 1], [1, 1], [1, 0], [0, 0]])
+    np.testing.assert_array_equal(drawn["index"][present == 1], np.arange(10, 15))
 
 
 def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_changes(data):
     common = parts("batch_norm")
-    model = common["model"]
     variables = jax.tree.map(lambda x: x[0], states_of(SEEDS, common)).evaluated
     # Averages that would give nonsense if they were used.
     variables["batch_stats"] = jax.tree.map(lambda x: x + 100, variables["batch_stats"])
     before = jax.tree.map(np.array, variables)
-    images, labels = data
-    indices = jnp.arange(24).reshape(3, 8)
-    measured = evaluate_minibatches(
-        variables, indices, images, labels, model=model, preprocess=preprocess, microbatch_size=4
+    measured = evaluated(
+        variables, data, range(24), common, batches={"size": 8, "spread": 2}, microbatch_size=4
     )
     losses, hits = [], []
+    images, labels = (np.asarray(x) for x in data)
     for index in np.arange(24).reshape(6, 4):
-        logits, _ = model.apply(
-            variables, preprocess(images[index]), train=True, mutable=["batch_stats"]
+        logits, _ = common["model"].apply(
+            variables, images[index] / np.float32(255), train=True, mutable=["batch_stats"]
         )
         log_probabilities = jax.nn.log_softmax(logits)
         losses.append(-log_probabilities[np.arange(4), labels[index]].mean())

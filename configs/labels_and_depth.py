@@ -1,0 +1,101 @@
+"""The non-i.i.d. experiment of [BRN] (arXiv:1702.03275, section 4.3), with as many labels as there.
+
+    python -m experiments.labels_and_depth --config=configs/labels_and_depth.py \
+        --workdir=runs/labels_and_depth
+
+Three MNIST digits side by side make a picture of one of 1,000 labels, as many as ImageNet has, so
+that the paper's own minibatches of 16 labels x 2 images can be drawn. A gradient is over two
+minibatches of 32, each normalized by itself or, with "halves", in two halves that hold one image of
+each pair. A name tells the number of hidden layers, how minibatches are drawn, and the normalizer.
+
+After the colon, other lengths and questions: `preview` has 18 layers and 12,000 steps; `long`, 18
+layers and 90,000 steps; `labels`, 10, 100 and 1,000 labels; `small`, microbatches of 4.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import small_batch
+
+DEPTHS = (18, 12, 6, 3)
+
+
+def get_config(length: str = "full") -> ConfigDict:
+    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    if length not in ("full", "preview", "long", "labels", "small"):
+        raise ValueError(
+            f"after the colon, a config takes full, preview, long, labels or small, got {length!r}"
+        )
+    # The initialization and epsilon are those of the small-batch comparison, as are r_max, d_max
+    # and their ramp.
+    config = small_batch.get_config("preview" if length == "preview" else "full")
+    config.digits = 3
+    # No other experiment, and no trial of this one, used these seeds.
+    config.first_seed = 7_000
+    config.seeds = 3 if length == "long" else 10
+    config.steps = {"preview": 12_000, "long": 90_000}.get(length, 30_000)
+    config.eval_every = config.steps // 20
+    config.microbatch_size = 32
+    config.model.hidden = (100,) * 18
+    # As in the paper, evaluation uses averages of all parameters.
+    config.ema_decay = 0.999
+    config.evaluation.train_examples = 5_000
+    config.evaluation.minibatches = 100
+
+    if length == "preview":
+        kinds = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_renorm")
+        variants = {f"18 {kind}": _KINDS[kind] for kind in kinds}
+    elif length == "long":
+        variants = {f"18 {kind}": overrides for kind, overrides in _KINDS.items()}
+    elif length == "labels":
+        kinds = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_renorm")
+        variants = {
+            f"{depth} {10**digits} labels {kind}": _depth(depth) | {"digits": digits} | _KINDS[kind]
+            for depth in (18, 24)
+            for digits in (1, 2, 3)
+            for kind in kinds
+        }
+    elif length == "small":
+        variants = {
+            f"{depth} {name}": _depth(depth) | {"microbatch_size": 4} | _iid(name)
+            for depth in DEPTHS
+            for name in ("batch_norm", "batch_renorm")
+        }
+    else:
+        variants = {
+            f"{depth} {kind}": _depth(depth) | overrides
+            for depth in DEPTHS
+            for kind, overrides in _KINDS.items()
+        }
+    config.variants = variants
+    config.baseline = next(iter(variants))
+    return config
+
+
+def _depth(layers: int) -> dict:
+    return {"model": {"hidden": (100,) * layers}}
+
+
+def _iid(name: str) -> dict:
+    return {"normalizer": {"name": name}, "sampler": {"name": "with_replacement"}}
+
+
+def _labels(name: str, microbatch_size: int) -> dict:
+    return {
+        "normalizer": {"name": name},
+        "microbatch_size": microbatch_size,
+        "sampler": {
+            "name": "labels",
+            "labels_per_batch": 16,
+            "examples_per_label": 2,
+            "repeat_labels": True,
+        },
+    }
+
+
+_KINDS = {
+    "iid batch_norm": _iid("batch_norm"),
+    "iid batch_renorm": _iid("batch_renorm"),
+    "16x2 batch_norm": _labels("batch_norm", 32),
+    "16x2 batch_norm halves": _labels("batch_norm", 16),
+    "16x2 batch_renorm": _labels("batch_renorm", 32),
+}
