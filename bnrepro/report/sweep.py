@@ -18,11 +18,11 @@ NORMALIZER = "normalizer.name"
 
 
 def sweep_table(run: Run) -> pd.DataFrame:
-    """One row per trial: the best first, then pruned ones, last those without an accuracy.
+    """A row a trial: the best first, then those pruned, last those without an accuracy.
 
-    Columns: the varied settings, to four digits; the accuracy on the holdout if that chooses; the
-    final accuracy on the test set, or the last one of a pruned trial; the seeds it is the mean of;
-    and the step at which a trial was pruned.
+    Columns: the varied settings, to four digits; final accuracy, or the last one of a pruned trial,
+    and where a holdout chooses, that on the holdout before it; the seeds it is the mean of; and the
+    step that a trial was pruned at.
     """
     keys, held = list(_space(run)), choosing_split(run.config) == "holdout"
     tested = {trial.variant: trial.mean for trial in _entries(run, "test")}
@@ -38,7 +38,7 @@ def sweep_table(run: Run) -> pd.DataFrame:
 
 
 def sweep_caption(run: Run) -> str:
-    """What the numbers of `sweep_table` mean, and what to beware of."""
+    """What the numbers of `sweep_table` are, and what to beware of."""
     trials, sweep = trials_of(run), run.config["sweep"]
     finished = len(finished_trials(trials))
     pruned = sum(not trial.finished for trial in trials)
@@ -65,8 +65,8 @@ def sweep_caption(run: Run) -> str:
 def best_commands(run: Run) -> list[str]:
     """Shell commands that rerun the best finished trial of each normalizer.
 
-    If the normalizer is not varied, there is one command, for the best trial of all. A normalizer
-    without a trial that has a final accuracy is left out.
+    Where the normalizer is not varied, the best of all. A normalizer none of whose trials has a
+    final accuracy is left out.
     """
     space, commands = _space(run), []
     for normalizer, trials in by_normalizer(run, trials_of(run)).items():
@@ -80,18 +80,18 @@ def best_commands(run: Run) -> list[str]:
 
 
 def _space(run: Run) -> dict[str, Any]:
-    """What each key was varied over: a list, or a range with low, high and log."""
-    # As in JSON, like settings: a tuple and a list are the same.
+    """What the values of each key were taken from: a list, or a range with low, high and log."""
+    # As JSON has it, like settings: a tuple and a list are the same.
     return json.loads(json.dumps(run.config["sweep"]["vary"]))
 
 
 def varied_of(run: Run) -> dict[str, Any]:
-    """What each key with more than one value was varied over; see `_space`."""
+    """What the values were taken from of those keys that have more than one."""
     return {key: values for key, values in _space(run).items() if len(values) > 1}
 
 
 def trials_of(run: Run) -> list[Entry]:
-    """The trials in the order of their numbers, with the accuracy by which they are ranked."""
+    """In the order of their numbers, with the accuracy that they are ranked by."""
     return _entries(run, choosing_split(run.config))
 
 
@@ -101,32 +101,32 @@ def _entries(run: Run, split: str) -> list[Entry]:
 
 
 def percent(trial: Entry) -> float:
-    """Mean of the last accuracy over seeds, in percent; NaN if all diverged."""
+    """Mean of the last accuracy over seeds, NaN if all diverged."""
     return 100 * trial.mean.mean
 
 
 def rank(trial: Entry) -> tuple[bool, bool, float]:
-    """The sort key of a trial: the best first, then pruned ones, last those without an accuracy."""
+    """By which trials are sorted: the best first, then those pruned, last those without a value."""
     return not trial.mean.seeds, not trial.finished, -_score(trial)
 
 
 def _score(trial: Entry) -> float:
-    """Mean over all seeds, where diverged ones count as 0: what the search maximizes."""
+    """Mean over all seeds, one that diverged counted as 0: what the search maximizes."""
     seeds = trial.mean.seeds
     return trial.mean.mean * seeds / (seeds + trial.diverged) if seeds else float("nan")
 
 
 def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
-    """The trials that have a final accuracy."""
+    """Those that have a final accuracy."""
     return [trial for trial in trials if trial.finished and trial.mean.seeds]
 
 
 def best_trial(trials: Sequence[Entry]) -> Entry | None:
-    """The trial with the highest final accuracy, the first in a tie; None if none has one."""
+    """The first of those with the highest final accuracy, if any has one."""
     return max(finished_trials(trials), key=_score, default=None)
 
 
 def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The trials of each normalizer, which may be none."""
+    """The trials of each normalizer; of some there may be none."""
     names = _space(run).get(NORMALIZER) or [trials[0].settings[NORMALIZER]]
     return {name: [t for t in trials if t.settings[NORMALIZER] == name] for name in names}

@@ -59,7 +59,7 @@ def sweep_figures(run: Run) -> list[Path]:
     Raises:
       RecordsError: a figure cannot be written.
     """
-    # There is nothing to draw for a trial that was not even evaluated.
+    # Of a trial that was not even evaluated, there is nothing to draw.
     trials = [trial for trial in trials_of(run) if trial.mean.seeds or trial.diverged]
     varied = varied_of(run)
     numbers = [key for key, values in varied.items() if are_numbers(values)]
@@ -305,7 +305,7 @@ def _points(
             style |= {"mfc": "none"}
             legend["pruned"] = _key(marker="o", mfc="none")
         else:
-            # The outline makes light colours visible on white.
+            # The outline is for the light colours, on white.
             style |= {"color": colours.to_rgba(percent(trial)), "mec": "black", "mew": 0.4}
         if trial is winner:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
@@ -323,7 +323,7 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
     along = {key: axis_of(values) for key, values in varied_of(run).items()}
     low, high = _limits(finished_trials(trials))
     colours, last = _colours(low, high), len(along)
-    # The best tenth, but no more than one can follow.
+    # The best tenth, but not too many to follow.
     thick = min(5, math.ceil(len(finished_trials(trials)) / 10))
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
@@ -379,7 +379,7 @@ def _lines(
                 style |= {"lw": 2.5, "alpha": 1}
             heights = np.append(heights, end)
         else:
-            # Without a final accuracy, the line ends before that axis.
+            # Without a final accuracy, it ends before that axis.
             meaning = "pruned" if trial.mean.seeds else "diverged"
             style = _WITHOUT_FINAL[meaning]
             legend[meaning] = _key(**style)

@@ -152,7 +152,7 @@ def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
 
 
 def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
-    """Mean accuracy over seeds at a step, on the split that chooses; diverged seeds count as 0."""
+    """Mean accuracy, over seeds, on what chooses at a step; one that diverged counts as 0."""
     chosen = (step, choosing_split(plan.config), "accuracy")
     return sum(row[5] for row in rows if row[2:5] == chosen) / plan.config["seeds"]
 
