@@ -29,14 +29,20 @@ define experiments # length, folder
 	  $(BIN)/python -m experiments.$$name --config=configs/$$name.py:$(1) --config.seeds=$(SEEDS) \
 	    --workdir=$(2)/$$name --overwrite || exit; \
 	done
-	@for name in $(EXPERIMENTS); do printf '\n# %s\n\n' $$name; cat $(2)/$$name/summary.md; done
+endef
+define tables # experiments, folder
+	@for name in $(1); do printf '\n# %s\n\n' $$name; cat $(2)/$$name/summary.md; done
 endef
 
 reproduce: setup
 	$(call experiments,full,runs/reproduce)
+	$(BIN)/python -m experiments.labels_and_depth --config=configs/labels_and_depth.py:preview \
+	  --workdir=runs/reproduce/labels_and_depth --overwrite
+	$(call tables,$(EXPERIMENTS) labels_and_depth,runs/reproduce)
 
 quick: setup
 	$(call experiments,preview,runs/quick)
+	$(call tables,$(EXPERIMENTS),runs/quick)
 
 # What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing.
 PYTEST := $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile

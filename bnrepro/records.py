@@ -57,6 +57,9 @@ _PARTIAL = ".partial-"
 # settings of a run.
 _NO_SETTINGS = ("data_dir", "devices.", "checkpoint.", "sweep.", "measures", "measure_every")
 
+# Of MNIST and its stand-in, which all workdirs are of that do not say.
+_CLASSES = 10
+
 
 class RecordsError(Exception):
     """A workdir that cannot be used; the message is one sentence for the user."""
@@ -90,6 +93,12 @@ class Run:
         }
         flat = _flatten(common) | _flatten(self.config["variants"][variant])
         return {key: value for key, value in flat.items() if not key.startswith(_NO_SETTINGS)}
+
+    def chance(self, variant: str) -> float:
+        """Accuracy of a guess, in (0, 1], which is what a run that diverged counts at."""
+        classes = self.provenance.get("classes", _CLASSES)
+        # Of several digits side by side, each combination is a label.
+        return classes ** -self.settings(variant).get("digits", 1)
 
     def finished(self, variant: str) -> bool:
         """Whether all seeds of a variant have run to their end or diverged."""
@@ -249,6 +258,9 @@ def read_run(workdir: Path) -> Run:
     # Before anything is measured, nothing is said of where it comes from.
     if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
         raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
+    classes = provenance.get("classes", _CLASSES)
+    if type(classes) is not int or classes < 1:
+        raise RecordsError(f"{workdir / PROVENANCE} must have a number of classes, got {classes!r}")
     return Run(workdir, config, metrics, provenance)
 
 

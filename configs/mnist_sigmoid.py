@@ -56,13 +56,14 @@ def get_config(length: str = "full") -> ConfigDict:
     config.model.name = "mlp"  # or cnn
     config.model.hidden = (100, 100, 100)  # of an mlp
     config.model.channels = (16, 32, 32, 32)  # of a cnn
-    config.model.activation = "sigmoid"  # or relu, tanh
+    config.model.activation = "sigmoid"  # or identity, relu, tanh, tlu
     # The paper says "small random Gaussian" and gives no learning rate. Both are those that the
     # plain network ends best with, of configs/mnist_sigmoid_rates.py.
     config.model.init = "normal"  # or lecun_normal, of variance 1 / inputs
     config.model.init_std = 0.1
     config.model.dropout = 0.0  # rate, of the hidden units of an mlp, of the features of a cnn
     config.model.norm_placement = "before"  # the nonlinearity, or after, both
+    config.model.kernel = "plain"  # or centred, standardized, of the hidden layers
     config.model.dtype = "float32"  # or bfloat16, of activations
 
     config.optimizer = ConfigDict()
@@ -97,8 +98,9 @@ def get_config(length: str = "full") -> ConfigDict:
     config.measure_every = 10
 
     config.normalizer = ConfigDict()
-    # Or batch_norm, batch_renorm, group_norm, layer_norm; batch_norm_stop_gradient and
-    # moving_average_norm do what the papers warn of.
+    # Or batch_norm, batch_renorm, group_norm, layer_norm; filter_response_norm (activation tlu),
+    # evonorm_s0 (identity), moving_average_batch_norm (kernel centred); batch_norm_stop_gradient
+    # and moving_average_norm do what the papers warn of.
     config.normalizer.name = "none"
     config.normalizer.momentum = 0.99
     config.normalizer.epsilon = 1e-5
@@ -109,7 +111,8 @@ def get_config(length: str = "full") -> ConfigDict:
     config.normalizer.warmup = 5 / 130
     config.normalizer.r_max_end = 40 / 130
     config.normalizer.d_max_end = 25 / 130
-    config.normalizer.num_groups = 10  # of group_norm
+    config.normalizer.num_groups = 10  # of group_norm and evonorm_s0
+    config.normalizer.window = 16  # steps that moving_average_batch_norm averages over
 
     # What is compared: overrides of the keys above. Differences are taken to the baseline.
     config.variants = {

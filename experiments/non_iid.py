@@ -65,8 +65,7 @@ def report(run: "Run") -> None:
         run,
         table,
         "A name tells labels x images of each; differences are to Batch Norm on the same "
-        "minibatches; own statistics are those of minibatches of test images made the same way; "
-        "all other accuracies are with moving averages",
+        "minibatches",
         "The last column is another data set and network: Inception-v3. A review of these results "
         "(N. Kumaran and A. Vaidya, Batch Normalization and Its Optimization Techniques) differs "
         "from the paper: it speaks of 18 labels in 36 images (the paper: 16 in 32), credits 77.4 "

@@ -62,22 +62,27 @@ def report(run: "Run") -> None:
         for normalizer, names in variants.items()
         for size, name in names.items()
     }
-    table = tables.pivot_table(numbers, places, missing="refused")
-    table["batch_renorm − batch_norm"] = tables.differences(
-        numbers, {str(size): name for size, name in renorm.items() if name in baselines}
-    )
+    table = tables.pivot_table(numbers, places)
+    remarks = ["Rows are microbatch sizes, columns normalizers"]
+    # Of those without statistics over the microbatch.
+    if "1" in table.index:
+        table.loc["1"] = table.loc["1"].replace("", "refused")
+        remarks.append(
+            "Batch Norm and Batch Renorm refuse a microbatch of one, whose only value has no "
+            "deviation from its mean; the others take no statistics over the microbatch, and were "
+            "trained once for all rows"
+        )
+    if baselines:
+        leads = tables.differences(numbers, list(baselines))
+        names = {str(size): leads.get(name) for size, name in renorm.items()}
+        table["batch_renorm − batch_norm"] = table.index.map(names)
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
+    remarks.append(
+        "The last column is another data set and network: Inception-v3, Batch Norm and Batch Renorm"
+    )
     table = table.sort_index(key=lambda sizes: -sizes.astype(int)).fillna("")
     table = table.rename_axis("microbatch size")
-    caption = tables.caption(
-        run,
-        table,
-        "Rows are microbatch sizes, columns normalizers; Batch Norm and Batch Renorm refuse a "
-        "microbatch of one, whose only value has no deviation from its mean; the others take no "
-        "statistics over the microbatch, and were trained once for all rows",
-        "The last column is another data set and network: Inception-v3, Batch Norm and Batch "
-        "Renorm",
-    )
+    caption = tables.caption(run, table, *remarks)
     paths = figures.accuracy_against_figure(run, numbers, variants, "microbatch size")
     curves = [names[CURVES_AT] for names in variants.values() if CURVES_AT in names]
     if curves:

@@ -45,7 +45,7 @@ def report(run: "Run") -> None:
     summary.write_summary(run, numbers)
     table = tables.comparison_table(run, numbers)
     if len(run.variants) == 1:
-        table = table[["final, %", "best, %", "seeds"]]
+        table = table[["final, %", "seeds"]]
     paths = figures.accuracy_figure(run)
     if (run.metrics["metric"] == "sigmoid_input/p50").any():
         paths += figures.sigmoid_input_figure(run)

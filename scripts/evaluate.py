@@ -50,14 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     """The table and its caption."""
+    import numpy as np
     import pandas as pd
 
     from bnrepro.comparison import restored
     from bnrepro.comparison.reevaluation import reevaluate
     from bnrepro.data import load_dataset
     from bnrepro.records import read_run
-    from bnrepro.report.summary import mean_interval
-    from bnrepro.report.tables import Unit, mean_cell, seeds_cell
+    from bnrepro.report.statistics import estimate
+    from bnrepro.report.tables import Unit, mean_cell, mean_note, seeds_cell
 
     run = read_run(options.workdir)
     configs = restored.checked_configs(run)
@@ -82,15 +83,16 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     rows = {name: ["no whole checkpoint", "–", "–", "–"] for name in names}
     for name, checkpoint in found.items():
         values = reevaluate(checkpoint, configs[name], dataset, options.statistics)
-        accuracy, loss = (mean_interval(values[metric]) for metric in ("accuracy", "loss"))
-        seeds = seeds_cell(accuracy.seeds, len(checkpoint.seeds) - accuracy.seeds)
-        loss_cell = mean_cell(loss, Unit(1, ".4f"))
+        diverged = np.isnan(values["accuracy"])
+        accuracy = estimate(np.where(diverged, run.chance(name), values["accuracy"]))
+        loss_cell = mean_cell(estimate(values["loss"]), Unit(1, ".4f"))
+        seeds = seeds_cell(len(checkpoint.seeds), int(diverged.sum()))
         rows[name] = [f"{checkpoint.step:,}", mean_cell(accuracy), loss_cell, seeds]
     columns = ["step", "test accuracy, %", "test loss", "seeds"]
     beware = "STAND-IN DATA: not MNIST. " if dataset.stand_in else ""
     caption = (
-        f"{beware}Test set of {dataset.name} with {_STATISTICS[options.statistics]}: mean over "
-        "seeds ± half of its 95% interval (Student's t); seeds that diverged are left out."
+        f"{beware}Test set of {dataset.name} with {_STATISTICS[options.statistics]}: "
+        f"{mean_note(str(rows))}; a seed that diverged counts at chance accuracy and has no loss."
     )
     shown = {configs[name]["normalizer"]["name"] for name in found}
     if options.statistics == "population" and "batch_renorm" in shown:

@@ -1,11 +1,18 @@
 """What README says is so."""
 
+import importlib
+import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
+import pandas as pd
 import pytest
+from scipy import stats
 
+from bnrepro.records import read_run
+from bnrepro.report import figures, sweep_figures
 from tests.pages import run_code
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +28,63 @@ def test_the_code_in_the_readme_runs():
 @pytest.mark.parametrize("name", ["mnist_sigmoid", "small_batch", "non_iid"])
 def test_the_tables_in_the_readme_are_those_of_the_results(name):
     assert (ROOT / "results" / name / "summary.md").read_text().strip() in README
+
+
+RECORDS = sorted(path.parent for path in ROOT.glob("results/*/metrics.csv"))
+
+
+@pytest.mark.parametrize("result", RECORDS, ids=lambda path: path.name)
+def test_the_table_of_a_result_is_what_its_driver_makes_of_its_records(
+    tmp_path, monkeypatch, result
+):
+    for name in ("config.json", "metrics.csv", "provenance.json"):
+        shutil.copy(result / name, tmp_path)
+    for module in (figures, sweep_figures):
+        for name in vars(module):
+            if name.endswith(("_figure", "_figures")):
+                monkeypatch.setattr(module, name, lambda *_, **__: [])
+    driver = json.loads((result / "provenance.json").read_text())["command"].split()[2]
+    module = importlib.import_module(driver)
+    report = module._report if driver == "scripts.sweep" else module.report
+    report(read_run(tmp_path))
+    assert (tmp_path / "summary.md").read_text() == (result / "summary.md").read_text()
+
+
+def final_accuracy(name):
+    """Percent after the last step: one row a setting and seed, with those of the normalizer."""
+    run = read_run(ROOT / "results" / name)
+    rows = run.metrics[run.metrics["step"] == run.config["steps"]]
+    rows = rows[(rows["split"] == "test") & (rows["metric"] == "accuracy")]
+    settings = pd.DataFrame({name: run.settings(name) for name in run.variants}).T
+    keys = ["normalizer.name", "normalizer.r_max", "normalizer.d_max", "optimizer.learning_rate"]
+    rows = rows.merge(settings[keys], left_on="variant", right_index=True)
+    return rows.assign(value=100 * rows["value"]).set_axis(
+        [*rows.columns[: -len(keys)], "normalizer", "r_max", "d_max", "rate"], axis=1
+    )
+
+
+def difference(ours, theirs):
+    """Of means by seed, with half of its 95% interval."""
+    ours, theirs = (rows.groupby("seed")["value"].mean() for rows in (ours, theirs))
+    mean, high = (ours - theirs).mean(), stats.ttest_rel(ours, theirs).confidence_interval().high
+    return f"{mean:.2f} ± {high - mean:.2f}"
+
+
+@pytest.mark.parametrize("rate", [0.01, 3])
+def test_leads_at_a_learning_rate_are_those_of_the_results(rate):
+    rows = final_accuracy("learning_rates")
+    rows = rows[rows["rate"] == rate]
+    by_name = dict(list(rows.groupby("normalizer")))
+    assert difference(by_name["batch_norm"], by_name["none"]) in README
+
+
+def test_what_r_and_d_do_alone_is_that_of_the_results():
+    rows = final_accuracy("renorm_limits")
+    with_r, with_d = rows["r_max"] > 1, rows["d_max"] > 0
+    d, r = rows[with_d & ~with_r], rows[with_r & ~with_d]
+    assert f"+{difference(d, r)} points" in README
+    for part in (d, r, rows[with_r & with_d], rows[~with_r & ~with_d]):
+        assert f"{part['value'].mean():.2f}%" in README
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)h][^)]*)\)", README))

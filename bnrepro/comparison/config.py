@@ -128,13 +128,33 @@ def check_config(config: Mapping[str, Any]) -> None:
         f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
         "own mean to learn from; take 2 or more, or group_norm, layer_norm or none",
     )
+    require(
+        not (
+            name == "moving_average_batch_norm"
+            and microbatch_size == flat["normalizer.window"] == 1
+        ),
+        f"{name} cannot train on a microbatch_size of 1 with a normalizer.window of 1: a single "
+        "value divided by its own size has no gradient; make either 2 or more",
+    )
+    require(
+        name != "evonorm_s0"
+        or (flat["model.activation"], flat["model.norm_placement"]) == ("identity", "before"),
+        "evonorm_s0 contains its nonlinearity: it takes model.activation identity and "
+        f"model.norm_placement before, got {flat['model.activation']} and "
+        f"{flat['model.norm_placement']}",
+    )
+    require(
+        not (name == "none" and flat["model.kernel"] == "standardized"),
+        "model.kernel standardized gives weights a variance of 1, which takes a normalizer: set "
+        "normalizer.name, or model.kernel plain",
+    )
     for end in ("normalizer.r_max_end", "normalizer.d_max_end"):
         require(
             flat[end] >= flat["normalizer.warmup"],
             f"{end} must be at least normalizer.warmup, got {flat[end]:g} and "
             f"{flat['normalizer.warmup']:g}",
         )
-    if name == "group_norm":
+    if name in ("evonorm_s0", "group_norm"):
         groups = flat["normalizer.num_groups"]
         key = "model.channels" if flat["model.name"] == "cnn" else "model.hidden"
         require(

@@ -9,17 +9,18 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
+ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "tlu")
 DTYPES = ("bfloat16", "float32")
 INITIALIZERS = ("lecun_normal", "normal")
+KERNELS = ("centred", "plain", "standardized")
 MEASURES = (
     "along_gradient", "gradient_norms", "near_linear", "normalizer_outputs", "parameter_norms",
     "sigmoid_input",
 )  # fmt: skip
 NETWORKS = ("cnn", "mlp")
 NORMALIZERS = (
-    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "group_norm", "layer_norm",
-    "moving_average_norm", "none",
+    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "evonorm_s0", "filter_response_norm",
+    "group_norm", "layer_norm", "moving_average_batch_norm", "moving_average_norm", "none",
 )  # fmt: skip
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PLACEMENTS = ("after", "before", "both")
@@ -180,7 +181,14 @@ KEYS: dict[str, Key] = {
     "model.name": Key(Choice(NETWORKS), "mlp", "the network"),
     "model.hidden": Key(Sizes(), (100, 100, 100), "units of an mlp's layers"),
     "model.channels": Key(Sizes(), (16, 32, 32, 32), "of a cnn's convolutions"),
-    "model.activation": Key(Choice(ACTIVATIONS), "relu", "of the hidden layers"),
+    "model.activation": Key(
+        Choice(ACTIVATIONS),
+        "relu",
+        "of the hidden layers; tlu is a ReLU with a learned threshold, evonorm_s0 takes identity",
+    ),
+    "model.kernel": Key(
+        Choice(KERNELS), "plain", "what is done to the kernels of the hidden layers"
+    ),
     "model.init": Key(
         Choice(INITIALIZERS), "lecun_normal", "of all weights; lecun_normal has variance 1 / inputs"
     ),
@@ -258,12 +266,23 @@ KEYS: dict[str, Key] = {
     "normalizer.momentum": Key(_SHARE, 0.99, "of the moving averages"),
     "normalizer.epsilon": Key(Number(float, 0, 1e3, open_low=True), 1e-5, "added to the variance"),
     "normalizer.use_scale": Key(Is(bool), True, "learn gamma; the Batch Renorm paper fixes it"),
-    "normalizer.r_max": Key(Number(float, 1, 1e6), 3.0, "Batch Renorm's limit of r, in the end"),
+    "normalizer.r_max": Key(
+        Number(float, 1, 1e6),
+        3.0,
+        "Batch Renorm's limit of r, in the end; also of moving_average_batch_norm (its paper: 5)",
+    ),
     "normalizer.d_max": Key(Number(float, 0, 1e6), 5.0, "Batch Renorm's limit of d, in the end"),
-    "normalizer.warmup": Key(_SHARE, 5 / 130, "share of the run with r_max 1, d_max 0"),
+    "normalizer.warmup": Key(
+        _SHARE,
+        5 / 130,
+        "share of the run with r_max 1, d_max 0; moving_average_batch_norm averages from there on",
+    ),
     "normalizer.r_max_end": Key(_SHARE, 40 / 130, "share of the run until r_max is reached"),
     "normalizer.d_max_end": Key(_SHARE, 25 / 130, "share of the run until d_max is reached"),
-    "normalizer.num_groups": Key(_BATCH, 10, "of group_norm; divides the features"),
+    "normalizer.num_groups": Key(_BATCH, 10, "of group_norm and evonorm_s0; divides the features"),
+    "normalizer.window": Key(
+        Number(int, 1, 10_000), 16, "steps that moving_average_batch_norm averages over"
+    ),
 }
 # Numbers that a compiled program can take as arguments: variants that differ in nothing else are
 # one program.

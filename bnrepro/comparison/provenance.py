@@ -30,14 +30,15 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
       dataset: what is trained on.
 
     Returns:
-      Among others `seconds`, for the time each variant takes, side by side with others,
-      compilation and evaluation included.
+      Among others `classes`, the number of labels, and `seconds`, for the time each variant takes,
+      side by side with others, compilation and evaluation included.
     """
     if before:
         return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
     return {
         "dataset": dataset.name,
         "stand_in": dataset.stand_in,
+        "classes": len(dataset.class_names),
         **here_and_now(),
         "seconds": {},
     }

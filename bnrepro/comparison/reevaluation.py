@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.restored import Restored, check_model
 from bnrepro.comparison.variant import Data, example_input, make_data, make_evaluate, make_model
 from bnrepro.data import Dataset, fixed_examples
@@ -34,7 +34,7 @@ def reevaluate(
 
     Raises:
       CheckpointError: the checkpoint is of other data, or of another model.
-      ConfigError: the test set has no such minibatches.
+      ConfigError: the test set has no such minibatches, or the normalizer no such statistics.
     """
     covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
@@ -86,9 +86,16 @@ def with_population_statistics(
 
     Returns:
       The same, if there are no moving averages.
+
+    Raises:
+      ConfigError: moving averages of another normalizer.
     """
     if not variables["batch_stats"]:
         return variables
+    require(
+        (name := config["normalizer"]["name"]) in ("batch_norm", "batch_renorm"),
+        f"population statistics are those of batch_norm or batch_renorm, and {name} has others",
+    )
     images, labels = data.source.arrays
     examples = fixed_examples(images, labels, len(labels), config["digits"])
 

@@ -94,6 +94,7 @@ def by_label(
     order = jnp.asarray(np.argsort(labels, kind="stable"), jnp.int32)
     firsts, sizes = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
     capacity = int(counts.max())
+    powers = jnp.asarray(len(classes) ** np.arange(digits)[None, ::-1], jnp.int32)
 
     def sample(key: Key[Array, ""], step: Int[Array, ""]) -> Int[Array, "batch *digits"]:
         label_key, image_key = jax.random.split(jax.random.fold_in(key, step))
@@ -107,7 +108,7 @@ def by_label(
         if digits == 1:
             return order[jax.vmap(images)(keys, drawn).T.ravel()]
         keys = jax.vmap(partial(jax.random.split, num=digits))(keys)
-        of_position = drawn[:, None] // len(classes) ** jnp.arange(digits)[::-1] % len(classes)
+        of_position = drawn[:, None] // powers % len(classes)
         index = jax.vmap(jax.vmap(images))(keys, of_position)
         return order[jnp.moveaxis(index, -1, 0).reshape(-1, digits)]
 

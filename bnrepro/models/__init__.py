@@ -1,6 +1,7 @@
 """Networks built from the layers."""
 
 from bnrepro.models.cnn import CNN
+from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.networks import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, make_network
 from bnrepro.models.normalizers import NORMALIZERS, PLACEMENTS, make_normalizer
@@ -10,6 +11,7 @@ __all__ = [
     "CNN",
     "DTYPES",
     "INITIALIZERS",
+    "KERNELS",
     "MLP",
     "NETWORKS",
     "NORMALIZERS",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrepro.models.dropout import Dropout
+from bnrepro.models.kernels import KERNELS, Treatment, promoted
 from bnrepro.models.normalizers import Normalizer, activate
 
 
@@ -27,6 +28,7 @@ class MLP(nn.Module):
       kernel_init: draws all weights.
       dropout: rate of `Dropout`, in [0, 1); None for none.
       norm_placement: one of `PLACEMENTS`.
+      treatment: of the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations, but for the logits (default: that of input and parameters).
     """
 
@@ -37,6 +39,7 @@ class MLP(nn.Module):
     kernel_init: nn.initializers.Initializer
     dropout: Any = None
     norm_placement: str = "before"
+    treatment: Treatment = KERNELS["plain"]
     dtype: Any = None
 
     def nonlinearity_inputs(self) -> tuple[str, ...]:
@@ -64,6 +67,7 @@ class MLP(nn.Module):
                 use_bias=self.normalizer is None,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
+                promote_dtype=promoted(self.treatment),
                 name=f"dense_{i}",
             )(x)
             x = activate(

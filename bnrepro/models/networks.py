@@ -7,10 +7,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnrepro.models.cnn import CNN
+from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.normalizers import Normalizer
+from bnrepro.models.per_example import ThresholdedLinearUnit
 
-ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": nn.tanh}
+# To be called within a compact module, in which tlu makes a module of its own for each layer.
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "relu": nn.relu,
+    "sigmoid": nn.sigmoid,
+    "tanh": nn.tanh,
+    "tlu": lambda x: ThresholdedLinearUnit()(x),
+}
 INITIALIZERS = ("lecun_normal", "normal")
 NETWORKS = ("cnn", "mlp")
 # None is that of the images, float32.
@@ -29,6 +38,7 @@ def make_network(
     num_classes: int,
     normalizer: Normalizer | None,
     norm_placement: str = "before",
+    kernel: str = "plain",
     dtype: str = "float32",
 ) -> nn.Module:
     """The network of that name, called with a minibatch of images and `train`.
@@ -45,6 +55,7 @@ def make_network(
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       norm_placement: one of `PLACEMENTS`.
+      kernel: what is done to the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations, one of `DTYPES`; parameters and logits are of float32.
 
     Raises:
@@ -62,6 +73,7 @@ def make_network(
         "kernel_init": kernel_init,
         "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
         "norm_placement": norm_placement,
+        "treatment": KERNELS[kernel],
         "dtype": DTYPES[dtype],
     }
     if name == "mlp":

@@ -9,13 +9,15 @@ from jaxtyping import Array
 
 from bnrepro.layers import BatchNorm, BatchRenorm, renorm_schedules
 from bnrepro.models.counterexamples import MovingAverageNorm, StopGradientBatchNorm
+from bnrepro.models.mabn import MovingAverageBatchNorm
+from bnrepro.models.per_example import EvoNormS0, FilterResponseNorm
 
 # Makes a normalization layer, given `use_running_average` and `name`.
 Normalizer = Callable[..., nn.Module]
 
 NORMALIZERS = (
-    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "group_norm", "layer_norm",
-    "moving_average_norm", "none",
+    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "evonorm_s0", "filter_response_norm",
+    "group_norm", "layer_norm", "moving_average_batch_norm", "moving_average_norm", "none",
 )  # fmt: skip
 
 
@@ -65,6 +67,7 @@ def make_normalizer(
     r_max_end: float,
     d_max_end: float,
     num_groups: int,
+    window: int = 16,
     use_scale: bool = True,
     axis_name: str | None = None,
     dtype: Any = None,
@@ -75,15 +78,16 @@ def make_normalizer(
 
     Args:
       name: one of `NORMALIZERS`.
-      steps: length of the run, which Batch Renorm's ramp is scaled to.
+      steps: length of the run, which Batch Renorm's ramp and the warm-up are scaled to.
       momentum: of the moving averages.
       epsilon: added to the variance.
-      r_max: see `renorm_schedules`, as for the four that follow.
+      r_max: see `renorm_schedules`, as for the four that follow, and `MovingAverageBatchNorm`.
       d_max: likewise.
       warmup: likewise, a share of the run.
       r_max_end: likewise.
       d_max_end: likewise.
-      num_groups: of group_norm; must divide the number of features.
+      num_groups: of group_norm and evonorm_s0; must divide the number of features.
+      window: of moving_average_batch_norm, see there.
       use_scale: learn gamma.
       axis_name: mapped axis over which minibatch statistics are shared.
       dtype: of the result (default: promoted from input and parameters).
@@ -101,6 +105,10 @@ def make_normalizer(
         return partial(StopGradientBatchNorm, **averaging)
     if name == "moving_average_norm":
         return partial(MovingAverageNorm, **averaging)
+    if name == "moving_average_batch_norm":
+        return partial(
+            MovingAverageBatchNorm, window=window, warmup=warmup * steps, r_max=r_max, **averaging
+        )
     if name == "batch_renorm":
         r_schedule, d_schedule = renorm_schedules(
             steps,
@@ -117,4 +125,8 @@ def make_normalizer(
         return lambda use_running_average, name: nn.GroupNorm(num_groups, name=name, **common)
     if name == "layer_norm":
         return lambda use_running_average, name: nn.LayerNorm(name=name, **common)
+    if name == "filter_response_norm":
+        return lambda use_running_average, name: FilterResponseNorm(name=name, **common)
+    if name == "evonorm_s0":
+        return lambda use_running_average, name: EvoNormS0(num_groups, name=name, **common)
     raise ValueError(f"unknown normalizer {name!r}; known are {', '.join(NORMALIZERS)}")

@@ -10,12 +10,12 @@ from bnrepro.records import Run
 from bnrepro.report import tables
 from bnrepro.report.entries import MISSING, Entry, check_keys, find_entries, in_order
 from bnrepro.report.question import Question
-from bnrepro.report.summary import mean_interval
+from bnrepro.report.statistics import estimate, holm
+from bnrepro.report.summary import estimate_columns
 
 _UNPAIRED, _OTHER_STEPS = "†", "‡"
-# What is said of the marks in a difference.
+# What is said of the marks in a difference, beside those of `tables.star_notes`.
 _NOTES = {
-    "*": "* where its interval excludes zero",
     _UNPAIRED: "† where no seed is common to both, so that the interval is Welch's",
     _OTHER_STEPS: "‡ where the baseline's value is of other steps",
     MISSING: "– where the data sets differ or one has no value",
@@ -51,11 +51,15 @@ def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
     entries = find_entries(runs, question)
     check_keys(entries, [*question.rows, *question.columns])
     entries = in_order(entries, question.rows)
-    cells, best = (_pivot if question.columns else _list)(entries, question)
-    return Comparison(cells, best, _caption(runs, entries, question), _numbers(entries, question))
+    differences = _differences(entries, question)
+    cells, best = (_pivot if question.columns else _list)(entries, question, differences)
+    caption = _caption(runs, question, differences, cells)
+    return Comparison(cells, best, caption, _numbers(entries, question))
 
 
-def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _list(
+    entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a variant."""
     several = len({entry.run for entry in entries}) > 1
     names = list(question.rows) or ["run: variant" if several else "variant"]
@@ -65,11 +69,10 @@ def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, p
         labels.append((*label[:-1], label[-1] + _unfinished(entry)))
         row = {_title(question): tables.mean_cell(entry.mean, _unit(question))}
         if question.baseline is not None:
-            row[f"{_when(question)} − {question.baseline}"] = _difference(entry, question)
+            row[f"{_when(question)} − {question.baseline}"] = differences[entry]
         if question.steps_to is not None:
-            steps = mean_interval(entry.reached.to_numpy())
             title = f"steps to {100 * question.steps_to:g}%"
-            row[title] = tables.steps_cell(steps, len(entry.reached))
+            row[title] = tables.steps_cell(estimate(entry.reached), len(entry.reached))
         row["data set"] = entry.dataset
         row["seeds"] = _seeds(entry)
         rows.append(row)
@@ -81,7 +84,9 @@ def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, p
     return cells, best
 
 
-def _pivot(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _pivot(
+    entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One cell a variant."""
 
     def row_of(entry: Entry) -> tuple[str, ...]:
@@ -97,61 +102,84 @@ def _pivot(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, 
     each = not _seeds_everywhere(entries)
     index = pd.MultiIndex.from_tuples(rows, names=list(question.rows) or [""])
     titles = [", ".join(column) for column in columns]
-    cells = [["" if e is None else _cell(e, question, each) for e in row] for row in grid]
+    cells = [
+        ["" if e is None else _cell(e, question, differences[e], each) for e in row] for row in grid
+    ]
     best = [_best(row, question) for row in grid]
     return pd.DataFrame(cells, index, titles), pd.DataFrame(best, index, titles)
 
 
-def _cell(entry: Entry, question: Question, seeds: bool) -> str:
+def _cell(entry: Entry, question: Question, difference: str, seeds: bool) -> str:
     text = tables.mean_cell(entry.mean, _unit(question))
     if question.baseline is not None:
-        text += f" ({'baseline' if entry.is_baseline else _difference(entry, question)})"
+        text += f" ({'baseline' if entry.is_baseline else difference})"
     return text + (f", seeds: {_seeds(entry)}" if seeds else "") + _unfinished(entry)
 
 
 def _best(entries: Sequence[Entry | None], question: Question) -> np.ndarray:
-    """Which of several on the same data set are best, as far as their shown digits tell."""
+    """Which of several on the same data set are best, as far as their shown digits tell.
+
+    What has a seed that diverged never is.
+    """
     unit = _unit(question)
     shown = [format(unit.scale * e.mean.mean, unit.form) if e else "nan" for e in entries]
     scores = pd.Series(shown, dtype=float) * question.sign
-    groups = scores.groupby([e.dataset if e else "" for e in entries])
-    best = (scores == groups.transform("max")) & (groups.transform("count") > 1)
-    return best.to_numpy() & (question.sign != 0)
+    datasets = [e.dataset if e else "" for e in entries]
+    whole = scores.where(np.array([not (e and e.diverged) for e in entries]))
+    best = whole == whole.groupby(datasets).transform("max")
+    several = scores.groupby(datasets).transform("count") > 1
+    return (best & several).to_numpy() & (question.sign != 0)
 
 
-def _difference(entry: Entry, question: Question) -> str:
-    if entry.is_baseline:
-        return "0"
-    if entry.difference is None:
-        return MISSING
-    interval, paired, same_steps = entry.difference
-    text = tables.difference_cell(interval, _unit(question))
-    return text + ("" if paired else _UNPAIRED) + ("" if same_steps else _OTHER_STEPS)
+def _differences(entries: Sequence[Entry], question: Question) -> dict[Entry, str]:
+    """The difference of each entry to its baseline: one family of comparisons."""
+    found = {entry: entry.difference for entry in entries if entry.difference}
+    estimates = [difference.estimate for difference in found.values()]
+    cells = dict(zip(found, tables.difference_cells(estimates, _unit(question)), strict=True))
+    texts = {entry: "0" if entry.is_baseline else MISSING for entry in entries}
+    for entry, (_, paired, same_steps) in found.items():
+        marks = ("" if paired else _UNPAIRED) + ("" if same_steps else _OTHER_STEPS)
+        texts[entry] = cells[entry] + marks
+    return texts
 
 
-def _caption(runs: Mapping[str, Run], entries: Sequence[Entry], question: Question) -> str:
+def _caption(
+    runs: Mapping[str, Run],
+    question: Question,
+    differences: Mapping[Entry, str],
+    cells: pd.DataFrame,
+) -> str:
+    entries = list(differences)
     steps = sorted(frozenset().union(*(entry.steps for entry in entries)))
     span = " to ".join(f"{step:,}" for step in dict.fromkeys((*steps[:1], *steps[-1:])))
     span = f"step{'s' if len(steps) > 1 else ''} {span}"
-    taken = {"final": f"last evaluation ({span})", "best": f"best evaluation ({span})"}
+    taken = {
+        "final": f"last evaluation ({span})",
+        "best": f"best evaluation ({span}), which is optimistic: the same data chose it",
+    }
     percent = ", %" if question.name == "accuracy" else ""
     notes = [
-        f"{question.metric}{percent}, {taken.get(str(question.at), _when(question))}: mean over "
-        "seeds ± half of its 95% interval (Student's t)"
+        f"{question.metric}{percent}, {taken.get(str(question.at), _when(question))}: "
+        + tables.mean_note(tables.cells_text(cells))
     ]
     if question.baseline is not None:
         own = " of the same run" * (len({e.baseline.name for e in entries if e.baseline}) > 1)
         where = "in parentheses " * bool(question.columns)
         unit = " in percentage points" if percent else ""
         notes.append(f"{where}the difference to {question.baseline}{own}{unit}, paired by seed")
-        shown = "".join(_difference(entry, question) for entry in entries)
+        shown = "".join(differences.values())
+        notes += tables.star_notes(shown, shown.count("±"))
         notes += [note for mark, note in _NOTES.items() if mark in shown]
     if question.steps_to is not None:
         notes.append("steps are those of the first evaluation and of the seeds that got there")
     if not all(entry.finished for entry in entries):
         notes.append("(unfinished) not all seeds have got to the last step")
-    if any(entry.diverged for entry in entries):
-        notes.append("seeds that diverged are left out")
+    diverged = sum(entry.diverged for entry in entries)
+    if diverged:
+        do = "count at the chance accuracy of their data set" if percent else "are left out"
+        notes.append(f"the runs that diverged, {diverged}, {do}")
+    else:
+        notes.append("no run diverged")
     parts = ["; ".join(notes)]
     if question.columns:
         parts.append(f"Columns: {', '.join(question.columns)}")
@@ -169,28 +197,32 @@ def _caption(runs: Mapping[str, Run], entries: Sequence[Entry], question: Questi
 
 
 def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
+    family = [entry.difference.estimate for entry in entries if entry.difference]
+    adjusted = iter(holm([one.p_value() for one in family]))
     rows = []
     for entry in entries:
         names = {"run": entry.run, "variant": entry.variant}
         measured: dict[str, Any] = {
-            **entry.mean._asdict(),
+            **estimate_columns(entry.mean),
             "diverged": entry.diverged,
             "finished": entry.finished,
             "steps": max(entry.steps, default=pd.NA),
             "dataset": entry.dataset,
         }
         if question.baseline is not None:
-            interval, paired, _ = entry.difference or (mean_interval(np.array([])), None, None)
+            found, paired, _ = entry.difference or (estimate([]), None, None)
             measured |= {
-                "difference": interval.mean,
-                "difference_ci95_low": interval.ci95_low,
-                "difference_ci95_high": interval.ci95_high,
+                "difference": found.mean,
+                "difference_ci95_low": found.ci95_low,
+                "difference_ci95_high": found.ci95_high,
+                "difference_p": found.p_value(),
+                "difference_p_holm": next(adjusted) if entry.difference else np.nan,
                 "paired": paired,
             }
         if question.steps_to is not None:
-            reached = mean_interval(entry.reached.to_numpy())
+            reached = estimate(entry.reached)
             title = f"steps_to_{question.steps_to:g}"
-            measured |= {title: reached.mean, f"{title}_seeds": reached.seeds}
+            measured |= {title: reached.mean, f"{title}_seeds": reached.n}
         keys = [key for key in (*question.rows, *question.columns) if key not in names]
         # A config's `seeds` says how many were asked for, not how many there are.
         titles = [f"config.{key}" if key in measured else key for key in keys]
@@ -205,7 +237,7 @@ def _seeds_everywhere(entries: Sequence[Entry]) -> list[str]:
 
 
 def _seeds(entry: Entry) -> str:
-    return tables.seeds_cell(entry.mean.seeds, entry.diverged)
+    return tables.seeds_cell(entry.trained + entry.diverged, entry.diverged)
 
 
 def _unfinished(entry: Entry) -> str:

@@ -11,14 +11,8 @@ import pandas as pd
 
 from bnrepro.records import Run
 from bnrepro.report.question import Question, QuestionError
-from bnrepro.report.summary import (
-    Interval,
-    difference_interval,
-    evaluations,
-    finals,
-    mean_interval,
-    steps_to,
-)
+from bnrepro.report.statistics import Estimate, difference, estimate
+from bnrepro.report.summary import evaluations, failures, finals, never, steps_to, with_failures
 
 # What stands for a setting, or a number, that is not there.
 MISSING = "–"
@@ -27,7 +21,7 @@ MISSING = "–"
 class Difference(NamedTuple):
     """To the baseline: whether `paired` by seed, and whether both were taken at the same steps."""
 
-    interval: Interval
+    estimate: Estimate
     paired: bool
     same_steps: bool
 
@@ -43,10 +37,12 @@ class Entry:
       dataset: what it was trained on, with its version.
       settings: by flat key; besides, `run` and `variant`.
       finished: whether all seeds have got to their end.
+      trained: how many seeds have a finite value and did not diverge.
       diverged: how many seeds diverged.
-      values: the metric by seed, where it is finite.
+      values: the metric by seed, where it is finite; of accuracy, chance where a seed diverged.
+      mean: of the values.
       steps: those of the evaluations that the values are chosen from.
-      reached: steps to an accuracy by seed, NaN where it never got there.
+      reached: steps to the accuracy asked for by seed, infinity where it never got there.
       baseline: what it is compared with, if anything.
     """
 
@@ -55,8 +51,10 @@ class Entry:
     dataset: str
     settings: Mapping[str, Any]
     finished: bool
+    trained: int
     diverged: int
     values: pd.Series
+    mean: Estimate
     steps: frozenset[int]
     reached: pd.Series
     baseline: "Entry | None" = None
@@ -76,18 +74,15 @@ class Entry:
         return tuple(setting_text(self.settings.get(key, missing)) for key in keys)
 
     @cached_property
-    def mean(self) -> Interval:
-        """Of the values."""
-        return mean_interval(self.values.to_numpy())
-
-    @cached_property
     def difference(self) -> Difference | None:
-        """To the baseline, if there is one on the same data set and both have values."""
+        """To the baseline, if that is another on the same data set and both have values."""
         other = self.baseline
-        if other is None or other.dataset != self.dataset:
+        if other is None or self.is_baseline or other.dataset != self.dataset:
             return None
-        interval, paired = difference_interval(self.values, other.values)
-        return Difference(interval, paired, self.steps == other.steps) if interval.seeds else None
+        found, paired = difference(self.values, other.values)
+        # What diverged has none.
+        same_steps = not self.steps or not other.steps or self.steps == other.steps
+        return Difference(found, paired, same_steps) if found.n else None
 
 
 def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
@@ -158,12 +153,19 @@ def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
     rows = evaluations(run, question.split, question.name)
     if isinstance(question.at, int):
         rows = rows[rows["step"] == question.at]
-    seeds = rows.groupby("seed")
+    seeds = rows.groupby(["variant", "seed"])
     if question.at == "best":
         values = seeds["value"].max() if question.sign > 0 else seeds["value"].min()
     else:
-        values = finals(rows).droplevel("variant")
-    reached = steps_to(evaluations(run, question.split), question.steps_to or np.nan)
+        values = finals(rows)
+    values = values[np.isfinite(values)]
+    trained = len(values)
+    if question.name == "accuracy":
+        values = with_failures(values, run, run.chance)
+    reached = pd.Series(dtype=float)
+    if question.steps_to is not None:
+        reached = steps_to(evaluations(run, question.split), question.steps_to)
+        reached = with_failures(reached, run, never).droplevel("variant")
     name, called = setting_text(variant), setting_text(label)
     return Entry(
         run=called,
@@ -171,10 +173,12 @@ def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
         dataset=setting_text(run.provenance["dataset"]),
         settings=run.settings(variant) | {"run": called, "variant": name},
         finished=run.finished(variant),
-        diverged=run.metrics.loc[run.metrics["metric"] == "diverged", "seed"].nunique(),
-        values=values[np.isfinite(values)],
+        trained=trained,
+        diverged=len(failures(run)),
+        values=values.droplevel("variant"),
+        mean=estimate(values),
         steps=frozenset(rows["step"] if question.at == "best" else seeds["step"].max()),
-        reached=reached.droplevel("variant"),
+        reached=reached,
     )
 
 

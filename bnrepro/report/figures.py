@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
-from scipy import special
 
 from bnrepro.records import FIGURES, Run, complete_file
-from bnrepro.report.summary import evaluations
+from bnrepro.report.statistics import FEWEST, estimate
+from bnrepro.report.summary import evaluations, failures
 
 # Okabe and Ito's colours, told apart by the colour-blind as well.
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -43,6 +43,8 @@ def accuracy_figure(
 ) -> list[Path]:
     """Accuracy against steps, mean and 95% interval over seeds, of all or some variants.
 
+    Runs that diverged are at chance from the start.
+
     Args:
       run: what was measured.
       variants: those to show, if not all.
@@ -51,6 +53,8 @@ def accuracy_figure(
     """
     names = run.variants if variants is None else list(variants)
     tables = {title: _accuracy(run, split, names) for split, title in splits.items()}
+    seeds = next(iter(tables.values())).columns.get_level_values("seed").nunique()
+    band = seeds > 1 and len(names) <= len(_COLOURS)
     with mpl.rc_context(STYLE):
         size = (4.4 * len(splits) + 2 * (len(splits) == 1), 4)
         figure = Figure(figsize=size, layout="constrained")
@@ -59,7 +63,7 @@ def accuracy_figure(
             for variant, colour in coloured(names):
                 # Colours come again after the seventh line, then dashed and dotted.
                 style = ("-", "--", ":", "-.")[names.index(variant) // len(_COLOURS) % 4]
-                _plot_mean(axes, accuracy, variant, style, colour, len(names) <= len(_COLOURS))
+                _plot_mean(axes, accuracy, variant, style, colour, band)
             axes.set(xlabel="training steps")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             if len(splits) > 1:
@@ -70,10 +74,10 @@ def accuracy_figure(
         panels[-1].legend(
             loc="lower right", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
         )
-        first = next(iter(tables.values()))
-        seeds_shown = first.columns.get_level_values("seed").nunique()
-        text = figure_title(run, f"{seeds_shown} seeds, band: 95% interval")
-        figure.suptitle(text, fontsize=9)
+        text = f"{seeds} seed{'s' * (seeds > 1)}"
+        if band:
+            text += f", band: {_ends(seeds)}"
+        figure.suptitle(figure_title(run, text), fontsize=9)
         return save_figure(figure, run.workdir / FIGURES / name)
 
 
@@ -81,7 +85,11 @@ def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
     """Percent: one row a step, one column a (variant, seed)."""
     rows = evaluations(run, split)
     rows = rows[rows["variant"].isin(names)]
-    return 100 * rows.pivot(index="step", columns=["variant", "seed"], values="value")
+    accuracy = 100 * rows.pivot(index="step", columns=["variant", "seed"], values="value")
+    for variant, seed in failures(run):
+        if variant in names:
+            accuracy[variant, seed] = 100 * run.chance(variant)
+    return accuracy
 
 
 def _plot_mean(
@@ -89,42 +97,46 @@ def _plot_mean(
 ) -> None:
     """A line for the mean over seeds, and a band for its 95% interval."""
     seeds = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
-    mean = seeds.mean(axis=1)
-    axes.plot(seeds.index, mean, style, color=colour, label=variant)
-    if seeds.shape[1] > 1 and band:
-        count = seeds.count(axis=1)
-        half = special.stdtrit(count - 1, 0.975) * seeds.sem(axis=1)
-        axes.fill_between(seeds.index, mean - half, mean + half, color=colour, alpha=0.25, lw=0)
+    means = [estimate(row) for row in seeds.to_numpy()]
+    axes.plot(seeds.index, [one.mean for one in means], style, color=colour, label=variant)
+    if band:
+        low, high = np.array([one.ends for one in means]).reshape(-1, 2).T
+        axes.fill_between(seeds.index, low, high, color=colour, alpha=0.25, lw=0)
+
+
+def _ends(seeds: int) -> str:
+    """What `Estimate.ends` are of so many seeds."""
+    return "95% interval" if seeds >= FEWEST else "minimum to maximum"
 
 
 def accuracy_against_figure(
     run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
 ) -> list[Path]:
     """Final accuracy against a number: a line a title, {title: {number: variant}}."""
-    finals = summary[summary["metric"] == "final"].set_index("variant")
+    finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4), layout="constrained")
         axes = figure.subplots()
         for title, colour in coloured(list(lines)):
             points = sorted(lines[title].items())
-            rows = 100 * finals.loc[[name for _, name in points], ["mean", "ci95_high"]]
-            half = (rows["ci95_high"] - rows["mean"]).fillna(0)
             numbers = [number for number, _ in points]
+            means = 100 * np.array([finals[name].mean for _, name in points])
+            ends = 100 * np.array([finals[name].ends for _, name in points])
             # Of what was trained once for all numbers, one line without points.
             once = len(set(lines[title].values())) == 1
             style: dict[str, Any] = {"ls": ":"} if once else {"marker": "o", "ms": 3, "capsize": 2}
-            axes.errorbar(
-                numbers, rows["mean"], 0 if once else half, color=colour, label=title, **style
-            )
+            bars = 0 if once else np.abs(ends.T - means)
+            axes.errorbar(numbers, means, bars, color=colour, label=title, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({number for points in lines.values() for number in points}))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         shown = [variant for points in lines.values() for variant in points.values()]
-        errors = (100 - 100 * finals.loc[shown, "mean"]).fillna(50)
+        errors = np.nan_to_num([100 - 100 * finals[name].mean for name in shown], nan=50)
         set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
         axes.set(xlabel=xlabel, ylabel=LOG_ERROR_LABEL)
         figure.legend(loc="outside right upper")
-        text = f"{run.config['steps']:,} steps, bars: 95% interval over seeds"
+        fewest = min(finals[name].n for name in shown)
+        text = f"{run.config['steps']:,} steps, bars: {_ends(fewest)} over seeds"
         axes.set_title(figure_title(run, text), fontsize=9)
         return save_figure(figure, run.workdir / FIGURES / "accuracy_against")
 

@@ -1,36 +1,47 @@
-"""From the metrics of a run to one number a variant, with its 95% interval over seeds."""
+"""From the metrics of a run to one number a variant, with its 95% interval over seeds.
 
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+A run that diverged is a failure: it counts at chance accuracy, and never reaches any accuracy.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from bnrepro.records import SUMMARY_CSV, Run, complete_file
+from bnrepro.report.statistics import Estimate, estimate
 
 SUMMARY_COLUMNS = (
-    "variant", "metric", "mean", "ci95_low", "ci95_high", "seeds", "steps", "dataset",
+    "variant", "metric", "mean", "ci95_low", "ci95_high", "minimum", "maximum", "seeds", "of",
+    "steps", "dataset",
 )  # fmt: skip
 _SEED = ["variant", "seed"]
 
 
-class Interval(NamedTuple):
-    """A mean with its 95% interval (NaN of fewer than two values) and the number of values."""
+def failures(run: Run) -> pd.MultiIndex:
+    """Each (variant, seed) that diverged."""
+    diverged = run.metrics[run.metrics["metric"] == "diverged"]
+    return pd.MultiIndex.from_frame(diverged[_SEED])
 
-    mean: float
-    ci95_low: float
-    ci95_high: float
-    seeds: int
+
+def with_failures(values: pd.Series, run: Run, value: Callable[[str], float]) -> pd.Series:
+    """`values` by (variant, seed), and for each that diverged the `value` of its variant."""
+    failed = failures(run)
+    others = [value(variant) for variant in failed.get_level_values("variant")]
+    return pd.concat([values.astype(float), pd.Series(others, failed, dtype=float)])
+
+
+def never(variant: str) -> float:
+    """The step at which a run that diverged gets anywhere."""
+    return np.inf
 
 
 def evaluations(run: Run, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-    """The rows of one metric in the order of steps; seeds that diverged are left out."""
+    """The rows of one metric in the order of steps, without those of seeds that diverged."""
     metrics = run.metrics
-    diverged = pd.MultiIndex.from_frame(metrics.loc[metrics["metric"] == "diverged", _SEED])
     rows = metrics[(metrics["split"] == split) & (metrics["metric"] == metric)]
-    return rows[~pd.MultiIndex.from_frame(rows[_SEED]).isin(diverged)].sort_values("step")
+    diverged = pd.MultiIndex.from_frame(rows[_SEED]).isin(failures(run))
+    return rows[~diverged].sort_values("step")
 
 
 def finals(rows: pd.DataFrame) -> pd.Series:
@@ -39,11 +50,11 @@ def finals(rows: pd.DataFrame) -> pd.Series:
 
 
 def steps_to(rows: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
-    """The first step of each (variant, seed) with a value of at least its threshold, or NaN."""
+    """The first step of each (variant, seed) with at least its threshold, infinity if none has."""
     rows = rows.set_index(_SEED)
     if isinstance(threshold, pd.Series):
         threshold = threshold.reindex(rows.index)
-    return rows["step"].where(rows["value"] >= threshold).groupby(level=_SEED).min()
+    return rows["step"].where(rows["value"] >= threshold, np.inf).groupby(level=_SEED).min()
 
 
 def by_seed(
@@ -51,88 +62,68 @@ def by_seed(
 ) -> pd.DataFrame:
     """What is summarized: one row a (variant, seed), one column a metric.
 
-    Columns: `final` and `best` test accuracy; `final_minus_baseline`, of the same seed;
-    `final_<split>`, final accuracy on what else was evaluated (`train_set`, `test_minibatches`);
-    `steps_to_<accuracy>`, the first evaluation that reaches it (NaN if none does), for the
-    given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the best of the baseline's
-    run of the same seed. Baselines are those given for a variant, else the config's.
+    Columns: `final` test accuracy; `final_minus_baseline`, of the same seed (NaN of the baseline
+    itself); `final_<split>`, final accuracy on what else was evaluated (`train_set`,
+    `test_minibatches`); `steps_to_<accuracy>`, the first evaluation that reaches it (infinity if
+    none does), for the given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the highest
+    of the baseline's run of the same seed (NaN if that diverged or is not there). Baselines are
+    those given for a variant, else the config's.
     """
     accuracy = evaluations(run)
-    best = accuracy.groupby(_SEED)["value"].max()
-    table = pd.DataFrame({"final": finals(accuracy), "best": best}, dtype=float)
+    final = with_failures(finals(accuracy), run, run.chance).sort_index()
+    table = pd.DataFrame({"final": final}, dtype=float)
     variants, seeds = (table.index.get_level_values(name) for name in ("variant", "seed"))
     of = [(baselines or {}).get(variant, run.config["baseline"]) for variant in variants]
-    reference = table.reindex(pd.MultiIndex.from_arrays([of, seeds])).set_index(table.index)
-    table["final_minus_baseline"] = table["final"] - reference["final"]
-    for split in sorted(set(run.metrics["split"]) - {"train", "test"}):
-        table[f"final_{split}"] = finals(evaluations(run, split))
+    baseline = pd.MultiIndex.from_arrays([of, seeds])
+    deltas = final - final.reindex(baseline).to_numpy()
+    # A variant is not compared with itself: no test of a family.
+    table["final_minus_baseline"] = deltas.where(variants != of)
+    measured = run.metrics.loc[run.metrics["metric"] == "accuracy", "split"]
+    for split in sorted(set(measured) - {"train", "test"}):
+        values = finals(evaluations(run, split))
+        table[f"final_{split}"] = with_failures(values, run, run.chance)
     for threshold in accuracies:
-        table[f"steps_to_{threshold:g}"] = steps_to(accuracy, threshold)
-    table["steps_to_baseline_best"] = steps_to(accuracy, reference["best"])
+        reached = steps_to(accuracy, threshold)
+        table[f"steps_to_{threshold:g}"] = with_failures(reached, run, never)
+    best = accuracy.groupby(_SEED)["value"].max().reindex(baseline).set_axis(table.index)
+    reached = with_failures(steps_to(accuracy, best), run, never)
+    table["steps_to_baseline_best"] = reached.where(best.notna())
     return table
 
 
 def summarize(
     run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Mean and 95% interval (Student's t) over seeds of each column of `by_seed`.
+    """The `Estimate` over seeds of each column of `by_seed`.
 
     Returns:
-      A table with `SUMMARY_COLUMNS`. `seeds` counts those that have a value: the ones that did not
-      diverge and, for steps, that got there. `steps` is the length of the shortest of the runs.
+      A table of `variant`, `metric`, `estimate`, `of`, `steps` and `dataset`. The estimate's n
+      counts seeds that have a finite value, and `of` those that could have one: for steps, also
+      seeds that never got there. `steps` is the length of the shortest run that did not diverge.
     """
     table = by_seed(run, accuracies, baselines)
-    tests = run.metrics[run.metrics["split"] == "test"]
-    last_steps = tests.groupby(["variant", "seed"])["step"].max()
+    lengths = evaluations(run).groupby(_SEED)["step"].max().groupby("variant").min()
     rows = []
     for variant in run.variants:
         seeds = table[table.index.get_level_values("variant") == variant]
-        steps = int(last_steps[seeds.index].min()) if len(seeds) else 0
+        steps = int(lengths.get(variant, 0))
         for metric in table.columns:
-            mean, low, high, count = mean_interval(seeds[metric].to_numpy())
-            rows.append((variant, metric, mean, low, high, count, steps, run.provenance["dataset"]))
-    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
-
-
-def mean_interval(values: np.ndarray) -> Interval:
-    """Mean and 95% interval by Student's t of the values that are finite."""
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    mean = float(values.mean())
-    if len(values) == 1:
-        return Interval(mean, np.nan, np.nan, 1)
-    half = float(
-        special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
-    )
-    return Interval(mean, mean - half, mean + half, len(values))
-
-
-def difference_interval(ours: pd.Series, theirs: pd.Series) -> tuple[Interval, bool]:
-    """Mean and 95% interval of the difference of two sets of finite values by seed.
-
-    Returns:
-      The interval, and whether it is paired: it is over the seeds that both have, if there are
-      any. Else it is Welch's, and its `seeds` are those of the smaller set.
-    """
-    pairs = (ours - theirs).dropna()
-    count = min(len(ours), len(theirs))
-    if len(pairs) or not count:
-        return mean_interval(pairs.to_numpy()), True
-    mean = float(ours.mean() - theirs.mean())
-    if count == 1:
-        return Interval(mean, np.nan, np.nan, count), False
-    with warnings.catch_warnings():
-        # Seeds that all got to the same number are no reason to warn.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        # Only here: it takes a second to import.
-        from scipy import stats
-
-        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
-    return Interval(mean, float(low), float(high), count), False
+            of = int(seeds[metric].notna().sum())
+            dataset = run.provenance["dataset"]
+            rows.append((variant, metric, estimate(seeds[metric]), of, steps, dataset))
+    columns = ["variant", "metric", "estimate", "of", "steps", "dataset"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_summary(run: Run, summary: pd.DataFrame) -> None:
-    """Writes `summary.csv`."""
+    """Writes `summary.csv`, with the columns `SUMMARY_COLUMNS`."""
+    numbers = pd.DataFrame([estimate_columns(e) for e in summary["estimate"]], summary.index)
     with complete_file(run.workdir / SUMMARY_CSV) as path:
-        summary.to_csv(path, index=False)
+        table = pd.concat([summary, numbers], axis=1)[list(SUMMARY_COLUMNS)]
+        table.to_csv(path, index=False)
+
+
+def estimate_columns(estimate: Estimate) -> dict[str, float]:
+    """An estimate as tables for programs have it."""
+    names = ("mean", "ci95_low", "ci95_high", "minimum", "maximum")
+    return {name: getattr(estimate, name) for name in names} | {"seeds": estimate.n}

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,8 @@ from bnrepro.report.commands import config_flags
 from bnrepro.report.entries import Entry, find_entries, short_text
 from bnrepro.report.figures import figure_title
 from bnrepro.report.question import Question
-from bnrepro.report.tables import mean_cell, seeds_cell
+from bnrepro.report.statistics import pooled
+from bnrepro.report.tables import failure_note, mean_cell, mean_note, seeds_cell
 
 NORMALIZER = "normalizer.name"
 
@@ -31,7 +33,7 @@ def sweep_table(run: Run) -> pd.DataFrame:
         rows[trial.variant] = {key: short_text(trial.settings[key]) for key in keys} | {
             **({"holdout, %": mean_cell(trial.mean)} if held else {}),
             "final, %": mean_cell(tested[trial.variant]),
-            "seeds": seeds_cell(trial.mean.seeds, trial.diverged),
+            "seeds": seeds_cell(trial.trained + trial.diverged, trial.diverged),
             "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
         }
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -44,13 +46,12 @@ def sweep_caption(run: Run) -> str:
     pruned = sum(not trial.finished for trial in trials)
     text = f"final test accuracy after {run.config['steps']:,} steps"
     parts = [
-        f"{figure_title(run, text)}: mean over seeds ± half of its 95% interval (Student's t); "
-        "seeds that diverged are left out",
+        f"{figure_title(run, text)}: {mean_note(' '.join(mean_cell(t.mean) for t in trials))}; "
+        "trials that finished without divergence share one variance over seeds, pooled; "
+        f"{failure_note(run)}",
         f"{len(trials):,} of {sweep['trials']:,} trials ({sweep['sampler']}): {finished:,} "
         f"finished, {pruned:,} pruned, {len(trials) - finished - pruned:,} diverged with all seeds",
     ]
-    if any(trial.diverged and trial.mean.seeds for trial in trials):
-        parts.append("For the order of trials, a seed that diverged counts as 0")
     if pruned:
         parts.append("The accuracy of a pruned trial is that of its last step, no final one")
     if finished > 1:
@@ -65,12 +66,12 @@ def sweep_caption(run: Run) -> str:
 def best_commands(run: Run) -> list[str]:
     """Shell commands that rerun the best finished trial of each normalizer.
 
-    Where the normalizer is not varied, the best of all. A normalizer none of whose trials has a
-    final accuracy is left out.
+    Where the normalizer is not varied, the best of all. A normalizer none of whose trials finished
+    with all seeds is left out.
     """
     space, commands = _space(run), []
     for normalizer, trials in by_normalizer(run, trials_of(run)).items():
-        best = best_trial(trials)
+        best = winner(trials)
         if best:
             name = f"best_{normalizer}" if NORMALIZER in space else "best"
             workdir = f"--workdir=runs/{shlex.quote(name)}"
@@ -97,33 +98,40 @@ def trials_of(run: Run) -> list[Entry]:
 
 def _entries(run: Run, split: str) -> list[Entry]:
     entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
+    whole = [trial for trial in finished_trials(entries) if not trial.diverged]
+    # Three values or so say too little of how much each trial varies.
+    means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
+    entries = [replace(trial, mean=means.get(trial, trial.mean)) for trial in entries]
     return sorted(entries, key=lambda trial: int(trial.variant.rpartition(" ")[2]))
 
 
 def percent(trial: Entry) -> float:
     """Mean of the last accuracy over seeds, NaN if all diverged."""
-    return 100 * trial.mean.mean
+    return 100 * trial.mean.mean if trial.trained else float("nan")
 
 
-def rank(trial: Entry) -> tuple[bool, bool, float]:
-    """By which trials are sorted: the best first, then those pruned, last those without a value."""
-    return not trial.mean.seeds, not trial.finished, -_score(trial)
+def rank(trial: Entry) -> tuple[bool, bool, bool, float]:
+    """By which trials are sorted: the best first; those with a seed that diverged; those pruned.
 
-
-def _score(trial: Entry) -> float:
-    """Mean over all seeds, one that diverged counted as 0: what the search maximizes."""
-    seeds = trial.mean.seeds
-    return trial.mean.mean * seeds / (seeds + trial.diverged) if seeds else float("nan")
+    Last those without a seed that did not diverge.
+    """
+    return not trial.trained, not trial.finished, trial.diverged > 0, -trial.mean.mean
 
 
 def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
     """Those that have a final accuracy."""
-    return [trial for trial in trials if trial.finished and trial.mean.seeds]
+    return [trial for trial in trials if trial.finished and trial.trained]
 
 
 def best_trial(trials: Sequence[Entry]) -> Entry | None:
-    """The first of those with the highest final accuracy, if any has one."""
-    return max(finished_trials(trials), key=_score, default=None)
+    """The first by `rank`, if any has a final accuracy."""
+    return min(finished_trials(trials), key=rank, default=None)
+
+
+def winner(trials: Sequence[Entry]) -> Entry | None:
+    """The best trial, unless a seed of it diverged."""
+    best = best_trial(trials)
+    return best if best and not best.diverged else None
 
 
 def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:

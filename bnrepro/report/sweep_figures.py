@@ -36,6 +36,7 @@ from bnrepro.report.sweep import (
     rank,
     trials_of,
     varied_of,
+    winner,
 )
 from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 
@@ -60,7 +61,7 @@ def sweep_figures(run: Run) -> list[Path]:
       RecordsError: a figure cannot be written.
     """
     # Of a trial that was not even evaluated, there is nothing to draw.
-    trials = [trial for trial in trials_of(run) if trial.mean.seeds or trial.diverged]
+    trials = [trial for trial in trials_of(run) if trial.mean.n]
     varied = varied_of(run)
     numbers = [key for key, values in varied.items() if are_numbers(values)]
     paths: list[Path] = []
@@ -84,7 +85,7 @@ def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
 
     A sweep has many trials near chance, which would press all others together.
     """
-    errors = np.array([100 - percent(trial) for trial in trials if trial.mean.seeds])
+    errors = np.array([100 - percent(trial) for trial in trials if trial.trained])
     if not len(errors):
         return 0, 99
     # The log scale of the error ends there.
@@ -145,7 +146,7 @@ def _best_of_each(trials: Sequence[Entry], group: Callable[[Entry], float]) -> l
     for trial in trials:
         groups.setdefault(group(trial), []).append(trial)
     best = [(best_trial(members), members) for members in groups.values()]
-    return [one for one, members in best if one or not any(t.mean.seeds for t in members)]
+    return [one for one, members in best if one or not any(t.trained for t in members)]
 
 
 def _draw_line(
@@ -185,7 +186,7 @@ def _draw_dots(
         y = percent(trial)
         style: dict[str, Any] = {"color": colour, "marker": "o", "ms": 3, "alpha": 0.6}
         if not y >= low:
-            meaning, marker = ("below the axis", "v") if trial.mean.seeds else ("diverged", "x")
+            meaning, marker = ("below the axis", "v") if trial.trained else ("diverged", "x")
             y, at_bottom = row, axes.get_xaxis_transform()
             style |= {"marker": marker, "ms": 5, "transform": at_bottom}
             legend[meaning] = _key(marker=marker)
@@ -259,10 +260,10 @@ def _cells(
         place = tuple(along.index(trial.settings[key]) for key, along in numbers.items())
         cells.setdefault(place, []).append(trial)
     columns, rows = (len(along) for along in numbers.values())
-    winner, legend = best_trial(trials), {}
+    the_best, legend = winner(trials), {}
     for (x, y), members in cells.items():
         best = best_trial(members)
-        last = [percent(trial) for trial in members if trial.mean.seeds]
+        last = [percent(trial) for trial in members if trial.trained]
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
         if best:
             colour, text = colours.to_rgba(percent(best)), f"{percent(best):.2f}"
@@ -272,7 +273,7 @@ def _cells(
         else:
             colour, text = _DIVERGED_CELL, "div"
             legend["diverged"] = Rectangle((0, 0), 1, 1, fc=colour)
-        if best and best is winner:
+        if best and best is the_best:
             outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
             legend["the best"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
@@ -295,10 +296,10 @@ def _points(
     Returns:
       The entries of the legend.
     """
-    winner, legend = best_trial(trials), {}
+    the_best, legend = winner(trials), {}
     for trial in trials:
         style: dict[str, Any] = {"marker": "o", "ms": 6, "color": _GREY}
-        if not trial.mean.seeds:
+        if not trial.trained:
             style |= {"marker": "x", "ms": 5}
             legend["diverged"] = _key(marker="x")
         elif not trial.finished:
@@ -307,7 +308,7 @@ def _points(
         else:
             # The outline is for the light colours, on white.
             style |= {"color": colours.to_rgba(percent(trial)), "mec": "black", "mew": 0.4}
-        if trial is winner:
+        if trial is the_best:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
             legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
         x, y = (axis.place(trial.settings[key]) for key, axis in along.items())
@@ -324,7 +325,8 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
     low, high = _limits(finished_trials(trials))
     colours, last = _colours(low, high), len(along)
     # The best tenth, but not too many to follow.
-    thick = min(5, math.ceil(len(finished_trials(trials)) / 10))
+    whole = [trial for trial in finished_trials(trials) if not trial.diverged]
+    thick = min(5, math.ceil(len(whole) / 10))
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
         axes = figure.subplots()
@@ -368,7 +370,7 @@ def _lines(
         shares = [axis.share(axis.place(trial.settings[key])) for key, axis in along.items()]
         spreads = [axis.spread() * (i / len(trials) - 0.5) for axis in along.values()]
         heights = np.add(shares, spreads)
-        if trial.finished and trial.mean.seeds:
+        if trial.finished and trial.trained:
             colour, end = colours.to_rgba(percent(trial)), float(colours.norm(percent(trial)))
             if end < 0:
                 end = -0.03
@@ -380,7 +382,7 @@ def _lines(
             heights = np.append(heights, end)
         else:
             # Without a final accuracy, it ends before that axis.
-            meaning = "pruned" if trial.mean.seeds else "diverged"
+            meaning = "pruned" if trial.trained else "diverged"
             style = _WITHOUT_FINAL[meaning]
             legend[meaning] = _key(**style)
         axes.plot(range(len(heights)), heights, **style)

@@ -1,6 +1,7 @@
 """The table of a comparison, as text for a terminal and as Markdown."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,77 +10,91 @@ from rich.table import Table
 from rich.text import Text
 
 from bnrepro.records import SUMMARY_MD, Run, complete_file
-from bnrepro.report.summary import Interval
+from bnrepro.report.entries import MISSING
+from bnrepro.report.statistics import LEVEL, Estimate, holm
+from bnrepro.report.summary import failures
+
+# The metrics of a summary, by their columns, and what a caption says of these.
+_TITLES = {
+    "final": "final, %",
+    "final_holdout": "holdout, %",
+    "final_train_set": "training set, %",
+    "final_test_minibatches": "own statistics, %",
+}
+_EXPLANATIONS = {
+    "holdout, %": "holdout: final accuracy on training images that were held out",
+    "training set, %": "training set: final accuracy on it, with moving averages",
+    "own statistics, %": "own statistics: final accuracy on minibatches of test images, made as "
+    "for training and normalized by their own statistics",
+}
 
 
 def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
     """The summary as a person reads it: one row a variant, cells like "97.92 ± 0.05"."""
-    baseline = run.config["baseline"]
-    titles = {
-        "final": "final, %",
-        "best": "best, %",
+    baseline, failed = run.config["baseline"], failures(run).get_level_values("variant")
+    titles = _TITLES | {
         "final_minus_baseline": f"final − {baseline}",
-        "final_holdout": "holdout, %",
-        "final_train_set": "training set, %",
-        "final_test_minibatches": "own statistics, %",
         "steps_to_baseline_best": f"steps to {baseline}'s best",
     }
-    columns = {
-        metric: titles.get(metric) or f"steps to {100 * float(metric.rpartition('_')[2]):g}%"
-        for metric in dict.fromkeys(summary["metric"])
-    }
     cells: Any = summary.set_index(["variant", "metric"])
-    diverged = run.metrics[run.metrics["metric"] == "diverged"].groupby("variant").size()
-    rows = {}
-    for variant in run.variants:
-        seeds = int(cells.loc[(variant, "final"), "seeds"])
-        rows[variant] = {
-            title: "0" if (variant, metric) == (baseline, "final_minus_baseline")
-            else _cell(metric, cells.loc[(variant, metric)], seeds)
-            for metric, title in columns.items()
-        }  # fmt: skip
-        rows[variant]["seeds"] = seeds_cell(seeds, int(diverged.get(variant, 0)))
+    deltas = differences(summary, run.variants)
+    rows: dict[str, dict[str, str]] = {name: {} for name in run.variants}
+    for (variant, metric), cell in cells.iterrows():
+        title = titles.get(metric) or f"steps to {100 * float(metric.rpartition('_')[2]):g}%"
+        if metric == "final_minus_baseline":
+            text = "0" if variant == baseline else deltas[variant]
+        elif not metric.startswith("steps_to"):
+            text = mean_cell(cell.estimate)
+        elif cell.of == 0 and metric == "steps_to_baseline_best" and baseline in failed:
+            text = "baseline diverged"
+        else:
+            text = steps_cell(cell.estimate, cell.of)
+        rows[variant][title] = text
+    for variant, row in rows.items():
+        seeds = cells.loc[(variant, "final"), "estimate"].n
+        row["seeds"] = seeds_cell(seeds, int((failed == variant).sum()))
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def pivot_table(
-    summary: pd.DataFrame, places: Mapping[tuple[str, str], str], missing: str
-) -> pd.DataFrame:
-    """Final accuracy of the variant that `places` names for each (row, column)."""
-    finals: Any = summary[summary["metric"] == "final"].set_index("variant")
+def pivot_table(summary: pd.DataFrame, places: Mapping[tuple[str, str], str]) -> pd.DataFrame:
+    """Final accuracy of the variant that `places` names for each (row, column), "" without one."""
+    finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
     rows: dict[str, dict[str, str]] = {}
     for (row, column), variant in places.items():
-        rows.setdefault(row, {})[column] = mean_cell(_interval(finals.loc[variant]))
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(missing)
+        rows.setdefault(row, {})[column] = mean_cell(finals[variant])
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
-def differences(summary: pd.DataFrame, variants: Mapping[str, str]) -> pd.Series:
-    """Final accuracy less that of the baseline, for {row: variant}."""
-    cells: Any = summary[summary["metric"] == "final_minus_baseline"].set_index("variant")
-    return pd.Series(
-        {row: difference_cell(_interval(cells.loc[name])) for row, name in variants.items()},
-        dtype=object,
-    )
+def differences(summary: pd.DataFrame, variants: Sequence[str]) -> dict[str, str]:
+    """Final accuracy less that of the baseline, of these variants: a family of comparisons."""
+    rows = summary[summary["metric"] == "final_minus_baseline"].set_index("variant")["estimate"]
+    return dict(zip(variants, difference_cells([rows[name] for name in variants]), strict=True))
 
 
 def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
     """What the numbers of a table are of, and what to beware of."""
     config = run.config
     notes = [
-        f"Test accuracy on {run.provenance['dataset']} after {config['steps']:,} steps: mean over "
-        "seeds ± half of its 95% interval (Student's t)"
+        f"Test accuracy on {run.provenance['dataset']} after {config['steps']:,} steps: "
+        + mean_note(cells_text(table), "seeds" if "seeds" in table else f"{config['seeds']} seeds")
     ]
-    if table.columns.str.contains(" − ").any():
-        notes.append(
-            "differences are paired by seed, in percentage points, * where the interval excludes "
-            "zero"
-        )
+    deltas = cells_text(table.filter(like=" − "))
+    if deltas:
+        notes.append("differences are paired by seed, in percentage points")
+        notes += star_notes(deltas, deltas.count("±"))
+    notes += [text for title, text in _EXPLANATIONS.items() if title in table]
     if table.columns.str.startswith("steps to").any():
         notes.append(
             f"steps are those of the first evaluation, one every {config['eval_every']:,}, and of "
             "the seeds that got there"
         )
-    parts = ["; ".join([*notes, "seeds that diverged are left out"])]
+    baseline = config["baseline"]
+    if f"steps to {baseline}'s best" in table:
+        best = f"{baseline}'s best is its highest accuracy at any evaluation with the same seed"
+        failed = baseline in failures(run).get_level_values("variant")
+        notes.append(best + ", if it did not diverge" * failed)
+    notes.append(failure_note(run))
+    parts = ["; ".join(notes)]
     if run.provenance["stand_in"]:
         parts.insert(0, "STAND-IN DATA: not MNIST")
     if config["preview"]:
@@ -88,6 +103,46 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
     if unfinished:
         parts.insert(0, f"UNFINISHED: {', '.join(unfinished)}")
     return ". ".join([*parts, *remarks]) + "."
+
+
+def cells_text(table: pd.DataFrame) -> str:
+    """All cells of a table in one text."""
+    return " ".join(map(str, table.to_numpy().ravel()))
+
+
+def mean_note(shown: str, seeds: str = "seeds") -> str:
+    """What the numbers of `mean_cell` among these cells are."""
+    note = f"mean over {seeds}"
+    if "±" in shown:
+        note += " ± half of its 95% confidence interval (Student's t)"
+    if re.search(r"\(\S+ to \S+\)", shown):
+        note += "; instead of an interval, the minimum and maximum of fewer than three values"
+    return note
+
+
+def star_notes(shown: str, tested: int) -> list[str]:
+    """What the marks of `difference_cells` in these cells say; so many of them have an interval."""
+    if "*" not in shown:
+        return []
+    if tested == 1:
+        return ["* where the interval excludes zero"]
+    return [
+        "* where this interval alone excludes zero, ** where the difference also survives Holm's "
+        f"correction over the {tested} of this table"
+    ]
+
+
+def failure_note(run: Run) -> str:
+    """Which runs diverged, and what they count as."""
+    failed = failures(run).get_level_values("variant")
+    if failed.empty:
+        return "no run diverged"
+    counts = ", ".join(
+        f"{name} at {100 * run.chance(name):g}% ({(failed == name).sum()} of {run.config['seeds']})"
+        for name in run.variants
+        if name in failed
+    )
+    return f"runs that diverged count at chance accuracy: {counts}"
 
 
 def write_markdown(run: Run, table: pd.DataFrame, caption: str) -> None:
@@ -127,41 +182,41 @@ class Unit(NamedTuple):
 PERCENT, STEPS, NUMBER = Unit(100, ".2f"), Unit(1, ",.0f"), Unit(1, ".4g")
 
 
-def mean_cell(mean: Interval, unit: Unit = PERCENT, sign: str = "") -> str:
-    """For example "97.92 ± 0.05"; of a single seed there is no interval."""
-    if mean.seeds == 0:
-        return "–"
-    text = format(unit.scale * mean.mean, sign + unit.form)
-    if mean.seeds == 1:
-        return text
-    return f"{text} ± {format(unit.scale * (mean.ci95_high - mean.mean), unit.form)}"
+def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "") -> str:
+    """For example "97.92 ± 0.05", "97.50 (97.40 to 97.60)" of two values, or "97.50" of one."""
+    if mean.n == 0:
+        return MISSING
+    text, *ends = (
+        format(unit.scale * number, sign + unit.form)
+        for number in (mean.mean, mean.minimum, mean.maximum)
+    )
+    if mean.has_interval:
+        return f"{text} ± {format(unit.scale * (mean.ci95_high - mean.mean), unit.form)}"
+    return text if mean.n == 1 else f"{text} ({' to '.join(ends)})"
 
 
-def difference_cell(difference: Interval, unit: Unit = PERCENT) -> str:
-    """For example "+0.25 ± 0.14*", with * where the interval excludes zero."""
-    mark = "*" if difference.ci95_low > 0 or difference.ci95_high < 0 else ""
-    return mean_cell(difference, unit, "+") + mark
+def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> list[str]:
+    """For example "+0.25 ± 0.14*", with * where the interval excludes zero.
+
+    Of several differences, ** where that survives Holm's correction over all of them.
+    """
+    p_values = [one.p_value() for one in differences]
+    several = sum(one.has_interval for one in differences) > 1
+    return [
+        mean_cell(one, unit, "+") + "*" * ((p_value < LEVEL) + (several and adjusted < LEVEL))
+        for one, p_value, adjusted in zip(differences, p_values, holm(p_values), strict=True)
+    ]
 
 
-def steps_cell(steps: Interval, seeds: int) -> str:
-    """For example "1,900 ± 282 (2 of 3)", of the seeds that got there."""
-    if seeds == 0:
-        return "–"
-    if steps.seeds == 0:
+def steps_cell(steps: Estimate, of: int) -> str:
+    """For example "1,900 ± 282 (4 of 5)", of the seeds that got there."""
+    if of == 0:
+        return MISSING
+    if steps.n == 0:
         return "never"
-    return mean_cell(steps, STEPS) + (f" ({steps.seeds} of {seeds})" if steps.seeds < seeds else "")
+    return mean_cell(steps, STEPS) + (f" ({steps.n} of {of})" if steps.n < of else "")
 
 
 def seeds_cell(seeds: int, diverged: int) -> str:
-    """For example "2 (1 diverged)"."""
+    """For example "3 (1 diverged)"."""
     return str(seeds) + (f" ({diverged} diverged)" if diverged else "")
-
-
-def _cell(metric: str, row: pd.Series, seeds: int) -> str:
-    if metric.startswith("steps_to"):
-        return steps_cell(_interval(row), seeds)
-    return (difference_cell if metric == "final_minus_baseline" else mean_cell)(_interval(row))
-
-
-def _interval(row: pd.Series) -> Interval:
-    return Interval(*row[list(Interval._fields)])

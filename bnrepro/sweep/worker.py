@@ -69,7 +69,14 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         return min(room_for(group), fair_share)
 
     with closing(SharedStudy(plan)) as study, study.alive():
-        study.register({"dataset": dataset.name, "stand_in": dataset.stand_in, **here_and_now()})
+        study.register(
+            {
+                "dataset": dataset.name,
+                "stand_in": dataset.stand_in,
+                "classes": len(dataset.class_names),
+                **here_and_now(),
+            }
+        )
         while not should_end() and (claims := study.claim(how_many)):
             by_name = {c.name: c for c in sorted(claims, key=lambda claim: claim.index)}
             # With TPE, they may need several programs.
@@ -152,7 +159,11 @@ def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
 
 
 def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
-    """Mean accuracy, over seeds, on what chooses at a step; one that diverged counts as 0."""
+    """Mean accuracy, over seeds, on what chooses at a step; one that diverged counts as 0.
+
+    Reports count it at chance accuracy. Here, where trials are only ordered, less keeps the search
+    away from settings that diverge.
+    """
     chosen = (step, choosing_split(plan.config), "accuracy")
     return sum(row[5] for row in rows if row[2:5] == chosen) / plan.config["seeds"]
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
@@ -16,6 +17,9 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Apart from the steps, which the sampler's keys are made of.
 _DROPOUT = 2**32 - 1
+# The name in batch_stats of statistics of the backward pass. Their cotangent is not a gradient but
+# their new value (see `MovingAverageBatchNorm`).
+_BACKWARD = "backward"
 
 
 # Images (microbatches, size, ...) and labels (microbatches, size).
@@ -51,17 +55,21 @@ def loss_and_gradients(
     """
     images, labels = batch["images"], batch["labels"]
     dropout_keys = _dropout_keys(state, len(images), task.axis_name)
+    stats = flatten_dict(state.batch_stats)
+    # The loss is a mean over microbatches, and the cotangents of all of them are added up.
+    backward = {path: x / len(images) for path, x in stats.items() if path[-1] == _BACKWARD}
 
-    def loss_fn(params: Any) -> tuple[Array, Any]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
+    def loss_fn(params: Any, backward: Any) -> tuple[Array, Any]:
+        variables = {"params": params, "batch_stats": unflatten_dict(stats | backward)}
         logits, batch_stats, captured = forward(
             variables, images, dropout_keys, model=task.model, captures=task.captures
         )
         metrics = loss_and_accuracy(logits, labels)
         return metrics["loss"], (metrics, batch_stats, captured)
 
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    (_, (metrics, batch_stats, captured)), grads = gradient(params)
+    gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (_, (metrics, batch_stats, captured)), (grads, backward) = gradient(params, backward)
+    batch_stats = unflatten_dict(flatten_dict(batch_stats) | backward)
     if task.axis_name is not None:
         grads, metrics, batch_stats = jax.tree.map(
             partial(_average_over, task.axis_name), (grads, metrics, batch_stats)

@@ -117,6 +117,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants__plain": {"optimizer": {"rate": 1.0}}}, "optimizer.rate is no config key"),
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
         ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
+        ({"model__kernel": "standardized"}, "variance of 1, which takes a normalizer"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
         ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
         ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
@@ -144,7 +145,15 @@ def test_a_missing_key_has_its_default():
         (data, ["SAMPLERS"]),
         (
             models,
-            ["ACTIVATIONS", "DTYPES", "INITIALIZERS", "NETWORKS", "NORMALIZERS", "PLACEMENTS"],
+            [
+                "ACTIVATIONS",
+                "DTYPES",
+                "INITIALIZERS",
+                "KERNELS",
+                "NETWORKS",
+                "NORMALIZERS",
+                "PLACEMENTS",
+            ],
         ),
         (training, ["MEASURES", "OPTIMIZERS", "SCHEDULES", "STRATEGIES"]),
     ],
@@ -170,6 +179,29 @@ def test_statistics_over_a_microbatch_of_one_are_refused_with_the_reason(name):
     changes = {"microbatch_size": 1, "variants": {"plain": {"normalizer": {"name": name}}}}
     with pytest.raises(ConfigError, match=rf"{name} cannot train on a microbatch_size of 1"):
         variant_configs(config(**changes))
+
+
+def single(microbatch_size=60, window=16, **model):
+    """A variant of evonorm_s0 or, if there is no activation, of moving_average_batch_norm."""
+    name = "evonorm_s0" if "activation" in model else "moving_average_batch_norm"
+    normalizer = {"name": name, "window": window}
+    return config(
+        microbatch_size=microbatch_size,
+        variants={"plain": {"normalizer": normalizer, "model": model}},
+    )
+
+
+def test_moving_average_batch_norm_takes_microbatches_of_one_if_it_averages_over_several():
+    assert variant_configs(single(microbatch_size=1))
+    with pytest.raises(ConfigError, match=r"microbatch_size of 1 with a normalizer.window of 1"):
+        variant_configs(single(microbatch_size=1, window=1))
+
+
+@pytest.mark.parametrize(("activation", "placement"), [("relu", "before"), ("identity", "both")])
+def test_evonorm_takes_no_other_nonlinearity_and_no_other_place(activation, placement):
+    assert variant_configs(single(activation="identity", microbatch_size=1))
+    with pytest.raises(ConfigError, match=rf"nonlinearity.* got {activation} and {placement}"):
+        variant_configs(single(activation=activation, norm_placement=placement))
 
 
 def test_groups_that_do_not_divide_the_units_are_refused_with_both_numbers():

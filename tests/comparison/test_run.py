@@ -76,7 +76,7 @@ def test_records_hold_every_metric_of_every_evaluation_of_every_seed(finished):
     assert len(metrics) == sum(2 * (2 * (2 + count) + 3 * 5) for count in layers.values())
     for name in ("plain", "batch_norm"):
         assert [step for variant, step in progress if variant == name] == [0, 10, 20]
-    assert run.provenance["dataset"] == "small/1.0.0"
+    assert (run.provenance["dataset"], run.provenance["classes"]) == ("small/1.0.0", 2)
     assert set(run.provenance["seconds"]) == {"plain", "batch_norm"}
     assert (workdir / "tensorboard" / "batch_norm" / "seed_1").is_dir()
 

@@ -1,5 +1,7 @@
 """Variants that differ in numbers are one program, and each is what it is alone."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import make_program, train_variants
+from bnrepro.data import Source
 from bnrepro.training import Checkpoints
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
@@ -130,3 +133,47 @@ def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows():
     assert sorted(checkpoints.begun) == [5, 10, 15, 20]
     for step, notes in checkpoints.begun.items():
         assert max(row[2] for row in notes["rows"]) == step
+
+
+def stream(data):
+    """What a resident source draws, read from generators on the host, seven steps at most."""
+    images, labels = data.source.arrays
+
+    def batches(seed, first, count):
+        _, key = jax.random.split(jax.random.key(seed))
+        for step in range(first, first + count):
+            index = np.asarray(data.source.draw(key, jnp.int32(step))["index"])
+            yield {"images": images[index], "labels": labels[index]}
+
+    def feed(seeds, first, count):
+        fed.append((first, count))
+        of_runs = [list(batches(seed, first, count)) for seed in seeds]
+        return {
+            key: np.array([[batch[key] for batch in run] for run in of_runs])
+            for key in ("images", "labels")
+        }
+
+    def take(arrays, drawn):
+        if "index" in drawn:  # an evaluation
+            return data.source.take(arrays, drawn)
+        return {**drawn, "images": drawn["images"].astype(jnp.float32) / 255}
+
+    fed = []
+    return data._replace(source=Source((), None, take, feed, steps_at_once=7)), fed
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [{"strategy": "jit"}, {"strategy": "jit", "synchronized": True}, {"strategy": "pmap"}],
+)
+def test_a_stream_trains_like_the_same_minibatches_of_images_on_the_devices(devices):
+    settings = {f"devices.{key}": value for key, value in devices.items()}
+    changed = with_settings(config(), {**settings, "binary_input": False})
+    job = make_job("x", changed, small_dataset())
+    assert job.devices.mesh.size > 1
+    data, fed = stream(job.data)
+    streamed = values(make_program(changed, data, job.devices), {"x": {}})["x"]
+    # Each step once, whatever was read ahead.
+    assert fed == [(0, 7), (7, 3), (10, 7), (17, 3)]
+    resident = values(make_program(*job), {"x": {}})["x"]
+    np.testing.assert_allclose(streamed, resident, rtol=2e-4, atol=2e-5)

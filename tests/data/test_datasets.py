@@ -131,6 +131,16 @@ def test_validation_is_the_test_set_where_there_is_no_other(data_dir):
     assert load_dataset("squares", data_dir).test_images.shape == (20, 28, 28, 1)
 
 
+def test_images_are_averaged_down_to_a_size_that_divides_theirs(data_dir):
+    whole, small = load_dataset("mnist", data_dir), load_dataset("mnist", data_dir, image_size=7)
+    blocks = whole.test_images.astype(np.float64).reshape(len(whole.test_images), 7, 4, 7, 4, 1)
+    assert small.test_images.dtype == np.uint8
+    assert np.abs(small.test_images - blocks.mean((2, 4))).max() <= 0.5
+    assert small.train_images.shape[1:] == (7, 7, 1)
+    with pytest.raises(DatasetError, match=r"divide the 28 x 28 pixels of mnist/3.0.1, got 6\.$"):
+        load_dataset("mnist", data_dir, image_size=6)
+
+
 def test_mnist_is_downloaded_where_there_is_none(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "environment"))
     assert load_dataset("mnist:3.0.1").name == "mnist/3.0.1"

@@ -116,7 +116,13 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
-@pytest.mark.parametrize("name", ["batch_renorm", "group_norm", "moving_average_norm", "none"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "batch_renorm", "evonorm_s0", "filter_response_norm", "group_norm",
+        "moving_average_batch_norm", "moving_average_norm", "none",
+    ],
+)  # fmt: skip
 def test_of_half_precision_are_activations_alone(kind, name):
     settings = {"hidden": (20, 10), "channels": (20, 10), "activation": "relu", "init": "normal"}
     model = make_network(

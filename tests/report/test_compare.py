@@ -45,7 +45,7 @@ def grid(extra=None, **changes):
         "b": {"optimizer": {"learning_rate": 10.0}, "normalizer": {"name": "batch_norm"}},
         "c": {"optimizer": {"learning_rate": 0.5}, "normalizer": {"name": "none"}},
     } | (extra or {})
-    curves = {name: flat(0.9 + i / 100, 0.9 + i / 100) for i, name in enumerate(overrides)}
+    curves = {name: flat(*3 * (0.9 + i / 100,)) for i, name in enumerate(overrides)}
     return a_run(curves, overrides, **changes)
 
 
@@ -65,7 +65,7 @@ def test_several_runs_are_listed_with_mean_interval_steps_and_seeds():
     ]
     # Deviation 0.02 and 0.0153 of three seeds, as in test_tables_and_figures.
     assert column(shown, "final test/accuracy, %")[:2] == ["92.00 ± 4.97", "94.67 ± 3.79"]
-    assert column(shown, "steps to 95%")[:2] == ["never", "10 ± 0 (2 of 3)"]
+    assert column(shown, "steps to 95%")[:2] == ["never", "10 (10 to 10) (2 of 3)"]
     assert column(shown, "seeds") == ["3"] * 4
     assert "data set" not in shown.cells
     assert "one (" not in shown.caption
@@ -126,14 +126,15 @@ def test_without_a_common_seed_it_is_welchs_and_says_so():
 @pytest.mark.parametrize(
     ("plain", "other", "first_seed", "expected"),
     [
-        ((0.9, 0.9), (0.95, 0.95), 0, "+5.00 ± 0.00*"),
-        ((0.9, 0.9), (0.95, 0.95), 7, "+5.00 ± 0.00*†"),
-        ((0.9, 0.9), (0.9, 0.9), 7, "+0.00 ± 0.00†"),
+        (3 * (0.9,), 3 * (0.95,), 0, "+5.00 ± 0.00*"),
+        (3 * (0.9,), 3 * (0.95,), 7, "+5.00 ± 0.00*†"),
+        (3 * (0.9,), 3 * (0.9,), 7, "+0.00 ± 0.00†"),
+        ((0.9, 0.8), (0.95, 0.9), 0, "+7.50 (+5.00 to +10.00)"),
         ((0.9, 0.8), (0.95,), 0, "+5.00"),
         ((0.9, 0.8), (0.95,), 7, "+10.00†"),
     ],
 )
-def test_equal_or_single_values_have_a_difference_too(plain, other, first_seed, expected):
+def test_equal_or_few_values_have_a_difference_too(plain, other, first_seed, expected):
     runs = {
         "one": a_run({"plain": flat(*plain)}),
         "two": a_run({"other": flat(*other)}, first_seed=first_seed),
@@ -168,10 +169,10 @@ def test_each_run_is_compared_with_its_own_baseline_where_it_has_one():
     runs = {name: small_run(Path(name)) for name in ("one", "two")}
     runs["two"].metrics["value"] /= 2
     shown = compare(runs, Question(baseline="plain"))
-    assert column(shown, "final − plain") == ["0", "+2.67 ± 1.43*", "0", "+1.33 ± 0.72*"]
+    assert column(shown, "final − plain") == ["0", "+2.67 ± 1.43**", "0", "+1.33 ± 0.72**"]
     assert "plain of the same run" in shown.caption
     shown = compare(runs, Question(baseline="one: plain"))
-    assert column(shown, "final − one: plain")[2] == "-46.00 ± 2.48*"
+    assert column(shown, "final − one: plain")[2] == "-46.00 ± 2.48**"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_a_pivot_places_variants_by_settings_in_the_order_of_their_values():
         ["91.00 ± 0.00", "90.00 ± 0.00"],
     ]
     assert list(shown.cells.columns) == ["batch_norm", "none"]
-    assert "Columns: normalizer.name. Seeds: 2 each." in shown.caption
+    assert "Columns: normalizer.name. Seeds: 3 each." in shown.caption
 
 
 def test_cells_of_a_pivot_show_the_difference_and_seeds_where_these_differ():
@@ -208,14 +209,15 @@ def test_cells_of_a_pivot_show_the_difference_and_seeds_where_these_differ():
     assert shown.cells.index.tolist() == [("final test/accuracy, %",)]
     assert shown.cells.iloc[0, :2].tolist() == [
         "90.00 ± 0.00 (baseline)",
-        "91.00 ± 0.00 (+1.00 ± 0.00*)",
+        "91.00 ± 0.00 (+1.00 ± 0.00**)",
     ]
     run = grid()
     run.metrics.loc[len(run.metrics)] = diverged[0]
     shown = compare({"w": run}, question)
-    assert shown.cells["b"].tolist() == ["91.00 (+1.00), seeds: 1 (1 diverged)"]
+    # Of 10, 91 and 91: deviation 46.77, times 4.302653 / sqrt(3).
+    assert shown.cells["b"].tolist() == ["64.00 ± 116.17 (-26.00 ± 116.17), seeds: 3 (1 diverged)"]
     assert "Seeds:" not in shown.caption
-    assert "seeds that diverged are left out" in shown.caption
+    assert "the runs that diverged, 1, count at the chance accuracy of" in shown.caption
 
 
 def test_settings_are_those_of_the_variant_and_a_missing_one_has_a_dash():
@@ -312,12 +314,31 @@ def test_unfinished_variants_are_marked_and_those_not_begun_have_no_number():
     assert "(unfinished)" not in compare({"w": small_run(Path("w"))}, Question()).caption
 
 
-def test_a_run_whose_seeds_all_diverged_is_shown_without_numbers():
+def test_what_has_a_seed_that_diverged_is_never_the_best():
+    run = a_run({"plain": flat(0.3, 0.3, 0.3), "other": flat(0.99, 0.99, 0.99)})
+    run.metrics.loc[len(run.metrics)] = ("other", 0, 15, "train", "diverged", 1.0)
+    assert compare({"w": run}, Question()).best.iloc[:, 0].tolist() == [True, False]
+
+
+def test_of_a_loss_what_diverged_is_left_out():
+    losses = [("plain", seed, 20, "test", "loss", 0.5) for seed in (0, 1)]
+    extra = [*losses, ("plain", 1, 15, "train", "diverged", 1.0)]
+    shown = compare({"w": small_run(Path("w"), extra=extra)}, Question("test/loss"))
+    assert shown.cells.iloc[0].tolist() == ["0.5", "2 (1 diverged)"]
+    assert "the runs that diverged, 1, are left out" in shown.caption
+
+
+def test_the_best_evaluation_is_said_to_be_optimistic():
+    assert "optimistic" in compare({"w": grid()}, Question(at="best")).caption
+    assert "optimistic" not in compare({"w": grid()}, Question()).caption
+
+
+def test_a_run_whose_seeds_all_diverged_is_at_chance():
     diverged = [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in ACCURACY]
     run = small_run(Path("w"), extra=diverged)
     check_run(run, Question())
     shown = compare({"w": run}, Question(baseline="plain"))
-    assert shown.cells.iloc[1].tolist() == ["–", "–", "0 (3 diverged)"]
+    assert shown.cells.iloc[1].tolist() == ["10.00 ± 0.00", "+0.00 ± 0.00", "3 (3 diverged)"]
     assert shown.numbers["steps"].isna().all()
 
 
@@ -377,8 +398,9 @@ def test_numbers_are_one_row_a_variant():
     numbers = compare({"w": small_run(Path("w"))}, question).numbers
     assert list(numbers.columns) == [
         *("run", "variant", "config.seeds", "batch_size", "mean", "ci95_low", "ci95_high"),
-        *("seeds", "diverged", "finished", "steps", "dataset", "difference"),
-        *("difference_ci95_low", "difference_ci95_high", "paired"),
+        *("minimum", "maximum", "seeds", "diverged", "finished", "steps", "dataset", "difference"),
+        *("difference_ci95_low", "difference_ci95_high", "difference_p", "difference_p_holm"),
+        "paired",
         *("steps_to_0.95", "steps_to_0.95_seeds"),
     ]
     row = numbers[numbers["variant"] == "batch_norm"].iloc[0]
@@ -386,6 +408,9 @@ def test_numbers_are_one_row_a_variant():
     low, high = stats.t.interval(0.95, 2, mean, stats.sem(BATCH_NORM))
     np.testing.assert_allclose([row["mean"], row["ci95_low"], row["ci95_high"]], [mean, low, high])
     np.testing.assert_allclose(row["difference"], mean - 0.92)
+    # The only difference is its own family.
+    p_value = stats.ttest_rel(BATCH_NORM, PLAIN).pvalue
+    np.testing.assert_allclose([row["difference_p"], row["difference_p_holm"]], p_value)
     assert (row["seeds"], row["diverged"], row["finished"], row["dataset"]) == (
         *(3, 0, True),
         "mnist/3.0.1",
@@ -408,7 +433,7 @@ def test_latex_has_rules_bold_and_neither_markup_of_names_nor_what_pdflatex_lack
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     assert r"a\&b: plain & \textbf{92.00 $\pm$ 4.97} & 0 & 3 \\" in text
     name = r"a\_b \& \textless{}c\textgreater{} \textbar{} 100\% \$x {[}y] {*}z{*} "
-    assert name + r"\textbackslash{}w & 88.00 $\pm$ 4.97 & $-$4.00 $\pm$ 0.00{*} & 3 \\" in text
+    assert name + r"\textbackslash{}w & 88.00 $\pm$ 4.97 & $-$4.00 $\pm$ 0.00{*}{*} & 3 \\" in text
     assert text.index(r"\end{tabular}") < text.index(r"\caption{test/accuracy, \%, last")
     assert r"(a\&b, \textless{}script\textgreater{})" in text
 

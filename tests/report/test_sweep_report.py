@@ -126,14 +126,39 @@ def test_trials_come_by_accuracy_then_those_pruned_then_those_without_any(tmp_pa
     ]
     run = a_sweep(tmp_path, RATES, trials)
     table = sweep.sweep_table(run)
-    # A seed that diverged counts as 0, as in the search: half of 95 is less than 91.
+    # A seed that diverged counts at chance accuracy, and its trial comes after all others.
     assert list(table.index) == ["trial 0", "trial 3", "trial 2", "trial 1"]
     assert f"--config.{RATE}=0.01" in sweep.best_commands(run)[0]
-    assert "a seed that diverged counts as 0" in sweep.sweep_caption(run)
-    # Deviation 0.0141 of two seeds: 12.7062 * 1.414 / sqrt(2) = 12.71; half of it, 6.35.
-    assert table["final, %"].tolist() == ["91.00 ± 12.71", "95.00", "98.50 ± 6.35", "–"]
-    assert table["seeds"].tolist() == ["2", "1 (1 diverged)", "2", "0 (2 diverged)"]
+    counts = "at chance accuracy: trial 1 at 10% (2 of 2), trial 3 at 10% (1 of 2)"
+    assert counts in sweep.sweep_caption(run)
+    assert table["final, %"].tolist() == [
+        "91.00 (90.00 to 92.00)",
+        "52.50 (10.00 to 95.00)",
+        "98.50 (98.00 to 99.00)",
+        "10.00 (10.00 to 10.00)",
+    ]
+    assert table["seeds"].tolist() == ["2", "2 (1 diverged)", "2", "2 (2 diverged)"]
     assert table["pruned at"].tolist() == ["", "", "10", ""]
+
+
+def test_a_trial_with_a_seed_that_diverged_is_never_the_best(tmp_path):
+    trials = [({RATE: 0.1}, 0.3, 0.3), ({RATE: 0.2}, 0.99, DIVERGED)]
+    run = a_sweep(tmp_path, RATES, trials)
+    assert list(sweep.sweep_table(run).index) == ["trial 0", "trial 1"]
+    assert f"--config.{RATE}=0.1" in sweep.best_commands(run)[0]
+    assert sweep.best_commands(a_sweep(tmp_path, RATES, trials[1:])) == []
+
+
+def test_trials_that_finished_share_one_variance(tmp_path):
+    trials = [({RATE: 0.1}, 0.90, 0.92), ({RATE: 0.2}, 0.80, 0.80), ({RATE: 0.3}, 0.9, DIVERGED)]
+    run = a_sweep(tmp_path, RATES, trials)
+    # Squares 2 and 0 over two degrees of freedom: t(0.975, 2) = 4.302653, over the root of two.
+    assert sweep.sweep_table(run)["final, %"].tolist() == [
+        "91.00 ± 3.04",
+        "80.00 ± 3.04",
+        "50.00 (10.00 to 90.00)",
+    ]
+    assert "share one variance" in sweep.sweep_caption(run)
 
 
 def test_trials_of_equal_accuracy_come_by_number_not_by_name(tmp_path):
@@ -394,7 +419,7 @@ def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_
     [(0.80, 87.03), (0.90, 88)],  # the second is the end of the axis: 100 - 1.2 * 10
 )
 def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(draw, other, bottom):
-    alone = [({RATE: 0.1}, 0.94, 0.90, 0.92), ({RATE: 0.5}, other, DIVERGED, DIVERGED)]
+    alone = [({RATE: 0.1}, 0.94, 0.90, 0.92), ({RATE: 0.5}, *3 * [pruned(other)])]
     (axes,) = draw(RATES, alone)[AGAINST_RATE].axes
     assert "bars: 95% interval over seeds" in axes.get_title()
     (bars,) = axes.collections

@@ -22,10 +22,10 @@ def test_cells_show_mean_and_half_of_the_interval(tmp_path):
     assert list(table.index) == ["plain", "batch_norm"]
     # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
     assert table.loc["plain", "final, %"] == "92.00 ± 4.97"
-    # The hand-computed case of test_summary: 2.67 ± 1.43, above zero.
+    # The hand-computed case of test_summary: 2.67 ± 1.43, above zero, and the only difference.
     assert table.loc["batch_norm", "final − plain"] == "+2.67 ± 1.43*"
     assert table.loc["plain", "final − plain"] == "0"
-    assert table.loc["batch_norm", "steps to 95%"] == "10 ± 0 (2 of 3)"
+    assert table.loc["batch_norm", "steps to 95%"] == "10 (10 to 10) (2 of 3)"
     assert table.loc["plain", "steps to 97%"] == "never"
     assert table.loc["plain", "seeds"] == "3"
 
@@ -35,9 +35,40 @@ def test_a_difference_that_may_be_zero_has_no_mark(tmp_path):
     assert "*" not in table_of(small_run(tmp_path, wide)).loc["batch_norm", "final − plain"]
 
 
-def test_diverged_seeds_are_counted(tmp_path):
-    run = small_run(tmp_path, extra=[("plain", 1, 15, "train", "diverged", 1.0)])
-    assert table_of(run).loc["plain", "seeds"] == "2 (1 diverged)"
+def diverged(*runs):
+    return [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in runs]
+
+
+def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
+    run = small_run(tmp_path, extra=diverged(("plain", 1)))
+    table = table_of(run)
+    assert table.loc["plain", "seeds"] == "3 (1 diverged)"
+    # Of 94, 10 and 92.
+    assert table.loc["plain", "final, %"].startswith("65.33 ± ")
+    assert "chance accuracy: plain at 10% (1 of 3)" in tables.caption(run, table)
+    whole = small_run(tmp_path)
+    assert "no run diverged" in tables.caption(whole, table_of(whole))
+
+
+def test_where_the_baseline_diverged_the_table_says_so(tmp_path):
+    run = small_run(tmp_path, extra=diverged(*(("plain", seed) for seed in range(3))))
+    table = table_of(run)
+    assert table["steps to plain's best"].tolist() == ["baseline diverged"] * 2
+    assert "with the same seed, if it did not diverge;" in tables.caption(run, table)
+
+
+def test_two_stars_mark_what_survives_the_correction_for_several_differences(tmp_path):
+    # Differences of 2, 3, 3 points to plain, as in the fixture, of 10, 10, 11, and so on.
+    ends = {"sure": (1.04, 1.00, 1.03), "almost": (0.99, 0.97, 1.01), "not": (0.95, 0.92, 0.95)}
+    accuracy = ACCURACY | {
+        (name, seed): (0.1, 0.5, end) for name in ends for seed, end in enumerate(ends[name])
+    }
+    run = small_run(tmp_path, accuracy)
+    table = table_of(run)
+    marks = table["final − plain"].str.extract(r"(\*+)$")[0].fillna("").to_dict()
+    # By scipy's ttest_rel, p is 0.0010, 0.0153, 0.0261 and 0.0742: times 4, 3, 2 and 1.
+    assert marks == {"plain": "", "sure": "**", "batch_norm": "**", "almost": "*", "not": ""}
+    assert "Holm's correction over the 4 of this table" in tables.caption(run, table)
 
 
 def test_one_seed_is_shown_without_an_interval(tmp_path):
@@ -119,15 +150,14 @@ def test_the_same_records_give_the_same_figure_to_the_last_byte(tmp_path):
     assert first == second
 
 
-def test_a_pivot_puts_each_variant_in_its_place_and_says_what_is_missing(tmp_path):
+def test_a_pivot_puts_each_variant_in_its_place(tmp_path):
     summary = summarize(small_run(tmp_path), ())
-    table = tables.pivot_table(summary, {("1", "x"): "plain", ("2", "y"): "batch_norm"}, "refused")
+    table = tables.pivot_table(summary, {("1", "x"): "plain", ("2", "y"): "batch_norm"})
     assert table.to_dict() == {
-        "x": {"1": "92.00 ± 4.97", "2": "refused"},
-        "y": {"1": "refused", "2": "94.67 ± 3.79"},
+        "x": {"1": "92.00 ± 4.97", "2": ""},
+        "y": {"1": "", "2": "94.67 ± 3.79"},
     }
-    shown = tables.differences(summary, {"2": "batch_norm"})
-    assert shown.to_dict() == {"2": "+2.67 ± 1.43*"}
+    assert tables.differences(summary, ["batch_norm"]) == {"batch_norm": "+2.67 ± 1.43*"}
 
 
 def test_what_else_was_evaluated_has_a_column(tmp_path):

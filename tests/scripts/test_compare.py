@@ -43,8 +43,8 @@ def mistake(capsys, *arguments):
 def test_any_number_of_runs_is_compared_with_all_that_is_asked(runs, capsys):
     shown = output(capsys, "runs/one", "runs/two", "--baseline=plain", "--steps-to=0.95")
     assert "two: batch_norm" in shown
-    assert "+2.67 ± 1.43*" in shown
-    assert "10 ± 0 (2 of 3)" in shown
+    assert "+2.67 ± 1.43**" in shown
+    assert "never" in shown
     shown = output(capsys, "runs/one", "--at=10", "--metric=test/sigmoid_input/p50")
     assert "step 10 test/sigmoid_input/p50" in shown
     shown = output(capsys, "runs/one", "runs/two", "--rows=run,dataset", "--columns=variant")
@@ -151,6 +151,7 @@ def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
         ("config.json", {"variants": {"plain": 3}}),
         ("config.json", {"baseline": ["plain"]}),
         ("provenance.json", {"dataset": None}),
+        ("provenance.json", {"classes": 0}),
     ],
 )
 def test_records_of_strangers_that_lack_what_is_needed_are_one_sentence(

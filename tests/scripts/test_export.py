@@ -160,7 +160,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(wings=1), "run/config.json: wings is no config key.\n"),
+        (lambda config: config.update(xyzzy=1), "run/config.json: xyzzy is no config key.\n"),
         (lambda config: config["model"].update(hidden=[6, 4]), " is float32(2, 5) there and "),
         (lambda config: config["model"].update(activation="print('ran')"), "is unknown: "),
     ],

@@ -131,7 +131,7 @@ def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
     settings = [(read.settings(name)[NAME], read.settings(name)[RATE]) for name in read.variants]
     assert settings == [("none", 0.1), ("none", 1.0), ("batch_renorm", 0.1), ("batch_renorm", 1.0)]
     assert all(read.finished(name) for name in read.variants)
-    assert read.provenance["dataset"] == "small/1.0.0"
+    assert (read.provenance["dataset"], read.provenance["classes"]) == ("small/1.0.0", 2)
     assert read.provenance["command"] == "python -m scripts.sweep"
     assert set(read.provenance["seconds"]) == set(read.variants)
     assert read.config["sweep"]["vary"] == GRID

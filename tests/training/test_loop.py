@@ -172,7 +172,7 @@ def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_ch
     images, labels = (np.asarray(x) for x in data)
     for index in np.arange(24).reshape(6, 4):
         logits, _ = common["model"].apply(
-            variables, images[index] / np.float32(255), train=True, mutable=["batch_stats"]
+            variables, jnp.float32(images[index]) / 255, train=True, mutable=["batch_stats"]
         )
         log_probabilities = jax.nn.log_softmax(logits)
         losses.append(-log_probabilities[np.arange(4), labels[index]].mean())

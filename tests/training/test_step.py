@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from bnrepro import BatchNorm, BatchRenorm
+from bnrepro.models.mabn import MovingAverageBatchNorm
 from bnrepro.training import Task, make_optimizer, train_step
 from bnrepro.training.optimizers import make_schedule
 from bnrepro.training.state import NOT_DIVERGED, initial_state
@@ -80,9 +81,13 @@ def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
     assert int(new_state.step) == 1
 
 
-@pytest.mark.parametrize("norm", [BatchNorm, BatchRenorm])
+@pytest.mark.parametrize(
+    "norm", [BatchNorm, BatchRenorm, partial(MovingAverageBatchNorm, window=2, warmup=3)]
+)
 def test_gradient_and_statistics_are_the_means_of_what_each_microbatch_gives_by_itself(norm):
     _, state, step = setup(norm)
+    for seed in range(1, 5):  # past the warm-up
+        state, _ = step(state, batch(1, 4, seed))
     given = batch(3, 4)
     new_state, metrics = step(state, given)
     alone = [step(state, microbatch(given, i)) for i in range(3)]

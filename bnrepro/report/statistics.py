@@ -1,0 +1,195 @@
+"""Means with their intervals, differences, families of tests, and verdicts: the one such module.
+
+All tests are two-sided at 5% and all intervals 95%, so that an interval and a p-value beside it say
+the same. Three values are the fewest that have either: the spread of two tells next to nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+# And not scipy.stats, which takes most of a second to import.
+from scipy import special
+
+LEVEL = 0.05
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and how sure it is.
+
+    Attributes:
+      mean: NaN of no values.
+      minimum, maximum: of the values; NaN of none.
+      n: how many values there are; in a difference without pairs, in the smaller sample.
+      standard_error: of the mean; NaN where there are too few values.
+      df: the degrees of freedom of its Student's t distribution.
+    """
+
+    mean: float
+    minimum: float
+    maximum: float
+    n: int
+    standard_error: float = math.nan
+    df: float = math.nan
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are enough values for an interval and for tests."""
+        return not math.isnan(self.standard_error)
+
+    @property
+    def ci95_low(self) -> float:
+        """The lower end of the 95% confidence interval, NaN without one."""
+        return self.mean - self._half
+
+    @property
+    def ci95_high(self) -> float:
+        """The upper end of the 95% confidence interval, NaN without one."""
+        return self.mean + self._half
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The 95% confidence interval or, where there is none, minimum and maximum."""
+        if self.has_interval:
+            return self.ci95_low, self.ci95_high
+        return self.minimum, self.maximum
+
+    def p_value(self, mean: float = 0.0) -> float:
+        """The p-value, in [0, 1], of a two-sided t-test that the true mean is `mean`, or NaN."""
+        if not self.has_interval:
+            return math.nan
+        if self.standard_error == 0:
+            return float(self.mean == mean)
+        return float(2 * special.stdtr(self.df, -abs(self.mean - mean) / self.standard_error))
+
+    @property
+    def _half(self) -> float:
+        return float(special.stdtrit(self.df, 1 - LEVEL / 2) * self.standard_error)
+
+
+def estimate(values: Sequence[float] | np.ndarray | pd.Series) -> Estimate:
+    """The mean of the finite values of a sample, by Student's t."""
+    sample = _finite(values)
+    n = len(sample)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    found = Estimate(float(sample.mean()), float(sample.min()), float(sample.max()), n)
+    if n < FEWEST:
+        return found
+    return replace(found, standard_error=float(sample.std(ddof=1)) / math.sqrt(n), df=n - 1)
+
+
+def pooled(samples: Sequence[Sequence[float] | np.ndarray | pd.Series]) -> list[Estimate]:
+    """The mean of each of many small samples, whose variances are taken to be the same.
+
+    The variance is that within the samples, as in an analysis of variance. If there are too few
+    values for it, each sample has its own.
+    """
+    values = [_finite(sample) for sample in samples]
+    means = [estimate(sample) for sample in values]
+    df = sum(max(len(sample) - 1, 0) for sample in values)
+    if df < FEWEST - 1:
+        return means
+    squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in values if len(sample))
+    deviation = math.sqrt(squares / df)
+    return [
+        replace(mean, standard_error=deviation / math.sqrt(mean.n), df=df) if mean.n else mean
+        for mean in means
+    ]
+
+
+def difference(ours: pd.Series, theirs: pd.Series) -> tuple[Estimate, bool]:
+    """The mean difference of two samples of finite values, each indexed by seed.
+
+    Returns:
+      The estimate, and whether it is paired: over the seeds that both have, if there are any.
+      Otherwise, it is Welch's, whose samples may vary differently.
+    """
+    pairs = (ours - theirs).dropna()
+    if len(pairs) or ours.empty or theirs.empty:
+        return estimate(pairs), True
+    found = Estimate(
+        mean=float(ours.mean() - theirs.mean()),
+        minimum=float(ours.min() - theirs.max()),
+        maximum=float(ours.max() - theirs.min()),
+        n=min(len(ours), len(theirs)),
+    )
+    if found.n < FEWEST:
+        return found, False
+    sizes = np.array([len(ours), len(theirs)])
+    variances = np.array([ours.var(), theirs.var()]) / sizes
+    total = float(variances.sum())
+    # By Welch and Satterthwaite; without any variance, as by Student.
+    df = total**2 / float((variances**2 / (sizes - 1)).sum()) if total else float(sizes.sum()) - 2
+    return replace(found, standard_error=math.sqrt(total), df=df), False
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of a family of tests, adjusted by Holm's step-down method.
+
+    Rejecting those below 5% makes one or more false rejections in at most 5% of families. NaN, of
+    what could not be tested, remains NaN and does not count.
+    """
+    values = np.asarray(p_values, float)
+    # NaN is sorted last.
+    order = np.argsort(values)[: np.isfinite(values).sum()]
+    adjusted = np.full(len(values), np.nan)
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * values[order]))
+    return adjusted.tolist()
+
+
+class Verdict(StrEnum):
+    """Of a statement about a mean."""
+
+    HOLDS = "holds"
+    DOES_NOT_HOLD = "does not hold here"
+    NOT_SETTLED = "not settled"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a statement says of a true mean, fixed before it is measured: low < mean < high.
+
+    `Rule(low=0.5)` says that it is above a threshold, `Rule(high=3)` that it is below one, and
+    `Rule(-0.1, 0.1)` that it is zero within a margin.
+
+    Raises:
+      ValueError: it has no bound, or they are in the wrong order.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self._bounds or not self.low < self.high:
+            raise ValueError(f"a rule needs a finite bound and low < high, got {self}")
+
+    @property
+    def _bounds(self) -> list[float]:
+        return [bound for bound in (self.low, self.high) if math.isfinite(bound)]
+
+    def p_value(self, estimate: Estimate) -> float:
+        """The p-value, in [0, 1], of the nearest bound, or NaN.
+
+        Below 5%, the 95% interval contains no bound. Between two bounds, these are the two
+        one-sided tests of equivalence, each at 2.5% (Schuirmann takes 5%, or a 90% interval).
+        """
+        return max(estimate.p_value(bound) for bound in self._bounds)
+
+    def verdict(self, estimate: Estimate, p_value: float) -> Verdict:
+        """Whether the statement holds, by its p-value, which may be adjusted for a family."""
+        if not p_value < LEVEL:
+            return Verdict.NOT_SETTLED
+        return Verdict.HOLDS if self.low < estimate.mean < self.high else Verdict.DOES_NOT_HOLD
+
+
+def _finite(values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:
+    array = np.asarray(values, float)
+    return array[np.isfinite(array)]

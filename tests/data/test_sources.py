@@ -1,0 +1,101 @@
+"""Sources: minibatches and sets to evaluate on, of single images and of several side by side."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from bnrepro.data import fixed_examples, make_sampler, resident, take_images
+from bnrepro.data.samplers import by_label, with_replacement
+
+KEY = jax.random.key(3)
+# Images of 2 x 3 pixels that tell which they are, of three labels.
+LABELS = np.repeat(np.arange(3), [5, 4, 6])[np.random.default_rng(0).permutation(15)]
+IMAGES = (np.arange(15)[:, None, None, None] * 10 + np.arange(6).reshape(2, 3, 1)).astype(np.uint8)
+
+
+def taken(drawn, digits=1):
+    arrays = jnp.asarray(IMAGES), jnp.asarray(LABELS)
+    return jax.tree.map(np.asarray, take_images(arrays, drawn, classes=3, digits=digits))
+
+
+def test_a_picture_shows_its_images_from_left_to_right_and_its_label_reads_like_a_number():
+    index = np.array([[[7, 2, 11], [0, 0, 14]]])
+    pictures = taken({"index": index}, digits=3)
+    assert pictures["images"].shape == (1, 2, 2, 9, 1)
+    for picture, of in zip(pictures["images"][0], index[0], strict=True):
+        np.testing.assert_array_equal(picture, np.concatenate(IMAGES[of], axis=1))
+    a, b, c = LABELS[[7, 2, 11]]
+    assert pictures["labels"][0, 0] == 9 * a + 3 * b + c
+
+
+def test_half_of_the_training_images_are_mirrored_others_at_each_step():
+    sampler = with_replacement(15, 200)
+    source = resident(IMAGES, LABELS, sampler, partial(take_images, classes=3, digits=1), flip=True)
+    drawn = [source.draw(KEY, jnp.int32(step)) for step in (4, 5)]
+    np.testing.assert_array_equal(drawn[0]["index"], sampler(KEY, jnp.int32(4)))
+    images, originals = taken(drawn[0])["images"], IMAGES[np.asarray(drawn[0]["index"])]
+    mirrored = (images == originals[:, :, ::-1]).all((1, 2, 3))
+    assert ((images == originals).all((1, 2, 3)) != mirrored).all()
+    assert stats.binomtest(int(mirrored.sum()), 200).pvalue > 1e-4
+    assert (np.asarray(drawn[1]["flip"]) != mirrored).any()
+
+
+@pytest.mark.parametrize("repeat_labels", [True, False])
+def test_pictures_of_few_labels_come_in_groups_that_share_theirs(repeat_labels):
+    sampler = make_sampler(
+        "labels",
+        LABELS,
+        24,
+        labels_per_batch=4,
+        examples_per_label=3,
+        repeat_labels=repeat_labels,
+        digits=2,
+    )
+    index = np.asarray(jax.vmap(partial(sampler, KEY))(jnp.arange(100)))
+    assert index.shape == (100, 24, 2)
+    # Steps, groups, one picture of each label after the other, labels.
+    labels = taken({"index": index}, digits=2)["labels"].reshape(100, 2, 3, 4)
+    assert (labels == labels[:, :, :1]).all()
+    distinct = np.array([len(set(group)) for group in labels[:, :, 0].reshape(-1, 4).tolist()])
+    assert (distinct.min() < 4) == repeat_labels
+    assert stats.chisquare(np.bincount(labels[:, :, 0].ravel(), minlength=9)).pvalue > 1e-4
+    # On either side, no image twice among the pictures of a label.
+    images = np.sort(index.reshape(100, 2, 3, 4, 2), axis=2)
+    assert (images[:, :, 1:] != images[:, :, :-1]).all()
+
+
+def test_labels_of_pictures_drawn_with_replacement_are_equally_frequent():
+    settings = {"labels_per_batch": 1, "examples_per_label": 1, "repeat_labels": False}
+    sampler = make_sampler("with_replacement", LABELS, 50, **settings, digits=2)
+    index = np.asarray(jax.vmap(partial(sampler, KEY))(jnp.arange(100)))
+    labels = taken({"index": index}, digits=2)["labels"].ravel()
+    assert stats.chisquare(np.bincount(labels, minlength=9)).pvalue > 1e-4
+
+
+def test_pictures_of_several_images_have_no_epochs():
+    settings = {"labels_per_batch": 1, "examples_per_label": 1, "repeat_labels": False}
+    with pytest.raises(ValueError, match="digits is 2"):
+        make_sampler("epochs", LABELS, 5, **settings, digits=2)
+
+
+def test_more_labels_than_there_are_of_pictures_are_refused():
+    with pytest.raises(ValueError, match=r"at most 9, the number of labels.*got 10"):
+        by_label(LABELS, 10, 1, repeat_labels=False, digits=2)
+
+
+def test_a_fixed_set_of_pictures_has_each_label_in_turn_and_is_always_the_same():
+    examples = fixed_examples(IMAGES, LABELS, 20, 2)
+    np.testing.assert_array_equal(taken(examples.drawn, 2)["labels"], np.arange(20) % 9)
+    again = fixed_examples(IMAGES, LABELS, 20, 2)
+    np.testing.assert_array_equal(examples.drawn["index"], again.drawn["index"])
+    assert len(np.unique(fixed_examples(IMAGES, LABELS, 200, 2).drawn["index"])) == 15
+
+
+def test_a_fixed_set_of_single_images_is_the_first_ones():
+    examples = fixed_examples(IMAGES, LABELS, 4, 1)
+    np.testing.assert_array_equal(examples.arrays[0], IMAGES[:4])
+    np.testing.assert_array_equal(examples.drawn["index"], np.arange(4))

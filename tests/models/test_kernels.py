@@ -1,0 +1,58 @@
+"""What is done to kernels, and to which."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.models import make_network
+from bnrepro.models.kernels import centred, standardized
+from tests.layers.running import normal
+from tests.models.differences import gradients_by_differences
+
+
+def standardized_in_numpy(kernel):
+    flat = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
+    return ((flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)).reshape(kernel.shape)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (2, 3, 2, 3)], ids=["dense", "convolution"])
+def test_standardized_weights_have_mean_0_and_variance_1_and_their_gradient(shape):
+    kernel, cotangent = normal(*shape, mean=0.5, std=0.1), normal(*shape, seed=1)
+    treated, vjp = jax.vjp(standardized, jnp.asarray(kernel))
+    np.testing.assert_allclose(treated, standardized_in_numpy(kernel), rtol=1e-4, atol=1e-5)
+    (expected,) = gradients_by_differences(standardized_in_numpy, cotangent, kernel)
+    np.testing.assert_allclose(vjp(cotangent)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_centred_weights_and_their_gradient_have_mean_0():
+    kernel, cotangent = normal(2, 3, 2, 3, mean=0.5), normal(2, 3, 2, 3, seed=1)
+    treated, vjp = jax.vjp(centred, jnp.asarray(kernel))
+    for found, given in ((treated, kernel), (vjp(cotangent)[0], cotangent)):
+        np.testing.assert_allclose(found, given - given.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("kernel", ["centred", "plain", "standardized"])
+def test_kernels_of_hidden_layers_are_treated_and_that_of_the_logits_is_not(name, kernel):
+    settings = {"hidden": (5,), "channels": (5,), "activation": "tanh", "init": "normal"}
+    model = make_network(
+        name,
+        **settings,
+        init_std=0.5,
+        dropout=0.0,
+        num_classes=3,
+        normalizer=None,
+        kernel=kernel,
+    )
+    images = jnp.asarray(normal(6, 4, 4, 1))
+    params = model.init(jax.random.key(1), images, train=True)["params"]
+
+    def changed_by_a_shift_of(layer):
+        shifted = params | {layer: params[layer] | {"kernel": params[layer]["kernel"] + 1}}
+        logits = [model.apply({"params": p}, images, train=False) for p in (params, shifted)]
+        return not np.allclose(*logits, atol=1e-3)
+
+    (hidden,) = set(params) - {"logits"}
+    assert changed_by_a_shift_of(hidden) == (kernel == "plain")
+    assert changed_by_a_shift_of("logits")
