@@ -65,10 +65,9 @@ def _main() -> None:
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError
-    from bnrepro.sweep.collect import collect, open_workdir
     from bnrepro.sweep.engines import run_local, run_ray
-    from bnrepro.sweep.plan import make_plan
-    from bnrepro.sweep.progress import Display
+    from bnrepro.sweep.plan import make_plan, open_workdir
+    from bnrepro.sweep.progress import Display, collect
     from bnrepro.sweep.space import SweepError
     from bnrepro.sweep.study import SharedStudy
     from bnrepro.trackers import TrackerError
@@ -99,7 +98,7 @@ def _main() -> None:
                 return study.is_waiting()
 
             try:
-                with display:
+                with display.live:
                     while not display.update():
                         cli.end_if_told()
                         if study.is_waiting():

@@ -1,9 +1,7 @@
 """Trains every variant of a config with all its seeds, and keeps the records."""
 
 import dataclasses
-import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,14 +15,9 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import (
-    DEFAULTS,
-    common_config,
-    setting,
-    variant_configs,
-    with_settings,
-)
-from bnrepro.comparison.keys import TRACED, ConfigError
+from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
+from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.plan import Group, Programs, group_variants, side_by_side
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import (
     Data,
@@ -163,9 +156,15 @@ def _train(
 
     # Of the variants that were begun, all of their rows.
     rows: dict[str, list[Row]] = {}
-    programs = _Programs(jobs)
 
-    def train(name: str) -> float:
+    def make(group: Group) -> Program:
+        return compiled_once(make_program(*jobs[group.name]))
+
+    threads = side_by_side(job.devices for job in jobs.values())
+    # As many as are at work: the variants of a group are trained one after another.
+    programs = Programs(make, keep=threads)
+
+    def train(name: str, group: Group) -> float:
         start, job, step = perf_counter(), jobs[name], 0
         if stops(step):
             return 0.0
@@ -173,9 +172,11 @@ def _train(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
         try:
-            program, numbers = programs.of(name)
             for step, all_rows in train_variants(
-                program, {name: numbers}, checkpoints=checkpoints, should_stop=stops
+                programs.of(group),
+                {name: group.numbers[name]},
+                checkpoints=checkpoints,
+                should_stop=stops,
             ):
                 rows[name] = list(all_rows)
                 progress(name, step)
@@ -199,9 +200,16 @@ def _train(
             written, now = number, perf_counter()
             next_time = now + _PAUSE * (now - start)
 
-    with ThreadPoolExecutor(_side_by_side(jobs)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            futures = {pool.submit(train, name): name for name in unfinished}
+            # Of all variants: what a program takes as arguments does not depend on what is left.
+            groups = group_variants({name: job.config for name, job in jobs.items()})
+            futures = {
+                pool.submit(train, name, group): name
+                for group in groups
+                for name in group.numbers
+                if name in unfinished
+            }
             for future in _completed(futures, meanwhile=write_new_rows):
                 name, seconds = futures[future], future.result()
                 if stop.is_set():
@@ -234,36 +242,6 @@ def _completed(
         yield from done
 
 
-class _Programs:
-    """The programs of some jobs: one for all those that differ in nothing but `TRACED` numbers."""
-
-    def __init__(self, jobs: Mapping[str, Job]):
-        self._jobs = jobs
-        self._lock = threading.Lock()
-        self._programs: dict[str, Program] = {}
-        self._shapes = {name: self._shape(job.config) for name, job in jobs.items()}
-
-    @staticmethod
-    def _shape(config: Mapping[str, Any]) -> str:
-        return json.dumps(with_settings(config, dict.fromkeys(TRACED)), sort_keys=True)
-
-    def of(self, name: str) -> tuple[Program, dict[str, float]]:
-        """A variant's program, and the numbers that it takes as arguments."""
-        job, shape = self._jobs[name], self._shapes[name]
-        alike = [self._jobs[other].config for other, its in self._shapes.items() if its == shape]
-
-        def make() -> Program:
-            return make_program(*job)
-
-        if len(alike) == 1:  # not kept, since it holds the data set on the device
-            return make(), {}
-        with self._lock:
-            if shape not in self._programs:
-                self._programs[shape] = compiled_once(make())
-        differing = [key for key in TRACED if len({setting(config, key) for config in alike}) > 1]
-        return self._programs[shape], {key: setting(job.config, key) for key in differing}
-
-
 def _track(run: Run, variant: str, trackers: Sequence[Tracker]) -> None:
     if _writes():
         for track in trackers:
@@ -287,25 +265,6 @@ def _stop_asked(stop: threading.Event) -> Callable[[int], bool]:
         return stop.is_set()
 
     return agreed
-
-
-def _side_by_side(jobs: Mapping[str, Job]) -> int:
-    """How many variants to train at once.
-
-    XLA keeps but one CPU core busy with networks this small: each core trains its own variant.
-    Two programs that both spread over several devices could wait for each other for ever.
-    """
-    spread = any(job.devices.mesh.size > 1 for job in jobs.values())
-    if jax.default_backend() != "cpu" or spread or jax.process_count() > 1:
-        return 1
-    return available_cores()
-
-
-def available_cores() -> int:
-    """Cores this process may use: of a machine shared by SLURM's jobs, only its own."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, float]) -> Run:

@@ -1,4 +1,4 @@
-"""The axes that the values of a varied key lie on."""
+"""The axes on which figures place the values of a varied key."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ class Axis:
     """Where the values of a varied key lie.
 
     Attributes:
-      choices: all of them, in order; of a range, none.
-      even: whether the choices lie at 0, 1, ...; else values are numbers that lie at themselves.
-      log: whether places are spaced by their logarithm.
+      choices: all choices, in order; empty for a range.
+      even: whether the choices lie at 0, 1, ...; otherwise numbers lie at their own value.
+      log: whether the scale is logarithmic.
       low: the first place.
       high: the last place.
-      ticks: texts by place.
+      ticks: labels by place.
     """
 
     choices: Sequence[Any]
@@ -33,16 +33,16 @@ class Axis:
     ticks: Mapping[float, str]
 
     def place(self, value: Any) -> float:
-        """Of a setting."""
+        """Where a setting lies."""
         return self.choices.index(value) if self.even else value
 
     def share(self, place: float) -> float:
-        """Of the axis, from 0 to 1, that is before a place."""
+        """How far along the axis a place is, from 0 to 1."""
         scale = math.log if self.log else float
         return (scale(place) - scale(self.low)) / (scale(self.high) - scale(self.low))
 
     def limits(self) -> tuple[float, float]:
-        """Its ends with a margin."""
+        """The ends of the axis, with a margin."""
         if self.log:
             margin = (self.high / self.low) ** 0.04
             return self.low / margin, self.high * margin
@@ -50,12 +50,12 @@ class Axis:
         return self.low - margin, self.high + margin
 
     def spread(self) -> float:
-        """The share of it to spread equal choices over."""
+        """The share of the axis over which to spread trials of the same choice."""
         shares = [self.share(self.place(choice)) for choice in self.choices]
         return min(0.1, *0.4 * np.diff(shares)) if shares else 0
 
     def apply(self, axes: Axes, which: str, most: int = 10) -> None:
-        """Makes the "x" or the "y" axis of a plot this one, with so many ticks at most."""
+        """Applies this to the "x" or "y" axis of a plot, with at most so many ticks."""
         drawn = axes.xaxis if which == "x" else axes.yaxis
         scale = "log" if self.log else "linear"
         axes.set(**{f"{which}scale": scale, f"{which}lim": self.limits()})
@@ -75,7 +75,7 @@ def axis_of(values: Any) -> Axis:
     numbers = sorted(values)
     log, gaps = _spaced_by_ratio(numbers), np.diff(numbers)
     if not log and gaps.min() < 0.3 * gaps.mean():
-        # As 0.9, 0.99, 0.999, the last two of which would be one.
+        # For example 0.9, 0.99, 0.999: the last two would coincide.
         return even_axis(numbers)
     ticks = {number: short_text(number) for number in _thinned(numbers)}
     return Axis(numbers, False, log, numbers[0], numbers[-1], ticks)
@@ -93,19 +93,19 @@ def are_numbers(values: Any) -> bool:
 
 
 def _spaced_by_ratio(numbers: Sequence[float]) -> bool:
-    """Whether numbers, in rising order, are for a logarithmic axis."""
+    """Whether increasing numbers call for a logarithmic axis."""
     if numbers[0] <= 0:
         return False
     if numbers[-1] >= 20 * numbers[0] or len(numbers) < 3:
         return numbers[-1] >= 20 * numbers[0]
     gaps, ratios = np.diff(numbers), np.diff(np.log(numbers))
     spread = ratios.max() / ratios.min()
-    # 1, 2, 5, 10 are. The ratios of 0.98, 0.985, 0.99 are about the same too, the gaps even more.
+    # True for 1, 2, 5, 10. The ratios of 0.98, 0.985, 0.99 are similar, but the gaps more so.
     return bool(spread <= 1.4 and spread < gaps.max() / gaps.min())
 
 
 def _round_numbers(low: float, high: float, log: bool) -> list[float]:
-    """For the ticks of a range."""
+    """Round numbers for the ticks of a range."""
     if log:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for digits in ((1,), (1, 3), (1, 2, 5)):
@@ -117,5 +117,5 @@ def _round_numbers(low: float, high: float, log: bool) -> list[float]:
 
 
 def _thinned(ticks: Sequence[Any], most: int = 10) -> Sequence[Any]:
-    """No more than so many of them."""
+    """Evenly chosen ticks, at most so many."""
     return ticks[:: -(-len(ticks) // most)]

@@ -40,12 +40,10 @@ from bnrepro.report.sweep import (
 )
 from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 
-# Of the axis of a continuous range, where a line takes the best of each.
+# Parts of the axis of a continuous range; a line goes through the best trial of each.
 _PARTS = 8
-# A heat map of more cells has no numbers in them.
+# A heat map with more cells than this has no numbers in them.
 _MOST_NUMBERS = 100
-# Dark is good: where lines cross, the good ones are seen.
-_COLOURS = "viridis_r"
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
 _WITHOUT_FINAL: dict[str, dict[str, Any]] = {
@@ -55,9 +53,9 @@ _WITHOUT_FINAL: dict[str, dict[str, Any]] = {
 
 
 def sweep_figures(run: Run) -> list[Path]:
-    """Accuracy against each varied number; of two, a heat map; of all keys, parallel coordinates.
+    """Draws accuracy against each varied number, a heat map of two, and parallel coordinates.
 
-    These last of three or more keys, or where there is no number among them.
+    Parallel coordinates are drawn for three or more varied keys, or if none of them is a number.
 
     Raises:
       RecordsError: a figure cannot be written.
@@ -78,26 +76,26 @@ def sweep_figures(run: Run) -> list[Path]:
 
 
 def _recurs(run: Run, key: str) -> bool:
-    """Whether trials share the values of a key."""
+    """Whether several trials have the same value of a key."""
     return isinstance(varied_of(run)[key], list) or run.config["sweep"]["sampler"] == "grid"
 
 
 def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
-    """The accuracies, in percent, to show: up to ten times the error of the best.
+    """The range of accuracies to show, in percent: down to ten times the error of the best.
 
-    Those near chance, of which a sweep has many, would press all others together.
+    A sweep has many trials near chance, which would press all others together.
     """
     errors = np.array([100 - percent(trial) for trial in trials if trial.trained])
     if not len(errors):
         return 0, 99
-    # The log scale of the error goes no further.
+    # The log scale of the error ends there.
     errors = np.maximum(errors, 0.01)
     best = errors.min()
     return max(0, 100 - 1.2 * min(errors.max(), 10 * best)), 100 - 0.8 * best
 
 
 def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]:
-    """A dot a trial, a colour and a line a normalizer."""
+    """One dot per trial, one colour and line per normalizer."""
     varied = varied_of(run)
     axis, (low, high) = axis_of(varied[key]), _limits(trials)
     others = varied.keys() - {key, NORMALIZER}
@@ -120,7 +118,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
         colours = coloured(list(groups))
         several = colours if len(colours) > 1 else []
         legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
-        # Below the lowest accuracy that is shown, a row for each normalizer's trials without one.
+        # Trials below the axis, or without an accuracy, get a row per normalizer below it.
         outside = any(not percent(trial) >= low for trial in trials)
         row = 0.035 * outside
         for i, (name, colour) in enumerate(colours):
@@ -143,7 +141,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
 
 
 def _best_of_each(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[Entry | None]:
-    """The best trial of each group; None, for a gap, where all of a group diverged."""
+    """The best trial of each group; None, which leaves a gap, if all of a group diverged."""
     groups: dict[float, list[Entry]] = {}
     for trial in trials:
         groups.setdefault(group(trial), []).append(trial)
@@ -159,7 +157,7 @@ def _draw_line(
     colour: str,
     bars: bool,
 ) -> None:
-    """A line through trials, along the bottom where they are below `low`."""
+    """Draws a line through trials, along the bottom where they are below `low`."""
     x = np.array([place(trial) if trial else np.nan for trial in trials])
     y = np.array([percent(trial) if trial else np.nan for trial in trials])
     top = np.array([100 * trial.mean.ci95_high if trial else np.nan for trial in trials])
@@ -178,10 +176,10 @@ def _draw_dots(
     colour: str,
     row: float,
 ) -> dict[str, Any]:
-    """A dot a trial or, where it is below `low`, a mark at the share `row` of the height.
+    """Draws a dot per trial or, if it is below `low`, a mark at the share `row` of the height.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     legend: dict[str, Any] = {}
     for trial in trials:
@@ -200,12 +198,12 @@ def _draw_dots(
 
 
 def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Path]:
-    """A panel a normalizer: a cell for each pair of numbers if these recur, else a dot a trial.
+    """One panel per normalizer, with a cell per pair of numbers if these recur, else dots.
 
     Args:
       run: the sweep.
-      trials: those to draw.
-      keys: of the numbers along x and y.
+      trials: the trials to draw.
+      keys: the keys of the numbers along x and y.
     """
     varied, (low, high) = varied_of(run), _limits(finished_trials(trials))
     in_cells = all(_recurs(run, key) for key in keys)
@@ -220,18 +218,18 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
         places = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in places[len(panels) :]:
             axes.remove()
-        norm = _norm(low, high)
-        legend: dict[str, Any] = {}
+        colours, legend = _colours(low, high), dict[str, Any]()
         for axes, (name, members) in zip(places, panels.items(), strict=False):
             if in_cells:
-                legend |= _cells(axes, members, numbers, norm)
+                legend |= _cells(axes, members, numbers, colours)
             else:
-                legend |= _points(axes, members, {key: axis_of(varied[key]) for key in keys}, norm)
+                along = {key: axis_of(varied[key]) for key in keys}
+                legend |= _points(axes, members, along, colours)
             axes.set_title(name, fontsize=9)
             axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
         below = any(percent(trial) < low for trial in finished_trials(trials))
         figure.colorbar(
-            ScalarMappable(norm, _COLOURS),
+            colours,
             ax=list(places[: len(panels)]),
             label=f"final {choosing_split(run.config)} accuracy, %",
             ticks=log_error_ticks(low, high),
@@ -250,12 +248,12 @@ def _cells(
     axes: Axes,
     trials: Sequence[Entry],
     numbers: Mapping[str, Sequence[float]],
-    norm: FuncNorm,
+    colours: Any,
 ) -> dict[str, Any]:
     """Draws a cell for each pair of numbers, in the colour of the best of its trials.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     cells: dict[tuple[int, ...], list[Entry]] = {}
     for trial in trials:
@@ -268,7 +266,7 @@ def _cells(
         last = [percent(trial) for trial in members if trial.trained]
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
         if best:
-            colour, text = _colour(norm, best), f"{percent(best):.2f}"
+            colour, text = colours.to_rgba(percent(best)), f"{percent(best):.2f}"
         elif last:
             colour, text = _PRUNED_CELL, f"({max(last):.2f})"
             legend["pruned: its last accuracy"] = Rectangle((0, 0), 1, 1, fc=colour)
@@ -291,12 +289,12 @@ def _cells(
 
 
 def _points(
-    axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], norm: FuncNorm
+    axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], colours: Any
 ) -> dict[str, Any]:
-    """Draws a dot a trial.
+    """Draws a dot per trial.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     the_best, legend = winner(trials), {}
     for trial in trials:
@@ -309,7 +307,7 @@ def _points(
             legend["pruned"] = _key(marker="o", mfc="none")
         else:
             # The outline is for the light colours, on white.
-            style |= {"color": _colour(norm, trial), "mec": "black", "mew": 0.4}
+            style |= {"color": colours.to_rgba(percent(trial)), "mec": "black", "mew": 0.4}
         if trial is the_best:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
             legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
@@ -322,24 +320,25 @@ def _points(
 
 
 def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
-    """A line a trial over an axis for each varied key, then one for accuracy, which colours it."""
+    """One line per trial over an axis per varied key and one for accuracy, which colours it."""
     along = {key: axis_of(values) for key, values in varied_of(run).items()}
     low, high = _limits(finished_trials(trials))
-    norm, last = _norm(low, high), len(along)
+    colours, last = _colours(low, high), len(along)
     # The best tenth, but not too many to follow.
     whole = [trial for trial in finished_trials(trials) if not trial.diverged]
     thick = min(5, math.ceil(len(whole) / 10))
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
         axes = figure.subplots()
-        legend = _lines(axes, trials, along, norm, thick)
+        legend = _lines(axes, trials, along, colours, thick)
         for i, axis in enumerate(along.values()):
             axes.plot([i, i], [0, 1], color="black", lw=1)
             box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.8}
             for place, text in axis.ticks.items():
                 at = i - 0.04, axis.share(place)
                 axes.text(*at, text, ha="right", va="center", fontsize=8, bbox=box)
-        _draw_colours(axes, last, norm, log_error_ticks(low, high))
+        beside = axes.inset_axes((last, 0, 0.06, 1), transform=axes.transData)
+        figure.colorbar(colours, beside, ticks=log_error_ticks(low, high), format="%g")
         names = [
             *(key.replace(".", ".\n") for key in along),
             f"final {choosing_split(run.config)}\naccuracy, %",
@@ -358,13 +357,13 @@ def _lines(
     axes: Axes,
     trials: Sequence[Entry],
     along: Mapping[str, Axis],
-    norm: FuncNorm,
+    colours: Any,
     thick: int,
 ) -> dict[str, Any]:
-    """Draws a line a trial, the best on top, so many of them thick.
+    """Draws a line per trial, the best on top; so many of the best are thick.
 
     Returns:
-      What a legend has to explain.
+      The entries of the legend.
     """
     legend: dict[str, Any] = {}
     for i, trial in enumerate(sorted(trials, key=rank, reverse=True)):
@@ -372,7 +371,7 @@ def _lines(
         spreads = [axis.spread() * (i / len(trials) - 0.5) for axis in along.values()]
         heights = np.add(shares, spreads)
         if trial.finished and trial.trained:
-            colour, end = _colour(norm, trial), float(norm(percent(trial)))
+            colour, end = colours.to_rgba(percent(trial)), float(colours.norm(percent(trial)))
             if end < 0:
                 end = -0.03
                 axes.plot(len(along), end, marker="v", ms=5, color=colour)
@@ -390,23 +389,10 @@ def _lines(
     return legend
 
 
-def _draw_colours(axes: Axes, x: float, norm: FuncNorm, ticks: Sequence[float]) -> None:
-    """The axis of accuracies: at `x`, from 0 to 1."""
-    shades = 128
-    for i in range(shades):
-        colour = mpl.colormaps[_COLOURS](i / (shades - 1))
-        axes.add_patch(Rectangle((x, i / shades), 0.06, 1 / shades, fc=colour, lw=0))
-    for tick in ticks:
-        axes.text(x + 0.1, float(norm(tick)), f"{tick:g}", va="center", fontsize=8)
-
-
-def _norm(low: float, high: float) -> FuncNorm:
-    """Colours by accuracy in percent, with errors on a log scale."""
-    return FuncNorm((from_accuracy, to_accuracy), low, high)
-
-
-def _colour(norm: FuncNorm, trial: Entry) -> tuple[float, ...]:
-    return mpl.colormaps[_COLOURS](float(norm(percent(trial))))
+def _colours(low: float, high: float) -> Any:
+    """Colours by accuracy in percent, with errors on a log scale: a `ScalarMappable`."""
+    # Dark is good: where lines cross, the good ones are seen.
+    return ScalarMappable(FuncNorm((from_accuracy, to_accuracy), low, high), "viridis_r")
 
 
 def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
@@ -417,13 +403,13 @@ def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
 
 def _legend_below(figure: Figure, legend: Mapping[str, Any]) -> None:
     if legend:
-        # By column, as matplotlib fills them, for a legend that reads by row.
+        # Matplotlib fills a legend by column; this order makes it read by row.
         names = [name for column in range(4) for name in list(legend)[column::4]]
         handles = [legend[name] for name in names]
         figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
 
 
 def _key(**style: Any) -> Line2D:
-    """Of a legend."""
+    """An entry of a legend."""
     drawn: dict[str, Any] = {"ls": "", "ms": 5, "color": _GREY} | style
     return Line2D([], [], **drawn)

@@ -1,10 +1,8 @@
-"""Checkpoints of trials that run together: whoever retries them goes on from there."""
+"""Checkpoints of trials that are trained together, from which another worker can resume them."""
 
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,66 +17,58 @@ _log = logging.getLogger(__name__)
 
 
 class GroupCheckpoints(Checkpoints):
-    """The checkpoints of a group of trials, which starts anew where all of them are damaged.
+    """The checkpoints of a group of trials; to be closed.
 
     Attributes:
-      ending: whether to save the next one however short a time ago the last one was.
+      ending: whether to save the next one no matter how recent the last one is.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """As that of `Checkpoints`."""
-        super().__init__(folder, keep)
-        self._states_folder = folder
+        """Locks the folder, to which a worker that was taken for dead might still write.
+
+        Raises:
+          Timeout: another process has locked it.
+          OSError: it cannot be written.
+        """
+        self._group, self._lock = folder, FileLock(folder / "lock", timeout=0)
+        self._lock.acquire()
+        super().__init__(folder / "states", keep)
         self._saved = time.monotonic()
         self.ending = False
 
     def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest good checkpoint, if any; see `Checkpoints.restore`."""
+        """As `Checkpoints.restore`, but returns None if all are damaged: the trials start over."""
         try:
             return super().restore(states)
         except CheckpointError as error:
-            _log.warning("%s; these trials start anew", error)
-            shutil.rmtree(self._states_folder)
+            _log.warning("%s; these trials start over", error)
+            shutil.rmtree(self._folder)
             return None
 
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
-        """Starts to write a checkpoint if it is time for one; see `Checkpoints.save`."""
+        """As `Checkpoints.save`, if the last one is old enough."""
         if self.ending or time.monotonic() - self._saved >= SAVE_EVERY:
             super().save(step, states, notes, score)
             self._saved = time.monotonic()
 
+    def close(self) -> None:
+        """As `Checkpoints.close`."""
+        try:
+            super().close()
+        finally:
+            self._lock.release()
 
-@contextmanager
-def open_group(folder: Path | None, name: str, keep: int) -> Iterator[GroupCheckpoints | None]:
-    """The checkpoints of a group, removed when its trials have ended.
+    def remove(self) -> None:
+        """Deletes all of them, after `close`."""
+        shutil.rmtree(self._group, ignore_errors=True)
 
-    Args:
-      folder: of the checkpoints of all groups.
-      name: of the group.
-      keep: see `Checkpoints`.
 
-    Yields:
-      None if there is no folder, it cannot be written, or another process has this group.
-
-    Raises:
-      CheckpointError: the last one cannot be written.
-    """
+def open_group(folder: Path | None, name: str, keep: int) -> GroupCheckpoints | None:
+    """The checkpoints of a group, by its name; None if there can be none."""
     if folder is None:
-        yield None
-        return
-    # A worker that was taken for dead, and is not, still writes to its group.
-    lock = FileLock(folder / name / "lock", timeout=0)
+        return None
     try:
-        lock.acquire()
+        return GroupCheckpoints(folder / name, keep)
     except (Timeout, OSError) as error:
         _log.warning("no checkpoints in %s: %s", folder / name, error)
-        yield None
-        return
-    checkpoints = GroupCheckpoints(folder / name / "states", keep)
-    try:
-        with closing(checkpoints):
-            yield checkpoints
-    finally:
-        lock.release()
-    if not checkpoints.ending:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        return None

@@ -1,4 +1,4 @@
-"""Where the workers of a sweep run: in processes on this machine, or as tasks of a Ray cluster."""
+"""Runs the workers of a sweep: as processes on this machine, or as tasks of a Ray cluster."""
 
 import logging
 import os
@@ -11,34 +11,30 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
-from bnrepro.comparison.run import available_cores
+from bnrepro.comparison.plan import available_cores
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
+from bnrepro.sweep.worker import work
 
-# Called about every second; tells whether there are trials to take.
+# Called about once a second; returns whether there are trials to take.
 Watch = Callable[[], bool]
 
 _ROOT = Path(__file__).parents[2]
-# Seconds that workers have to save their trials when they are told to end.
+# Seconds that workers get to save their trials when they are told to end.
 _PATIENCE = 20
 
 
-class _Worker(NamedTuple):
-    process: "subprocess.Popen[bytes]"
-    errors: IO[str]
-
-
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
-    """Workers in processes of their own, until there is nothing left to take.
+    """Runs workers as processes until no trials are left to take.
 
-    While there is, one that has ended is replaced. Each has one GPU, where there are any; workers
-    that share one share its memory, too.
+    A worker that ends before that is replaced. Each gets one GPU if there are any; workers on the
+    same GPU split its memory.
 
     Args:
-      plan: of the sweep.
-      workers: how many; None for one on each GPU, or else on each core.
+      plan: the sweep.
+      workers: how many; None for one per GPU, or one per core if there is no GPU.
       watch: see `Watch`.
 
     Raises:
@@ -48,36 +44,35 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     count = workers or len(gpus) or available_cores()
     plan = replace(plan, workers=count)
     with ExitStack() as stack:
-        # What one has compiled, the others need not, nor those that replace them.
-        cache = stack.enter_context(tempfile.TemporaryDirectory())
-        shared = {"JAX_COMPILATION_CACHE_DIR": cache} | os.environ
-        running: dict[int, _Worker] = {}
-        stack.callback(lambda: _end(running))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        # What one worker has compiled, the others and their replacements load from there.
+        shared = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"} | os.environ
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        stack.callback(_end, running)
         while (waiting := watch()) or running:
             for i in range(count if waiting else 0):
                 if i not in running:
-                    errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-                    environment = shared | _environment(i, count, gpus)
-                    running[i] = _Worker(_start(plan, environment, errors), errors)
+                    running[i] = _start(
+                        plan, shared | _environment(i, count, gpus), folder / f"{i}.txt"
+                    )
             time.sleep(1)
             for i, worker in list(running.items()):
-                code = worker.process.poll()
+                code = worker.poll()
                 if code is not None:
                     del running[i]
                 if code and code > 0:
-                    worker.errors.seek(0)
-                    message = worker.errors.read()
-                    if code == 2:  # a sentence, after warnings perhaps
+                    message = (folder / f"{i}.txt").read_text()
+                    if code == 2:  # one sentence, perhaps after warnings
                         raise SweepError(message.splitlines()[-1])
                     raise SweepError(f"a worker ended with code {code}: {message}")
 
 
 def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
-    """Workers as tasks of the Ray cluster that RAY_ADDRESS names, or that runs on this machine.
+    """Runs workers as tasks of the Ray cluster that RAY_ADDRESS names, or of this machine's.
 
     Args:
-      plan: of the sweep; every machine of the cluster must reach its storage.
-      workers: how many; None for one on each GPU, or else on each core of the cluster.
+      plan: the sweep; every machine of the cluster must reach its storage.
+      workers: how many; None for one per GPU of the cluster, or one per core without GPUs.
       watch: see `Watch`.
 
     Raises:
@@ -89,7 +84,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         raise SweepError("Ray is not installed: pip install ray") from error
 
     environment = {k: os.environ[k] for k in ("TFDS_DATA_DIR", "JAX_PLATFORMS") if k in os.environ}
-    # Beside what .gitignore has.
+    # In addition to what .gitignore excludes.
     code = {"working_dir": str(_ROOT), "excludes": ["/results", "/tests"]}
     try:
         ray.init(
@@ -103,9 +98,9 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
     try:
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         count = workers or gpus or cores
-        # Workers that share a GPU take a part of it each.
+        # Workers that share a GPU each take a part of it.
         resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
-        task = ray.remote(max_retries=-1, **resources)(_work)
+        task = ray.remote(max_retries=-1, **resources)(work)
         plan, running = replace(plan, workers=count), list[Any]()
         while (waiting := watch()) or running:
             if waiting:
@@ -118,41 +113,35 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         ray.shutdown()
 
 
-def _work(plan: Plan) -> None:
-    """A task of Ray's."""
-    from bnrepro.sweep.worker import work
-
-    work(plan)
-
-
-def _start(plan: Plan, environment: dict[str, str], errors: IO[str]) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnrepro.sweep.worker"],
-        stdin=subprocess.PIPE,
-        stderr=errors,
-        env=environment,
-        # Ctrl-C is for the process that started it, which ends it then.
-        start_new_session=True,
-    )
+def _start(plan: Plan, environment: dict[str, str], errors: Path) -> "subprocess.Popen[bytes]":
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bnrepro.sweep.worker"],
+            stdin=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            # Ctrl-C reaches only the parent, which then ends its workers.
+            start_new_session=True,
+        )
     with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
         pickle.dump(plan, stdin)
     return process
 
 
-def _end(workers: dict[int, _Worker]) -> None:
+def _end(workers: "dict[int, subprocess.Popen[bytes]]") -> None:
     for worker in workers.values():
-        worker.process.terminate()
+        worker.terminate()
     deadline = time.monotonic() + _PATIENCE
     for worker in workers.values():
         try:
-            worker.process.wait(max(0, deadline - time.monotonic()))
+            worker.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+            worker.kill()
+            worker.wait()
 
 
 def _environment(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """The GPU of a worker, and its share of the memory."""
+    """The environment variables that give a worker its GPU and its share of the memory."""
     if not gpus:
         return {}
     sharing = -(-workers // len(gpus))

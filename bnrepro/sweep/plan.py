@@ -1,4 +1,4 @@
-"""A sweep as all its workers, on however many machines, know it."""
+"""The plan of a sweep, which all of its workers share, on any number of machines."""
 
 import json
 import shlex
@@ -11,9 +11,10 @@ from typing import Any
 
 import sqlalchemy
 
-from bnrepro.comparison.config import check_config, common_config
+from bnrepro.comparison.config import check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
-from bnrepro.records import CHECKPOINTS, DATABASE
+from bnrepro.comparison.plan import Group, group_variants
+from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError, differences, open_sweep
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
     Space,
@@ -23,27 +24,26 @@ from bnrepro.sweep.space import (
     quasi_random,
     random_points,
     space_to_json,
-    varies,
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained, and where its state is kept.
+    """What a sweep trains, and where it keeps its state.
 
     Attributes:
-      config: of all trials, without variants.
+      config: what all trials have in common, without variants.
       space: what they vary.
       sampler: grid, random, tpe or qmc.
-      trials: how many; of a grid with ranges, at most so many.
+      trials: how many; for a grid with ranges, an upper bound.
       prune: end trials that are below the median of the others at an evaluation.
-      at_once: trials of one program, or None for as many as the device is good for.
+      at_once: how many trials to train together; None for as many as suit the device.
       storage: URL of the study's storage.
-      name: of the study in it.
+      name: of the study in that storage.
       launched_by: the command of the sweep.
-      command: that trains a single run of the config.
-      checkpoints: their folder, which may be another one on each machine; None to keep none.
-      workers: that share the trials.
+      command: the command that trains a single run of the config.
+      checkpoints: their folder, which may differ between machines; None to keep none.
+      workers: how many share the trials.
     """
 
     config: dict[str, Any]
@@ -60,15 +60,23 @@ class Plan:
     workers: int = 1
 
     @property
+    def described(self) -> dict[str, Any]:
+        """The sweep as its records describe it."""
+        vary = space_to_json(self.space)
+        return {
+            "vary": vary, "sampler": self.sampler, "trials": self.count, "command": self.command,
+        }  # fmt: skip
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """What makes two sweeps different ones."""
-        return identity(self.config, space_to_json(self.space), self.sampler, self.count)
+        """See `identity`."""
+        return identity(self.config, self.described)
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial; None of TPE, which learns from the trials before.
+        """The settings of each trial; None for TPE, which learns from earlier trials.
 
-        Of a grid, those are next to each other that make one program.
+        In a grid, trials that share a program are next to each other.
         """
         if self.sampler == "tpe":
             return None
@@ -85,19 +93,27 @@ class Plan:
 
     @cached_property
     def traced(self) -> tuple[str, ...]:
-        """Keys that trials of one program may differ in."""
-        return tuple(key for key, values in self.space.items() if key in TRACED and varies(values))
+        """The keys in which trials of one program may differ."""
+        # A range is longer than one, too.
+        return tuple(key for key in self.space if key in TRACED and len(self.space[key]) > 1)
 
-    def static(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Of a trial's settings, those that all trials of one program share."""
-        return {key: value for key, value in settings.items() if key not in self.traced}
+    def groups(self, settings: Mapping[str, Mapping[str, Any]]) -> list[Group]:
+        """Groups trials by the program that trains them, on one device.
+
+        Args:
+          settings: of the trials, by their names.
+        """
+        single = {"devices.strategy": "single"}
+        configs = {k: with_settings(self.config, {**own, **single}) for k, own in settings.items()}
+        return group_variants(configs, self.traced)
 
 
-def identity(config: dict[str, Any], vary: Any, sampler: Any, trials: Any) -> dict[str, Any]:
-    """What makes two sweeps different ones."""
-    # The points of a grid depend on how many there may be; else more trials go on with it.
+def identity(config: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells sweeps apart, given a config and the sweep as records describe it."""
+    vary, sampler, trials = (described.get(key) for key in ("vary", "sampler", "trials"))
+    # The points of a grid depend on their number; any other sweep can be extended.
     size = {"trials": trials} if sampler == "grid" else {}
-    return config | {"vary": vary, "search": sampler} | size
+    return {**config, "vary": vary, "search": sampler, **size}
 
 
 def make_plan(
@@ -157,3 +173,20 @@ def make_plan(
         command=command_line("python -m experiments.train --novariants", file, overrides),
         checkpoints=workdir.absolute() / CHECKPOINTS,
     )
+
+
+def open_workdir(plan: Plan, workdir: Path) -> None:
+    """Makes a workdir for a sweep, or makes sure that what it holds is this sweep's.
+
+    Raises:
+      RecordsError: it cannot be written, or holds something else.
+    """
+    held = open_sweep(workdir)
+    if held is None:
+        return
+    config = {key: value for key, value in common_config(held).items() if key != "sweep"}
+    if differing := differences(identity(config, held["sweep"]), plan.identity):
+        raise RecordsError(
+            f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
+            "the same values to go on"
+        )

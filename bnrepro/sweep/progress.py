@@ -1,4 +1,4 @@
-"""How far a sweep is: as numbers, and as a live table."""
+"""What a sweep has given so far: as records, as numbers, and as a live table."""
 
 import sys
 import time
@@ -7,22 +7,64 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
+from flax.traverse_util import unflatten_dict
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
+from bnrepro.records import LOCK, Run, metric_rows, write_run
 from bnrepro.report.entries import short_text
-from bnrepro.sweep.collect import collect
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import decode
-from bnrepro.sweep.study import SharedStudy, finished
+from bnrepro.sweep.study import SharedStudy, finished, trial_name
 from bnrepro.trackers import Tracker
 
-# Of the best trials, so many are shown.
+# How many of the best trials are shown.
 BEST = 10
 # Seconds between two writings of the records while the sweep runs.
 _WRITE_EVERY = 30
+
+
+def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ()) -> Run | None:
+    """Writes the records of all finished trials, and returns them; None if there are none.
+
+    Args:
+      study: the study of the sweep.
+      workdir: where the records are written.
+      trackers: told of each finished trial.
+
+    Raises:
+      RecordsError: they cannot be written.
+      SweepError: the storage cannot be used.
+    """
+    # Whoever reads last writes last, even if several machines share the workdir.
+    with FileLock(workdir / LOCK):
+        trials = {trial_name(index): trial for index, trial in finished(study.trials()).items()}
+        if not trials:
+            return None
+        plan, results = study.plan, {name: t.user_attrs["result"] for name, t in trials.items()}
+        settings = {name: decode(plan.space, trial.params) for name, trial in trials.items()}
+        # An earlier command may have asked for more trials.
+        count = max(plan.count, *(trial.user_attrs["index"] + 1 for trial in trials.values()))
+        config = plan.config | {
+            "variants": {name: unflatten_dict(flat, sep=".") for name, flat in settings.items()},
+            "baseline": next(iter(trials)),
+            "sweep": plan.described | {"trials": count},
+        }
+        rows = [(name, *row) for name, result in results.items() for row in result["rows"]]
+        # Workers are started by other commands.
+        provenance = study.provenance() | {
+            "command": plan.launched_by,
+            "seconds": {name: result["seconds"] for name, result in results.items()},
+        }
+        run = Run(workdir, config, metric_rows(rows), provenance)
+        write_run(run)
+    for name in run.variants:
+        for track in trackers:
+            track(run, name)
+    return run
 
 
 class Progress(NamedTuple):
@@ -30,12 +72,12 @@ class Progress(NamedTuple):
 
     Attributes:
       trials: how many there are.
-      finished: that ended by themselves.
-      diverged: of those, with a seed that diverged.
-      pruned: of the others, that were pruned.
-      running: that somebody works at.
+      finished: how many have ended by themselves.
+      diverged: how many of these have a seed that diverged.
+      pruned: how many of the others were pruned.
+      running: how many are being trained.
       done: share of all steps, in [0, 1].
-      best: the finished ones with the highest scores, as (index, settings, score in [0, 1]).
+      best: the finished trials with the highest scores, as (index, settings, score in [0, 1]).
     """
 
     trials: int
@@ -48,70 +90,60 @@ class Progress(NamedTuple):
 
 
 def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
-    """How far a sweep with these trials is, with so many of the best."""
+    """How far a sweep with these trials, by index, is; `best` says how many of the best to list."""
     ended = finished(trials)
+    rows = {i: trial.user_attrs["result"]["rows"] for i, trial in ended.items()}
+    diverged = {i for i, own in rows.items() if any(row[3] == "diverged" for row in own)}
+    pruned = {i for i, trial in ended.items() if trial.state == TrialState.PRUNED}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
-    # Of a group, the first trial says how far all of them are.
-    sizes = Counter(str(trial.user_attrs.get("group")) for trial in running)
+    # The first trial of a group says how far all of its trials are.
+    groups = [str(trial.user_attrs.get("group")) for trial in running]
+    sizes = Counter(groups)
     steps = sum(
-        trial.user_attrs.get("step", 0) * sizes[str(trial.user_attrs.get("group"))]
-        for trial in running
+        trial.user_attrs.get("step", 0) * sizes[group]
+        for trial, group in zip(running, groups, strict=True)
     )
-    # A pruned trial has a value, too: its last one.
-    completed = {i: trial for i, trial in ended.items() if trial.state == TrialState.COMPLETE}
-    scores = {i: trial.value or 0.0 for i, trial in completed.items()}
+    # A pruned trial has a value as well: its last one.
+    scores = {i: trial.value or 0.0 for i, trial in ended.items() if i not in pruned}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
     count = sum(index < plan.count for index in ended)
     return Progress(
         trials=plan.count,
         finished=count,
-        diverged=sum(_diverged(trial) for trial in ended.values()),
-        pruned=sum(
-            trial.state == TrialState.PRUNED and not _diverged(trial) for trial in ended.values()
-        ),
+        diverged=len(diverged),
+        pruned=len(pruned - diverged),
         running=len(running),
         done=min(1.0, (count + steps / plan.config["steps"]) / plan.count),
         best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
     )
 
 
-def _diverged(trial: FrozenTrial) -> bool:
-    return any(row[3] == "diverged" for row in trial.user_attrs["result"]["rows"])
-
-
 class Display:
-    """A live table with the best trials so far and the time left; writes the records meanwhile."""
+    """Shows the best trials so far and the time left; writes the records meanwhile.
+
+    Attributes:
+      live: the table, to be entered: what is printed at the end takes its place.
+    """
 
     def __init__(self, study: SharedStudy, workdir: Path, trackers: Sequence[Tracker]) -> None:
         self._study, self._workdir, self._trackers = study, workdir, trackers
         # On stderr: what is piped on is the final table alone.
-        console = Console(stderr=True)
-        # The table of the end takes its place.
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._shown = console.is_terminal
+        self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
         self._began: tuple[float, float] | None = None
         self._written, self._finished = time.monotonic(), -1
 
-    def __enter__(self) -> "Display":
-        if self._shown:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._live.stop()
-
     def update(self) -> bool:
-        """Sees to what others left, shows how far the sweep is, and tells whether it is done."""
+        """Requeues what dead workers left, shows the progress, and returns whether all is done."""
         progress = progress_of(self._study.plan, self._study.refill(), BEST)
         now = time.monotonic()
-        # The first that is seen may be another's work, of an earlier day.
+        # What is already done at first may be the work of another day.
         began, done = self._began = self._began or (now, progress.done)
         speed = (progress.done - done) / max(now - began, 1e-9)
-        left = (1 - progress.done) / speed if speed > 0 else None
-        if self._shown:
-            self._live.update(_table(progress, left), refresh=True)
+        line = _line(progress, (1 - progress.done) / speed if speed > 0 else None)
+        if self.live.console.is_terminal:
+            self.live.update(Group(_table(progress), line), refresh=True)
         elif progress.finished != self._finished:
-            print(_line(progress, left), file=sys.stderr)
+            print(line, file=sys.stderr)
         if progress.finished != self._finished and now - self._written > _WRITE_EVERY:
             collect(self._study, self._workdir, self._trackers)
             self._written = time.monotonic()
@@ -132,12 +164,12 @@ def _line(progress: Progress, left: float | None) -> str:
     return ", ".join(counts)
 
 
-def _table(progress: Progress, left: float | None) -> Group:
-    # What matters stands first: on a narrow terminal, the last columns are cut.
+def _table(progress: Progress) -> Table:
+    # What matters comes first: a narrow terminal cuts off the last columns.
     table = Table("trial", Column("accuracy, %", justify="right", no_wrap=True))
     for key in progress.best[0][1] if progress.best else ():
         table.add_column(key)
     for index, settings, score in progress.best:
         cells = map(short_text, settings.values())
         table.add_row(str(index), f"{100 * score:.2f}", *cells)
-    return Group(table, _line(progress, left))
+    return table

@@ -15,7 +15,7 @@ import optuna
 from bnrepro.comparison.config import COMMON, check_config, with_settings
 from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, is_number
 
-# Of very many combinations, so many are checked before the sweep starts.
+# At most this many combinations are checked before the sweep starts.
 _CHECKED = 10_000
 
 
@@ -44,10 +44,10 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
         a list of values.
 
     Raises:
-      SweepError: it is none of these, an empty or reversed range, or a logarithm of zero or below.
+      SweepError: it is none of these, an empty or reversed range, or a log range from 0 or below.
     """
     if isinstance(values, list | tuple):
-        # NumPy's numbers are no JSON.
+        # JSON has no NumPy numbers.
         listed = [value.item() if isinstance(value, np.generic) else value for value in values]
     elif not isinstance(values, str):
         raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
@@ -104,8 +104,8 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
       varied: values by key, as `parse_values` takes them.
 
     Raises:
-      SweepError: see `parse_values`; or a key that all trials have in common.
-      ConfigError: a key that the config lacks, or values that cannot be.
+      SweepError: see `parse_values`; or a key cannot vary between trials.
+      ConfigError: the config lacks a key, or a key cannot have a value.
     """
     if not varied:
         raise SweepError('say what to vary: --vary "optimizer.learning_rate=log(0.01,3)"')
@@ -125,12 +125,13 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
         try:
             check_config(with_settings(config, trial))
         except ConfigError as error:
-            raise ConfigError(f"a trial with {settings_text(trial)}: {error}") from None
+            text = ", ".join(f"{key}={value}" for key, value in trial.items())
+            raise ConfigError(f"a trial with {text}: {error}") from None
     return space
 
 
 def _ends(key: str, values: Range | list[Any]) -> list[Any]:
-    """The ends of a range, or all values."""
+    """The ends of a range, or all values of a list."""
     if not isinstance(values, Range):
         return values
     ends = (values.low, values.high)
@@ -138,7 +139,7 @@ def _ends(key: str, values: Range | list[Any]) -> list[Any]:
 
 
 def _examples(key: str, values: Range | list[Any]) -> Sequence[Any]:
-    """Values that stand for all: of integers not the ends alone, since one must divide another."""
+    """The values to check: all integers of a range, as some keys must divide others; else ends."""
     ends = _ends(key, values)
     if isinstance(values, Range) and is_integer(key):
         return range(ends[0], min(ends[1], ends[0] + _CHECKED) + 1)
@@ -146,12 +147,12 @@ def _examples(key: str, values: Range | list[Any]) -> Sequence[Any]:
 
 
 def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
-    """All points of a grid, those together that differ in what varies last.
+    """All points of a grid, in which the last key varies fastest.
 
-    Ranges have as many points as `trials` leaves room for, evenly spaced on their scale.
+    Ranges get as many points as `trials` leaves room for, evenly spaced on their scale.
 
     Raises:
-      SweepError: there are more points than `trials`, or a range and no `trials`.
+      SweepError: the grid has more points than `trials`, or a range although `trials` is None.
     """
     ranges = [key for key, values in space.items() if isinstance(values, Range)]
     listed = [len(values) for values in space.values() if not isinstance(values, Range)]
@@ -175,7 +176,7 @@ def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
     if not isinstance(values, Range):
         return list(values)
     spaced = np.geomspace if values.log else np.linspace
-    # Without the noise of their last digits.
+    # Without rounding noise in the last digits.
     points = [float(f"{point:.6g}") for point in spaced(values.low, values.high, count)]
     return list(dict.fromkeys(_as_setting(key, point) for point in points))
 
@@ -183,28 +184,26 @@ def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
 def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
     """The first points of a scrambled Sobol sequence; the values of lists are drawn at random."""
     random = optuna.samplers.RandomSampler(seed=0)
-    with warnings.catch_warnings(action="ignore"):  # of lists, that they are no part of it
+    with warnings.catch_warnings(action="ignore"):  # that lists are not part of the sequence
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random)
-        return _drawn(space, sampler, trials)
+        study = optuna.create_study(sampler=sampler)
+        return [_next_point(space, study) for _ in range(trials)]
 
 
 def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
-    """Points drawn at random, each with its index as the seed."""
+    """Points drawn at random, each from the seed that is its index."""
     samplers = (optuna.samplers.RandomSampler(seed=index) for index in range(trials))
-    return [point for sampler in samplers for point in _drawn(space, sampler, 1)]
+    return [_next_point(space, optuna.create_study(sampler=sampler)) for sampler in samplers]
 
 
-def _drawn(space: Space, sampler: optuna.samplers.BaseSampler, trials: int) -> list[dict[str, Any]]:
-    study, points = optuna.create_study(sampler=sampler), []
-    for _ in range(trials):
-        trial = study.ask()
-        points.append(suggest(space, trial))
-        study.tell(trial, 0.0)
-    return points
+def _next_point(space: Space, study: optuna.Study) -> dict[str, Any]:
+    point = suggest(space, trial := study.ask())
+    study.tell(trial, 0.0)
+    return point
 
 
 def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """Settings for a trial, drawn by Optuna where the trial has none yet."""
+    """The settings of a trial; Optuna draws those that it does not have yet."""
     for key, values in space.items():
         if not isinstance(values, Range):
             trial.suggest_categorical(key, [_encoded(value) for value in values])
@@ -216,42 +215,31 @@ def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
 
 
 def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as Optuna keeps them."""
+    """Settings as Optuna stores them."""
     return {key: _encoded(value) for key, value in settings.items()}
 
 
 def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from what Optuna has kept, in the order of the space."""
-    settings = {}
-    for key, values in space.items():
-        if isinstance(values, Range):
-            settings[key] = params[key]
-        else:
-            settings[key] = next(value for value in values if _encoded(value) == params[key])
-    return settings
-
-
-def _encoded(value: Any) -> Any:
-    """Of a choice that Optuna cannot keep, a list of sizes, its text."""
-    return json.dumps(value) if isinstance(value, list | tuple) else value
-
-
-def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as records have it."""
+    """Settings from what Optuna has stored, in the order of the space."""
     return {
-        key: values._asdict() if isinstance(values, Range) else values
+        key: params[key]
+        if isinstance(values, Range)
+        else next(value for value in values if _encoded(value) == params[key])
         for key, values in space.items()
     }
 
 
-def varies(values: Range | Sequence[Any]) -> bool:
-    """Whether there is more than one value."""
-    return isinstance(values, Range) or len(values) > 1
+def _encoded(value: Any) -> Any:
+    """A choice as Optuna can store it: a list as text, anything else as it is."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """For example "normalizer.name=batch_norm, optimizer.learning_rate=0.1"."""
-    return ", ".join(f"{key}={value}" for key, value in settings.items())
+def space_to_json(space: Space) -> dict[str, Any]:
+    """The space as records describe it."""
+    return {
+        key: values._asdict() if isinstance(values, Range) else values
+        for key, values in space.items()
+    }
 
 
 def _as_setting(key: str, number: float) -> Any:

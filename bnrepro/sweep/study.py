@@ -1,8 +1,8 @@
-"""The state of a sweep: Optuna's study, shared by all of its workers through a storage.
+"""The state of a sweep: Optuna's study, which all of its workers share through a storage.
 
-Every trial has an index, below the number of trials. Of several trials with the same index, because
-one was retried or two machines enqueued it at once, the first that did not fail counts. Trials that
-run together are a group, and keep its name when they are retried.
+Every trial has an index below the number of trials. Several trials have the same index if one was
+retried or two machines enqueued it at once; the first that did not fail counts. Trials that are
+trained together are a group, and keep its name when they are retried.
 """
 
 import re
@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
@@ -23,13 +23,14 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from bnrepro.comparison.plan import Group
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError, encode, suggest
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
-# A trial whose workers died so often is not retried any more.
+# A trial whose workers died this often is not retried any more.
 MAX_RETRIES = 10
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -45,51 +46,45 @@ class Claim:
       index: of the trial.
       settings: by flat key.
       trial: Optuna's.
-      trial_id: of the trial in the storage.
       group: name and size of the group that the trial was part of when its last worker died.
     """
 
     index: int
     settings: dict[str, Any]
     trial: optuna.Trial
-    trial_id: int
     group: tuple[str, int] | None
 
     @property
     def name(self) -> str:
-        """Of the trial's variant in the records."""
+        """What the trial is called in the records."""
         return trial_name(self.index)
 
 
 def trial_name(index: int) -> str:
-    """What a trial is called in the records."""
+    """What the trial of that index is called in the records."""
     return f"trial {index}"
 
 
 class SharedStudy:
-    """A study that workers take trials from; to be closed."""
+    """A study from which workers take trials; to be closed."""
 
     def __init__(self, plan: Plan) -> None:
         """Opens the study, or makes it.
 
         Raises:
           SweepError: the storage cannot be used.
-          RecordsError: it has a study of that name with another plan.
+          RecordsError: it holds a study of that name with another plan.
         """
         self.plan = plan
-        # Trials that this process has taken and not finished, by their ids.
+        # Trials that this process has taken and not finished, by id.
         self._held: dict[int, Claim] = {}
-        # Whether trials that are not retried any more get another chance.
+        # Whether trials that ran out of retries get another chance.
         self._forgiving = True
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
-        self._study_id = self._storage.get_study_id_from_name(plan.name)
-        # SQLite knows no lock of a row, by which other databases keep two workers from taking the
-        # same trial.
+        # SQLite has no row locks, by which other databases keep two workers from taking one trial.
         file = _sqlite_file(plan.storage)
-        self._alone: AbstractContextManager[Any] = (
-            FileLock(f"{file}.lock") if file else nullcontext()
-        )
+        self._alone = FileLock(f"{file}.lock") if file else nullcontext()
         known = self._study.user_attrs.get("identity")
         self._made = known is None
         if known is None:
@@ -106,7 +101,7 @@ class SharedStudy:
         self._storage.engine.dispose()
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """By index, the trials that count; of an index whose trials all failed, the last one.
+        """The trials that count, by index; the last one if all trials of an index failed.
 
         Raises:
           SweepError: the storage cannot be used any more.
@@ -121,15 +116,15 @@ class SharedStudy:
         return dict(sorted(counting.items()))
 
     def refill(self) -> dict[int, FrozenTrial]:
-        """Retries the trials of dead workers, and enqueues what nobody has enqueued yet.
+        """Retries the trials of dead workers, and enqueues those that nobody has enqueued yet.
 
         Returns:
-          What `trials` gave before the latter.
+          The trials as they were before any was enqueued.
 
         Raises:
-          SweepError: a trial was begun many times, and never ended; or as `trials`.
+          SweepError: a trial was begun many times and never ended; or see `trials`.
         """
-        # That this may change some day.
+        # Optuna warns that this is experimental.
         with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
             fail_stale_trials(self._study)
             trials = self.trials()
@@ -153,7 +148,7 @@ class SharedStudy:
         if self.plan.points:
             like = optuna.trial.FixedTrial(encode(self.plan.points[index]))
             suggest(self.plan.space, like)
-        # With its settings already, which each cost another transaction later.
+        # With its settings, each of which would cost another transaction later.
         trial = optuna.trial.create_trial(
             state=TrialState.WAITING,
             params=like.params if like else {},
@@ -170,7 +165,7 @@ class SharedStudy:
         self, trials: Mapping[int, FrozenTrial]
     ) -> tuple[list[list[FrozenTrial]], list[FrozenTrial]]:
         """Whole groups whose workers died, and single trials, that nobody has taken."""
-        # There are trials beyond the last if the sweep was to have more of them once.
+        # There are trials beyond the last if an earlier command asked for more of them.
         wanted = [trial for index, trial in trials.items() if index < self.plan.count]
         by_group = defaultdict[tuple[str, int] | None, list[FrozenTrial]](list)
         for trial in wanted:
@@ -180,52 +175,55 @@ class SharedStudy:
             waiting = [trial for trial in members if trial.state == TrialState.WAITING]
             if group and len(waiting) == group[1]:
                 groups.append(waiting)
-            # Of a group, those that are missing may be retried within moments.
+            # The missing trials of a group may be retried within moments.
             elif not group or all(trial.state in _SETTLED for trial in members):
                 singles += waiting
         return groups, singles
 
-    def claim(self, how_many: Callable[[dict[str, Any], int], int]) -> list[Claim]:
-        """Takes trials out of the queue, which nobody else gets then.
+    def claim(self, how_many: Callable[[Group, int], int]) -> list[Claim]:
+        """Takes trials out of the queue, so that nobody else gets them.
 
         Args:
-          how_many: tells how many trials to take at most that make one program with a trial of
-            these settings, and of so many that have not finished.
+          how_many: returns the most trials of a group to take, given how many of the sweep have
+            not finished.
 
         Returns:
-          A whole group whose worker died; or else trials that make one program, as far as their
-          settings are known beforehand. None if there is nothing to take.
+          A whole group whose worker died, or else trials that share a program, as far as their
+          settings are known beforehand. Empty if there is nothing to take.
         """
         trials = self.trials()
         groups, singles = self._waiting(trials)
         for first, *others in groups:
-            # Who gets the first of a group gets the others.
+            # Whoever gets the first of a group gets the others.
             if claim := self._take(first):
                 return [claim, *filter(None, map(self._take, others))]
         unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
         claims, most, points = list[Claim](), 1, self.plan.points
+        group: Group | None = None
         for waiting in singles:
             if len(claims) == most:
                 break
-            if claims and points:
-                settings = points[waiting.user_attrs["index"]]
-                if self.plan.static(settings) != self.plan.static(claims[0].settings):
-                    continue
+            if group and points and self._group_of(points[waiting.user_attrs["index"]]) != group:
+                continue
             if claim := self._take(waiting):
                 claims.append(claim)
-                if len(claims) == 1:
-                    most = how_many(claim.settings, unfinished)
+                if group is None:
+                    group = self._group_of(claim.settings)
+                    most = how_many(group, unfinished)
         return claims
 
-    def _take(self, waiting: FrozenTrial) -> Claim | None:
-        """The trial, if it is this worker's from now on.
+    def _group_of(self, settings: dict[str, Any]) -> Group:
+        (group,) = self.plan.groups({"trial": settings})
+        return group
 
-        As `Study.ask` does it, which reads all unfinished trials of the study each time (too slow
-        for hundreds), and records no heartbeat.
+    def _take(self, waiting: FrozenTrial) -> Claim | None:
+        """Takes a trial; returns None if another worker was faster.
+
+        `Study.ask` would read all unfinished trials each time, which is too slow for hundreds, and
+        it records no heartbeat.
         """
-        number, index = waiting.number, waiting.user_attrs["index"]
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        # Before it is taken: a trial without any heartbeat is never retried.
+        index, trial_id = waiting.user_attrs["index"], waiting._trial_id
+        # Before the trial is taken, since one without any heartbeat is never retried.
         self._storage.record_heartbeat(trial_id)
         try:
             with self._alone:
@@ -233,19 +231,17 @@ class SharedStudy:
                     return None
         except UpdateFinishedTrialError:
             return None
-        # With a seed of the trial's own, or several workers would draw the same.
-        samplers = optuna.samplers
-        tpe = self.plan.sampler == "tpe"
-        self._study.sampler = (samplers.TPESampler if tpe else samplers.RandomSampler)(seed=index)
+        # Each trial has its own seed, or several workers would draw the same. Only TPE draws here:
+        # with the other samplers, trials are enqueued with their settings.
+        self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
         settings = suggest(self.plan.space, trial)
-        claim = Claim(index, settings, trial, trial_id, _group(waiting))
-        self._held[trial_id] = claim
+        self._held[trial_id] = claim = Claim(index, settings, trial, _group(waiting))
         return claim
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Records heartbeats of the trials taken meanwhile; gives back what is unfinished then.
+        """Records heartbeats of the trials that are taken; at the end, hands back unfinished ones.
 
         Raises:
           SweepError: the storage cannot be used any more.
@@ -255,7 +251,7 @@ class SharedStudy:
         def beat() -> None:
             while not done.wait(HEARTBEAT):
                 for trial_id in list(self._held):
-                    with suppress(*_STORAGE_ERRORS):  # the next one may be in time
+                    with suppress(*_STORAGE_ERRORS):  # the next heartbeat may be in time
                         self._storage.record_heartbeat(trial_id)
 
         thread = Thread(target=beat, daemon=True)
@@ -266,14 +262,13 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
-            with suppress(*_STORAGE_ERRORS):  # without that, they are retried later
-                for claim in list(self._held.values()):
-                    self._give_back(claim)
-
-    def _give_back(self, claim: Claim) -> None:
-        del self._held[claim.trial_id]
-        failed = self._study.tell(claim.trial, state=TrialState.FAIL, skip_if_finished=True)
-        self._enqueue(claim.index, failed)
+            with suppress(*_STORAGE_ERRORS):  # otherwise they are retried later
+                while self._held:
+                    _, claim = self._held.popitem()
+                    failed = self._study.tell(
+                        claim.trial, state=TrialState.FAIL, skip_if_finished=True
+                    )
+                    self._enqueue(claim.index, failed)
 
     def begin(self, claims: Sequence[Claim]) -> str:
         """Makes these trials a group, and returns its name."""
@@ -284,13 +279,13 @@ class SharedStudy:
         return group[0]
 
     def report(self, first: Claim, step: int) -> None:
-        """Tells the others how far the group of this trial is."""
-        # It may be another's, if this worker was taken for dead.
+        """Tells the other workers how far the group of this trial is."""
+        # If this worker was taken for dead, the trial may belong to another.
         with suppress(UpdateFinishedTrialError):
             first.trial.set_user_attr("step", step)
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
-        """Whether a trial with this score at this step had better end."""
+        """Whether a trial with this score at this step should be pruned."""
         try:
             claim.trial.report(score, step)
         except UpdateFinishedTrialError:
@@ -300,21 +295,19 @@ class SharedStudy:
     def finish(
         self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
     ) -> None:
-        """Keeps what a trial gave; nothing if it was taken for dead and is another's by now."""
+        """Stores the result of a trial, unless it was taken for dead and belongs to another now."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
+        values, state = (None, TrialState.PRUNED) if pruned else (score, TrialState.COMPLETE)
         with suppress(UpdateFinishedTrialError):
             claim.trial.set_user_attr("result", result)
-            if pruned:
-                self._study.tell(claim.trial, state=TrialState.PRUNED, skip_if_finished=True)
-            else:
-                self._study.tell(claim.trial, score, skip_if_finished=True)
-        self._held.pop(claim.trial_id, None)
+            self._study.tell(claim.trial, values, state=state, skip_if_finished=True)
+        self._held.pop(claim.trial._trial_id, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
-        """Keeps where this worker's numbers come from.
+        """Stores where this worker's numbers come from.
 
         Raises:
-          RecordsError: the workers before had another data set.
+          RecordsError: earlier workers had another data set.
         """
         known = self.provenance()
         if known and known["dataset"] != provenance["dataset"]:
@@ -324,7 +317,7 @@ class SharedStudy:
         self._study.set_user_attr(f"worker {uuid4().hex}", dict(provenance))
 
     def provenance(self) -> dict[str, Any]:
-        """Where the numbers come from: what the first worker said, and the `workers` after it."""
+        """Where the numbers come from: what the first worker stored, and later ones' `workers`."""
         attributes = self._study.user_attrs.items()
         workers = [value for key, value in attributes if key.startswith("worker ")]
         if not workers:
@@ -333,7 +326,7 @@ class SharedStudy:
         return first | {"workers": others}
 
     def discard(self) -> bool:
-        """Deletes the study if this made it, and nobody has anything in it; whether it did."""
+        """Deletes the study if this made it and no trial was begun; returns whether it did."""
         begun = (TrialState.RUNNING, *_FINISHED)
         if not self._made or any(trial.state in begun for trial in self.trials().values()):
             return False
@@ -342,12 +335,12 @@ class SharedStudy:
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Those that ended by themselves."""
+    """The trials that ended by themselves, by index."""
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
 
 
 def _group(trial: FrozenTrial) -> tuple[str, int] | None:
-    # From a storage that others write to, and a folder's name: nothing but what `begin` makes.
+    # It names a folder and comes from a shared storage: accept only what `begin` makes.
     match trial.user_attrs.get("group"):
         case [str(name), int(size)] if re.fullmatch("[0-9a-f]{32}", name):
             return name, size
@@ -361,9 +354,9 @@ def _sqlite_file(url: str) -> str | None:
 
 
 def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
-    error: Exception | None = None
-    # Tables are made at first; of several workers that start at once, all but one fail in that.
-    for _ in range(3):
+    # Of several workers that make the tables at the same time, all but one fail.
+    attempts = 3
+    while True:
         storage = None
         try:
             file = _sqlite_file(plan.storage)
@@ -372,28 +365,27 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
-                    # In seconds, until a write gives up waiting for another's.
+                    # Seconds until a write stops waiting for another.
                     engine_kwargs={"connect_args": {"timeout": 60}} if file else None,
                     heartbeat_interval=HEARTBEAT,
                     grace_period=3 * HEARTBEAT,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
                 )
-            study = optuna.create_study(
+            pruners = optuna.pruners
+            return storage, optuna.create_study(
                 study_name=plan.name,
                 storage=storage,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner() if plan.prune else optuna.pruners.NopPruner(),
+                pruner=pruners.MedianPruner() if plan.prune else pruners.NopPruner(),
             )
-        except Exception as raised:  # SQLAlchemy and each database's driver raise any kind
+        except Exception as error:  # SQLAlchemy and each database's driver raise any kind
             if storage is not None:
                 storage.engine.dispose()
-            error = raised
+            attempts -= 1
+            if not attempts:
+                raise _unusable(plan, error) from error
             time.sleep(0.5)
-        else:
-            return storage, study
-    assert error is not None
-    raise _unusable(plan, error) from error
 
 
 @contextmanager
@@ -405,8 +397,7 @@ def _told_in_a_sentence(plan: Plan) -> Iterator[None]:
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:
-    # Of a database without its driver, Optuna does not say which; SQLAlchemy's own errors end with
-    # advice on further lines.
+    # Only the cause of a missing driver names it; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return SweepError(f"cannot use the storage {_without_password(plan.storage)}: {reason}")

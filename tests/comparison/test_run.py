@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -131,7 +128,7 @@ def test_rows_are_on_disk_before_a_variant_has_ended(tmp_path):
 
 
 def test_a_variant_that_ends_leaves_the_rows_of_the_others_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_side_by_side", lambda jobs: 2)
+    monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 2)
     seen = []
 
     def look(variant, step):
@@ -210,7 +207,7 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
 ):
     """Also between two evaluations."""
     monkeypatch.setattr(variant_module, "resident", in_steps_of_two)
-    monkeypatch.setattr(run_module, "_side_by_side", lambda jobs: 1)
+    monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 1)
     there = threading.Event()
 
     def wait_and_stop(futures, meanwhile):
@@ -427,17 +424,6 @@ def test_a_network_with_batch_norm_learns_what_can_be_learned(tmp_path):
     run = run_comparison(config(steps=200, eval_every=200, **changes), tmp_path / "w")
     final = run.metrics.set_index(["metric", "split", "step"])["value"]
     assert final["accuracy", "test", 200].min() > 0.9
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux assigns cores")
-def test_only_the_cores_that_a_job_was_given_count():
-    core = min(os.sched_getaffinity(0))
-    code = (
-        f"import os; os.sched_setaffinity(0, {{{core}}});"
-        "from bnrepro.comparison.run import available_cores; print(available_cores())"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout == "1\n", result.stderr
 
 
 def test_a_workdir_of_an_earlier_version_is_gone_on_with(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from absl import flags
+from flax.traverse_util import unflatten_dict
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from ml_collections import ConfigDict, config_flags
@@ -19,6 +20,7 @@ RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normal
 RATES = {RATE: {"low": 0.01, "high": 1.0, "log": True}}
 NAMES = {NAME: ["batch_norm", "none"]}
 DIVERGED = None
+TRAIN = "python -m experiments.train --novariants --config=configs/small_batch.py"
 
 
 def pruned(accuracy):
@@ -27,26 +29,26 @@ def pruned(accuracy):
 
 def a_sweep(workdir, vary, trials, sampler="grid", **changes):
     """A sweep of (settings, outcome of each seed): final accuracy, `DIVERGED` or `pruned`."""
-    variants, curves, diverged = {}, {}, []
-    for i, (settings, *outcomes) in enumerate(trials):
-        name = f"trial {i}"
-        variants[name] = nested(settings)
-        for seed, outcome in enumerate(outcomes):
-            if outcome is DIVERGED:
-                diverged.append((name, seed, 7, "train", "diverged", 1.0))
-            curve = (0.1, 0.5, outcome) if isinstance(outcome, float) else outcome or (0.1,)
-            curves[name, seed] = curve
-    described = {
-        "vary": vary,
-        "sampler": sampler,
-        "trials": 64,
-        "command": "python -m experiments.train --novariants --config=configs/small_batch.py",
+    variants = {f"trial {i}": unflatten_dict(own, sep=".") for i, (own, *_) in enumerate(trials)}
+    outcomes = {
+        (name, seed): outcome
+        for name, (_, *seeds) in zip(variants, trials, strict=True)
+        for seed, outcome in enumerate(seeds)
     }
+    curves = {
+        key: (0.1, 0.5, outcome) if isinstance(outcome, float) else outcome or (0.1,)
+        for key, outcome in outcomes.items()
+    }
+    diverged = [
+        (*key, 7, "train", "diverged", 1.0)
+        for key, outcome in outcomes.items()
+        if outcome is DIVERGED
+    ]
     config = {
         "seeds": len(trials[0]) - 1,
         "baseline": "trial 0",
         "variants": variants,
-        "sweep": described,
+        "sweep": {"vary": vary, "sampler": sampler, "trials": 64, "command": TRAIN},
         "normalizer": {"name": "batch_norm"},
     }
     run = small_run(workdir, curves, diverged, **config | changes)
@@ -54,20 +56,14 @@ def a_sweep(workdir, vary, trials, sampler="grid", **changes):
     return replace(run, metrics=run.metrics[~run.metrics["metric"].str.startswith("sigmoid")])
 
 
-def nested(settings):
-    variant = {}
-    for key, value in settings.items():
-        *rooms, name = key.split(".")
-        inner = variant
-        for room in rooms:
-            inner = inner.setdefault(room, {})
-        inner[name] = value
-    return variant
-
-
 def test_a_holdout_chooses_where_there_is_one(tmp_path):
     """The trial that is best on the test set is not the one that is best on the holdout."""
-    run = rates_with_holdout(tmp_path, tested=(0.9, 0.8), held=(0.6, 0.7))
+    trials = [({RATE: 0.1}, 0.9), ({RATE: 1.0}, 0.8)]
+    run = a_sweep(tmp_path, {RATE: [0.1, 1.0]}, trials, evaluation={"holdout": 5})
+    held = [
+        (f"trial {i}", 0, 20, "holdout", "accuracy", value) for i, value in enumerate((0.6, 0.7))
+    ]
+    run = replace(run, metrics=pd.concat([run.metrics, metric_rows(held)], ignore_index=True))
     table = sweep.sweep_table(run)
     assert list(table.index) == ["trial 1", "trial 0"]
     assert table.loc["trial 1", "holdout, %"] == "70.00"
@@ -77,30 +73,22 @@ def test_a_holdout_chooses_where_there_is_one(tmp_path):
     assert f"--config.{RATE}=1.0" in command
 
 
-def rates_with_holdout(workdir, tested, held):
-    trials = [({RATE: 0.1}, tested[0]), ({RATE: 1.0}, tested[1])]
-    run = a_sweep(workdir, {RATE: [0.1, 1.0]}, trials, evaluation={"holdout": 5})
-    last = int(run.metrics["step"].max())
-    rows = [(f"trial {i}", 0, last, "holdout", "accuracy", value) for i, value in enumerate(held)]
-    return replace(run, metrics=pd.concat([run.metrics, metric_rows(rows)], ignore_index=True))
-
-
-def rates(*accuracies):
-    """A sweep of learning rates alone."""
-    return [({RATE: rate}, a) for rate, a in zip((0.01, 0.1, 1.0), accuracies, strict=False)]
-
-
 @pytest.fixture
-def drawn(monkeypatch):
-    """The figures that would be written, by name."""
-    figures = {}
+def draw(monkeypatch, tmp_path):
+    """Draws a sweep, which is given as to `a_sweep`, and returns the figures by name."""
 
-    def save(figure, stem):
-        figures[stem.name] = figure
-        return []
+    def draw(*sweep, **changes):
+        figures = {}
 
-    monkeypatch.setattr(sweep_figures, "save_figure", save)
-    return figures
+        def save(figure, stem):
+            figures[stem.name] = figure
+            return []
+
+        monkeypatch.setattr(sweep_figures, "save_figure", save)
+        sweep_figures.sweep_figures(a_sweep(tmp_path, *sweep, **changes))
+        return figures
+
+    return draw
 
 
 def marks(axes, marker):
@@ -204,7 +192,7 @@ def test_the_caption_counts_trials_and_says_that_the_best_is_an_optimistic_estim
 
 
 def test_the_caption_tells_of_previews_and_stand_in_data_and_of_nothing_else(tmp_path):
-    run = a_sweep(tmp_path, RATES, rates(0.9), preview=True)
+    run = a_sweep(tmp_path, RATES, [({RATE: 0.01}, 0.9)], preview=True)
     run.provenance["stand_in"] = True
     caption = sweep.sweep_caption(run)
     assert caption.startswith("PREVIEW, STAND-IN DATA, mnist/3.0.1")
@@ -223,10 +211,9 @@ def test_the_best_finished_trial_of_each_normalizer_has_a_command(tmp_path):
         ({RATE: 0.6, NAME: "group_norm"}, DIVERGED),
     ]
     vary = {RATE: RATES[RATE], NAME: ["none", "group_norm", "batch_norm"]}
-    train = "python -m experiments.train --novariants --config=configs/small_batch.py"
     assert sweep.best_commands(a_sweep(tmp_path, vary, trials)) == [
-        f"{train} --workdir=runs/best_none --config.{RATE}=0.1 --config.{NAME}=none",
-        f"{train} --workdir=runs/best_batch_norm --config.{RATE}=0.3 --config.{NAME}=batch_norm",
+        f"{TRAIN} --workdir=runs/best_none --config.{RATE}=0.1 --config.{NAME}=none",
+        f"{TRAIN} --workdir=runs/best_batch_norm --config.{RATE}=0.3 --config.{NAME}=batch_norm",
     ]
 
 
@@ -241,8 +228,7 @@ def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path, monkeypat
     }
     vary = {key: [value] for key, value in settings.items()}
     (command,) = sweep.best_commands(a_sweep(tmp_path, vary, [(settings, 0.9)]))
-    train = "python -m experiments.train --novariants --config=configs/small_batch.py "
-    train += "--workdir=runs/best "
+    train = f"{TRAIN} --workdir=runs/best "
     assert command.startswith(train)
     assert "--config.model.hidden='(100,)'" in command
     overrides = shlex.split(command.removeprefix(train))
@@ -295,16 +281,14 @@ AGAINST_RATE, AGAINST_MOMENTUM = (
     ],
 )
 @pytest.mark.parametrize("outcome", [0.9, DIVERGED, pruned(0.9)])
-def test_each_sweep_has_the_figures_that_suit_it_even_of_one_trial(
-    tmp_path, drawn, vary, names, outcome
-):
+def test_each_sweep_has_the_figures_that_suit_it_even_of_one_trial(draw, vary, names, outcome):
     first = {
         key: values["low"] if isinstance(values, dict) else values[0]
         for key, values in vary.items()
     }
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, [(first, outcome)]))
-    assert list(drawn) == names
-    for figure in drawn.values():
+    figures = draw(vary, [(first, outcome)])
+    assert list(figures) == names
+    for figure in figures.values():
         figure.draw_without_rendering()
 
 
@@ -326,13 +310,13 @@ def test_figures_are_written_as_svg_and_png_and_always_the_same(tmp_path):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path, drawn):
-    run = a_sweep(tmp_path, RATES, rates(0.9))
+def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path):
+    run = a_sweep(tmp_path, RATES, [({RATE: 0.01}, 0.9)])
     run = replace(run, metrics=run.metrics[:0])
     assert sweep_figures.sweep_figures(run) == []
     assert sweep.best_commands(run) == []
     assert sweep.sweep_table(run).loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
-    assert drawn == {}
+    assert not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize(
@@ -351,28 +335,23 @@ def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path, drawn):
         ([0.9, 0.99, 0.999], "linear"),
     ],
 )
-def test_numbers_that_are_spaced_by_their_ratio_have_a_log_axis(tmp_path, drawn, values, scale):
+def test_numbers_that_are_spaced_by_their_ratio_have_a_log_axis(draw, values, scale):
     tried = values if isinstance(values, list) else [0.1]
-    run = a_sweep(tmp_path, {RATE: values}, [({RATE: value}, 0.9) for value in tried])
-    sweep_figures.sweep_figures(run)
-    (axes,) = drawn[AGAINST_RATE].axes
+    (axes,) = draw({RATE: values}, [({RATE: value}, 0.9) for value in tried])[AGAINST_RATE].axes
     assert axes.get_xscale() == scale
     if isinstance(values, list):
         labels = [label.get_text() for label in axes.get_xticklabels()]
         assert labels == [f"{value:g}" for value in sorted(values)]
 
 
-def test_numbers_that_a_linear_axis_would_put_on_top_of_each_other_are_spaced_evenly(
-    tmp_path, drawn
-):
-    run = a_sweep(tmp_path, {RATE: [0.9, 0.99, 0.999]}, [({RATE: 0.999}, 0.9), ({RATE: 0.9}, 0.8)])
-    sweep_figures.sweep_figures(run)
-    (axes,) = drawn[AGAINST_RATE].axes
+def test_numbers_that_a_linear_axis_would_put_on_top_of_each_other_are_spaced_evenly(draw):
+    figures = draw({RATE: [0.9, 0.99, 0.999]}, [({RATE: 0.999}, 0.9), ({RATE: 0.9}, 0.8)])
+    (axes,) = figures[AGAINST_RATE].axes
     assert axes.get_xticks().tolist() == [0, 1, 2]
     assert path_of(axes, BLUE) == [[0, 80], [2, 90]]
 
 
-def test_the_line_goes_through_the_best_trial_at_each_value(tmp_path, drawn):
+def test_the_line_goes_through_the_best_trial_at_each_value(draw):
     vary = {RATE: [0.01, 0.1, 1.0], MOMENTUM: [0.9, 0.99], **NAMES}
     accuracies = {0.01: (0.80, 0.85), 0.1: (0.92, 0.91), 1.0: (0.70, pruned(0.95))}
     trials = [
@@ -381,49 +360,43 @@ def test_the_line_goes_through_the_best_trial_at_each_value(tmp_path, drawn):
         for momentum, accuracy in zip((0.9, 0.99), both, strict=True)
     ]
     trials.append(({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 0.88))
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
-    (axes,) = drawn[AGAINST_RATE].axes
+    figure = draw(vary, trials)[AGAINST_RATE]
+    (axes,) = figure.axes
     np.testing.assert_allclose(path_of(axes, BLUE), [[0.01, 85], [0.1, 92], [1, 70]])
     np.testing.assert_allclose(path_of(axes, BLACK), [[0.1, 88]])
     assert "line through the best trial at each value" in axes.get_title()
     # A dot for each, and one more for each on a line.
     assert len(marks(axes, "o")) == 7 + 4
-    names = [text.get_text() for text in drawn[AGAINST_RATE].legends[0].get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["batch_norm", "none", "pruned: its last accuracy"]
 
 
-def test_of_a_range_with_others_the_line_goes_through_the_best_of_each_eighth(tmp_path, drawn):
+def test_of_a_range_with_others_the_line_goes_through_the_best_of_each_eighth(draw):
     # Of two decades, an eighth is a factor of 1.78: up to 0.0178, to 0.0316, ...
     vary = {**RATES, MOMENTUM: [0.9, 0.99]}
     found = {0.011: 0.80, 0.0177: 0.85, 0.0179: 0.70, 0.5: 0.90, 0.99: 0.91, 1.0: 0.92}
     trials = [({RATE: rate, MOMENTUM: 0.9}, accuracy) for rate, accuracy in found.items()]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
-    (axes,) = drawn[AGAINST_RATE].axes
+    (axes,) = draw(vary, trials, sampler="random")[AGAINST_RATE].axes
     np.testing.assert_allclose(
         path_of(axes, BLUE), [[0.0177, 85], [0.0179, 70], [0.5, 90], [1, 92]]
     )
     assert "the best trial in each of 8 parts of the axis" in axes.get_title()
 
 
-def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_diverge(
-    tmp_path, drawn
-):
+def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_diverge(draw):
     trials = [({RATE: 0.3}, DIVERGED), ({RATE: 0.2}, 0.90), ({RATE: 0.5}, 0.85), ({RATE: 0.1}, 0.8)]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, RATES, trials, sampler="random"))
-    (axes,) = drawn[AGAINST_RATE].axes
+    figure = draw(RATES, trials, sampler="random")[AGAINST_RATE]
+    (axes,) = figure.axes
     expected = [[0.1, 80], [0.2, 90], [np.nan, np.nan], [0.5, 85]]
     np.testing.assert_allclose(path_of(axes, BLUE), expected)
     assert "line through all trials" in axes.get_title()
-    assert len(drawn[AGAINST_RATE].legends[0].get_texts()) == 1  # "diverged": one line needs none
+    assert len(figure.legends[0].get_texts()) == 1  # "diverged": one line needs none
 
 
-def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_rest_together(
-    tmp_path, drawn
-):
+def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_rest_together(draw):
     vary = {RATE: [0.01, 0.03, 0.1, 0.3, 1.0]}
     found = zip(vary[RATE], (0.98, 0.90, 0.1, DIVERGED, pruned(0.2)), strict=True)
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, [({RATE: rate}, a) for rate, a in found]))
-    (axes,) = drawn[AGAINST_RATE].axes
+    (axes,) = draw(vary, [({RATE: rate}, a) for rate, a in found])[AGAINST_RATE].axes
     # Ten times the best error of 2%, and a fifth more: 24%.
     edge = next(line for line in axes.lines if list(line.get_xdata()) == [0, 1])
     np.testing.assert_allclose(edge.get_ydata(), 76)
@@ -445,20 +418,16 @@ def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_
     ("other", "bottom"),
     [(0.80, 87.03), (0.90, 88)],  # the second is the end of the axis: 100 - 1.2 * 10
 )
-def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(
-    tmp_path, drawn, other, bottom
-):
+def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(draw, other, bottom):
     alone = [({RATE: 0.1}, 0.94, 0.90, 0.92), ({RATE: 0.5}, *3 * [pruned(other)])]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, RATES, alone))
-    (axes,) = drawn[AGAINST_RATE].axes
+    (axes,) = draw(RATES, alone)[AGAINST_RATE].axes
     assert "bars: 95% interval over seeds" in axes.get_title()
     (bars,) = axes.collections
     # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
     np.testing.assert_allclose(bars.get_segments()[0], [[0.1, bottom], [0.1, 96.97]], atol=0.005)
 
     trials = [(settings | {MOMENTUM: 0.9}, *seeds) for settings, *seeds in alone]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, {**RATES, MOMENTUM: [0.9, 0.99]}, trials))
-    (axes,) = drawn[AGAINST_RATE].axes
+    (axes,) = draw({**RATES, MOMENTUM: [0.9, 0.99]}, trials)[AGAINST_RATE].axes
     assert "bars" not in axes.get_title()
     assert not axes.collections
 
@@ -477,15 +446,14 @@ def cells(axes):
 GRID = {RATE: [1.0, 0.1], MOMENTUM: [0.9, 0.99]}
 
 
-def test_a_grid_of_two_numbers_is_a_heat_map_with_a_panel_a_normalizer(tmp_path, drawn):
+def test_a_grid_of_two_numbers_is_a_heat_map_with_a_panel_a_normalizer(draw):
     points = {(0.1, 0.9): 0.90, (1.0, 0.9): DIVERGED, (0.1, 0.99): 0.98, (1.0, 0.99): pruned(0.8)}
     trials = [
         ({RATE: rate, MOMENTUM: momentum, NAME: "batch_norm"}, outcome)
         for (rate, momentum), outcome in points.items()
     ]
     trials.append(({RATE: 1.0, MOMENTUM: 0.9, NAME: "none"}, 0.95))
-    sweep_figures.sweep_figures(a_sweep(tmp_path, GRID | NAMES, trials))
-    norm, none, bar = drawn["heat_map"].axes
+    norm, none, bar = draw(GRID | NAMES, trials)["heat_map"].axes
     assert [norm.get_title(), none.get_title()] == ["batch_norm", "none"]
     shown = cells(norm)
     assert {middle: text for middle, (_, text) in shown.items()} == {
@@ -511,46 +479,43 @@ def brightness(colour):
     return sum(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
-def test_a_cell_has_the_best_of_the_trials_that_share_it(tmp_path, drawn):
+def test_a_cell_has_the_best_of_the_trials_that_share_it(draw):
     vary = GRID | {"model.hidden": [[100], [50]]}
     trials = [
         ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [100]}, 0.90),
         ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [50]}, 0.95),
     ]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
-    axes = drawn["heat_map"].axes[0]
-    assert [text.get_text() for text in axes.texts] == ["95.00"]
-    assert "the best of its trials" in drawn["heat_map"].get_suptitle()
-    sweep_figures.sweep_figures(a_sweep(tmp_path, GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)]))
-    assert "the best of its trials" not in drawn["heat_map"].get_suptitle()
+    figure = draw(vary, trials)["heat_map"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["95.00"]
+    assert "the best of its trials" in figure.get_suptitle()
+    alone = draw(GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)])["heat_map"]
+    assert "the best of its trials" not in alone.get_suptitle()
 
 
-def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(tmp_path, drawn):
+def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(draw):
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     trials = [({RATE: rate, MOMENTUM: 0.8}, 0.9) for rate in (0.01, 0.0225912)]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
-    axes = drawn["heat_map"].axes[0]
+    figures = draw(vary, trials)
+    axes = figures["heat_map"].axes[0]
     assert set(cells(axes)) == {(0, 0), (1, 0)}
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.01", "0.02259"]
-    assert "the best trial at each value" in drawn[AGAINST_RATE].axes[0].get_title()
+    assert "the best trial at each value" in figures[AGAINST_RATE].axes[0].get_title()
 
 
 @pytest.mark.parametrize(("columns", "annotated"), [(10, True), (11, False)])
-def test_more_than_a_hundred_cells_have_no_numbers(tmp_path, drawn, columns, annotated):
+def test_more_than_a_hundred_cells_have_no_numbers(draw, columns, annotated):
     vary = {RATE: [2.0**i for i in range(columns)], MOMENTUM: [i / 10 for i in range(10)]}
     trials = [({RATE: a, MOMENTUM: b}, 0.9) for a in vary[RATE] for b in vary[MOMENTUM]]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
-    axes = drawn["heat_map"].axes[0]
+    axes = draw(vary, trials)["heat_map"].axes[0]
     assert len(cells(axes)) == 10 * columns
     assert bool(axes.texts) == annotated
 
 
-def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(tmp_path, drawn):
+def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(draw):
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     found = {(0.1, 0.9): 0.9, (0.2, 0.95): 0.95, (0.3, 0.8): DIVERGED, (0.4, 0.85): pruned(0.7)}
     trials = [({RATE: a, MOMENTUM: b}, outcome) for (a, b), outcome in found.items()]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
-    axes = drawn["heat_map"].axes[0]
+    axes = draw(vary, trials, sampler="random")["heat_map"].axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert (axes.get_xlabel(), axes.get_ylabel()) == (RATE, MOMENTUM)
     assert marks(axes, "*") == [(0.2, 0.95)]
@@ -558,7 +523,7 @@ def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(tmp_path, 
     assert marks(axes, "o") == [(0.1, 0.9), (0.4, 0.85)]
 
 
-def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, drawn):
+def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(draw):
     vary = {**RATES, "model.hidden": [(100,), (50,), (20,)], **NAMES}
     trials = [
         ({RATE: 0.1, "model.hidden": [50], NAME: "none"}, 0.90),
@@ -567,8 +532,7 @@ def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, dr
         ({RATE: 0.01, "model.hidden": [20], NAME: "none"}, pruned(0.99)),
         ({RATE: 0.01, "model.hidden": [20], NAME: "batch_norm"}, 0.1),
     ]
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials, sampler="random"))
-    (axes,) = drawn["parallel_coordinates"].axes
+    (axes,) = draw(vary, trials, sampler="random")["parallel_coordinates"].axes
     assert [text.get_text() for text in axes.get_xticklabels()] == [
         "optimizer.\nlearning_rate",
         "model.\nhidden",
@@ -593,9 +557,8 @@ def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(tmp_path, dr
     assert widths == [1, 1, 2.5]
 
 
-def test_a_sweep_without_an_error_can_be_drawn(tmp_path, drawn):
+def test_a_sweep_without_an_error_can_be_drawn(draw):
     vary = {**GRID, **NAMES}
     trials = [({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 1.0)] * 2
-    sweep_figures.sweep_figures(a_sweep(tmp_path, vary, trials))
-    for figure in drawn.values():
+    for figure in draw(vary, trials).values():
         figure.draw_without_rendering()

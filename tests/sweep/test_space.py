@@ -91,10 +91,17 @@ def test_a_range_gets_as_many_points_of_a_grid_as_there_is_room_for_on_its_scale
     assert len(points) == 9
 
 
-def test_a_range_of_integers_gives_integers():
-    points = grid({"batch_size": Range(1.0, 64.0, True)}, 4)
-    assert [point["batch_size"] for point in points] == [1, 4, 16, 64]
+@pytest.mark.parametrize(
+    ("high", "trials", "expected"),
+    [(64.0, 4, [1, 4, 16, 64]), (4.0, 20, [1, 2, 3, 4])],  # each once, however many fit
+)
+def test_a_range_of_integers_gives_different_integers(high, trials, expected):
+    points = grid({"batch_size": Range(1.0, high, True)}, trials)
+    assert [point["batch_size"] for point in points] == expected
     assert isinstance(points[0]["batch_size"], int)
+
+
+def test_a_range_of_integers_is_drawn_from_as_integers():
     trial = optuna.trial.FixedTrial({"batch_size": 5})
     assert suggest({"batch_size": Range(1.0, 64.0, True)}, trial) == {"batch_size": 5}
     expected = optuna.distributions.IntDistribution(1, 64, log=True)

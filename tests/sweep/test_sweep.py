@@ -11,7 +11,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import jaxtyping
 import numpy as np
 import optuna
 import pandas as pd
@@ -26,12 +25,11 @@ from bnrepro.records import RecordsError, read_run
 from bnrepro.sweep import checkpoints as checkpoints_module
 from bnrepro.sweep import study as study_module
 from bnrepro.sweep import worker as worker_module
-from bnrepro.sweep.collect import collect
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.progress import progress_of
-from bnrepro.sweep.space import SweepError, make_space
+from bnrepro.sweep.progress import collect, progress_of
+from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
-from bnrepro.sweep.worker import bytes_per_trial, work
+from bnrepro.sweep.worker import work
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
 
@@ -47,26 +45,25 @@ def dataset():
         yield
 
 
-def config():
-    common = common_config(mnist_sigmoid.get_config().to_dict())
-    common |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
-    return with_settings(common, {"model.hidden": [6, 5]})
+CONFIG = with_settings(
+    common_config(mnist_sigmoid.get_config().to_dict()),
+    {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6,
+     "model.hidden": [6, 5]},
+)  # fmt: skip
 
 
-def make_plan(folder, varied=GRID, sampler="grid", trials=4, **changes):
-    plan = Plan(
-        config=config(),
-        space=make_space(config(), varied),
-        sampler=sampler,
-        trials=trials,
-        prune=False,
-        at_once=None,
-        storage=f"sqlite:///{folder}/sweep.db",
-        name="sweep",
-        launched_by="python -m scripts.sweep",
-        command="python -m experiments.train --novariants",
-    )
-    return dataclasses.replace(plan, **changes)
+def make_plan(folder, varied=GRID, sampler="grid", trials=None, config=CONFIG, **changes):
+    space = make_space(config, varied)
+    settings = {
+        "trials": trials or len(grid(space, None)),
+        "prune": False,
+        "at_once": None,
+        "storage": f"sqlite:///{folder}/sweep.db",
+        "name": "sweep",
+        "launched_by": "python -m scripts.sweep",
+        "command": "python -m experiments.train --novariants",
+    }
+    return Plan(config, space, sampler, **settings | changes)
 
 
 @pytest.fixture
@@ -145,7 +142,7 @@ def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
     *_, run = swept
     name = "trial 3"
     variants = {name: run.config["variants"][name]}
-    alone = run_comparison(config() | {"variants": variants, "baseline": name}, tmp_path / "w")
+    alone = run_comparison(CONFIG | {"variants": variants, "baseline": name}, tmp_path / "w")
     keys = ["variant", "seed", "step", "split", "metric"]
     ours, theirs = (r.metrics.set_index(keys)["value"].sort_index() for r in (run, alone))
     ours = ours.loc[[name]]
@@ -157,7 +154,7 @@ def test_what_a_trial_gives_does_not_depend_on_how_many_are_trained_at_once(
     swept, tmp_path, opened
 ):
     *_, run = swept
-    plan = make_plan(tmp_path, GRID | {NAME: ["none"]}, trials=2, at_once=1)
+    plan = make_plan(tmp_path, GRID | {NAME: ["none"]}, at_once=1)
     study = opened(plan)
     work(plan)
     one_by_one = collect(study, tmp_path)
@@ -175,7 +172,7 @@ def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
 
 def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path, opened):
     # Each step multiplies the weights by 1 - 3e6, so that they are infinite after six.
-    plan = make_plan(tmp_path, {"optimizer.weight_decay": [0.0, 1e6]}, trials=2)
+    plan = make_plan(tmp_path, {"optimizer.weight_decay": [0.0, 1e6]})
     study = opened(plan)
     work(plan)
     run = collect(study, tmp_path)
@@ -190,36 +187,17 @@ def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path, opened)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
-def test_other_samplers_draw_each_trial_within_the_space(sampler, tmp_path, opened):
-    varied = {RATE: "log(0.01,3)", "batch_size": "uniform(6,60)", NAME: ["none", "batch_norm"]}
-    config_ = with_settings(config(), {"microbatch_size": 2})
-    plan = make_plan(tmp_path, {RATE: [0.1]}, sampler, 6, config=config_)
-    plan = dataclasses.replace(plan, space=make_space(config_, {**varied, "batch_size": [6, 12]}))
-    study = opened(plan)
-    claims = take(study, 100)
-    assert sorted(c.index for c in claims) == list(range(6))
-    rates = {claim.settings[RATE] for claim in claims}
-    assert len(rates) == 6
-    assert all(0.01 <= rate <= 3 for rate in rates)
-    assert {claim.settings["batch_size"] for claim in claims} <= {6, 12}
-
-
-def test_workers_share_one_sequence_of_quasi_random_points(tmp_path, opened):
-    plan = make_plan(tmp_path, {RATE: "log(0.01,3)", LIMIT: "uniform(1,5)"}, "qmc", 16)
+def test_workers_share_the_points_that_a_sampler_draws_within_the_space(sampler, tmp_path, opened):
+    varied = {RATE: "log(0.01,3)", "batch_size": [6, 12], NAME: ["none", "batch_norm"]}
+    plan = make_plan(tmp_path, varied, sampler, 12)
     first, second = opened(plan), opened(plan)
-    claims = [claim for _ in range(4) for study in (first, second) for claim in take(study, 2)]
-    assert [claim.settings for claim in sorted(claims, key=lambda c: c.index)] == plan.points
-    assert len({claim.settings[RATE] for claim in claims}) == 16
-
-
-def test_a_grid_over_integers_has_as_many_trials_as_it_has_different_points(tmp_path, opened):
-    changed = with_settings(config() | {"batch_size": 8, "microbatch_size": 1}, {NAME: "none"})
-    space = make_space(changed, {"batch_size": "log(1,8)"})
-    plan = make_plan(tmp_path, {RATE: [0.1]}, trials=20, config=changed)
-    study = opened(dataclasses.replace(plan, space=space))
-    sizes = [claim.settings["batch_size"] for claim in take(study, 100)]
-    assert sizes == sorted(set(sizes))
-    assert (sizes[0], sizes[-1], len(sizes)) == (1, 8, study.plan.count)
+    claims = [claim for _ in range(3) for study in (first, second) for claim in take(study, 2)]
+    settings = [claim.settings for claim in sorted(claims, key=lambda claim: claim.index)]
+    assert settings == plan.points or sampler == "tpe"
+    assert sorted(claim.index for claim in claims) == list(range(12))
+    assert len({own[RATE] for own in settings}) == 12
+    assert all(0.01 <= own[RATE] <= 3 for own in settings)
+    assert {own["batch_size"] for own in settings} <= {6, 12}
 
 
 def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path, opened):
@@ -253,7 +231,7 @@ def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path
 def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(
     tmp_path, monkeypatch, opened
 ):
-    plan = make_plan(tmp_path, {RATE: [0.1, 1.0], NAME: ["none"]}, trials=2, at_once=1)
+    plan = make_plan(tmp_path, {RATE: [0.1, 1.0], NAME: ["none"]}, at_once=1)
     study = opened(plan)
     report, failed = SharedStudy.report, []
 
@@ -313,17 +291,17 @@ def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp
         assert not made.discard()
     assert not joined.discard()
     assert made.discard()
-    another = opened(make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random"))
+    another = opened(make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 4))
     finish(another, take(another, 1)[0])
     assert not another.discard()
 
 
 def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting(tmp_path, opened):
     opened(make_plan(tmp_path))
-    elsewhere = with_settings(config(), {"data_dir": "/elsewhere", "checkpoint.every": 3})
+    elsewhere = with_settings(CONFIG, {"data_dir": "/elsewhere", "checkpoint.every": 3})
     opened(make_plan(tmp_path, config=elsewhere))
     for changes, message in [
-        ({"config": config() | {"steps": 40}}, "steps: 20 there, 40 here"),
+        ({"config": CONFIG | {"steps": 40}}, "steps: 20 there, 40 here"),
         ({"varied": {**GRID, RATE: [0.1, 2.0]}}, r"learning_rate: \[0.1, 1.0\] there"),
         ({"sampler": "random"}, "search: grid there, random here"),
     ]:
@@ -356,9 +334,8 @@ def test_a_worker_with_other_data_is_refused(tmp_path, opened):
 
 
 def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
-    relu = with_settings(config(), {"model.activation": "relu", "model.init": "lecun_normal"})
-    varied = {RATE: [0.1, 1.0, 1e-6]}
-    plan = make_plan(tmp_path, varied, trials=3, prune=True, at_once=1, config=relu)
+    relu = with_settings(CONFIG, {"model.activation": "relu", "model.init": "lecun_normal"})
+    plan = make_plan(tmp_path, {RATE: [0.1, 1.0, 1e-6]}, config=relu, prune=True, at_once=1)
     study = opened(plan)
     # With fewer than five finished trials, Optuna prunes nothing.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
@@ -371,29 +348,11 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     assert not run.finished("trial 2")
 
 
-def test_the_memory_of_a_trial_grows_with_its_batch(tmp_path):
-    # Which cannot describe the descriptions of arguments that a lowered function has.
-    jaxtyping.config.update("jaxtyping_disable", True)
-
-    def needed(batch_size):
-        plan = make_plan(tmp_path, config=config() | {"batch_size": batch_size})
-        program = worker_module._program(plan, {NAME: "none"}, small_dataset())
-        return bytes_per_trial(program, plan.traced)
-
-    try:
-        small, large = needed(12), needed(96)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-    images = 2 * (96 - 12) * 16 * 4  # seeds x examples x pixels x bytes
-    assert large - small > images
-
-
-def long_plan(folder, **changes):
+def long_plan(folder):
     """Two trials that run together, with a checkpoint at each of 20 evaluations."""
-    long = with_settings(config() | {"steps": 200}, {"checkpoint.every": 1})
-    varied = {RATE: [0.1, 1.0]}
-    settings = {"config": long, "checkpoints": folder / "checkpoints"} | changes
-    return make_plan(folder, varied, trials=2, **settings)
+    config = with_settings(CONFIG, {"steps": 200, "checkpoint.every": 1})
+    checkpoints = folder / "checkpoints"
+    return make_plan(folder, {RATE: [0.1, 1.0]}, config=config, checkpoints=checkpoints)
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +454,7 @@ def test_trials_start_anew_where_their_group_is_broken_up_or_its_checkpoints_are
 def test_each_trial_is_there_once_though_workers_are_killed(tmp_path, opened):
     varied = {RATE: [0.1, 0.2, 0.5, 1.0], NAME: ["none", "batch_norm", "batch_renorm"]}
     checkpoints = tmp_path / "checkpoints"
-    plan = make_plan(tmp_path, varied, trials=12, at_once=2, workers=3, checkpoints=checkpoints)
+    plan = make_plan(tmp_path, varied, at_once=2, workers=3, checkpoints=checkpoints)
     study = opened(plan)
     workers = [start_worker(plan, kill_at) for kill_at in (0, 10, -1)]
     assert [worker.wait(100) for worker in workers] == [-signal.SIGKILL, -signal.SIGKILL, 0]
@@ -516,7 +475,7 @@ def test_each_trial_is_there_once_though_workers_are_killed(tmp_path, opened):
 
 
 def test_a_worker_takes_its_fair_share_at_most(tmp_path, opened):
-    study = opened(make_plan(tmp_path, {RATE: [0.1, 0.2, 0.5, 1.0]}, trials=4, workers=2))
+    study = opened(make_plan(tmp_path, {RATE: [0.1, 0.2, 0.5, 1.0]}, workers=2))
     work(study.plan)
     sizes = [trial.user_attrs["group"][1] for trial in study.trials().values()]
     # By itself, it would take four of two seeds each at once.
@@ -524,7 +483,7 @@ def test_a_worker_takes_its_fair_share_at_most(tmp_path, opened):
 
 
 def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
-    study = opened(make_plan(tmp_path, {RATE: [0.1, 1.0]}, trials=2))
+    study = opened(make_plan(tmp_path, {RATE: [0.1, 1.0]}))
     pruned, complete = take(study)
     study.hopeless(pruned, 0.9, 10)
     study.finish(pruned, 0.0, [(pruned.name, 0, 10, "test", "accuracy", 0.9)], 1.0, pruned=True)

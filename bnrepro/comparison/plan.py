@@ -1,0 +1,133 @@
+"""Which variants share a compiled program, what numbers it takes, and how many are trained at once.
+
+A variant is compiled into a program with all of its seeds. Variants that differ only in numbers the
+program can take as arguments (`TRACED`) share the program. Comparisons and sweeps both follow this.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from bnrepro.comparison.config import setting, with_settings
+from bnrepro.comparison.keys import TRACED
+from bnrepro.comparison.variant import Program
+from bnrepro.training import Devices
+
+# Runs of one program on a CPU: with more, these small networks no longer fit a core's cache.
+_RUNS_ON_CPU = 8
+# Variants of one program on a device whose memory has room for more.
+_MOST_TOGETHER = 1024
+# Part of a device's memory to use.
+_MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants that share one program. Groups are equal if their programs are.
+
+    Attributes:
+      key: what the program is compiled for, as text.
+      config: of the first variant.
+      numbers: what the program takes as arguments, by variant and flat key.
+    """
+
+    key: str
+    config: Mapping[str, Any] = field(compare=False)
+    numbers: Mapping[str, Mapping[str, float]] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Of the first variant."""
+        return next(iter(self.numbers))
+
+
+def group_variants(
+    configs: Mapping[str, Mapping[str, Any]], traced: Sequence[str] | None = None
+) -> list[Group]:
+    """Groups variants by the program that trains them, in the order of their first variants.
+
+    Args:
+      configs: the full config of each variant, by name.
+      traced: keys of the numbers that programs take; None for those in which a group differs.
+    """
+    nulled = dict.fromkeys(TRACED if traced is None else traced)
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, config in configs.items():
+        key = json.dumps(with_settings(config, nulled), sort_keys=True)
+        groups.setdefault(key, {})[name] = config
+    return [_group(key, members, traced) for key, members in groups.items()]
+
+
+def _group(
+    key: str, members: Mapping[str, Mapping[str, Any]], traced: Sequence[str] | None
+) -> Group:
+    first, *others = members.values()
+    if traced is None:
+        traced = [k for k in TRACED if any(setting(c, k) != setting(first, k) for c in others)]
+    numbers = {name: {k: setting(c, k) for k in traced} for name, c in members.items()}
+    return Group(key, first, numbers)
+
+
+class Programs:
+    """Makes the program of each group when it is first asked for. Threads may share it."""
+
+    def __init__(self, make: Callable[[Group], Program], keep: int) -> None:
+        """Makes nothing yet.
+
+        Args:
+          make: the program of a group.
+          keep: how many programs to keep. Each holds its data set on the device.
+        """
+        self._lock, self._of = threading.Lock(), lru_cache(maxsize=keep)(make)
+
+    def of(self, group: Group) -> Program:
+        """The program that trains the variants of the group."""
+        with self._lock:
+            return self._of(group)
+
+
+def most_together(program: Program, traced: Sequence[str]) -> int:
+    """How many variants of a program to train at once, as the CPU's cache or the memory allows."""
+    if jax.default_backend() == "cpu":
+        return max(1, _RUNS_ON_CPU // program.config["seeds"])
+    stats = program.devices.mesh.devices.flat[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return _MOST_TOGETHER
+    free = _MEMORY_SHARE * stats["bytes_limit"] - stats["bytes_in_use"]
+    return min(_MOST_TOGETHER, max(1, int(free / bytes_per_variant(program, traced))))
+
+
+def bytes_per_variant(program: Program, traced: Sequence[str]) -> int:
+    """Device memory that training one variant takes, in addition to the data set."""
+    seeds = program.config["first_seed"] + np.arange(program.config["seeds"])
+    numbers = {key: np.zeros(len(seeds), np.float32) for key in traced}
+    train_steps: Any = program.train_steps
+    compiled = train_steps.lower(program.init(seeds, numbers), program.arrays, (), 0, 1).compile()
+    memory = compiled.memory_analysis()
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def side_by_side(devices: Iterable[Devices]) -> int:
+    """How many programs on these devices to run at once, each in its own thread.
+
+    XLA keeps only one CPU core busy with networks this small, so each core trains its own variant.
+    Two programs that are both spread over several devices could wait for each other forever.
+    """
+    spread = any(used.mesh.size > 1 for used in devices)
+    if jax.default_backend() != "cpu" or spread or jax.process_count() > 1:
+        return 1
+    return available_cores()
+
+
+def available_cores() -> int:
+    """Cores that this process may use: on a machine shared by SLURM jobs, only its own."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,105 @@
+"""Which variants share a program, with which numbers, and how many of them are trained at once."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+from bnrepro.comparison import plan as plan_module
+from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.comparison.plan import Programs, bytes_per_variant, group_variants, most_together
+from bnrepro.comparison.run import make_job
+from bnrepro.comparison.variant import make_program
+from configs import mnist_sigmoid
+from tests.small_dataset import small_dataset
+
+RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
+
+
+def config(**settings):
+    common = common_config(mnist_sigmoid.get_config().to_dict())
+    common |= {"seeds": 2, "batch_size": 12, "microbatch_size": 6}
+    return with_settings(common, {"model.hidden": [6, 5], **settings})
+
+
+def program_of(**settings):
+    return make_program(*make_job("a variant", config(**settings), small_dataset()))
+
+
+def test_variants_share_a_program_that_takes_the_numbers_they_differ_in():
+    variants = {
+        "slow": config(**{RATE: 0.1}),
+        "normed": config(**{RATE: 0.1, NAME: "batch_norm"}),
+        "fast": config(**{RATE: 1}),
+    }
+    groups = group_variants(variants)
+    assert [group.numbers for group in groups] == [
+        {"slow": {RATE: 0.1}, "fast": {RATE: 1}},
+        {"normed": {}},
+    ]
+    assert [group.config for group in groups] == [variants["slow"], variants["normed"]]
+
+
+def test_groups_of_the_same_program_are_equal_whichever_their_variants():
+    """As those of a sweep, whose programs take the same numbers of all trials."""
+    settings = ({RATE: 0.1}, {RATE: 1.0}, {RATE: 0.1, MOMENTUM: 0.5})
+    first, second, other = (
+        group_variants({f"trial {i}": config(**own)}, (RATE,))[0] for i, own in enumerate(settings)
+    )
+    assert first == second != other
+    assert second.numbers == {"trial 1": {RATE: 1.0}}
+
+
+def test_a_program_is_made_once_and_the_last_few_are_kept():
+    made, program = [], program_of()
+
+    def make(group):
+        made.append(group.name)
+        return program
+
+    a, b = group_variants({"a": config(), "b": config(**{NAME: "batch_norm"})})
+    (like_a,) = group_variants({"c": config()})
+    programs = Programs(make, keep=1)
+    for group in (a, like_a, b, a):
+        assert programs.of(group) is program
+    assert made == ["a", "b", "a"]
+
+
+def test_as_many_variants_go_together_as_the_cache_or_the_memory_has_room_for(monkeypatch):
+    program = program_of()
+    assert jax.default_backend() == "cpu"
+    assert most_together(program, ()) == 4  # of two seeds each
+
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 1_000, "bytes_in_use": 100})
+    mesh = SimpleNamespace(devices=np.array([device]))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(plan_module, "bytes_per_variant", lambda program, traced: 200)
+    on_gpu = program._replace(devices=SimpleNamespace(mesh=mesh))
+    assert most_together(on_gpu, ()) == 3  # in four fifths of 1,000 bytes, less 100
+
+
+def test_the_memory_of_a_variant_grows_with_its_batch(monkeypatch):
+    # Which cannot describe the descriptions of arguments that a lowered function has.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    small, large = (
+        bytes_per_variant(program_of(batch_size=size, **{"devices.strategy": "single"}), (RATE,))
+        for size in (12, 96)
+    )
+    images = 2 * (96 - 12) * 16 * 4  # seeds x examples x pixels x bytes
+    assert large - small > images
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux assigns cores")
+def test_only_the_cores_that_a_job_was_given_count():
+    core = min(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{core}}});"
+        "from bnrepro.comparison.plan import available_cores; print(available_cores())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "1\n", result.stderr
