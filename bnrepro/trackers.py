@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import hparams, scalar
 
-from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run, complete_file
+from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run
 
 # Told of a run and of a variant of it, as rows come and when it is finished. Told again, it only
 # does what it has not done yet.
@@ -111,60 +111,87 @@ def _write_event(writer: EventsWriter, step: int, summary: Any) -> None:
     writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
-def wandb(project: str) -> Tracker:
-    """A tracker that logs to a project of Weights & Biases, one of its runs for each seed.
+class WandB:
+    """Logs to a project of Weights & Biases, one of its runs for each seed.
 
     What W&B keeps here, with WANDB_MODE=offline all there is, goes to `wandb/PROJECT/VARIANT` of
-    the workdir. A variant is logged when it is finished. Of what W&B does not take there is a
-    warning, and no end of the training: it is a copy of the records.
-
-    Raises:
-      TrackerError: there is no package, no such project name, or no account to log to.
+    the workdir. What it does not take is the subject of a warning and does not end the training: it
+    is a copy of the records, and the next process that resumes the run logs that variant again.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise TrackerError(f"--wandb needs a package ({error}): pip install wandb") from error
-    try:
-        wandb.Settings(project=project)
-        # Else W&B would ask for the account, or fail, when the first variant is trained.
-        wandb.login(verify=True)
-    except wandb.Error as error:
-        raise TrackerError(f"cannot log to Weights & Biases: {error}") from error
 
-    def track(run: Run, variant: str) -> None:
-        folder = run.workdir / WANDB / project / variant
-        # With WANDB_MODE=disabled it is left empty.
-        if not run.finished(variant) or any(folder.glob("*")):
+    def __init__(self, project: str) -> None:
+        """Makes sure that there is an account to log to.
+
+        Raises:
+          TrackerError: there is no package, no such project name, or no account.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise TrackerError(f"--wandb needs a package ({error}): pip install wandb") from error
+        try:
+            wandb.Settings(project=project)
+            # Else W&B would ask for the account, or fail, when the first variant is trained.
+            wandb.login(verify=True)
+        except wandb.Error as error:
+            raise TrackerError(f"cannot log to Weights & Biases: {error}") from error
+        self._wandb, self._project = wandb, project
+        # By folder of a variant: by seed, W&B's run and how many metrics it has.
+        self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
+        self._failed: set[Path] = set()
+
+    def __call__(self, run: Run, variant: str) -> None:
+        """Logs what is new.
+
+        Raises:
+          RecordsError: there is no room for what W&B keeps here.
+        """
+        folder = run.workdir / WANDB / self._project / variant
+        if folder in self._failed or (folder / _COMPLETE).exists():
             return
         try:
-            with complete_file(folder) as beside:
-                beside.mkdir()
-                for seed in _seeds(run, variant):
-                    log_seed(run, variant, seed, str(beside))
-        except wandb.Error as error:
+            if folder not in self._open:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+            self._log(run, variant, folder)
+        except OSError as error:
+            raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
+        except self._wandb.Error as error:
+            self._failed.add(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())
             _log.warning("not logged to Weights & Biases, until run again: %s: %s", variant, reason)
 
-    def log_seed(run: Run, variant: str, seed: _Seed, folder: str) -> None:
-        with wandb.init(
-            project=project,
+    def _log(self, run: Run, variant: str, folder: Path) -> None:
+        logs, finished = self._open.setdefault(folder, {}), run.finished(variant)
+        for seed in _seeds(run, variant):
+            if seed.seed not in logs:
+                logs[seed.seed] = self._init(run, variant, seed, folder), 0
+            log, count = logs[seed.seed]
+            for step, rows in seed.metrics.iloc[count:].groupby("step"):
+                log.log(dict(zip(rows["tag"], rows["value"], strict=True)), step=step)
+            logs[seed.seed] = log, len(seed.metrics)
+            if finished:
+                log.finish()
+        if finished:
+            del self._open[folder]
+            (folder / _COMPLETE).touch()
+
+    def _init(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
+        return self._wandb.init(
+            project=self._project,
             group=run.workdir.resolve().name,
             name=f"{variant} seed {seed.seed}",
             # W&B shows nested keys with dots, and cannot filter by keys that have dots themselves.
             config=unflatten_dict(seed.settings, sep="."),
-            dir=folder,
-            # Where an upload was cut short, it goes on: W&B drops the steps that it has.
+            dir=str(folder),
+            # After a death, the same run continues: W&B drops the steps that it has.
             id=_id(run, variant, seed.seed),
             resume="allow",
             # Never into a run that the caller has open, nor over the progress bar.
             reinit="create_new",
             settings={"console": "off", "silent": True},
-        ) as log:
-            for step, rows in seed.metrics.groupby("step"):
-                log.log(dict(zip(rows["tag"], rows["value"], strict=True)), step=step)
-
-    return track
+        )
 
 
 def _seeds(run: Run, variant: str) -> Iterator[_Seed]:

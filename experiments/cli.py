@@ -266,9 +266,9 @@ def make_trackers() -> "list[Tracker]":
     Raises:
       TrackerError: a tool that cannot be used.
     """
-    from bnrepro.trackers import TensorBoard, wandb
+    from bnrepro.trackers import TensorBoard, WandB
 
-    return [TensorBoard(), *([wandb(flags.FLAGS.wandb)] if flags.FLAGS.wandb else [])]
+    return [TensorBoard(), *([WandB(flags.FLAGS.wandb)] if flags.FLAGS.wandb else [])]
 
 
 def run(

@@ -5,7 +5,6 @@ import errno
 import os
 import shutil
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -148,25 +147,25 @@ class FakeWandb(ModuleType):
     def login(self, *, verify):
         assert verify
 
-    @contextmanager
     def init(self, *, project, dir, id, name, config, group, reinit, resume, settings):
         assert (reinit, resume) == ("create_new", "allow")
         assert settings == {"console": "off", "silent": True}
         if self.fails:
             raise self.Error("no such\nhost")
         (Path(dir) / "wandb" / f"run-{id}").mkdir(parents=True)
-        log = _FakeRun(project, name, group, config)
-        self.runs[id] = log
-        yield log
+        return self.runs.setdefault(id, _FakeRun(project, name, group, config))
 
 
 class _FakeRun:
     def __init__(self, *made_with):
-        self.made_with, self.logged = made_with, {}
+        self.made_with, self.logged, self.finished = made_with, {}, False
 
     def log(self, data, *, step):
-        assert step not in self.logged
-        self.logged[step] = data
+        if step > max(self.logged, default=-1):  # else dropped, as W&B does
+            self.logged[step] = data
+
+    def finish(self):
+        self.finished = True
 
 
 @pytest.fixture
@@ -178,7 +177,7 @@ def wandb(monkeypatch):
 
 def test_wandb_gets_a_run_for_each_seed_with_its_settings_and_its_metrics_by_step(tmp_path, wandb):
     run = run_with_settings(tmp_path / "w")
-    trackers.wandb("norms")(run, "batch_norm")
+    trackers.WandB("norms")(run, "batch_norm")
     first, second, _ = wandb.runs.values()
     project, name, group, config = second.made_with
     assert (project, name, group) == ("norms", "batch_norm seed 1", "w")
@@ -197,25 +196,43 @@ def test_wandb_gets_a_run_for_each_seed_with_its_settings_and_its_metrics_by_ste
     assert {path.name for path in folder.iterdir()} == {f"run-{name}" for name in wandb.runs}
 
 
+def test_wandb_is_told_as_rows_come_and_continues_its_run_after_a_death(tmp_path, wandb):
+    run = run_with_settings(tmp_path)
+    whole = run.metrics[run.metrics["variant"] == "plain"]
+
+    def tell(tracker, last_step):
+        part = whole[whole["step"] <= last_step]
+        tracker(dataclasses.replace(run, metrics=part), "plain")
+        return [(list(log.logged), log.finished) for log in wandb.runs.values()]
+
+    dead, alive = trackers.WandB("norms"), trackers.WandB("norms")
+    assert tell(dead, 0) == [([0], False)] * 3
+    assert tell(dead, 10) == [([0, 10], False)] * 3
+    assert tell(alive, 10) == [([0, 10], False)] * 3
+    assert tell(alive, 20) == [([0, 10, 20], True)] * 3
+
+
 def test_wandb_gets_nothing_twice_but_another_project_gets_all(tmp_path, wandb):
     run = run_with_settings(tmp_path)
-    trackers.wandb("norms")(run, "plain")
+    trackers.WandB("norms")(run, "plain")
     wandb.runs.clear()
-    trackers.wandb("norms")(run, "plain")
+    trackers.WandB("norms")(run, "plain")
     assert not wandb.runs
-    trackers.wandb("others")(run, "plain")
+    trackers.WandB("others")(run, "plain")
     assert len(wandb.runs) == 3
 
 
 def test_what_wandb_does_not_take_is_warned_of_and_goes_on_next_time(tmp_path, wandb, caplog):
     run = run_with_settings(tmp_path)
-    track = trackers.wandb("norms")
+    track = trackers.WandB("norms")
     wandb.fails = True
     track(run, "plain")
     assert "until run again: plain: no such host" in caplog.text
     assert list(tmp_path.rglob("*plain*")) == []
     wandb.fails = False
     track(run, "plain")
+    assert not wandb.runs
+    trackers.WandB("norms")(run, "plain")
     assert len(wandb.runs) == 3
 
 
@@ -227,7 +244,7 @@ def test_the_same_numbers_have_the_same_wandb_run_and_those_after_overwriting_an
     def ids(started):
         wandb.runs.clear()
         again = dataclasses.replace(run, provenance=run.provenance | {"started": started})
-        trackers.wandb("norms")(again, "plain")
+        trackers.WandB("norms")(again, "plain")
         shutil.rmtree(tmp_path / "wandb")
         return set(wandb.runs)
 
@@ -238,16 +255,16 @@ def test_the_same_numbers_have_the_same_wandb_run_and_those_after_overwriting_an
 def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(TrackerError, match="pip install wandb"):
-        trackers.wandb("norms")
+        trackers.WandB("norms")
 
 
 def test_what_wandb_refuses_is_said_before_anything_is_trained(wandb, monkeypatch):
     with pytest.raises(TrackerError, match=r"cannot log to .*: Invalid project name 'a/b'"):
-        trackers.wandb("a/b")
+        trackers.WandB("a/b")
 
     def no_account(*, verify):
         raise wandb.Error("No API key configured. Use `wandb login` to log in.")
 
     monkeypatch.setattr(wandb, "login", no_account)
     with pytest.raises(TrackerError, match=r"cannot log to .*: No API key"):
-        trackers.wandb("norms")
+        trackers.WandB("norms")
