@@ -18,8 +18,8 @@ from tensorboardX.summary import hparams, scalar
 
 from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run
 
-# Told of a run and of a variant of it, as rows come and when it is finished. Told again, it only
-# does what it has not done yet.
+# Told of a run and of a variant of it, as rows come and when it is finished. Told again, it
+# does only what it has not done yet.
 Tracker = Callable[[Run, str], None]
 
 # In a variant's folder: all of its events are there.
@@ -46,7 +46,7 @@ class TensorBoard:
     """Writes metrics and settings as TensorBoard events, a TensorBoard run for each seed.
 
     The HPARAMS tab shows a line a seed: its settings, and the last value of each metric. Events of
-    a process that died are written anew by the one that goes on.
+    a process that died are written again by the one that resumes the run.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class TensorBoard:
             if seed not in written:
                 (folder / f"seed_{seed}").mkdir(parents=True)
                 # SummaryWriter writes in a thread, which dies when the disk is full and is waited
-                # for for ever.
+                # for forever.
                 written[seed] = EventsWriter(str(folder / f"seed_{seed}" / "events")), 0
                 _write_event(written[seed][0], 0, start)
             writer, count = written[seed]
@@ -211,6 +211,6 @@ def _as_hparams(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _id(run: Run, variant: str, seed: int) -> str:
-    """The same for the same numbers: with --overwrite, a workdir is started anew."""
+    """The same for the same numbers: --overwrite starts a workdir anew."""
     parts = (str(run.workdir.resolve()), str(run.provenance.get("started")), variant, str(seed))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

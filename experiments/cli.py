@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A mistake of the user's, as opposed to 1 for a fault of ours.
 USAGE_ERROR = 2
-# EX_TEMPFAIL of sysexits.h: the same command goes on.
+# EX_TEMPFAIL of sysexits.h: the same command resumes the run.
 PREEMPTED = 75
 INTERRUPTED = 130
 
@@ -349,7 +349,7 @@ def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path])
 
 
 def leave(why: str, code: int) -> NoReturn:
-    """Ends what can be gone on with."""
+    """Exits with a message that the run can be resumed."""
     print(
         f"{why}: what was done is saved in the workdir; the same command, without --overwrite, "
         "goes on from there",

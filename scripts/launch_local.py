@@ -70,7 +70,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
             time.sleep(0.1)
             continue
         for process in processes:
-            # The others would wait for the one that failed for ever.
+            # The others would wait forever for the one that failed.
             try:
                 process.wait(_GRACE if failed else None)
             except subprocess.TimeoutExpired:

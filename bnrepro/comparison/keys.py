@@ -170,7 +170,7 @@ KEYS: dict[str, Key] = {
         Number(int, 0, 10**9), 10, "evaluations; 0: only when interrupted, and at the end"
     ),
     "checkpoint.keep": Key(Number(int, 1, 1_000), 2, "of them, beside the best"),
-    # --- devices, which change no result but for rounding ---
+    # --- devices, which change results only by rounding ---
     "devices.strategy": Key(Choice(STRATEGIES), "jit", "jit is a program over a mesh"),
     "devices.seeds": Key(Number(int, 0, 2**20), 0, "devices along the seeds; 0: the code chooses"),
     "devices.data": Key(Number(int, 0, 2**20), 0, "devices along the batch; 0: the code chooses"),

@@ -78,8 +78,8 @@ def run_comparison(
 ) -> Run:
     """Trains what `workdir` does not hold yet of `config`, and returns all of it.
 
-    Whatever ends it, the workdir is left with complete files; the same call goes on from the last
-    checkpoint of each variant, and ends with the same records as if nothing had happened. Of
+    However it ends, the files in the workdir are complete. The same call resumes each variant from
+    its last checkpoint, and ends with the same records as if nothing had happened. Of
     several processes, which share the workdir, the first writes.
 
     Args:

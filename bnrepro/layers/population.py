@@ -77,7 +77,7 @@ def population_statistics(
 
 
 def _settled(name: str, before: jax.Array, after: jax.Array) -> bool:
-    """Whether a pass left a statistic of Batch Renorm as it was, but for rounding."""
+    """Whether a pass left a statistic of Batch Renorm as it was, except for rounding."""
     if name == "var":
         return True
     precision = 8 * float(jnp.finfo(after.dtype).eps) if name != "count" else 0.0
