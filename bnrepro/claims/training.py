@@ -1,0 +1,3 @@
+"""Claims B1 to B13: what Batch Normalization does for training."""
+
+TRAINING: tuple = ()
