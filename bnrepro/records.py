@@ -205,6 +205,7 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
 
 
 def check_writable(workdir: Path) -> None:
+    """Makes a folder if it is missing, and raises RecordsError if it cannot be written to."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):

@@ -111,10 +111,11 @@ def _measure(options: argparse.Namespace) -> None:
     for number, (name, config) in enumerate(configs.items(), 1):
         print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
         runs[name] = _records(name, config, workdir / name, dataset)
-    evidence = {claim.id: [_evidence(one, runs, dataset) for one in claim.measurements]
-                for claim in claims}
+    evidence = {
+        claim.id: [_evidence(one, runs, dataset) for one in claim.measurements] for claim in claims
+    }
     ledger = make_ledger(claims, evidence, _registered(claims))
-    table, text = claims_table(claims, ledger), caption(ledger, dataset.name, options.fast)
+    table, text = claims_table(claims, ledger), caption(ledger, dataset.name, fast=options.fast)
     with complete_file(workdir / "ledger.csv") as path:
         ledger.to_csv(path, index=False)
     with complete_file(workdir / "ledger.md") as path:

@@ -11,8 +11,7 @@ DOCUMENTS = {
     "D1": "Deepchecks Glossary: Batch Normalization (001_8ffdedb3720cfa7b.txt)",
     "D2": "Batch Normalization and Its Optimization Techniques: Review "
     "(N. Kumaran, A. Vaidya; 002_581fd38c7fd434a8.txt)",
-    "D3": "an article on Batch Normalization with MNIST as its example "
-    "(003_a4ebaae832863936.txt)",
+    "D3": "an article on Batch Normalization with MNIST as its example (003_a4ebaae832863936.txt)",
     "D4": "Breaking Down Batch Normalization (004_9f42607674748d64.txt)",
 }
 

@@ -107,9 +107,7 @@ def correction_error(dataset: Dataset) -> Estimate:
         r, d = renorm_correction(
             moments.mean, std, jnp.float32(mu), jnp.float32(sigma), _NO_LIMIT, _NO_LIMIT
         )
-        y = normalize(
-            jnp.asarray(x), moments.offset, std, axes=(0,), shift=moments.shift, r=r, d=d
-        )
+        y = normalize(jnp.asarray(x), moments.offset, std, axes=(0,), shift=moments.shift, r=r, d=d)
         errors.append(abs(np.asarray(y, float) - (x - mu) / sigma).max())
     return _exact(errors)
 
@@ -188,9 +186,7 @@ def training_inference_gap(dataset: Dataset, name: str) -> Estimate:
         variables = {**variables, **train(variables, batch)[1]}
     gaps = []
     for batch in batches[1_000:]:
-        gaps.append(
-            abs(train(variables, batch)[0] - layer.apply(variables, batch, True)).max()
-        )
+        gaps.append(abs(train(variables, batch)[0] - layer.apply(variables, batch, True)).max())
     return _exact(gaps)
 
 

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bnrepro.claims.claim import Claim, Measurement
+from bnrepro.claims.claim import Claim
 from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
 
 COLUMNS = (
@@ -43,29 +43,20 @@ def make_ledger(
 ) -> pd.DataFrame:
     """One row a measurement, with the columns `COLUMNS`.
 
-    P-values are adjusted by Holm's method over all rows that are measured with an error; what is
-    computed exactly is no test.
+    P-values are adjusted by Holm's method over all measurements that have a sampling error. What is
+    computed exactly is no test: it has no p-value, and its verdict is certain.
 
     Args:
       claims: those of the ledger.
       evidence: by id, one for each measurement.
       registered: by id.
     """
-    pairs = [
-        (claim, measurement, found)
-        for claim in claims
-        for measurement, found in zip(claim.measurements, evidence[claim.id], strict=True)
-    ]
-    p_values = [measurement.rule.p_value(found.estimate) for _, measurement, found in pairs]
-    sampled = [bool(measurement.comparison) or p > 0 for (_, measurement, _), p in zip(pairs, p_values, strict=True)]
-    adjusted = holm([p if tested else math.nan for p, tested in zip(p_values, sampled, strict=True)])
-    rows = []
-    for (claim, measurement, found), p_value, tested, p_holm in zip(
-        pairs, p_values, sampled, adjusted, strict=True
-    ):
-        estimate, rule = found.estimate, measurement.rule
-        rows.append(
-            {
+    rows: list[dict[str, Any]] = []
+    for claim in claims:
+        for measurement, found in zip(claim.measurements, evidence[claim.id], strict=True):
+            estimate, rule = found.estimate, measurement.rule
+            exact = not measurement.comparison and estimate.standard_error == 0
+            row = {
                 "claim": claim.id,
                 "measurement": measurement.what,
                 "comparison": measurement.comparison,
@@ -75,20 +66,26 @@ def make_ledger(
                 "n": estimate.n,
                 "low": rule.low,
                 "high": rule.high,
-                "p_value": p_value if tested else math.nan,
-                "p_holm": p_holm,
-                "verdict": str(rule.verdict(estimate, p_holm if tested else p_value)),
+                "p_value": math.nan if exact else rule.p_value(estimate),
                 "core_minutes": found.core_minutes,
-                "fingerprint": registered[claim.id].fingerprint,
-                "registered": registered[claim.id].commit,
-                "commit": found.commit,
+                **registered[claim.id]._asdict(),
             }
-        )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+            row["registered"] = row.pop("commit")
+            rows.append(row | {"commit": found.commit, "rule": rule, "estimate": estimate})
+    ledger = pd.DataFrame(rows)
+    ledger["p_holm"] = holm(ledger["p_value"].to_list())
+    # An exact one is beyond doubt; one with too few values for a test is not settled.
+    certain = ledger["p_value"].isna() & (ledger["comparison"] == "")
+    doubts = ledger["p_holm"].mask(certain, 0.0)
+    ledger["verdict"] = [
+        str(rule.verdict(estimate, p_value))
+        for rule, estimate, p_value in zip(ledger["rule"], ledger["estimate"], doubts, strict=True)
+    ]
+    return ledger[list(COLUMNS)]
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:
-    """A claim's verdict from those of its measurements: all must hold, and one failure is enough."""
+    """A claim's verdict: all of its measurements must hold, and one that does not is enough."""
     found = set(verdicts)
     if Verdict.DOES_NOT_HOLD in found:
         return Verdict.DOES_NOT_HOLD
@@ -96,60 +93,41 @@ def combined(verdicts: Iterable[str]) -> Verdict:
 
 
 def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
-    """The ledger as a person reads it: one row a claim, a line in its cells for each measurement."""
+    """The ledger as a person reads it: one row a claim, with a line for each measurement."""
     rows = {}
     for claim in claims:
         lines = ledger[ledger["claim"] == claim.id].to_dict("records")
         # Measurements of one comparison share its cost.
         costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(lines)}
+        commits = {line["commit"][:7] for line in lines}
+        registered = str(lines[0]["registered"])[:7] or "not registered"
         rows[claim.id] = {
             "statement": claim.statement,
             "source": ", ".join(dict.fromkeys(quote.document for quote in claim.quotes)),
             "papers": claim.papers or "–",
-            "measured": "\n".join(map(_measured, claim.measurements, lines)),
-            "p (Holm)": "\n".join(_p_cell(line["p_holm"], line["n"]) for line in lines),
+            "measured": "\n".join(map(_line, lines)),
             "verdict": str(combined(line["verdict"] for line in lines)),
-            "core-min": f"{sum(costs.values()):.1f}",
-            "registered, run": " ".join(
-                dict.fromkeys(
-                    str(line[key])[:7] or "not registered"
-                    for line in lines
-                    for key in ("registered", "commit")
-                )
-            ),
+            "core-minutes": f"{sum(costs.values()):.1f}",
+            "registered, run": f"{registered}, {' '.join(sorted(commits))}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("id")
 
 
-def caption(ledger: pd.DataFrame, dataset: str, fast: bool) -> str:
+def caption(ledger: pd.DataFrame, dataset: str, *, fast: bool) -> str:
     """What the numbers of the table are, and what to beware of."""
-    tests = int(ledger["p_holm"].notna().sum())
-    comparisons = ledger.drop_duplicates("comparison") if len(ledger) else ledger
-    trained = comparisons[comparisons["comparison"] != ""]["core_minutes"].sum()
-    exact = ledger[ledger["comparison"] == ""]["core_minutes"].sum()
+    trained = ledger["comparison"] != ""
+    minutes = ledger[trained].drop_duplicates("comparison")["core_minutes"].sum()
+    minutes += ledger.loc[~trained, "core_minutes"].sum()
     notes = [
         f"Measured on {dataset}: means over n seeds with 95% confidence intervals (Student's t)",
-        "after the arrow, the bounds within which a measurement agrees with its claim",
-        f"p-values adjusted by Holm's method over the {tests} tests of this ledger; exact: computed "
-        "without sampling error, no test",
-        "a claim holds if all of its measurements do, and does not hold here if one fails",
-        f"{trained + exact:.1f} core-minutes in all; claims that read the same comparison share its "
-        "cost",
+        "then what the claim says of the mean, and the p-value adjusted by Holm's method over the "
+        f"{ledger['p_holm'].notna().sum()} tests of this ledger; exact: computed without sampling "
+        "error, no test",
+        "a claim holds if all of its measurements do, and does not hold here if one does not",
+        f"{minutes:.1f} core-minutes in all, which claims that read the same comparison share",
     ]
     text = "; ".join(notes) + "."
     return f"FAST: shorter runs of fewer seeds. {text}" if fast else text
-
-
-def _measured(measurement: Measurement, line: Mapping[str, float]) -> str:
-    """For example "difference, points: 0.25 [0.11, 0.39], n = 10 → above 0: holds"."""
-    if line["n"] == 0:
-        number = "not measured"
-    else:
-        interval = "" if line["ci95_low"] == line["ci95_high"] else (
-            f" [{line['ci95_low']:.3g}, {line['ci95_high']:.3g}]"
-        )
-        number = f"{line['mean']:.3g}{interval}, n = {line['n']}"
-    return f"{measurement.what}: {number} → {rule_text(measurement.rule)}: {line['verdict']}"
 
 
 def rule_text(rule: Rule) -> str:
@@ -158,10 +136,20 @@ def rule_text(rule: Rule) -> str:
         return f"above {rule.low:g}"
     if math.isinf(rule.low):
         return f"below {rule.high:g}"
-    return f"{rule.low:g} to {rule.high:g}"
+    return f"between {rule.low:g} and {rule.high:g}"
 
 
-def _p_cell(p_value: float, n: int) -> str:
+def _line(line: Mapping[str, Any]) -> str:
+    """As in "difference, points: 0.25 [0.11, 0.39], n = 10; above 0, p < 0.001: holds"."""
+    number = "not measured"
+    if line["n"]:
+        number = f"{line['mean']:.3g}"
+        if line["ci95_low"] < line["ci95_high"]:
+            number += f" [{line['ci95_low']:.3g}, {line['ci95_high']:.3g}]"
+        number += f", n = {line['n']}"
+    p_value = line["p_holm"]
+    test = f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
     if math.isnan(p_value):
-        return "exact" if n else "–"
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+        test = "no test" if line["comparison"] else "exact"
+    rule = rule_text(Rule(line["low"], line["high"]))
+    return f"{line['measurement']}: {number}; {rule}, {test}: {line['verdict']}"

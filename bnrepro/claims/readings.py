@@ -195,7 +195,8 @@ def loss_change_ratio(run: Run, ours: str, theirs: str) -> Estimate:
 
     def change(variant: str) -> pd.Series:
         along = [
-            _over_time(run, variant, f"train/along_gradient/loss_{k}") for k in ("0.5", "1", "2", "4")
+            _over_time(run, variant, f"train/along_gradient/loss_{k}")
+            for k in ("0.5", "1", "2", "4")
         ]
         highest, lowest = (np.fmax, np.fmin)
         top, bottom = 0 * along[0], 0 * along[0]  # the loss where it stands
