@@ -176,7 +176,7 @@ def training_inference_gap(dataset: Dataset, name: str) -> Estimate:
     The layer has seen 1,000 minibatches of MNIST; inference takes the averages that it had before
     this one. Batch Renorm clips nothing.
     """
-    limits = {"r_max": _NO_LIMIT, "d_max": _NO_LIMIT} if name == "batch_renorm" else {}
+    limits: Any = {"r_max": _NO_LIMIT, "d_max": _NO_LIMIT} if name == "batch_renorm" else {}
     layer = (BatchRenorm if limits else BatchNorm)(epsilon=_EPSILON, **limits)
     x = _activations(dataset.train_images[:4_100], seed=0)
     batches = jnp.asarray(x[: len(x) // 4 * 4].reshape(-1, 4, x.shape[1]))

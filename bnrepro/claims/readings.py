@@ -6,6 +6,7 @@ unless a function here says what it counts as.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,7 +128,7 @@ def vanishing(run: Run, ours: str, theirs: str) -> Estimate:
     gradient vanishes more in `theirs`.
     """
 
-    def ratio(variant: str) -> pd.Series:
+    def ratio(variant: str) -> Any:
         last = len(run.settings(variant)["model.hidden"]) - 1
         first_norm, last_norm = (
             _over_time(run, variant, f"train/grad_norm/dense_{i}").iloc[0] for i in (0, last)
@@ -140,7 +141,7 @@ def vanishing(run: Run, ours: str, theirs: str) -> Estimate:
 def gradient_size(run: Run, ours: str, theirs: str) -> Estimate:
     """Log10 of the norm of the whole gradient at the start, `theirs` less `ours`."""
 
-    def size(variant: str) -> pd.Series:
+    def size(variant: str) -> Any:
         return np.log10(_gradient_norm(run, variant).iloc[0])
 
     return estimate(size(theirs) - size(ours))
@@ -160,7 +161,7 @@ def size_ratio(run: Run, ours: str, theirs: str, parameter: str) -> Estimate:
     """Log10 of the norm of a parameter at the last evaluation, `theirs` less `ours`."""
     names = (theirs, ours)
     norms = [_final(run, name, f"train/param_norm/{parameter}") for name in names]
-    smallest = np.finfo(np.float32).tiny
+    smallest = float(np.finfo(np.float32).tiny)
     return estimate(np.log10(norms[0].clip(lower=smallest) / norms[1].clip(lower=smallest)))
 
 
@@ -198,11 +199,9 @@ def loss_change_ratio(run: Run, ours: str, theirs: str) -> Estimate:
             _over_time(run, variant, f"train/along_gradient/loss_{k}")
             for k in ("0.5", "1", "2", "4")
         ]
-        highest, lowest = (np.fmax, np.fmin)
-        top, bottom = 0 * along[0], 0 * along[0]  # the loss where it stands
-        for values in along:
-            top, bottom = highest(top, values), lowest(bottom, values)
-        return (top - bottom).mean()
+        changes = np.stack([0 * along[0], *along])  # the loss where it stands first
+        ranges = pd.DataFrame(np.ptp(changes, axis=0), columns=along[0].columns)
+        return ranges.mean()
 
     return estimate(np.log2(change(theirs) / change(ours)))
 

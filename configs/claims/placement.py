@@ -16,7 +16,7 @@ def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = small_batch.get_config()
     fast = shared(config, length, steps=(6_000, 1_000), evaluations=10)
-    networks = {
+    networks: dict[str, tuple[dict, float]] = {
         "sigmoid": ({"activation": "sigmoid", "init": "normal", "init_std": 0.1}, 3.0),
         "relu": ({"activation": "relu"}, 0.1),
     }
