@@ -244,6 +244,7 @@ def _evidence(measurement: Any, runs: "Mapping[str, Run]", dataset: "Dataset") -
     from bnrepro.claims import Evidence
     from bnrepro.comparison.provenance import here_and_now
 
+    cli.end_if_told()  # some take seconds
     if measurement.comparison:
         run = runs[measurement.comparison]
         seconds, where = sum(run.provenance["seconds"].values()), run.provenance

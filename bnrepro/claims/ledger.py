@@ -96,7 +96,7 @@ def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
     """The ledger as a person reads it: one row a claim, with a line for each measurement."""
     rows = {}
     for claim in claims:
-        lines = ledger[ledger["claim"] == claim.id].to_dict("records")
+        lines: Any = ledger[ledger["claim"] == claim.id].to_dict("records")
         # Measurements of one comparison share its cost.
         costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(lines)}
         commits = {line["commit"][:7] for line in lines}
