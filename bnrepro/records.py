@@ -160,7 +160,7 @@ def open_workdir(
     Raises:
       RecordsError: it cannot be written, or holds something else.
     """
-    _check_writable(workdir)
+    check_writable(workdir)
     if (workdir / CONFIG).exists() and not overwrite:
         run = read_run(workdir)
         differing = differences(run.config, config, defaults)
@@ -191,7 +191,7 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
     Raises:
       RecordsError: it cannot be written, or holds something else.
     """
-    _check_writable(workdir)
+    check_writable(workdir)
     if (workdir / CONFIG).exists():
         config = _read_json(workdir / CONFIG)
         if not isinstance(config.get("sweep"), dict):
@@ -204,7 +204,8 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
     return None
 
 
-def _check_writable(workdir: Path) -> None:
+def check_writable(workdir: Path) -> None:
+    """Makes a folder if it is missing, and raises RecordsError if it cannot be written to."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):

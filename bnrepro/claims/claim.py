@@ -1,0 +1,76 @@
+"""What a claim is: the documents' own words, what is measured, and the rule that decides."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bnrepro.report.statistics import Estimate, Rule
+
+DOCUMENTS = {
+    "D0": "Why Batch Normalization Matters? (A. Sawarn, Towards AI; 000_18ded6760d19cae2.txt)",
+    "D1": "Deepchecks Glossary: Batch Normalization (001_8ffdedb3720cfa7b.txt)",
+    "D2": "Batch Normalization and Its Optimization Techniques: Review "
+    "(N. Kumaran, A. Vaidya; 002_581fd38c7fd434a8.txt)",
+    "D3": "an article on Batch Normalization with MNIST as its example (003_a4ebaae832863936.txt)",
+    "D4": "Breaking Down Batch Normalization (004_9f42607674748d64.txt)",
+}
+
+
+class Quote(NamedTuple):
+    """A document's own words.
+
+    Attributes:
+      document: one of `DOCUMENTS`.
+      section: the nearest heading above; "" in a document without headings.
+      words: verbatim, but for line breaks; "..." where words are left out.
+    """
+
+    document: str
+    section: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number, and what a claim says about it.
+
+    Attributes:
+      what: the number in words, with its unit.
+      rule: what the claim says about it.
+      reason: why the bounds of the rule are where they are.
+      measure: makes the estimate from the `Run` of `comparison` or, without one, from a `Dataset`.
+      comparison: the page of `configs/claims/` whose records are read; "" if nothing is trained.
+    """
+
+    what: str
+    rule: Rule
+    reason: str
+    measure: Callable[[Any], Estimate]
+    comparison: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the documents. It holds if all of its measurements say so.
+
+    Attributes:
+      id: a letter and a number; A: definitions, B: what Batch Norm does, C: where it fails.
+      statement: in one sentence of ours.
+      quotes: the documents' own words.
+      reading: how a careful reader takes them.
+      measurements: what is measured; at least one.
+      papers: the papers' own figures, if there are any.
+    """
+
+    id: str
+    statement: str
+    quotes: tuple[Quote, ...]
+    reading: str
+    measurements: tuple[Measurement, ...]
+    papers: str = ""
+
+    @property
+    def comparisons(self) -> list[str]:
+        """The pages of `configs/claims/` that it reads, each once."""
+        names = dict.fromkeys(measurement.comparison for measurement in self.measurements)
+        return [name for name in names if name]

@@ -1,0 +1,58 @@
+"""What a claim was before it was measured: a fingerprint, to be committed before the run.
+
+A ledger keeps the fingerprints of its claims. One that no longer is the claim's says that a
+threshold, a measurement or a setting was changed after the run.
+"""
+
+import ast
+import functools
+import hashlib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bnrepro.claims.claim import Claim
+from bnrepro.records import Run, metric_rows
+
+
+def fingerprint(
+    claim: Claim, configs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]
+) -> str:
+    """Twelve hexadecimal digits that change with anything that the verdict depends on.
+
+    That is each measurement's words, bounds and function (its comments and layout aside, and not
+    what it calls), and the settings of the comparisons that are read, seeds included.
+
+    Args:
+      claim: the declaration.
+      configs: of the comparisons, in full length.
+      defaults: by flat key, of settings that a config may lack; a setting that has its default is
+        the same as none.
+    """
+    plain = json.loads(json.dumps(defaults))
+
+    def settings(name: str) -> dict[str, Any]:
+        run = Run(Path(), dict(configs[name]), metric_rows([]), {})
+        return {
+            variant: {k: v for k, v in run.settings(variant).items() if plain.get(k) != v}
+            for variant in run.variants
+        }
+
+    declared = {
+        "id": claim.id,
+        "measurements": [
+            [one.what, one.rule.low, one.rule.high, one.comparison, _definition(one.measure)]
+            for one in claim.measurements
+        ],
+        "settings": {name: settings(name) for name in claim.comparisons},
+    }
+    return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _definition(measure: Callable[..., Any]) -> Any:
+    if isinstance(measure, functools.partial):
+        return [_definition(measure.func), measure.args, measure.keywords]
+    return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(measure))))

@@ -1,0 +1,554 @@
+"""Claims B1 to B13: what Batch Normalization does for training."""
+
+import math
+from functools import partial
+
+from bnrepro.claims import readings
+from bnrepro.claims.claim import Claim, Measurement, Quote
+from bnrepro.report.statistics import Rule
+
+_MORE = Rule(low=0)
+_NAMED_DIRECTION = "the documents name a direction and no size"
+_LAYERS = (0, 1, 2)
+
+
+def _deep(name: str) -> tuple[str, ...]:
+    """The deepest sigmoid networks, one at each learning rate."""
+    return tuple(f"sigmoid 20 {name} rate {rate}" for rate in ("3", "0_3"))
+
+
+TRAINING = (
+    Claim(
+        "B1",
+        "A network with Batch Norm trains faster and ends higher.",
+        (
+            Quote(
+                "D3",
+                "Adding a Batch Normalization Layer",
+                "In other words, it minimizes the internal covariate shift and aids the model to "
+                "learn faster.",
+            ),
+            Quote(
+                "D1",
+                "How does batch normalization work?",
+                "The goal of batch normalization is to stabilize the training process and improve "
+                "the generalization ability of the model.",
+            ),
+        ),
+        "On the MNIST network of [BN] 4.1, at the learning rate and initialization with which the "
+        "network without it ends highest.",
+        (
+            Measurement(
+                "log2 of the steps to the plain network's best accuracy, as a share of its own",
+                Rule(high=0),
+                "below zero it gets there sooner; " + _NAMED_DIRECTION,
+                partial(readings.steps_ratio, ours="batch_norm", theirs="plain"),
+                "sigmoid",
+            ),
+            Measurement(
+                "final accuracy, batch_norm less plain, points",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(readings.gain, ours="batch_norm", theirs="plain"),
+                "sigmoid",
+            ),
+        ),
+        "[BN] figure 1a: faster and higher, no numbers",
+    ),
+    Claim(
+        "B2",
+        "Batch Norm keeps the distribution of a sigmoid's input in place during training.",
+        (
+            Quote(
+                "D3",
+                "Adding a Batch Normalization Layer",
+                "Therefore it produces the desired distribution of activations that don’t vary "
+                "too much when the weights change.",
+            ),
+            Quote(
+                "D0",
+                "3. Addressing the Internal Covariate Shift",
+                "To address the problem with this approach, we make sure that for any parameter "
+                "values, the network produces activations with the desired distribution",
+            ),
+        ),
+        "As in [BN] figure 1b and c: the percentiles of one unit of the last hidden layer, another "
+        "in each seed, wander less over training.",
+        (
+            Measurement(
+                "log2 of how far the median wanders in units of the spread, plain to batch_norm",
+                Rule(low=math.log2(1.5)),
+                "the figure shows it at a glance, which takes a factor of 1.5 at least",
+                partial(readings.drift_ratio, ours="batch_norm", theirs="plain"),
+                "sigmoid",
+            ),
+        ),
+        "[BN] figure 1b, c: no numbers",
+    ),
+    Claim(
+        "B3",
+        "Batch Norm allows much higher learning rates.",
+        (
+            Quote(
+                "D0",
+                "Why Batch Normalization Matters?",
+                "It enables us to opt for higher learning rates and use sigmoid activation "
+                "functions even for Deep Neural Networks.",
+            ),
+            Quote(
+                "D1",
+                "Advantages of batch normalization",
+                "Allows for higher learning rates. Batch normalization can allow the use of higher "
+                "learning rates that can speed up the training process.",
+            ),
+            Quote(
+                "D2",
+                "2.2 Advantages of the process",
+                "This helps secure the parameters from exploding, hence enabling the use of higher "
+                "learning rates, as compared to the case otherwise",
+            ),
+            Quote(
+                "D4",
+                "",
+                "By normalizing the input, batch normalization allows for higher learning rates, "
+                "which in turn speeds up the convergence of the network.",
+            ),
+        ),
+        "The largest rate at which the network still gets to 90%, of a grid by factors of two; "
+        "that it also trains faster is B1.",
+        tuple(
+            Measurement(
+                f"log2 of the largest rate that trains, batch_norm to plain, {activation}",
+                Rule(low=math.log2(5)),
+                "BN-x5 has five times the rate, the smaller of the paper's two",
+                partial(
+                    readings.rate_ratio,
+                    ours=f"{activation} batch_norm rate",
+                    theirs=f"{activation} none rate",
+                ),
+                "sensitivity",
+            )
+            for activation in ("sigmoid", "relu")
+        ),
+        "5 and 30 times the rate ([BN] 4.2)",
+    ),
+    Claim(
+        "B4",
+        "Batch Norm makes the network less sensitive to its initialization.",
+        (
+            Quote(
+                "D1",
+                "Advantages of batch normalization",
+                "Reduces the need for careful initialization. Batch normalization can help reduce "
+                "the sensitivity of the model to the initial weights, making it easier to train "
+                "the model.",
+            ),
+            Quote(
+                "D4",
+                "",
+                "One of the main benefits of batch normalization is that it reduces the dependence "
+                "of the network on the initialization of the parameters.",
+            ),
+        ),
+        "Final accuracy varies less over initial deviations from 1e-3 to 1, at the rate with which "
+        "the sigmoid network ends highest without normalization.",
+        (
+            Measurement(
+                "highest less lowest final accuracy over deviations, plain less batch_norm, points",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(readings.spread_difference, ours="std batch_norm", theirs="std none"),
+                "sensitivity",
+            ),
+        ),
+    ),
+    Claim(
+        "B5",
+        "Batch Norm counters vanishing and exploding gradients.",
+        (
+            Quote(
+                "D0",
+                "Why Batch Normalization Matters?",
+                "It addresses gradient vanishing and gradient explosion by countering the Internal "
+                "Covariate shift.",
+            ),
+            Quote(
+                "D2",
+                "2.2 Advantages of the process",
+                "It normalizes the parameters and also ensures that the gradient remains intact, "
+                "without vanishing or diminishing.",
+            ),
+        ),
+        "At the start of training in 20 layers: of sigmoid units, where gradients vanish, and of "
+        "ReLU units with large weights, where they explode.",
+        (
+            Measurement(
+                "log10 of the gradient norm of the last to the first layer, plain less batch_norm",
+                Rule(low=1),
+                "a factor of ten at least; a sigmoid's slope, 1/4 at most, shrinks it by 4 a layer",
+                partial(
+                    readings.vanishing,
+                    ours="sigmoid 20 batch_norm rate 0_3",
+                    theirs="sigmoid 20 none rate 0_3",
+                ),
+                "depth",
+            ),
+            Measurement(
+                "log10 of the norm of the whole gradient, plain less batch_norm, large weights",
+                Rule(low=1),
+                "a factor of ten at least; without normalization activations and gradients each "
+                "grow by 1.4 a layer",
+                partial(readings.gradient_size, ours="relu 20 batch_norm", theirs="relu 20 none"),
+                "depth",
+            ),
+        ),
+    ),
+    Claim(
+        "B6",
+        "With Batch Norm, deep networks of saturating units become trainable.",
+        (
+            Quote(
+                "D0",
+                "Why Batch Normalization Matters?",
+                "It enables us to opt for higher learning rates and use sigmoid activation "
+                "functions even for Deep Neural Networks.",
+            ),
+            Quote(
+                "D2",
+                "Abstract",
+                "It also accounts for the inclusion of saturating non-linear functions, while "
+                "excluding the need of drop outs for regularisation.",
+            ),
+        ),
+        "20 layers of sigmoid units, the better of two learning rates: with it they train, without "
+        "they do not.",
+        (
+            Measurement(
+                "final accuracy of 20 layers with batch_norm, %",
+                Rule(low=50),
+                "half-way between guessing and what three layers reach",
+                partial(readings.contrast, terms=((1, _deep("batch_norm")),)),
+                "depth",
+            ),
+            Measurement(
+                "final accuracy of 20 layers without, %",
+                Rule(high=50),
+                "likewise",
+                partial(readings.contrast, terms=((1, _deep("none")),)),
+                "depth",
+            ),
+        ),
+        "69.8% with, chance without (BN-x5-Sigmoid)",
+    ),
+    Claim(
+        "B7",
+        "If a gradient step ignores the normalization, a bias grows without end and to no effect.",
+        (
+            Quote(
+                "D0",
+                "3. Addressing the Internal Covariate Shift",
+                "Thus, the combination of the update to b and subsequent change in normalization "
+                "led to no change in the output of the layer nor, consequently, the loss. As the "
+                "training continues, b will grow indefinitely while the loss remains fixed.",
+            ),
+        ),
+        "A bias whose effect the next normalizer subtracts goes on growing in a network whose "
+        "gradient takes the statistics for constants, and does not grow with the true gradient. "
+        "Since other parameters train as well, the loss is compared and not expected to stay "
+        "fixed.",
+        (
+            Measurement(
+                "norm of the bias at the end to that half-way, gradient without the statistics",
+                Rule(low=1.2),
+                "a bias that grows with the square root of time reaches 1.41, one that grows with "
+                "its logarithm 1.09",
+                partial(
+                    readings.growth,
+                    variant="batch_norm_stop_gradient",
+                    parameter="norm_after_0/bias",
+                ),
+                "counterexamples",
+            ),
+            Measurement(
+                "log10 of the norm of the bias, without the statistics less with them",
+                Rule(low=1),
+                "a factor of ten at least; with them its gradient is zero but for rounding",
+                partial(
+                    readings.size_ratio,
+                    ours="batch_norm",
+                    theirs="batch_norm_stop_gradient",
+                    parameter="norm_after_0/bias",
+                ),
+                "counterexamples",
+            ),
+            Measurement(
+                "final training loss, without the statistics less with them",
+                _MORE,
+                "such steps are to no effect: the loss falls less",
+                partial(
+                    readings.contrast,
+                    terms=(
+                        (1, "batch_norm_stop_gradient", "train/loss"),
+                        (-1, "batch_norm", "train/loss"),
+                    ),
+                    scale=1,
+                ),
+                "counterexamples",
+            ),
+        ),
+    ),
+    Claim(
+        "B8",
+        "Normalizing with moving averages in training blows the model up.",
+        (
+            Quote(
+                "D0",
+                "3. Addressing the Internal Covariate Shift",
+                "We have observed this empirically in initial experiments, where the model blows "
+                "up when the normalization parameters are computed outside the gradient descent "
+                "step.",
+            ),
+            Quote(
+                "D2",
+                "4.1Batch Re-norm",
+                "Also, such implementations can elicit undesirable results if gradient descent and "
+                "the normalization step interact with each other in a manner that nullifies their "
+                "effects.",
+            ),
+        ),
+        "At some time after the first twentieth of training the loss is above that of guessing.",
+        (
+            Measurement(
+                "highest training loss with moving averages, in units of guessing",
+                Rule(low=1),
+                "a model that does worse than guessing after it began to train has blown up",
+                partial(readings.highest_loss, variant="moving_average_norm"),
+                "counterexamples",
+            ),
+            Measurement(
+                "highest training loss with batch_norm, in units of guessing",
+                Rule(high=1),
+                "likewise: the same network trains with minibatch statistics",
+                partial(readings.highest_loss, variant="batch_norm"),
+                "counterexamples",
+            ),
+        ),
+    ),
+    Claim(
+        "B9",
+        "Batch Norm belongs before the nonlinearity.",
+        (
+            Quote(
+                "D3",
+                "Adding a Batch Normalization Layer",
+                "If we’re inserting a batch normalization layer, we have to add it before we "
+                "apply the non-linearity.",
+            ),
+            Quote(
+                "D1",
+                "How does batch normalization work?",
+                "It is common practice to apply batch normalization prior to a layer’s activation "
+                "function",
+            ),
+        ),
+        "A network with it before the nonlinearity ends higher than with it after, for sigmoid and "
+        "for ReLU units.",
+        tuple(
+            Measurement(
+                f"final accuracy, before less after, {activation}, points",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(readings.gain, ours=f"{activation} before", theirs=f"{activation} after"),
+                "placement",
+            )
+            for activation in ("sigmoid", "relu")
+        ),
+    ),
+    Claim(
+        "B10",
+        "Batch Norm regularizes, so that dropout and L2 are needed less; overfitting can still "
+        "occur.",
+        (
+            Quote(
+                "D0",
+                "5. Why Batch Normalization matter?",
+                "Batch Normalization regularizes the model. ... But for Batch Normalized layers, "
+                "dropout is not necessary. Also, Batch Normalization removes the need for L2 "
+                "regularization.",
+            ),
+            Quote(
+                "D4",
+                "",
+                "Batch normalization also acts as a regularizer, reducing the need for other "
+                "regularization techniques such as dropout.",
+            ),
+            Quote(
+                "D2",
+                "2.2 Advantages of the process",
+                "Hence, without the use of drop outs [3], batch normalization attains accuracy "
+                "tantamount to that.",
+            ),
+            Quote(
+                "D1",
+                "Batch normalization overfitting",
+                "While batch normalization can help to reduce overfitting, it is not a guarantee "
+                "that a model will not overfit.",
+            ),
+        ),
+        "On 2,000 training images: the gap between training and test accuracy shrinks, dropout and "
+        "L2 gain less than without Batch Norm, and a gap remains.",
+        (
+            Measurement(
+                "training less test accuracy, plain less batch_norm, points",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(
+                    readings.contrast,
+                    terms=(
+                        (1, "plain", "train_set/accuracy"),
+                        (-1, "plain"),
+                        (-1, "batch_norm", "train_set/accuracy"),
+                        (1, "batch_norm"),
+                    ),
+                ),
+                "regularization",
+            ),
+            *(
+                Measurement(
+                    f"gain of test accuracy by {name}, plain less batch_norm, points",
+                    _MORE,
+                    _NAMED_DIRECTION,
+                    partial(
+                        readings.contrast,
+                        terms=(
+                            (1, f"plain {name}"),
+                            (-1, "plain"),
+                            (-1, f"batch_norm {name}"),
+                            (1, "batch_norm"),
+                        ),
+                    ),
+                    "regularization",
+                )
+                for name in ("dropout", "l2")
+            ),
+            Measurement(
+                "training less test accuracy, batch_norm, points",
+                Rule(low=1),
+                "a point is more than the test set's own sampling error of 0.2",
+                partial(
+                    readings.contrast,
+                    terms=((1, "batch_norm", "train_set/accuracy"), (-1, "batch_norm")),
+                ),
+                "regularization",
+            ),
+        ),
+    ),
+    Claim(
+        "B11",
+        "Batch Norm costs computation.",
+        (
+            Quote(
+                "D4",
+                "",
+                "However, it is important to note that batch normalization introduces some "
+                "computational overhead during training.",
+            ),
+        ),
+        "A training step takes longer, at each of three widths.",
+        tuple(
+            Measurement(
+                f"time of a step more than without, {width} units, %",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(
+                    readings.time_overhead, ours=f"batch_norm {width}", theirs=f"plain {width}"
+                ),
+                "cost",
+            )
+            for width in (100, 300, 1000)
+        ),
+    ),
+    Claim(
+        "B12",
+        "Standardized inputs fall on the linear part of the sigmoid, and gamma and beta let the "
+        "network leave it.",
+        (
+            Quote(
+                "D3",
+                "Effects of Batch Normalization On Activations",
+                "To clarify, the normalized activations are brought a 0 mean and unit variance "
+                "distribution. Because of that, the activations fall in the linear region of the "
+                "sigmoid non-linearity.",
+            ),
+            Quote(
+                "D3",
+                "Parameters of Batch Normalization",
+                "As we saw, batch normalization doesn’t let the model take advantage of the "
+                "sigmoid non-linearity. ... They introduced two parameters that shift and scale "
+                "the normalized activations.",
+            ),
+        ),
+        "At the end of training, mean of three layers: most inputs are within one deviation of "
+        "zero, where the sigmoid is within 0.02 of its tangent, before gamma and beta, and fewer "
+        "after them.",
+        (
+            Measurement(
+                "share of standardized inputs in the near-linear range, %",
+                Rule(low=50),
+                "most of them; of a normal distribution 68%",
+                partial(
+                    readings.contrast,
+                    terms=tuple(
+                        (1 / 3, "batch_norm", f"test/near_linear/norm_{i}/standardized")
+                        for i in _LAYERS
+                    ),
+                ),
+                "sigmoid",
+            ),
+            Measurement(
+                "that share less the share after gamma and beta, points",
+                Rule(low=5),
+                "one input in twenty at least: less would be no use made of it",
+                partial(
+                    readings.contrast,
+                    terms=tuple(
+                        (sign / 3, "batch_norm", f"test/near_linear/norm_{i}{suffix}")
+                        for i in _LAYERS
+                        for sign, suffix in ((1, "/standardized"), (-1, ""))
+                    ),
+                ),
+                "sigmoid",
+            ),
+        ),
+    ),
+    Claim(
+        "B13",
+        "Batch Norm makes the loss surface smoother.",
+        (
+            Quote(
+                "D3",
+                "Adding a Batch Normalization Layer",
+                "This paper tells about how the batch normalization layer smoothens the loss curve "
+                "which helps train faster.",
+            ),
+        ),
+        "Along the gradient, averaged over training: the loss has a smaller range up to four times "
+        "the step, and the gradient changes less over one step, in units of its own norm.",
+        (
+            Measurement(
+                "log2 of the range of the loss along the gradient, plain to batch_norm",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(readings.loss_change_ratio, ours="batch_norm", theirs="plain"),
+                "sigmoid",
+            ),
+            Measurement(
+                "log2 of the relative change of the gradient, plain to batch_norm",
+                _MORE,
+                _NAMED_DIRECTION,
+                partial(readings.gradient_change_ratio, ours="batch_norm", theirs="plain"),
+                "sigmoid",
+            ),
+        ),
+    ),
+)

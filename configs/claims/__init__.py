@@ -1,0 +1,1 @@
+"""The comparisons that the claims read, one file each."""

@@ -1,0 +1,26 @@
+"""The paper's minibatches of 16 labels x 2 images, of 1,000 labels: C4, C6.
+
+    python -m scripts.claims --only=C4,C6
+
+Three digits side by side, 18 hidden layers: `preview` of configs/labels_and_depth.py, whose length
+this has, with half-minibatches. The fast one has 6 hidden layers.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import labels_and_depth
+from configs.claims.common import set_variants, shared
+
+KINDS = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_norm halves", "16x2 batch_renorm")
+
+
+def get_config(length: str = "full") -> ConfigDict:
+    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    config = labels_and_depth.get_config("long")
+    variants = {kind: config.variants[f"18 {kind}"] for kind in KINDS}
+    fast = shared(config, length, seeds=(5, 4), steps=(12_000, 1_500), evaluations=4)
+    config.model.hidden = (100,) * (6 if fast else 18)
+    config.evaluation.train_examples = 0
+    config.evaluation.minibatches = 0
+    set_variants(config, variants)
+    return config

@@ -1,0 +1,282 @@
+r"""Measures the thirty statements of the documents, and prints the ledger of what holds.
+
+    python -m scripts.claims --workdir=runs/claims
+    python -m scripts.claims --only=A1,A2,B7 --fast
+
+Runs what the workdir lacks of the comparisons in configs/claims/, then reads their records; the
+same command goes on after an interruption. The ledger is shown, and written to `ledger.csv`, a row
+for each measurement, and `ledger.md`, with the documents' own words. Thresholds are registered
+before a run: `--register` writes results/claims/registered.csv, to be committed.
+
+Exit codes: 0 done, whatever the verdicts; 2 a mistake, told in one sentence; 75 told to end
+(SIGTERM) and 130 interrupted (Ctrl-C), both with what has finished saved.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from bnrepro.claims import Claim, Evidence, Registered
+    from bnrepro.comparison.variant import Program
+    from bnrepro.data import Dataset
+    from bnrepro.records import Run
+
+REGISTERED = Path(__file__).parents[1] / "results" / "claims" / "registered.csv"
+# The comparison whose records are readings of the clock.
+_TIMED = "cost"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures what the command line names; see the module's docstring for exit codes."""
+    options = _parser().parse_args(arguments)
+
+    # Only now: --help need not wait for JAX.
+    from bnrepro.comparison.keys import ConfigError
+    from bnrepro.comparison.run import Preempted
+    from bnrepro.data import DatasetError
+    from bnrepro.records import RecordsError
+    from bnrepro.training import CheckpointError
+
+    cli.quiet_logging()
+    try:
+        if options.register:
+            _register()
+        else:
+            _measure(options)
+    except (ConfigError, DatasetError, RecordsError, CheckpointError, ValueError) as error:
+        cli.fail(error)
+    except Preempted:
+        cli.leave("told to end", cli.PREEMPTED)
+    except KeyboardInterrupt:
+        cli.leave("interrupted", cli.INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.claims",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--only", metavar="ID,..", help="these claims alone, as in B3,B4")
+    add("--fast", action="store_true", help="shorter runs of fewer seeds, in minutes")
+    text = "folder of records and ledger (default: runs/claims or, with --fast, runs/claims_fast)"
+    add("--workdir", type=Path, help=text)
+    add("--register", action="store_true", help="write down what is measured, and measure nothing")
+    return parser
+
+
+def _register() -> None:
+    from bnrepro.claims import CLAIMS
+    from bnrepro.records import complete_file
+
+    lines = [f"{name},{digits}" for name, digits in fingerprints(list(CLAIMS.values())).items()]
+    with complete_file(REGISTERED) as path:
+        path.write_text("\n".join(["claim,fingerprint", *lines, ""]))
+    print(f"The fingerprints of {len(lines)} claims are in {REGISTERED}.")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from bnrepro.claims import caption, claims_table, make_ledger
+    from bnrepro.data import DatasetError, load_dataset
+    from bnrepro.records import check_writable, complete_file
+    from bnrepro.report.tables import print_table
+
+    claims = _chosen(options.only)
+    configs = comparisons(claims, "fast" if options.fast else "full")
+    workdir = options.workdir or Path("runs", "claims_fast" if options.fast else "claims")
+    _check_records(workdir, configs)
+    dataset = load_dataset("mnist")
+    if dataset.stand_in:
+        raise DatasetError(
+            "the claims are about MNIST, which is neither here nor could be downloaded: set "
+            "TFDS_DATA_DIR, or run python -m scripts.prepare_data mnist"
+        )
+    check_writable(workdir)
+
+    runs: dict[str, Run] = {}
+    for number, (name, config) in enumerate(configs.items(), 1):
+        print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
+        runs[name] = _records(name, config, workdir / name, dataset)
+    evidence = {
+        claim.id: [_evidence(one, runs, dataset) for one in claim.measurements] for claim in claims
+    }
+    ledger = make_ledger(claims, evidence, _registered(claims))
+    table, text = claims_table(claims, ledger), caption(ledger, dataset.name, fast=options.fast)
+    with complete_file(workdir / "ledger.csv") as path:
+        ledger.to_csv(path, index=False)
+    with complete_file(workdir / "ledger.md") as path:
+        path.write_text(_page(claims, table, text), encoding="utf-8")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    print_table(table, text, console)
+    print(f"The ledger is in {workdir}: ledger.csv, ledger.md.")
+
+
+def _chosen(only: str | None) -> "list[Claim]":
+    from bnrepro.claims import CLAIMS
+    from bnrepro.comparison.keys import nearest
+
+    names = list(CLAIMS) if only is None else only.split(",")
+    for name in names:
+        if name not in CLAIMS:
+            hint = nearest(name, CLAIMS)
+            raise ValueError(f"--only names no claim: {name!r}{hint}; they are {', '.join(CLAIMS)}")
+    return [claim for name, claim in CLAIMS.items() if name in names]
+
+
+def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, Any]]:
+    """The configs that these claims read, by name, as plain dicts; "full" or "fast" ones."""
+    names = dict.fromkeys(name for claim in claims for name in claim.comparisons)
+    return {
+        name: json.loads(
+            json.dumps(
+                importlib.import_module(f"configs.claims.{name}").get_config(length).to_dict()
+            )
+        )
+        for name in names
+    }
+
+
+def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
+    """The fingerprint of each claim as it stands, by id."""
+    from bnrepro.claims import fingerprint
+    from bnrepro.comparison.config import DEFAULTS
+
+    configs = comparisons(claims, "full")
+    return {claim.id: fingerprint(claim, configs, DEFAULTS) for claim in claims}
+
+
+def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
+    """With the commit that first held a claim's fingerprint; "" of one that is not committed."""
+    from bnrepro.claims import Registered
+
+    found = {}
+    for name, digits in fingerprints(claims).items():
+        arguments = ("log", "--reverse", "--format=%H", f"-S{name},{digits}", "--", str(REGISTERED))
+        commits = subprocess.run(
+            ["git", *arguments], cwd=REGISTERED.parents[2], capture_output=True, text=True
+        ).stdout.split()
+        found[name] = Registered(digits, commits[0] if commits else "")
+    return found
+
+
+def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
+    """Makes sure that what the workdir holds is of these configs, before anything is trained."""
+    from bnrepro.comparison.config import DEFAULTS
+    from bnrepro.records import open_workdir
+
+    for name, config in configs.items():
+        if (workdir / name / "config.json").exists():
+            open_workdir(workdir / name, config, defaults=DEFAULTS)
+
+
+def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
+    """The records of a comparison, of which what is missing is run."""
+    from bnrepro.records import read_run
+
+    if (workdir / "config.json").exists():
+        run = read_run(workdir)
+        if all(map(run.finished, run.variants)):
+            return run
+    if name == _TIMED:
+        return _timed(config, workdir, dataset)
+    runs: list[Run] = []
+    cli.run(config, workdir, False, (), report=runs.append)
+    return runs[0]
+
+
+def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
+    """Readings of the clock, all variants in turn; a reading stands for a seed."""
+    from bnrepro.comparison.config import DEFAULTS, variant_configs
+    from bnrepro.comparison.provenance import begin
+    from bnrepro.comparison.run import make_job
+    from bnrepro.comparison.variant import make_program
+    from bnrepro.records import lock_workdir, metric_rows, open_workdir, write_run
+    from scripts.benchmark_layers import measure
+
+    with lock_workdir(workdir):
+        run = open_workdir(workdir, config, defaults=DEFAULTS)
+        started, steps = time.perf_counter(), config["steps"]
+        calls = []
+        for name, variant in variant_configs(config).items():
+            job = make_job(name, {**variant, "seeds": 1}, dataset)
+            calls.append((name, partial(_train, make_program(*job), steps)))
+        timings = measure(lambda _: calls, 1, config["seeds"])
+        rows = [
+            (name, config["first_seed"] + i, steps, "train", "milliseconds", milliseconds / steps)
+            for name, readings in timings.readings.items()
+            for i, milliseconds in enumerate(readings)
+        ]
+        seconds = {"all": round(time.perf_counter() - started, 1)}
+        provenance = begin({}, dataset) | {"seconds": seconds}
+        run = dataclasses.replace(run, metrics=metric_rows(rows), provenance=provenance)
+        write_run(run)
+    return run
+
+
+def _train(program: "Program", steps: int, number: int) -> None:
+    """Trains so many steps, so often, and waits for the last."""
+    import jax
+    import numpy as np
+
+    states = program.init(np.arange(1), {})
+    for _ in range(number):
+        states, metrics = program.train_steps(states, program.arrays, (), 0, steps)
+    jax.block_until_ready(metrics)
+
+
+def _evidence(measurement: Any, runs: "Mapping[str, Run]", dataset: "Dataset") -> "Evidence":
+    from bnrepro.claims import Evidence
+    from bnrepro.comparison.provenance import here_and_now
+
+    cli.end_if_told()  # some take seconds
+    if measurement.comparison:
+        run = runs[measurement.comparison]
+        seconds, where = sum(run.provenance["seconds"].values()), run.provenance
+        estimate = measurement.measure(run)
+    else:
+        started = time.process_time()
+        estimate = measurement.measure(dataset)
+        seconds, where = time.process_time() - started, here_and_now()
+    commit = where["commit"] + ", uncommitted changes" * where["uncommitted_changes"]
+    return Evidence(estimate, round(seconds / 60, 2), commit)
+
+
+def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
+    """The ledger as Markdown: the table, and of each claim the words and the reasons."""
+    from bnrepro.claims import DOCUMENTS
+    from bnrepro.claims.ledger import rule_text
+
+    cells = table.replace(r"\n", "<br>", regex=True).replace(r"\|", r"\\|", regex=True)
+    parts = ["# What holds", cells.to_markdown(disable_numparse=True), caption]
+    for claim in claims:
+        quotes = [
+            f"> {quote.words}\n>\n> {quote.document}" + f", {quote.section}" * bool(quote.section)
+            for quote in claim.quotes
+        ]
+        rules = [
+            f"- {one.what}: {rule_text(one.rule)}; {one.reason}." for one in claim.measurements
+        ]
+        parts += [f"## {claim.id}. {claim.statement}", *quotes, claim.reading, "\n".join(rules)]
+    documents = [f"- {name}: {title}" for name, title in DOCUMENTS.items()]
+    return "\n\n".join([*parts, "## Documents", "\n".join(documents)]) + "\n"
+
+
+if __name__ == "__main__":
+    cli.heed_sigterm()
+    main()

@@ -1,0 +1,90 @@
+"""The command line of the claims: a ledger from records, and mistakes in one sentence."""
+
+import csv
+import json
+
+import pytest
+
+from bnrepro import data
+from bnrepro.comparison import run as run_module
+from bnrepro.records import read_run
+from configs.claims import cost, counterexamples
+from scripts import claims
+from tests.small_dataset import small_dataset
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path, monkeypatch):
+    """Comparisons of a few steps of a small network, on a set that trains in a second."""
+    monkeypatch.chdir(tmp_path)
+    for module in (run_module, data):
+        monkeypatch.setattr(module, "load_dataset", lambda *_, **__: small_dataset())
+    for page in (cost, counterexamples):
+        monkeypatch.setattr(page, "get_config", shortened(page.get_config))
+
+
+def shortened(get_config):
+    def get(length="full"):
+        config = get_config(length)
+        config.seeds, config.steps, config.eval_every = 3, 4, 2
+        config.batch_size = config.microbatch_size = 12
+        config.measure_every = 1
+        for name in config.variants:
+            config.variants[name].model = {"hidden": (4, 4)}
+        return config
+
+    return get
+
+
+def ledger(folder):
+    with (folder / "ledger.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def mistake(capsys, *arguments):
+    """The sentence on stderr of a call that ends with code 2 and nothing on stdout."""
+    with pytest.raises(SystemExit) as exit_:
+        claims.main(arguments)
+    captured = capsys.readouterr()
+    assert (exit_.value.code, captured.out) == (2, "")
+    return captured.err.removeprefix("error: ").strip()
+
+
+def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path, capsys):
+    claims.main(["--only=B7,B8,B11,A7", "--fast"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("A7", "B7", "B8", "B11", "core-minutes in all"))
+    folder = tmp_path / "runs" / "claims_fast"
+    rows = ledger(folder)
+    assert [row["claim"] for row in rows] == ["A7"] * 4 + ["B7"] * 3 + ["B8"] * 2 + ["B11"] * 3
+    assert all(row["n"] == "3" for row in rows if row["comparison"])
+    assert "b will grow indefinitely" in (folder / "ledger.md").read_text()
+
+    before = (folder / "counterexamples" / "metrics.csv").stat().st_mtime_ns
+    run = read_run(folder / "counterexamples")
+    claims.main(["--only=B8", "--fast"])
+    assert (folder / "counterexamples" / "metrics.csv").stat().st_mtime_ns == before
+    assert len(run.metrics) and [row["claim"] for row in ledger(folder)] == ["B8"] * 2
+
+
+def test_an_unknown_claim_is_refused_with_the_nearest(tmp_path, capsys):
+    assert mistake(capsys, "--only=B77").startswith("--only names no claim: 'B77'; did you mean B7")
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_another_config_are_refused(tmp_path, capsys):
+    workdir = tmp_path / "work" / "counterexamples"
+    workdir.mkdir(parents=True)
+    config = {"steps": 5, "seeds": 1, "variants": {"a": {}}, "baseline": "a"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "provenance.json").write_text("{}")
+    (workdir / "metrics.csv").write_text("variant,seed,step,split,metric,value\n")
+    assert "another config" in mistake(capsys, "--only=B8", "--workdir=work")
+    assert not (tmp_path / "work" / "ledger.csv").exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    said = mistake(capsys, "--only=A3", "--workdir=file")
+    assert said.startswith("cannot write to the workdir file")
+    assert (tmp_path / "file").read_text() == "mine"

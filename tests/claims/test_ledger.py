@@ -1,0 +1,84 @@
+"""Verdicts and the ledger, on made-up measurements."""
+
+import math
+
+import pytest
+
+from bnrepro.claims import (
+    Claim,
+    Evidence,
+    Measurement,
+    Quote,
+    Registered,
+    caption,
+    claims_table,
+    combined,
+    make_ledger,
+)
+from bnrepro.report.statistics import Estimate, Rule, estimate
+
+
+def claim(name, *measurements):
+    return Claim(name, "It is so.", (Quote("D0", "", "so it is"),), "As said.", measurements)
+
+
+def measurement(rule, comparison="some"):
+    return Measurement("number", rule, "a reason", estimate, comparison)
+
+
+def ledger_of(claims, estimates):
+    evidence = {
+        one.id: [Evidence(found, 1.5, "abc") for found in estimates[one.id]] for one in claims
+    }
+    return make_ledger(claims, evidence, {one.id: Registered("f00", "def") for one in claims})
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (("holds", "holds"), "holds"),
+        (("holds", "not settled"), "not settled"),
+        (("not settled", "does not hold here"), "does not hold here"),
+    ],
+)
+def test_a_claim_holds_if_all_measurements_do_and_fails_if_one_does(verdicts, expected):
+    assert combined(verdicts) == expected
+
+
+def test_p_values_are_adjusted_over_all_that_is_sampled_and_decide_the_verdicts():
+    sure, unsure = estimate([1.0, 1.1, 0.9, 1.0]), estimate([1.0, 0.1, 0.4, 0.8])
+    exact = Estimate(2.0, 2.0, 2.0, n=3, standard_error=0, df=3)
+    claims = [
+        claim("A1", measurement(Rule(high=1), comparison="")),
+        claim("B1", measurement(Rule(low=0)), measurement(Rule(high=0))),
+        claim("B2", measurement(Rule(low=0))),
+    ]
+    estimates = {"A1": [exact], "B1": [sure, sure], "B2": [unsure]}
+    ledger = ledger_of(claims, estimates)
+    # Of three tests; the exact one is none.
+    assert ledger["p_holm"].tolist() == pytest.approx(
+        [math.nan, 3 * sure.p_value(), 3 * sure.p_value(), unsure.p_value()], nan_ok=True
+    )
+    assert ledger["verdict"].tolist() == [
+        "does not hold here",
+        "holds",
+        "does not hold here",
+        "holds" if unsure.p_value() < 0.05 else "not settled",
+    ]
+
+
+def test_too_few_values_settle_nothing():
+    ledger = ledger_of([claim("B1", measurement(Rule(low=0)))], {"B1": [estimate([1.0, 1.0])]})
+    assert ledger["verdict"].tolist() == ["not settled"]
+
+
+def test_claims_that_read_one_comparison_share_its_cost():
+    claims = [claim("B1", *[measurement(Rule(low=0))] * 2), claim("B2", measurement(Rule(low=0)))]
+    found = estimate([1.0, 1.1, 0.9])
+    ledger = ledger_of(claims, {"B1": [found] * 2, "B2": [found]})
+    table = claims_table(claims, ledger)
+    assert table["core-minutes"].tolist() == ["1.5", "1.5"]
+    assert "1.5 core-minutes in all" in caption(ledger, "mnist/3.0.1", fast=False)
+    assert table.loc["B2", "measured"] == (
+        "number: 1 [0.752, 1.25], n = 3; above 0, p = 0.010: holds"
+    )
