@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -85,8 +84,3 @@ def test_what_r_and_d_do_alone_is_that_of_the_results():
     assert f"+{difference(d, r)} points" in README
     for part in (d, r, rows[with_r & with_d], rows[~with_r & ~with_d]):
         assert f"{part['value'].mean():.2f}%" in README
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)h][^)]*)\)", README))
-def test_every_file_the_readme_shows_or_links_to_is_there(link):
-    assert (ROOT / link).exists()
