@@ -1,12 +1,17 @@
 """Times the layers, forward and backward, beside those of Flax and PyTorch: `benchmark layers`."""
 
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
 import numpy as np
+import pandas as pd
+
+import bnrepro
 
 SHAPES = ((64, 100), (256, 64), (1024, 512), (32, 32, 32, 64), (64, 16, 16, 256), (32, 8, 8, 1280))
 # Whether the output is kept, as in a network, or only used within the compiled program.
@@ -87,9 +92,7 @@ def _joined(shape: tuple[int, ...]) -> str:
 
 
 def _seconds(call: Call, number: int) -> float:
-    begin = time.perf_counter()
-    call(number)
-    return time.perf_counter() - begin
+    return timeit.timeit(partial(call, number), number=1)
 
 
 def layer_operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
@@ -110,8 +113,6 @@ def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 
 def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
-    import jax
-
     x, scale, bias, dy = (jax.device_put(operand) for operand in layer_operands(shape))
     calls: list[tuple[str, Call]] = []
     for name, layer in _layers().items():
@@ -127,8 +128,6 @@ def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 def network_calls(network: Network) -> list[tuple[str, Call]]:
     """By layer: forward and backward through the network, its output kept."""
-    import jax
-
     rng = np.random.default_rng(0)
     x, dy = (jax.device_put(rng.normal(size=network.shape).astype(np.float32)) for _ in range(2))
     calls: list[tuple[str, Call]] = []
@@ -150,8 +149,6 @@ def network_calls(network: Network) -> list[tuple[str, Call]]:
 
 
 def _model(network: Network, layer: Any) -> Any:
-    import flax.linen as nn
-
     features = network.shape[-1]
     operations: dict[str, Callable[[], Callable[[Any], Any]]] = {
         "dense": lambda: nn.Dense(features),
@@ -165,10 +162,6 @@ def _model(network: Network, layer: Any) -> Any:
 
 
 def _layers() -> dict[str, Any]:
-    import flax.linen as nn
-
-    import bnrepro
-
     types = {
         _BASELINE: nn.BatchNorm,
         "BatchNorm": bnrepro.BatchNorm,
@@ -181,7 +174,6 @@ def layer_step(
     layer: Any, kept: bool, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any
 ) -> tuple[Any, Any]:
     """Gradients of sum(y * dy), the new statistics, and y if it is kept."""
-    import jax
 
     def loss(x: Any, scale: Any, bias: Any) -> tuple[Any, Any]:
         variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": batch_stats}
@@ -193,7 +185,6 @@ def layer_step(
 
 def _loop(layer: Any, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any) -> Any:
     """Steps down the gradients, in one compiled program."""
-    import jax
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         leaves, batch_stats = carry
@@ -207,8 +198,6 @@ def _loop(layer: Any, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any) 
 
 def repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> None:
     """Calls a compiled step that often, and waits for the last result."""
-    import jax
-
     for _ in range(number):
         result = step(*operands)
     jax.block_until_ready(result)
@@ -216,8 +205,6 @@ def repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> 
 
 def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """PyTorch's layer on as many cores; none where PyTorch is missing or the device is no CPU."""
-    import jax
-
     try:
         import torch
     except ImportError:
@@ -242,8 +229,6 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 def report(timings: Sequence[Timings]) -> tuple[Any, str]:
     """The table, one column a shape, and what there is to say about it."""
-    import pandas as pd
-
     rows = {timing.title: _row(timing) for timing in timings}
     ratios = {
         f"{name}{suffix}": statistics.geometric_mean(
@@ -272,8 +257,6 @@ Geometric means of the ratios to {_BASELINE}: {means}.
 
 def network_report(timings: Sequence[Timings]) -> tuple[Any, str]:
     """The table, one row a network, and what there is to say about it."""
-    import pandas as pd
-
     rows = {
         timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
         | {

@@ -9,8 +9,19 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pandas as pd
 
+from bnrepro.comparison.config import variant_configs
+from bnrepro.comparison.run import make_job
+from bnrepro.comparison.variant import make_program
+from bnrepro.data import Dataset
+from bnrepro.models import MLP
+from configs import mnist_sigmoid
 from scripts.benchmark_layers import Call, Timings, repeat
 
 SEEDS = (1, 3, 10)
@@ -39,8 +50,6 @@ def _floor(seeds: int, images: np.ndarray) -> Call:
 
     Nothing is random, normalized or squashed; small factors keep the numbers finite.
     """
-    import jax
-    import jax.numpy as jnp
 
     def step(weights: Any, x: Any) -> tuple[Any, None]:
         layers = [x]
@@ -69,14 +78,6 @@ def _floor(seeds: int, images: np.ndarray) -> Call:
 
 def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> Call:
     """Through the programs of the experiments."""
-    import jax
-
-    from bnrepro.comparison.config import variant_configs
-    from bnrepro.comparison.run import make_job
-    from bnrepro.comparison.variant import make_program
-    from bnrepro.data import Dataset
-    from configs import mnist_sigmoid
-
     data = images, labels, images[:60], labels[:60]
     dataset = Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
     config = json.loads(json.dumps(mnist_sigmoid.get_config().to_dict()))
@@ -96,13 +97,6 @@ def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> C
 
 def _peers(images: np.ndarray, labels: np.ndarray) -> list[tuple[str, Call]]:
     """The same network with flax.linen's Batch Norm, in a scan and step by step, and PyTorch's."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from bnrepro.models import MLP
-
     norm = partial(nn.BatchNorm, momentum=0.99)
     model = MLP(_FEATURES[1:-1], 10, nn.sigmoid, norm, nn.initializers.normal(0.1))
     optimizer = optax.sgd(_RATE)
@@ -170,8 +164,6 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
 
 def report(timings: Sequence[Timings]) -> tuple[Any, str]:
     """The table, one column a number of seeds, and what there is to say about it."""
-    import pandas as pd
-
     names = dict.fromkeys(name for timing in timings for name in timing.readings)
     columns = {
         f"seeds: {timing.title}": {

@@ -59,10 +59,6 @@ class Result(NamedTuple):
     seen: str
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs all trials and writes the table.
 
@@ -83,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     # It may be a folder of somebody's runs.
-    if options.workdir.exists() and not _is_empty_folder(options.workdir):
+    if options.workdir.is_file() or (options.workdir.exists() and any(options.workdir.iterdir())):
         parser.error(f"--workdir={options.workdir} must be a new or an empty folder")
 
     bench = Bench(options.workdir)
@@ -399,18 +395,12 @@ def _newest_step(workdir: Path, variant: str = "*") -> int:
 
 def _equal(tree: object, other: object) -> bool:
     import jax
-    import numpy as np
 
-    leaves, others = (
-        [
-            np.asarray(
-                jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-            )
-            for x in jax.tree.leaves(t)
-        ]
-        for t in (tree, other)
+    leaves, others = jax.tree.leaves(tree), jax.tree.leaves(other)
+    # Of keys of random numbers, too, which NumPy cannot compare.
+    return len(leaves) == len(others) and all(
+        x.shape == y.shape and bool((x == y).all()) for x, y in zip(leaves, others, strict=True)
     )
-    return len(leaves) == len(others) and all(map(np.array_equal, leaves, others))
 
 
 def _truncate(path: Path, chance: random.Random) -> None:

@@ -115,18 +115,6 @@ def test_batch_norm_infers_the_same_as_batch_renorm(source):
     assert_trees_equal(variables, before)
 
 
-def test_there_and_back_through_files_nothing_is_lost(tmp_path):
-    path = tmp_path / "model.safetensors"
-    variables = trained(FLAX)
-    save_variables(path, variables)
-    moved = to_batch_renorm(load_variables(path), epsilon=EPSILON, count=0)
-    save_variables(path, moved)
-    back = to_batch_norm(load_variables(path), epsilon=EPSILON)
-    assert_same_inference(FLAX, back, FLAX.apply(variables, X, train=False))
-    assert shapes(back) == shapes(variables)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), back, variables)
-
-
 def test_from_count_0_training_goes_on_as_batch_norm_and_from_the_ramps_end_as_batch_renorm():
     r_max, d_max = renorm_schedules(100)
     layer = BatchRenorm(r_max=r_max, d_max=d_max)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from bnrepro.records import read_run
 from bnrepro.report import figures, sweep_figures
-from tests.pages import LINKS, run_code
+from tests.pages import run_code
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -93,8 +93,3 @@ def test_what_r_and_d_do_alone_is_that_of_the_results():
     assert f"+{difference(d, r)} points" in RESULTS
     for part in (d, r, rows[with_r & with_d], rows[~with_r & ~with_d]):
         assert f"{part['value'].mean():.2f}%" in RESULTS
-
-
-@pytest.mark.parametrize("link", LINKS.findall(README))
-def test_every_file_the_readme_shows_or_links_to_is_there(link):
-    assert (ROOT / link).exists()

@@ -101,19 +101,14 @@ def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
     }
 
 
-def test_a_folder_of_something_else_is_refused_even_when_overwriting(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RecordsError, match=r"no run of ours wrote: thesis\.tex"):
+@pytest.mark.parametrize("name", ["thesis.tex", "figures/thesis.svg"])
+def test_a_folder_of_something_else_is_refused_even_when_overwriting(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("precious")
+    with pytest.raises(RecordsError, match=f"no run of ours wrote: {name.split('/')[0]}"):
         open_workdir(tmp_path, {"baseline": "plain", "variants": {}}, overwrite=True)
-    assert (tmp_path / "thesis.tex").read_text() == "precious"
-
-
-def test_a_folder_with_figures_of_someone_else_is_refused(tmp_path):
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "thesis.svg").write_text("precious")
-    with pytest.raises(RecordsError, match=r"no run of ours wrote: figures"):
-        open_workdir(tmp_path, {"baseline": "plain", "variants": {}})
-    assert (tmp_path / "figures" / "thesis.svg").exists()
+    assert path.read_text() == "precious"
 
 
 def test_a_workdir_whose_making_was_interrupted_is_taken_up(tmp_path):
@@ -135,8 +130,16 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
         ("config.json", "{", "config.json"),
         ("config.json", "[]", "one JSON object"),
         ("config.json", "[" * 100_000, "config.json"),
+        ("config.json", '{"seeds": "3", "steps": 1}', "an integer seeds, got '3'"),
+        ("config.json", '{"seeds": 1}', "an integer steps, got None"),
         ("config.json", '{"seeds": 1, "steps": 1.5}', "an integer steps, got 1.5"),
         ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
+        ("config.json", '{"seeds": 1, "steps": 1, "variants": {"a": 3}}', "an object of objects"),
+        (
+            "config.json",
+            '{"seeds": 1, "steps": 1, "variants": {"a": {}}, "baseline": ["a"]}',
+            "one of its variants as baseline",
+        ),
         (
             "config.json",
             '{"seeds": 1, "steps": 1, "variants": {"a": {}}, "baseline": "b"}',
@@ -155,6 +158,7 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
             "two values of one metric",
         ),
         ("provenance.json", "{}", "must name the dataset"),
+        ("provenance.json", '{"dataset": "x", "classes": 0}', "a number of classes, got 0"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),
         ("metrics.csv", "", "metrics.csv"),
         ("provenance.json", "", "provenance.json"),

@@ -1,5 +1,6 @@
 """Configs: what each key may be, and what is said when it is not."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,19 +10,10 @@ from bnrepro import data, models, training
 from bnrepro.comparison import keys
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import KEYS, ConfigError, keys_table
-from configs import (
-    mnist_sigmoid,
-    mnist_sigmoid_rates,
-    mnist_sigmoid_retelling,
-    non_iid,
-    small_batch,
-    small_batch_cnn,
-    small_batch_cnn_rates,
-    small_batch_epsilons,
-    small_batch_inits,
-)
+from configs import mnist_sigmoid, non_iid, small_batch, small_batch_cnn
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 
 
 def config(**changes):
@@ -36,22 +28,21 @@ def config(**changes):
     return result
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        mnist_sigmoid,
-        mnist_sigmoid_rates,
-        mnist_sigmoid_retelling,
-        non_iid,
-        small_batch,
-        small_batch_cnn,
-        small_batch_cnn_rates,
-        small_batch_epsilons,
-        small_batch_inits,
-    ],
+def one_variant(normalizer, microbatch_size=60, **model):
+    """Changes that leave one variant, of that normalizer."""
+    variant = {"normalizer": normalizer, "model": model}
+    return {"microbatch_size": microbatch_size, "variants": {"plain": variant}}
+
+
+BATCH_NORM, BATCH_RENORM, GROUP_NORM, EVONORM = (
+    {"name": name} for name in ("batch_norm", "batch_renorm", "group_norm", "evonorm_s0")
 )
-def test_every_config_of_the_repository_is_valid(module):
-    assert variant_configs(module.get_config().to_dict())
+MABN = {"name": "moving_average_batch_norm"}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_of_the_repository_is_valid(name):
+    assert variant_configs(import_module(f"configs.{name}").get_config().to_dict())
 
 
 @pytest.mark.parametrize("module", [mnist_sigmoid, non_iid, small_batch])
@@ -87,7 +78,6 @@ def test_variants_differ_in_their_overrides_alone():
         ({"steps": 2.0}, "steps must be an integer, got 2.0"),
         ({"steps": 0}, r"steps must be in \[1, 1,000,000,000\], got 0"),
         ({"steps": True}, "steps must be an integer, got True"),
-        ({"steps": 10**12}, "steps must be in"),
         ({"seeds": -1}, r"seeds must be in \[1, 10,000\], got -1"),
         ({"batch_size": 50}, "multiple of microbatch_size, got 50 and 60"),
         ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
@@ -99,9 +89,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"optimizer__learning_rate": 0.0}, r"learning_rate must be in \(0, "),
         ({"normalizer__name": "batchnorm"}, "did you mean batch_norm"),
         ({"normalizer__r_max": 0.5}, r"r_max must be in \[1, "),
-        ({"normalizer__d_max": -1.0}, r"d_max must be in \[0, "),
         ({"normalizer__r_max_end": 0.01}, "r_max_end must be at least normalizer.warmup"),
-        ({"normalizer__epsilon": -1e-5}, "epsilon must be in"),
         ({"model__hidden": ()}, "hidden must be a tuple of positive integers"),
         ({"model__hidden": (100, 0)}, "hidden must be a tuple of positive integers"),
         ({"model__activation": "sigmoidal"}, "did you mean sigmoid"),
@@ -122,6 +110,19 @@ def test_variants_differ_in_their_overrides_alone():
         ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
         ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
         ({"measures": ("near_linear", "near_linear")}, "measures names one twice"),
+        (one_variant(BATCH_NORM, 1), "batch_norm cannot train on a microbatch_size of 1"),
+        (one_variant(BATCH_RENORM, 1), "batch_renorm cannot train on a microbatch_size of 1"),
+        (one_variant(MABN | {"window": 1}, 1), "of 1 with a normalizer.window of 1"),
+        (one_variant(EVONORM, activation="relu"), "nonlinearity.* got relu and before"),
+        (
+            one_variant(EVONORM, activation="identity", norm_placement="both"),
+            "nonlinearity.* got identity and both",
+        ),
+        (one_variant(GROUP_NORM, hidden=(25,)), r"num_groups .* got 10 and \(25,\)"),
+        (
+            one_variant(GROUP_NORM, name="cnn", channels=(20, 16)),
+            r"num_groups .*model.channels, got 10 and \(20, 16\)",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(changes, message):
@@ -142,24 +143,13 @@ def test_a_missing_key_has_its_default():
 @pytest.mark.parametrize(
     ("room", "names"),
     [
-        (data, ["SAMPLERS"]),
-        (
-            models,
-            [
-                "ACTIVATIONS",
-                "DTYPES",
-                "INITIALIZERS",
-                "KERNELS",
-                "NETWORKS",
-                "NORMALIZERS",
-                "PLACEMENTS",
-            ],
-        ),
-        (training, ["MEASURES", "OPTIMIZERS", "SCHEDULES", "STRATEGIES"]),
+        (data, "SAMPLERS"),
+        (models, "ACTIVATIONS DTYPES INITIALIZERS KERNELS NETWORKS NORMALIZERS PLACEMENTS"),
+        (training, "MEASURES OPTIMIZERS SCHEDULES STRATEGIES"),
     ],
 )
 def test_the_names_that_keys_may_have_are_those_that_the_code_knows(room, names):
-    for name in names:
+    for name in names.split():
         assert sorted(getattr(keys, name)) == sorted(getattr(room, name))
 
 
@@ -174,47 +164,11 @@ def test_every_key_is_in_the_config_that_explains_them_and_every_default_may_be(
         key.rule.check(name, key.default)
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
-def test_statistics_over_a_microbatch_of_one_are_refused_with_the_reason(name):
-    changes = {"microbatch_size": 1, "variants": {"plain": {"normalizer": {"name": name}}}}
-    with pytest.raises(ConfigError, match=rf"{name} cannot train on a microbatch_size of 1"):
-        variant_configs(config(**changes))
-
-
-def single(microbatch_size=60, window=16, **model):
-    """A variant of evonorm_s0 or, if there is no activation, of moving_average_batch_norm."""
-    name = "evonorm_s0" if "activation" in model else "moving_average_batch_norm"
-    normalizer = {"name": name, "window": window}
-    return config(
-        microbatch_size=microbatch_size,
-        variants={"plain": {"normalizer": normalizer, "model": model}},
-    )
-
-
-def test_moving_average_batch_norm_takes_microbatches_of_one_if_it_averages_over_several():
-    assert variant_configs(single(microbatch_size=1))
-    with pytest.raises(ConfigError, match=r"microbatch_size of 1 with a normalizer.window of 1"):
-        variant_configs(single(microbatch_size=1, window=1))
-
-
-@pytest.mark.parametrize(("activation", "placement"), [("relu", "before"), ("identity", "both")])
-def test_evonorm_takes_no_other_nonlinearity_and_no_other_place(activation, placement):
-    assert variant_configs(single(activation="identity", microbatch_size=1))
-    with pytest.raises(ConfigError, match=rf"nonlinearity.* got {activation} and {placement}"):
-        variant_configs(single(activation=activation, norm_placement=placement))
-
-
-def test_groups_that_do_not_divide_the_units_are_refused_with_both_numbers():
-    variants = {"plain": {"normalizer": {"name": "group_norm"}, "model": {"hidden": (25,)}}}
-    with pytest.raises(ConfigError, match=r"num_groups .* got 10 and \(25,\)"):
-        variant_configs(config(variants=variants))
-
-
-def test_groups_must_divide_the_channels_of_a_cnn():
-    model = {"name": "cnn", "channels": (20, 16)}
-    variants = {"plain": {"normalizer": {"name": "group_norm"}, "model": model}}
-    with pytest.raises(ConfigError, match=r"num_groups .*model.channels, got 10 and \(20, 16\)"):
-        variant_configs(config(variants=variants))
+@pytest.mark.parametrize(
+    "changes", [one_variant(MABN, 1), one_variant(EVONORM, 1, activation="identity")]
+)
+def test_a_microbatch_of_one_will_do_for_statistics_over_several_or_over_none(changes):
+    assert variant_configs(config(**changes))
 
 
 def test_what_batch_norm_and_batch_renorm_share_is_the_same_in_both():

@@ -1,7 +1,6 @@
 """A comparison from config to records, on a set small enough to train in a second."""
 
 import dataclasses
-import json
 import shutil
 import threading
 import time
@@ -241,7 +240,8 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_comparison(config(variants=PLAIN), tmp_path / "w", progress=second)
-    run_comparison(config(variants=PLAIN, steps=10), tmp_path / "w", overwrite=True)
+    run = run_comparison(config(variants=PLAIN, steps=10), tmp_path / "w", overwrite=True)
+    assert run.metrics["step"].max() == 10
 
 
 @pytest.mark.parametrize("devices", [{"strategy": "single"}, {"strategy": "pmap"}])
@@ -386,8 +386,6 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path):
     evaluation = {"train_examples": 121, "minibatches": 0}
     with pytest.raises(ConfigError, match=r"train_examples must be at most 120, .* got 121"):
         run_comparison(config(evaluation=evaluation), workdir)
-    with pytest.raises(ConfigError):
-        run_comparison(config(steps=-1), workdir)
     assert not workdir.exists()
 
 
@@ -405,17 +403,6 @@ def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkey
     with pytest.raises(ConfigError, match="no variant can be trained on digits"):
         run_comparison(config(variants={"large": large}, baseline="large"), tmp_path / "v")
     assert not (tmp_path / "v").exists()
-
-
-def test_results_of_another_config_are_kept_unless_asked_to_overwrite(copied):
-    before = (copied / "metrics.csv").read_bytes()
-    other = config(steps=10, variants=PLAIN)
-    with pytest.raises(RecordsError, match="steps: 20 there, 10 here"):
-        run_comparison(other, copied)
-    assert (copied / "metrics.csv").read_bytes() == before
-    run_comparison(other, copied, overwrite=True)
-    assert json.loads((copied / "config.json").read_text())["steps"] == 10
-    assert read_run(copied).metrics["step"].max() == 10
 
 
 def test_a_network_with_batch_norm_learns_what_can_be_learned(tmp_path):

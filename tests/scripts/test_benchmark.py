@@ -7,24 +7,25 @@ import pytest
 from scripts import benchmark, benchmark_formulations, benchmark_layers, benchmark_train
 
 
+def table(path):
+    """The cells of the lines of a Markdown file that are of tables."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
 @pytest.mark.slow
 def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
     output = tmp_path / "sweep.md"
     sizes = ("--trials=3", "--alone=2", "--launched=1", "--repeats=2", "--steps=20")
     benchmark.main(["sweep", f"--output={output}", *sizes])
     text = output.read_text()
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in text.splitlines()
-        if "|" in line
-    ]
-    table = {name: cells for name, *cells in rows[2:]}
-    assert {name: cells[0] for name, cells in table.items()} == {
+    ways = {name: cells for name, *cells in table(output)[2:]}
+    assert {name: cells[0] for name, cells in ways.items()} == {
         "each launched by itself": "1",
         "one by one": "2",
         "grouped": "3",
     }
-    for _, median, repeats in table.values():
+    for _, median, repeats in ways.values():
         low, high = sorted(float(rate) for rate in repeats.split(", "))
         assert 0 < low <= float(median) <= high
     assert "20 steps of 64 images" in text
@@ -39,8 +40,7 @@ def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatc
     monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
     output = tmp_path / "layers.md"
     benchmark.main(["layers", f"--output={output}", "--rounds=3"])
-    lines = [line for line in output.read_text().splitlines() if line.startswith("|")]
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    lines = table(output)
     header, _, *rows = lines[:-5]
     assert header == ["", "6x4", "4x3x3x8"]
     assert [line[0] for line in lines[-3:]] == [
@@ -60,8 +60,7 @@ def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monke
     monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
     output = tmp_path / "train.md"
     benchmark.main(["train", f"--output={output}", "--rounds=3"])
-    lines = [line for line in output.read_text().splitlines() if line.startswith("|")]
-    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    header, _, *rows = table(output)
     assert header == ["", "seeds: 1"]
     names = ["plain", "batch_norm", "batch_renorm", "flax.linen, a scan"]
     shares = {name: float(cell.replace(",", "")) for name, cell in rows}

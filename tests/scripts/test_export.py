@@ -1,7 +1,5 @@
 """Exported variables say in other Flax models what they said in the run's."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import flax.linen as nn
@@ -16,7 +14,7 @@ from bnrepro.comparison import restored
 from bnrepro.comparison.variant import make_model
 from bnrepro.records import read_run
 from scripts import export
-from tests.scripts.conftest import add_divergence, damage, edit, files
+from tests.scripts.conftest import add_divergence, damage, edit, files, refusal
 from tests.small_dataset import small_dataset
 
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
@@ -30,16 +28,11 @@ def output(capsys, *arguments):
 
 
 def mistake(capsys, *arguments):
-    """The sentence on stderr of a call that ends with code 2, nothing on stdout and no file."""
+    """The sentence on stderr of a call that ends with code 2 and leaves no file."""
     before = files(Path())
-    with pytest.raises(SystemExit) as exit_:
-        export.main([*arguments])
-    captured = capsys.readouterr()
-    assert (exit_.value.code, captured.out) == (2, "")
-    assert captured.err.endswith(".\n")
-    assert captured.err.count("\n") == 1
+    said = refusal(capsys, export.main, *arguments)
     assert files(Path()) == before
-    return captured.err
+    return said
 
 
 def recorded_accuracy(variant, seed, step=20):
@@ -137,20 +130,13 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none", "batch_norm"], "none is no workdir: it has no config.json.\n"),
         (["run", "bach_norm"], "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n"),
         (
             ["run", "batch_norm", "--seed=1"],
             "seed 1 of batch_norm was not trained: there are 3, 4.\n",
         ),
-        (
-            ["run", "batch_norm", "--checkpoint=15"],
-            "run has no whole checkpoint of batch_norm at step 15: it has 10, 20.\n",
-        ),
         (["run", "batch_norm", "--output="], "--output must name a file, got ..\n"),
-        (["run", "batch_norm", "--output=run"], "cannot write run: Is a directory.\n"),
         (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory.\n"),
-        (["run", "batch_norm", f"--output={300 * 'x'}"], "x: File name too long.\n"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
@@ -160,13 +146,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(xyzzy=1), "run/config.json: xyzzy is no config key.\n"),
-        (lambda config: config["model"].update(hidden=[6, 4]), " is float32(2, 5) there and "),
-        (lambda config: config["model"].update(activation="print('ran')"), "is unknown: "),
+        ({"hidden": [6, 4]}, " is float32(2, 5) there and "),
+        ({"activation": "print('ran')"}, "is unknown: "),
     ],
 )
-def test_workdirs_of_other_versions_or_strangers_are_one_sentence(copied, capsys, change, message):
-    edit(copied / "config.json", change)
+def test_workdirs_of_another_network_or_strangers_are_one_sentence(copied, capsys, change, message):
+    edit(copied / "config.json", lambda config: config["model"].update(change))
     assert message in mistake(capsys, "run", "batch_norm", "--output=x")
 
 
@@ -191,15 +176,3 @@ def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, 
     original = restored.restore
     monkeypatch.setattr(restored, "restore", restore)
     assert message in mistake(capsys, "run", "batch_norm", "--output=x")
-
-
-def test_help_waits_for_no_heavy_import():
-    script = (
-        "import sys; sys.argv = ['export', '--help']\n"
-        "from scripts import export\n"
-        "try: export.main()\n"
-        "except SystemExit as exit_: assert exit_.code == 0\n"
-        "assert not {'jax', 'pandas', 'rich'} & set(sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    assert b"python -m scripts.export runs/small_batch" in b" ".join(shown.stdout.split())

@@ -149,7 +149,6 @@ def plan_of(workdir, varied=None, config=mnist_sigmoid, overrides=None, **flags)
     ("flags", "message"),
     [
         ({"vary": [RATE]}, "--vary is written KEY=VALUES"),
-        ({"vary": [f"{RATE}=0.1,1"], "trials": 1}, "the grid has 2 points"),
         ({"vary": [f"{RATE}=0.1,1"], "sampler": "random"}, "say how many --trials"),
         ({"vary": [f"{RATE}=0.1,1"], "seeds": 0}, "seeds must be in"),
         ({"vary": [f"{RATE}=0.1", f"{RATE} =0.3"]}, f"--vary is given twice for {RATE}"),
