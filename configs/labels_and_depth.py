@@ -8,6 +8,10 @@ that the paper's own minibatches of 16 labels x 2 images can be drawn. A gradien
 minibatches of 32, each normalized by itself or, with "halves", in two halves that hold one image of
 each pair. A name tells the number of hidden layers, how minibatches are drawn, and the normalizer.
 
+Ten seeds with 18 layers gave 88.15% with Batch Norm on i.i.d. minibatches, 77.88% on 16 x 2, 78.77%
+on halves of these, and 87.46% with Batch Renorm: results/labels_and_depth. A variant of 18 layers
+takes 20 minutes on a core.
+
 After the colon, other lengths and questions: `preview` has 18 layers and 12,000 steps; `long`, 18
 layers and 90,000 steps; `labels`, 10, 100 and 1,000 labels; `small`, microbatches of 4.
 """

@@ -25,7 +25,7 @@ def test_the_code_in_the_readme_runs():
     assert int(jax.tree.leaves(scope["updates"])[0]) == 1  # the count of updates
 
 
-@pytest.mark.parametrize("name", ["mnist_sigmoid", "small_batch", "non_iid"])
+@pytest.mark.parametrize("name", ["mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth"])
 def test_the_tables_on_the_page_of_results_are_those_of_the_results(name):
     assert (ROOT / "results" / name / "summary.md").read_text().strip() in RESULTS
 
