@@ -1,4 +1,4 @@
-# make setup | reproduce | quick | test | test-slow | test-extras | conformance | lock
+# make setup | reproduce | quick | claims | test | test-slow | test-extras | conformance | lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +7,7 @@ ifneq ($(wildcard ../shared/tfds),)
 export TFDS_DATA_DIR ?= $(abspath ../shared/tfds)
 endif
 
-.PHONY: setup reproduce quick test test-slow test-extras conformance lock
+.PHONY: setup reproduce quick claims test test-slow test-extras conformance lock
 .DELETE_ON_ERROR:
 
 setup: .venv/.installed
@@ -74,3 +74,7 @@ lock: setup
 	: > .requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  requirements.txt requirements-extras.txt --output-file .requirements.lock
+
+# The documents' statements, measured; `make claims FAST=--fast` takes minutes.
+claims: setup
+	$(BIN)/python -m scripts.claims $(FAST)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import cli
 
 if TYPE_CHECKING:
-    from bnrepro.claims import Claim, Evidence, Registered
+    from bnrepro.claims import Claim, Evidence, Measurement, Registered
     from bnrepro.comparison.variant import Program
     from bnrepro.data import Dataset
     from bnrepro.records import Run
@@ -91,6 +91,7 @@ def _measure(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from bnrepro.claims import caption, claims_table, make_ledger
+    from bnrepro.comparison.provenance import here_and_now
     from bnrepro.data import DatasetError, load_dataset
     from bnrepro.records import check_writable, complete_file
     from bnrepro.report.tables import print_table
@@ -111,8 +112,10 @@ def _measure(options: argparse.Namespace) -> None:
     for number, (name, config) in enumerate(configs.items(), 1):
         print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
         runs[name] = _records(name, config, workdir / name, dataset)
+    here = here_and_now()
     evidence = {
-        claim.id: [_evidence(one, runs, dataset) for one in claim.measurements] for claim in claims
+        claim.id: [_evidence(one, runs, dataset, here) for one in claim.measurements]
+        for claim in claims
     }
     ledger = make_ledger(claims, evidence, _registered(claims))
     table, text = claims_table(claims, ledger), caption(ledger, dataset.name, fast=options.fast)
@@ -240,9 +243,14 @@ def _train(program: "Program", steps: int, number: int) -> None:
     jax.block_until_ready(metrics)
 
 
-def _evidence(measurement: Any, runs: "Mapping[str, Run]", dataset: "Dataset") -> "Evidence":
+def _evidence(
+    measurement: "Measurement",
+    runs: "Mapping[str, Run]",
+    dataset: "Dataset",
+    here: Mapping[str, Any],
+) -> "Evidence":
+    """What a measurement gives; `here` says of one that reads no records where it is made."""
     from bnrepro.claims import Evidence
-    from bnrepro.comparison.provenance import here_and_now
 
     cli.end_if_told()  # some take seconds
     if measurement.comparison:
@@ -252,7 +260,7 @@ def _evidence(measurement: Any, runs: "Mapping[str, Run]", dataset: "Dataset") -
     else:
         started = time.process_time()
         estimate = measurement.measure(dataset)
-        seconds, where = time.process_time() - started, here_and_now()
+        seconds, where = time.process_time() - started, here
     commit = where["commit"] + ", uncommitted changes" * where["uncommitted_changes"]
     return Evidence(estimate, round(seconds / 60, 2), commit)
 
