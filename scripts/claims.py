@@ -247,7 +247,7 @@ def _evidence(
     measurement: "Measurement",
     runs: "Mapping[str, Run]",
     dataset: "Dataset",
-    here: Mapping[str, Any],
+    here: dict[str, Any],
 ) -> "Evidence":
     """What a measurement gives; `here` says of one that reads no records where it is made."""
     from bnrepro.claims import Evidence
