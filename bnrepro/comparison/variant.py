@@ -19,6 +19,7 @@ from bnrepro.comparison.config import with_settings
 from bnrepro.data import (
     Dataset,
     Examples,
+    Sampler,
     Source,
     fixed_examples,
     make_sampler,
@@ -47,8 +48,6 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # What each step gives; measures are of some.
 _EVERY_STEP = ("loss", "accuracy")
-
-
 # Test images that measures at evaluations are taken on, at most.
 _MEASURED = 10_000
 
@@ -61,15 +60,14 @@ class Data(NamedTuple):
       test: the test set.
       others: further sets to evaluate on: `holdout`, the images kept from training, and
         `train_set`, training images.
-      minibatches: of test images, (minibatches, batch, ...), the same at each evaluation, for
-        `test_minibatches`; or None.
+      test_sampler: draws minibatches of test images, for `test_minibatches`; or None.
       num_classes: number of labels.
     """
 
     source: Source
     test: Examples
     others: Mapping[str, Examples]
-    minibatches: Any
+    test_sampler: Sampler | None
     num_classes: int
 
 
@@ -84,7 +82,7 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     classes, preprocess = len(dataset.class_names), preprocessing(config)
     num_classes = classes**digits
 
-    def sampler(labels: np.ndarray) -> Any:
+    def sampler(labels: np.ndarray) -> Sampler:
         return make_sampler(
             **config["sampler"], labels=labels, batch_size=config["batch_size"], digits=digits
         )
@@ -99,20 +97,16 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         return fixed_examples(images, labels, count, digits)
 
     train = dataset.train_images, dataset.train_labels
-    others, minibatches = {}, None
+    others = {}
     if dataset.holdout_images is not None and dataset.holdout_labels is not None:
         others["holdout"] = all_of(dataset.holdout_images, dataset.holdout_labels)
     if count := evaluation["train_examples"]:
-        count = min(count, len(dataset.train_labels)) if digits == 1 else count
         others["train_set"] = fixed_examples(*train, count, digits)
-    if count := evaluation["minibatches"]:
-        draw = partial(sampler(dataset.test_labels), jax.random.key(config["first_seed"]))
-        minibatches = {"index": jax.vmap(draw)(jnp.arange(count))}
     return Data(
         source=resident(*train, sampler(dataset.train_labels), take, flip=config["random_flip"]),
         test=all_of(dataset.test_images, dataset.test_labels),
         others=others,
-        minibatches=minibatches,
+        test_sampler=sampler(dataset.test_labels) if evaluation["minibatches"] else None,
         num_classes=num_classes,
     )
 
@@ -418,17 +412,19 @@ def make_evaluate(
 
     Splits: `test`, with what is measured at evaluations, on the first 10,000 test images at most;
     the other sets of `data`; and `test_minibatches`, minibatches of test images with their own
-    statistics.
+    statistics, the same ones at each evaluation.
     """
     take = data.source.take
     spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
     sets = {"test": data.test, **data.others}
     batches = {split: in_batches(examples.drawn, spread=spread) for split, examples in sets.items()}
     sizes = dict.fromkeys(sets)
-    if data.minibatches is not None:
+    if data.test_sampler is not None:
         sets["test_minibatches"] = data.test
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data.minibatches)
-        batches["test_minibatches"] = in_batches(flat, size=config["batch_size"], spread=spread)
+        draw = partial(data.test_sampler, jax.random.key(config["first_seed"]))
+        index = jax.vmap(draw)(jnp.arange(config["evaluation"]["minibatches"]))
+        drawn = {"index": index.reshape(-1, *index.shape[2:])}
+        batches["test_minibatches"] = in_batches(drawn, size=config["batch_size"], spread=spread)
         sizes["test_minibatches"] = config["microbatch_size"]
     # Arguments of the compiled function, not constants in it; those of a set only once.
     unique = {id(examples.arrays): examples.arrays for examples in sets.values()}

@@ -86,12 +86,13 @@ def resident(
 
 
 def fixed_examples(images: np.ndarray, labels: np.ndarray, count: int, digits: int) -> Examples:
-    """The first `count` examples or, with several images side by side, as many pictures.
+    """The first `count` examples, or all; with several images side by side, as many pictures.
 
     The latter go through all labels in turn; their images are drawn once and for all.
     """
     if digits == 1:
-        return Examples((images[:count], labels[:count]), {"index": np.arange(count)})
+        first = images[:count], labels[:count]
+        return Examples(first, {"index": np.arange(len(first[1]))})
     classes, sizes = np.unique(labels, return_counts=True)
     order, firsts = np.argsort(labels, kind="stable"), np.cumsum(sizes) - sizes
     of_position = np.arange(count)[:, None] // len(classes) ** np.arange(digits)[::-1]

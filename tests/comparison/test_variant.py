@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnrepro.comparison import variant as variant_module
 from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.run import make_job
@@ -133,6 +134,16 @@ def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows():
     assert sorted(checkpoints.begun) == [5, 10, 15, 20]
     for step, notes in checkpoints.begun.items():
         assert max(row[2] for row in notes["rows"]) == step
+
+
+def test_test_minibatches_are_not_drawn_before_they_are_evaluated(monkeypatch):
+    """It takes a second of compiling, which a finished workdir and its report need not wait for."""
+
+    def sampler(*_, **__):
+        return lambda key, step: pytest.fail("drawn")
+
+    monkeypatch.setattr(variant_module, "make_sampler", sampler)
+    make_job("x", with_settings(config(), {"evaluation.minibatches": 3}), small_dataset())
 
 
 def stream(data):
