@@ -38,20 +38,57 @@ class _Seed(NamedTuple):
     metrics: pd.DataFrame  # step, tag (as in test/accuracy), value
 
 
-# By seed, the open file of its events, and how many of its metrics are in it.
-_Written = dict[int, tuple[EventsWriter, int]]
+class _Live:
+    """Tells a tool of each seed's new rows, and marks the folder of a variant that is complete.
 
-
-class TensorBoard:
-    """Writes metrics and settings as TensorBoard events, a TensorBoard run for each seed.
-
-    The HPARAMS tab shows a line a seed: its settings, and the last value of each metric. Events of
-    a process that died are written again by the one that resumes the run.
+    What a process that died has told is told again by the one that resumes the run.
     """
 
     def __init__(self) -> None:
-        # By folder of a variant that is not finished.
-        self._open: dict[Path, _Written] = {}
+        # By folder of a variant that is not finished: by seed, the open log, and how many of its
+        # metrics are in it.
+        self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
+
+    def _tell(self, run: Run, variant: str, folder: Path) -> None:
+        if (folder / _COMPLETE).exists():
+            return
+        if folder not in self._open:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        logs, finished = self._open.setdefault(folder, {}), run.finished(variant)
+        for seed in _seeds(run, variant):
+            if seed.seed not in logs:
+                logs[seed.seed] = self._begin(run, variant, seed, folder), 0
+            log, count = logs[seed.seed]
+            self._add(log, seed.metrics.iloc[count:])
+            logs[seed.seed] = log, len(seed.metrics)
+            if finished:
+                self._end(log, seed)
+        if finished:
+            del self._open[folder]
+            (folder / _COMPLETE).touch()
+
+    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
+        """A log for a seed, with its settings."""
+        raise NotImplementedError
+
+    def _add(self, log: Any, metrics: pd.DataFrame) -> None:
+        """Adds rows to it."""
+        raise NotImplementedError
+
+    def _end(self, log: Any, seed: _Seed) -> None:
+        """Closes it."""
+        raise NotImplementedError
+
+
+class TensorBoard(_Live):
+    """Writes metrics and settings as TensorBoard events, a TensorBoard run for each seed.
+
+    The HPARAMS tab shows a line a seed: its settings, and the last value of each metric.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         weakref.finalize(self, _close, self._open)
 
     def __call__(self, run: Run, variant: str) -> None:
@@ -61,46 +98,41 @@ class TensorBoard:
           RecordsError: it cannot be written.
         """
         folder = run.workdir / TENSORBOARD / variant
-        if (folder / _COMPLETE).exists():
-            return
         try:
-            self._write(run, variant, folder)
+            self._tell(run, variant, folder)
         except OSError as error:
             _close({folder: self._open.pop(folder, {})})
             shutil.rmtree(folder, ignore_errors=True)
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
 
-    def _write(self, run: Run, variant: str, folder: Path) -> None:
-        if folder not in self._open:
-            shutil.rmtree(folder, ignore_errors=True)
-        written, finished = self._open.setdefault(folder, {}), run.finished(variant)
-        for seed, settings, metrics in _seeds(run, variant):
-            # The first of the three lists columns for the tab. TensorBoard takes one such list, of
-            # whichever run, for all; without any it shows the columns of all, what differs first.
-            _, start, end = hparams(_as_hparams(settings), {})
-            if seed not in written:
-                (folder / f"seed_{seed}").mkdir(parents=True)
-                # SummaryWriter writes in a thread, which dies when the disk is full and is waited
-                # for forever.
-                written[seed] = EventsWriter(str(folder / f"seed_{seed}" / "events")), 0
-                _write_event(written[seed][0], 0, start)
-            writer, count = written[seed]
-            new = metrics.iloc[count:]
-            for step, tag, value in zip(*(new[k].tolist() for k in new.columns), strict=True):
-                _write_event(writer, step, scalar(tag, value))
-            written[seed] = writer, len(metrics)
-            if finished:
-                _write_event(writer, 0, end)
-            writer.flush()
-        if finished:
-            for writer, _ in written.values():
-                writer.close()
-            del self._open[folder]
-            folder.mkdir(parents=True, exist_ok=True)  # where no seed has a row
-            (folder / _COMPLETE).touch()
+    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> EventsWriter:
+        (folder / f"seed_{seed.seed}").mkdir()
+        # SummaryWriter writes in a thread, which dies when the disk is full and is waited for
+        # forever.
+        writer = EventsWriter(str(folder / f"seed_{seed.seed}" / "events"))
+        _write_event(writer, 0, _hparams(seed)[1])
+        return writer
+
+    def _add(self, log: EventsWriter, metrics: pd.DataFrame) -> None:
+        for step, tag, value in zip(*(metrics[k].tolist() for k in metrics.columns), strict=True):
+            _write_event(log, step, scalar(tag, value))
+        log.flush()
+
+    def _end(self, log: EventsWriter, seed: _Seed) -> None:
+        _write_event(log, 0, _hparams(seed)[2])
+        log.close()
 
 
-def _close(folders: Mapping[Path, _Written]) -> None:
+def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
+    """Events of the settings of a seed.
+
+    The first lists columns for the tab. TensorBoard takes one such list, of whichever run, for all;
+    without any it shows the columns of all, what differs first. The others begin and end the log.
+    """
+    return hparams(_as_hparams(seed.settings), {})
+
+
+def _close(folders: Mapping[Path, Mapping[int, tuple[EventsWriter, int]]]) -> None:
     for written in folders.values():
         for writer, _ in written.values():
             with suppress(OSError, ValueError):  # the latter of one that is closed
@@ -111,7 +143,7 @@ def _write_event(writer: EventsWriter, step: int, summary: Any) -> None:
     writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
 
-class WandB:
+class WandB(_Live):
     """Logs to a project of Weights & Biases, one of its runs for each seed.
 
     What W&B keeps here, with WANDB_MODE=offline all there is, goes to `wandb/PROJECT/VARIANT` of
@@ -135,9 +167,8 @@ class WandB:
             wandb.login(verify=True)
         except wandb.Error as error:
             raise TrackerError(f"cannot log to Weights & Biases: {error}") from error
+        super().__init__()
         self._wandb, self._project = wandb, project
-        # By folder of a variant: by seed, W&B's run and how many metrics it has.
-        self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
         self._failed: set[Path] = set()
 
     def __call__(self, run: Run, variant: str) -> None:
@@ -147,13 +178,10 @@ class WandB:
           RecordsError: there is no room for what W&B keeps here.
         """
         folder = run.workdir / WANDB / self._project / variant
-        if folder in self._failed or (folder / _COMPLETE).exists():
+        if folder in self._failed:
             return
         try:
-            if folder not in self._open:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-            self._log(run, variant, folder)
+            self._tell(run, variant, folder)
         except OSError as error:
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
         except self._wandb.Error as error:
@@ -162,22 +190,7 @@ class WandB:
             reason = " ".join(str(error).split())
             _log.warning("not logged to Weights & Biases, until run again: %s: %s", variant, reason)
 
-    def _log(self, run: Run, variant: str, folder: Path) -> None:
-        logs, finished = self._open.setdefault(folder, {}), run.finished(variant)
-        for seed in _seeds(run, variant):
-            if seed.seed not in logs:
-                logs[seed.seed] = self._init(run, variant, seed, folder), 0
-            log, count = logs[seed.seed]
-            for step, rows in seed.metrics.iloc[count:].groupby("step"):
-                log.log(dict(zip(rows["tag"], rows["value"], strict=True)), step=step)
-            logs[seed.seed] = log, len(seed.metrics)
-            if finished:
-                log.finish()
-        if finished:
-            del self._open[folder]
-            (folder / _COMPLETE).touch()
-
-    def _init(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
+    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
         return self._wandb.init(
             project=self._project,
             group=run.workdir.resolve().name,
@@ -192,6 +205,13 @@ class WandB:
             reinit="create_new",
             settings={"console": "off", "silent": True},
         )
+
+    def _add(self, log: Any, metrics: pd.DataFrame) -> None:
+        for step, rows in metrics.groupby("step"):
+            log.log(dict(zip(rows["tag"], rows["value"], strict=True)), step=step)
+
+    def _end(self, log: Any, seed: _Seed) -> None:
+        log.finish()
 
 
 def _seeds(run: Run, variant: str) -> Iterator[_Seed]:
