@@ -18,7 +18,7 @@ import pandas as pd
 
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.run import make_job
-from bnrepro.comparison.variant import make_program
+from bnrepro.comparison.variant import Program, make_program
 from bnrepro.data import Dataset
 from bnrepro.models import MLP
 from configs import mnist_sigmoid
@@ -82,14 +82,17 @@ def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> C
     dataset = Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
     config = json.loads(json.dumps(mnist_sigmoid.get_config().to_dict()))
     config = variant_configs(config | {"seeds": seeds})[variant]
-    job = make_job(variant, config, dataset)
-    program = make_program(*job)
-    states = program.init(np.arange(seeds), {})
+    return training_call(make_program(*make_job(variant, config, dataset)), STEPS)
+
+
+def training_call(program: Program, steps: int) -> Call:
+    """Trains a program's runs so many steps, in one dispatch, as often as it is told."""
+    states = program.init(np.arange(program.config["seeds"]), {})
 
     def call(number: int) -> None:
         nonlocal states
         for _ in range(number):
-            states, metrics = program.train_steps(states, program.arrays, (), 0, STEPS)
+            states, metrics = program.train_steps(states, program.arrays, (), 0, steps)
         jax.block_until_ready(metrics)
 
     return call

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,6 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.claims import Claim, Evidence, Measurement, Registered
-    from bnrepro.comparison.variant import Program
     from bnrepro.data import Dataset
     from bnrepro.records import Run
 
@@ -211,6 +209,7 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
     from bnrepro.comparison.variant import make_program
     from bnrepro.records import lock_workdir, metric_rows, open_workdir, write_run
     from scripts.benchmark_layers import measure
+    from scripts.benchmark_train import training_call
 
     with lock_workdir(workdir):
         run = open_workdir(workdir, config, defaults=DEFAULTS)
@@ -218,7 +217,7 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
         calls = []
         for name, variant in variant_configs(config).items():
             job = make_job(name, {**variant, "seeds": 1}, dataset)
-            calls.append((name, partial(_train, make_program(*job), steps)))
+            calls.append((name, training_call(make_program(*job), steps)))
         timings = measure(lambda _: calls, 1, config["seeds"])
         rows = [
             (name, config["first_seed"] + i, steps, "train", "milliseconds", milliseconds / steps)
@@ -230,17 +229,6 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
         run = dataclasses.replace(run, metrics=metric_rows(rows), provenance=provenance)
         write_run(run)
     return run
-
-
-def _train(program: "Program", steps: int, number: int) -> None:
-    """Trains so many steps, so often, and waits for the last."""
-    import jax
-    import numpy as np
-
-    states = program.init(np.arange(1), {})
-    for _ in range(number):
-        states, metrics = program.train_steps(states, program.arrays, (), 0, steps)
-    jax.block_until_ready(metrics)
 
 
 def _evidence(
