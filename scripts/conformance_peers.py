@@ -1,7 +1,6 @@
 """The implementations that `scripts.conformance` compares, each behind the same few methods.
 
-A peer's library is imported when its layer is made, so that only those that are compared need be
-there.
+A library is imported when its layer is made, so that only those that are compared need be there.
 """
 
 import importlib
@@ -12,12 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-
-from bnrepro import renorm_schedules
 
 
 class Settings(NamedTuple):
@@ -85,6 +79,8 @@ class _Jax:
     """A layer that is a pure function of its state, a tree of arrays."""
 
     def __init__(self, settings: Settings, state: Any):
+        import jax
+
         self.dtype, self.state = settings.dtype, state
 
         def step(state: Any, x: Any, dy: Any, mask: Any) -> Any:
@@ -109,12 +105,18 @@ class _Jax:
         return _float64(self.apply(self.state, self._array(x), None, training=False)[0])
 
     def save(self) -> Any:
+        import jax
+
         return [np.array(leaf) for leaf in jax.tree.leaves(self.state)]
 
     def load(self, saved: Any) -> None:
+        import jax
+
         self.state = jax.tree.unflatten(jax.tree.structure(self.state), saved)
 
     def _array(self, x: np.ndarray) -> Any:
+        import jax.numpy as jnp
+
         return jnp.asarray(x, self.dtype)
 
 
@@ -126,6 +128,8 @@ class _Linen(_Jax):
     """A layer of flax.linen, or one with its interface."""
 
     def __init__(self, settings: Settings, cls: Any, options: Mapping[str, Any]):
+        import jax
+
         self.module = cls(momentum=settings.momentum, epsilon=settings.epsilon, **options)
         like = np.zeros((2, 2, settings.gamma.size), np.float32)
         variables = self.module.init(jax.random.key(0), like, use_running_average=False)
@@ -151,6 +155,8 @@ class _Nnx(_Jax):
     """A layer of flax.nnx, or one with its interface."""
 
     def __init__(self, settings: Settings, cls: Any, options: Mapping[str, Any]):
+        from flax import nnx
+
         options = {"momentum": settings.momentum, "epsilon": settings.epsilon, **options}
         layer = cls(settings.gamma.size, rngs=nnx.Rngs(0), **options)
         layer.scale[...] = np.float32(settings.gamma)
@@ -159,11 +165,15 @@ class _Nnx(_Jax):
         super().__init__(settings, state)
 
     def apply(self, state: Any, x: Any, mask: Any, *, training: bool) -> Any:
+        from flax import nnx
+
         layer = nnx.merge(self.graph, state, copy=True)
         y = layer(x, use_running_average=not training, **_as_flax_wants(mask))
         return y, nnx.state(layer)
 
     def statistics(self) -> dict[str, np.ndarray]:
+        from flax import nnx
+
         stats = nnx.to_pure_dict(self.state)
         return {name: _float64(stats[name]) for name in ("mean", "var", "std") if name in stats}
 
@@ -215,6 +225,7 @@ class _Equinox(_Jax):
 
     def apply(self, state: Any, x: Any, mask: Any, *, training: bool) -> Any:
         import equinox as eqx
+        import jax
 
         layer = eqx.nn.inference_mode(self.layer, value=not training)
         mapped = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
@@ -289,6 +300,8 @@ def _flax(
 
 
 def _our_limits(settings: Settings) -> dict[str, Any]:
+    from bnrepro import renorm_schedules
+
     limits = {"r_max": settings.r_max, "d_max": settings.d_max}
     if not settings.ramp:
         return limits
