@@ -4,9 +4,10 @@
         --workdir=runs/small_batch_normalizers_mlp
 
 After the colon: `mlp`, `cnn`, or `tiny`, four convolutions on Tiny ImageNet at 32 x 32. Each
-normalizer has the learning rate that it ended highest with on held-out images, on other seeds
-(configs/small_batch_normalizers_rates.py); `mlp_common`, `cnn_common` and `tiny_common` give all of
-them the same.
+normalizer gets the learning rate of OWN_RATES, which is to be the one that it ends highest with on
+held-out images, on other seeds (configs/small_batch_normalizers_rates.py). None has been chosen
+yet; until then it is the common rate, which `mlp_common`, `cnn_common` and `tiny_common` give to
+all of them.
 
 Group norm with weight standardization, filter response norm, EvoNorm-S0 and moving average batch
 norm (MABN) come with the nonlinearity and the treatment of weights that their papers recommend.

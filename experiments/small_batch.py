@@ -75,7 +75,7 @@ def report(run: "Run") -> None:
         table.loc["1"] = table.loc["1"].replace("", "refused")
         remarks.append(
             "Batch Norm and Batch Renorm refuse a microbatch of one, whose only value has no "
-            "deviation from its mean; the others take no statistics over the microbatch, and were "
+            "deviation from its mean; normalizers that take no statistics over the microbatch were "
             "trained once for all rows"
         )
     if baselines:
