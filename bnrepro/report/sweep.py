@@ -27,9 +27,9 @@ def sweep_table(run: Run) -> pd.DataFrame:
     step that a trial was pruned at.
     """
     keys, held = list(_space(run)), choosing_split(run.config) == "holdout"
-    tested = {trial.variant: trial.mean for trial in _entries(run, "test")}
-    rows = {}
-    for trial in sorted(trials_of(run), key=rank):
+    trials, rows = trials_of(run), {}
+    tested = {trial.variant: trial.mean for trial in (_entries(run, "test") if held else trials)}
+    for trial in sorted(trials, key=rank):
         rows[trial.variant] = {key: short_text(trial.settings[key]) for key in keys} | {
             **({"holdout, %": mean_cell(trial.mean)} if held else {}),
             "final, %": mean_cell(tested[trial.variant]),
