@@ -4,10 +4,10 @@
         --workdir=runs/small_batch_normalizers_mlp
 
 After the colon: `mlp`, `cnn`, or `tiny`, four convolutions on Tiny ImageNet at 32 x 32. Each
-normalizer gets the learning rate of OWN_RATES, which is to be the one that it ends highest with on
-held-out images, on other seeds (configs/small_batch_normalizers_rates.py). None has been chosen
-yet; until then it is the common rate, which `mlp_common`, `cnn_common` and `tiny_common` give to
-all of them.
+normalizer gets the learning rate of OWN_RATES, with which it ends highest on held-out images, on
+other seeds (configs/small_batch_normalizers_rates.py); of two such rates, the smaller. None has
+been chosen for `cnn` and `tiny` yet; until then it is the common rate, which `mlp_common`,
+`cnn_common` and `tiny_common` give to all of them.
 
 Group norm with weight standardization, filter response norm, EvoNorm-S0 and moving average batch
 norm (MABN) come with the nonlinearity and the treatment of weights that their papers recommend.
@@ -21,7 +21,21 @@ MICROBATCH_SIZES = (64, 8, 4, 2, 1)
 # Of the comparisons with Batch Norm alone, or what it ends highest with on whole minibatches.
 COMMON_RATES = {"mlp": 0.1, "cnn": 0.3, "tiny": 0.03}
 # By configs/small_batch_normalizers_rates.py.
-OWN_RATES: dict[str, dict[str, float]] = {"mlp": {}, "cnn": {}, "tiny": {}}
+OWN_RATES: dict[str, dict[str, float]] = {
+    "mlp": {
+        "batch_norm": 0.1,
+        "batch_renorm": 0.1,
+        "group_norm": 0.3,
+        "group_norm standardized": 0.3,
+        "layer_norm": 0.1,
+        "filter_response_norm": 0.1,
+        "evonorm_s0": 0.3,
+        "moving_average_batch_norm": 0.3,
+        "none": 0.1,
+    },
+    "cnn": {},
+    "tiny": {},
+}
 
 
 def get_config(which: str = "mlp") -> ConfigDict:

@@ -109,7 +109,10 @@ def _measure(options: argparse.Namespace) -> None:
     runs: dict[str, Run] = {}
     for number, (name, config) in enumerate(configs.items(), 1):
         print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
-        runs[name] = _records(name, config, workdir / name, dataset)
+        try:
+            runs[name] = _records(name, config, workdir / name, dataset)
+        except DatasetError as error:  # of another set than MNIST
+            print(f"comparison {name} is left out: {error}", file=sys.stderr)
     here = here_and_now()
     evidence = {
         claim.id: [_evidence(one, runs, dataset, here) for one in claim.measurements]
@@ -239,8 +242,11 @@ def _evidence(
 ) -> "Evidence":
     """What a measurement gives; `here` says of one that reads no records where it is made."""
     from bnrepro.claims import Evidence
+    from bnrepro.report import statistics
 
     cli.end_if_told()  # some take seconds
+    if measurement.comparison and measurement.comparison not in runs:
+        return Evidence(statistics.estimate([]), 0.0, "")
     if measurement.comparison:
         run = runs[measurement.comparison]
         seconds, where = sum(run.provenance["seconds"].values()), run.provenance

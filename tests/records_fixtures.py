@@ -26,7 +26,10 @@ def small_run(workdir: Path, accuracy=ACCURACY, extra=(), **changes) -> Run:
         "batch_size": 60,
         "eval_every": 10,
         "preview": False,
-        "variants": {variant: {} for variant in variants},
+        "variants": {
+            variant: {"normalizer": {"name": "none" if variant == "plain" else variant}}
+            for variant in variants
+        },
         "baseline": "plain",
     }
     rows = [

@@ -1,6 +1,7 @@
 """Figures of a comparison, written as SVG and PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,22 @@ from bnrepro.records import FIGURES, Run, complete_file
 from bnrepro.report.statistics import FEWEST, estimate
 from bnrepro.report.summary import evaluations, failures
 
-# Okabe and Ito's colours, told apart by the colour-blind as well.
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# The same in all figures.
-_NORMALIZERS = {"plain": 0, "none": 0, "batch_norm": 1, "batch_renorm": 2, "group_norm": 3,
-                "layer_norm": 4}  # fmt: skip
+# The same in all figures. Okabe and Ito's colours, told apart by the colour-blind as well, come
+# first.
+_NORMALIZERS = {
+    "none": "#000000",
+    "batch_norm": "#0072B2",
+    "batch_renorm": "#D55E00",
+    "group_norm": "#009E73",
+    "layer_norm": "#CC79A7",
+    "evonorm_s0": "#E69F00",
+    "filter_response_norm": "#56B4E9",
+    "moving_average_batch_norm": "#8C510A",
+    "batch_norm_stop_gradient": "#882255",
+    "moving_average_norm": "#999999",
+}
+_COLOURS = tuple(_NORMALIZERS.values())[:7]
+_STYLES = ("-", "--", ":", "-.")
 _TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
 _LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
@@ -60,9 +72,7 @@ def accuracy_figure(
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
         for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
-            for variant, colour in coloured(names):
-                # Colours come again after the seventh line, then dashed and dotted.
-                style = ("-", "--", ":", "-.")[names.index(variant) // len(_COLOURS) % 4]
+            for variant, (colour, style) in looks(normalizers(run, names)).items():
                 _plot_mean(axes, accuracy, variant, style, colour, band)
             axes.set(xlabel="training steps")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -117,16 +127,19 @@ def accuracy_against_figure(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4), layout="constrained")
         axes = figure.subplots()
-        for title, colour in coloured(list(lines)):
+        named = {title: next(iter(points.values())) for title, points in lines.items()}
+        of = normalizers(run, named.values())
+        styles = looks({title: of[variant] for title, variant in named.items()})
+        for title, (colour, line_style) in styles.items():
             points = sorted(lines[title].items())
             numbers = [number for number, _ in points]
             means = 100 * np.array([finals[name].mean for _, name in points])
             ends = 100 * np.array([finals[name].ends for _, name in points])
             # Of what was trained once for all numbers, one line without points.
             once = len(set(lines[title].values())) == 1
-            style: dict[str, Any] = {"ls": ":"} if once else {"marker": "o", "ms": 3, "capsize": 2}
+            style: dict[str, Any] = {} if once else {"marker": "o", "ms": 3, "capsize": 2}
             bars = 0 if once else np.abs(ends.T - means)
-            axes.errorbar(numbers, means, bars, color=colour, label=title, **style)
+            axes.errorbar(numbers, means, bars, color=colour, ls=line_style, label=title, **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({number for points in lines.values() for number in points}))
         axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -185,7 +198,8 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
         panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
         for axes in panels[len(names) :]:
             axes.remove()
-        for axes, (variant, colour) in zip(panels, coloured(names), strict=False):
+        colours = looks(normalizers(run, names))
+        for axes, (variant, (colour, _)) in zip(panels, colours.items(), strict=False):
             percentiles = rows[rows["variant"] == variant].pivot(
                 index="step", columns="metric", values="value"
             )
@@ -202,12 +216,29 @@ def sigmoid_input_figure(run: Run) -> list[Path]:
         return save_figure(figure, run.workdir / FIGURES / "sigmoid_input")
 
 
-def coloured(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each with its colour: a normalizer's own, or by their order; after seven they come again."""
-    places = [_NORMALIZERS[name] for name in names if name in _NORMALIZERS]
-    if len(set(places)) < len(names):
-        places = list(range(len(names)))
-    return [(name, _COLOURS[i % len(_COLOURS)]) for name, i in zip(names, places, strict=True)]
+def normalizers(run: Run, variants: Iterable[str]) -> dict[str, str]:
+    """The normalizer of each variant."""
+    return {name: run.settings(name)["normalizer.name"] for name in variants}
+
+
+def looks(kinds: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Colour and line style of each name, given its normalizer.
+
+    A normalizer has its own colour; the second line of one is dashed, and so on.
+
+    With more than four of one, or an unknown one, all go by their order: seven colours, then the
+    same dashed, dotted, and both.
+    """
+    of_each = Counter(kinds.values())
+    if max(of_each.values(), default=0) <= len(_STYLES) and of_each.keys() <= _NORMALIZERS.keys():
+        return {
+            name: (_NORMALIZERS[kind], _STYLES[[*kinds.values()][:i].count(kind)])
+            for i, (name, kind) in enumerate(kinds.items())
+        }
+    return {
+        name: (_COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS) % len(_STYLES)])
+        for i, name in enumerate(kinds)
+    }
 
 
 def _lower_limit(percent: np.ndarray) -> float:

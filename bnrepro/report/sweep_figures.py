@@ -19,10 +19,10 @@ from bnrepro.report.entries import Entry
 from bnrepro.report.figures import (
     LOG_ERROR_LABEL,
     STYLE,
-    coloured,
     figure_title,
     from_accuracy,
     log_error_ticks,
+    looks,
     save_figure,
     set_log_error_scale,
     to_accuracy,
@@ -115,7 +115,7 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
         groups = by_normalizer(run, trials)
-        colours = coloured(list(groups))
+        colours = [(name, colour) for name, (colour, _) in looks({n: n for n in groups}).items()]
         several = colours if len(colours) > 1 else []
         legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
         # Trials below the axis, or without an accuracy, get a row per normalizer below it.

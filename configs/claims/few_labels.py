@@ -16,7 +16,7 @@ KINDS = ("iid batch_norm", "2x32 batch_norm", "2x32 batch_renorm", "2x128 batch_
 def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config, variants = small_batch.get_config(), non_iid.get_config().variants
-    shared(config, length, steps=(6_000, 1_500), evaluations=10)
+    shared(config, length, steps=(6_000, 1_000), evaluations=10)
     config.evaluation.minibatches = 100
     set_variants(config, {kind: variants[kind] for kind in KINDS})
     return config

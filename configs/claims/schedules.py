@@ -15,7 +15,7 @@ from configs.claims.common import names, set_variants, shared
 def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = small_batch.get_config()
-    shared(config, length, steps=(6_000, 1_500), evaluations=60)
+    shared(config, length, steps=(6_000, 1_020), evaluations=60)
     config.microbatch_size = 4
     variants = {}
     for name, share in (("paper", 1), ("short", 0.1), ("none", 0)):

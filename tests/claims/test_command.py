@@ -67,6 +67,22 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
     assert len(run.metrics) and [row["claim"] for row in ledger(folder)] == ["B8"] * 2
 
 
+def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkeypatch):
+    def load(name, *_, **__):
+        if name != "mnist":
+            raise data.DatasetError(f"{name} is not here")
+        return small_dataset()
+
+    monkeypatch.setattr(run_module, "load_dataset", load)
+    config = counterexamples.get_config()
+    config.dataset = "tiny"
+    monkeypatch.setattr(counterexamples, "get_config", lambda length: config)
+    claims.main(["--only=A3,B8", "--fast"])
+    assert "comparison counterexamples is left out: tiny is not here" in capsys.readouterr().err
+    rows = ledger(tmp_path / "runs" / "claims_fast")
+    assert [(row["n"], row["verdict"]) for row in rows[1:]] == [("0", "not settled")] * 2
+
+
 def test_an_unknown_claim_is_refused_with_the_nearest(tmp_path, capsys):
     assert mistake(capsys, "--only=B77").startswith("--only names no claim: 'B77'; did you mean B7")
     assert not list(tmp_path.iterdir())

@@ -108,12 +108,18 @@ def test_the_caption_explains_the_columns_there_are_and_no_others(tmp_path):
 
 
 def test_a_normalizer_has_the_same_colour_in_whatever_company():
-    alone = dict(figures.coloured(["batch_norm"]))
-    for company in (["batch_renorm", "batch_norm"], ["group_norm", "none", "batch_norm"]):
-        assert dict(figures.coloured(company))["batch_norm"] == alone["batch_norm"]
-    # Two names of one thing, or of others, go by their order.
-    for names in (["none", "plain"], ["batch_norm", "2x32 batch_norm"]):
-        assert len(dict(figures.coloured(names))) == len({*dict(figures.coloured(names)).values()})
+    alone = figures.looks({"x": "batch_norm"})["x"]
+    for company in ("batch_renorm", "none"):
+        assert figures.looks({"a": company, "b": "batch_norm"})["b"] == alone
+    # Its second line has the same colour and another style.
+    first, second = figures.looks({"x": "batch_norm", "2x32": "batch_norm"}).values()
+    assert first == alone and second[0] == alone[0] and second[1] != alone[1]
+
+
+@pytest.mark.parametrize("kind", ["batch_norm", "unknown"])
+def test_many_lines_of_one_kind_are_told_apart(kind):
+    found = figures.looks({str(i): kind for i in range(20)})
+    assert len(set(found.values())) == 20
 
 
 def test_markdown_and_terminal_show_the_same_cells(tmp_path):
