@@ -17,9 +17,8 @@ from ml_collections import ConfigDict, config_flags
 from bnrepro.comparison.keys import KEYS
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 # A mistake of the user's, as opposed to 1 for a fault of ours.
@@ -277,9 +276,21 @@ def run(
     overwrite: bool,
     trackers: "Sequence[Tracker]",
     *,
-    report: "Callable[[Run], None]",
+    report: "Callable[[Run], Report]",
 ) -> None:
-    """Runs the comparison and, in the process that writes, reports it."""
+    """Runs the comparison and, in the process that writes, writes and shows its report."""
+    result = train(config, workdir, overwrite, trackers)
+    if result is not None:
+        show(result, report(result))
+
+
+def train(
+    config: dict[str, Any],
+    workdir: Path,
+    overwrite: bool = False,
+    trackers: "Sequence[Tracker]" = (),
+) -> "Run | None":
+    """Runs the comparison, with a bar; returns its records in the process that writes."""
     import jax
 
     from bnrepro.comparison.run import run_comparison
@@ -295,9 +306,7 @@ def run(
             should_stop=_told.is_set,
         )
     end_if_told()
-    if writes:
-        report(result)
-        end_if_told()
+    return result if writes else None
 
 
 @contextmanager
@@ -332,19 +341,21 @@ def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[s
             bar.stop()
 
 
-def show(run: "Run", table: "pd.DataFrame", caption: str, paths: Sequence[Path]) -> None:
-    """Writes and shows the table, and says where everything was written."""
+def show(run: "Run", report: "Report") -> None:
+    """Writes and shows a report, and says where everything was written."""
     from rich.console import Console
 
-    from bnrepro.report.tables import print_table, write_markdown
+    from bnrepro.report.report import write
+    from bnrepro.report.tables import print_table
 
+    end_if_told()
+    write(run, report)
     end_if_told()  # figures take a while
-    write_markdown(run, table, caption)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    print_table(table, caption, console)
-    pictures = ", ".join(path.name for path in paths if path.suffix == ".png")
+    print_table(report.table, report.caption, console)
+    pictures = ", ".join(f"{picture.name}.png" for picture in report.pictures)
     print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
 
 

@@ -17,6 +17,7 @@ from experiments.non_iid import PAPER, SPLITS, summarize
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 
@@ -27,9 +28,10 @@ def main(
     cli.run(config, workdir, overwrite, trackers, report=report)
 
 
-def report(run: "Run") -> None:
-    """Writes and shows table and figures."""
+def report(run: "Run") -> "Report":
+    """Accuracies beside the paper's, curves of the deepest networks, and accuracy against depth."""
     from bnrepro.report import figures, tables
+    from bnrepro.report.report import Report
 
     depths = {name: len(run.settings(name)["model.hidden"]) for name in run.variants}
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
@@ -53,13 +55,14 @@ def report(run: "Run") -> None:
     curves = [name for name in run.variants if depths[name] == deepest]
     measured = set(run.metrics["split"])
     splits = {split: title for split, title in SPLITS.items() if split in measured}
-    paths = figures.accuracy_figure(run, curves, splits=splits)
+    pictures = [figures.accuracy_figure(run, curves, splits=splits)]
     if len(set(depths.values())) > 1:
         lines: dict[str, dict[int, str]] = {}
         for name, kind in kinds.items():
             lines.setdefault(kind, {})[depths[name]] = name
-        paths += figures.accuracy_against_figure(run, numbers, lines, "hidden layers")
-    cli.show(run, table.fillna(""), caption, paths)
+        against = figures.accuracy_against_figure(run, numbers, lines, "hidden layers")
+        pictures.append(against)
+    return Report(numbers, table.fillna(""), caption, pictures)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 # Accuracies that the table tells the steps to.
@@ -29,15 +30,15 @@ def main(
     cli.run(config, workdir, overwrite, trackers, report=report)
 
 
-def report(run: "Run") -> None:
-    """Writes and shows table and figures."""
+def report(run: "Run") -> "Report":
+    """Accuracies, steps to 95% and 97%, and figures (a) to (c)."""
     from bnrepro.report import figures, summary, tables
+    from bnrepro.report.report import Report
 
     numbers = summary.summarize(run, ACCURACIES)
     table = tables.comparison_table(run, numbers)
-    summary.write_summary(run, numbers)
-    paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
-    cli.show(run, table, tables.caption(run, table), paths)
+    pictures = [figures.accuracy_figure(run), figures.sigmoid_input_figure(run)]
+    return Report(numbers, table, tables.caption(run, table), pictures)
 
 
 if __name__ == "__main__":

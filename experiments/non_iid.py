@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.3; 4.1 for i.i.d.).
@@ -44,12 +45,15 @@ def main(
     cli.run(config, workdir, overwrite, trackers, report=report)
 
 
-def report(run: "Run") -> None:
-    """Writes and shows table and figures."""
+def report(run: "Run") -> "Report":
+    """Accuracies beside the paper's, and curves as in figure 3 of [BRN]."""
     from bnrepro.report import figures, tables
+    from bnrepro.report.report import Report
 
     # Everything is compared with Batch Norm on minibatches made the same way.
-    _, table = summarize(run, {name: f"{name.split()[0]} batch_norm" for name in run.variants})
+    numbers, table = summarize(
+        run, {name: f"{name.split()[0]} batch_norm" for name in run.variants}
+    )
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     caption = tables.caption(
@@ -66,16 +70,15 @@ def report(run: "Run") -> None:
     shown = [name for name in run.variants if name.startswith(("iid", "2x32"))] or run.variants
     measured = set(run.metrics["split"])
     splits = {split: title for split, title in SPLITS.items() if split in measured}
-    paths = figures.accuracy_figure(run, shown, splits=splits)
-    cli.show(run, table.fillna(""), caption, paths)
+    picture = figures.accuracy_figure(run, shown, splits=splits)
+    return Report(numbers, table.fillna(""), caption, [picture])
 
 
 def summarize(run: "Run", baselines: Mapping[str, str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """Writes the summary; returns it, and a table with the difference to each one's baseline."""
+    """The summary, and a table with the difference to each one's baseline."""
     from bnrepro.report import summary, tables
 
     numbers = summary.summarize(run, (), baselines)
-    summary.write_summary(run, numbers)
     table = tables.comparison_table(run, numbers)
     theirs = run.config["baseline"]
     table = table.drop(columns=f"steps to {theirs}'s best")

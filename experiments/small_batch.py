@@ -17,6 +17,7 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.1, 4.2): Batch Norm, Batch Renorm.
@@ -52,16 +53,16 @@ def main(
     cli.run(config, workdir, overwrite, trackers, report=report)
 
 
-def report(run: "Run") -> None:
-    """Writes and shows table and figures."""
+def report(run: "Run") -> "Report":
+    """Accuracy by microbatch size and normalizer, and Batch Renorm's lead over Batch Norm."""
     from bnrepro.report import figures, summary, tables
+    from bnrepro.report.report import Report
 
     variants = variants_by_size(run)
     renorm, norm = (variants.get(f"batch_{name}", {}) for name in ("renorm", "norm"))
     # Batch Renorm is compared with Batch Norm at the same size.
     baselines = {renorm[size]: norm[size] for size in renorm if size in norm}
     numbers = summary.summarize(run, (), baselines)
-    summary.write_summary(run, numbers)
 
     places = {
         (str(size), normalizer): name
@@ -89,11 +90,11 @@ def report(run: "Run") -> None:
     table = table.sort_index(key=lambda sizes: -sizes.astype(int)).fillna("")
     table = table.rename_axis("microbatch size")
     caption = tables.caption(run, table, *remarks)
-    paths = figures.accuracy_against_figure(run, numbers, variants, "microbatch size")
+    pictures = [figures.accuracy_against_figure(run, numbers, variants, "microbatch size")]
     curves = [names[CURVES_AT] for names in variants.values() if CURVES_AT in names]
     if curves:
-        paths += figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}")
-    cli.show(run, table, caption, paths)
+        pictures.append(figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}"))
+    return Report(numbers, table, caption, pictures)
 
 
 def variants_by_size(run: "Run") -> dict[str, dict[int, str]]:

@@ -20,6 +20,7 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 _SINGLE = "single"
@@ -37,19 +38,19 @@ def main(
     cli.run(config, workdir, overwrite, trackers, report=report)
 
 
-def report(run: "Run") -> None:
-    """Writes and shows table and figures."""
+def report(run: "Run") -> "Report":
+    """Each variant's accuracies, and its difference to the baseline."""
     from bnrepro.report import figures, summary, tables
+    from bnrepro.report.report import Report
 
     numbers = summary.summarize(run, ())
-    summary.write_summary(run, numbers)
     table = tables.comparison_table(run, numbers)
     if len(run.variants) == 1:
         table = table[["final, %", "seeds"]]
-    paths = figures.accuracy_figure(run)
+    pictures = [figures.accuracy_figure(run)]
     if (run.metrics["metric"] == "sigmoid_input/p50").any():
-        paths += figures.sigmoid_input_figure(run)
-    cli.show(run, table, tables.caption(run, table), paths)
+        pictures.append(figures.sigmoid_input_figure(run))
+    return Report(numbers, table, tables.caption(run, table), pictures)
 
 
 def _chosen(config: dict[str, Any]) -> dict[str, Any]:

@@ -199,9 +199,9 @@ def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset
             return run
     if name == _TIMED:
         return _timed(config, workdir, dataset)
-    runs: list[Run] = []
-    cli.run(config, workdir, False, (), report=runs.append)
-    return runs[0]
+    trained = cli.train(config, workdir)
+    assert trained is not None  # in one process
+    return trained
 
 
 def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":

@@ -24,6 +24,7 @@ from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.report.report import Report
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def _main() -> None:
                 run = None if discarded else collect(study, workdir, trackers)
         cli.end_if_told()
         if run is not None:
-            _report(run)
+            _show(run)
     except (ConfigError, SweepError, RecordsError, TrackerError) as error:
         cli.fail(error)
     except Preempted:
@@ -141,19 +142,28 @@ def _get_sweep(path: str) -> dict[str, Any]:
     return dict(varied)
 
 
-def _report(run: "Run") -> None:
-    from bnrepro.report import summary, sweep, tables
+def report(run: "Run") -> "Report":
+    """All trials, the best first, and accuracy against what was varied."""
+    from bnrepro.report import summary, sweep
+    from bnrepro.report.report import Report
     from bnrepro.report.sweep_figures import sweep_figures
+
+    table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
+    return Report(summary.summarize(run, ()), table, caption, sweep_figures(run))
+
+
+def _show(run: "Run") -> None:
+    from bnrepro.report import sweep
+    from bnrepro.report.report import write
+    from bnrepro.report.tables import print_table
     from bnrepro.sweep.progress import BEST
 
-    summary.write_summary(run, summary.summarize(run, ()))
-    table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
-    tables.write_markdown(run, table, caption)
-    drawn = sweep_figures(run)
+    _, table, caption, drawn = made = report(run)
+    write(run, made)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    tables.print_table(table.head(BEST), caption, console)
+    print_table(table.head(BEST), caption, console)
     if len(table) > BEST:
         print(f"These are the best {BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
     written = "Records, table and figures" if drawn else "Records and table"

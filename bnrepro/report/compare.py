@@ -67,7 +67,7 @@ def _list(
     for entry in entries:
         label = entry.labels(question.rows) or (entry.name if several else entry.variant,)
         labels.append((*label[:-1], label[-1] + _unfinished(entry)))
-        row = {_title(question): tables.mean_cell(entry.mean, _unit(question))}
+        row: dict[str, str] = {_title(question): tables.mean_cell(entry.mean, _unit(question))}
         if question.baseline is not None:
             row[f"{_when(question)} − {question.baseline}"] = differences[entry]
         if question.steps_to is not None:
@@ -110,7 +110,7 @@ def _pivot(
 
 
 def _cell(entry: Entry, question: Question, difference: str, seeds: bool) -> str:
-    text = tables.mean_cell(entry.mean, _unit(question))
+    text: str = tables.mean_cell(entry.mean, _unit(question))
     if question.baseline is not None:
         text += f" ({'baseline' if entry.is_baseline else difference})"
     return text + (f", seeds: {_seeds(entry)}" if seeds else "") + _unfinished(entry)

@@ -1,9 +1,10 @@
-"""Figures of a comparison, written as SVG and PNG."""
+"""Figures of a comparison, drawn when they are shown or written."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
-from bnrepro.records import FIGURES, Run, complete_file
+from bnrepro.records import Run, complete_file
 from bnrepro.report.statistics import FEWEST, estimate
 from bnrepro.report.summary import evaluations, failures
 
@@ -47,12 +48,26 @@ STYLE: dict[Any, Any] = {
 }
 
 
+class Picture(NamedTuple):
+    """A figure.
+
+    Attributes:
+      name: of its files.
+      alt: what it shows, in words.
+      draw: draws it, in the style that is set.
+    """
+
+    name: str
+    alt: str
+    draw: Callable[[], Figure]
+
+
 def accuracy_figure(
     run: Run,
     variants: Sequence[str] | None = None,
     name: str = "accuracy",
     splits: Mapping[str, str] = _TEST,
-) -> list[Path]:
+) -> Picture:
     """Accuracy against steps, mean and 95% interval over seeds, of all or some variants.
 
     Runs that diverged are at chance from the start.
@@ -64,31 +79,35 @@ def accuracy_figure(
       splits: what to show, a panel each, with its title.
     """
     names = run.variants if variants is None else list(variants)
+    alt = f"Lines of accuracy in percent against training steps: {', '.join(splits.values())}."
+    return Picture(name, alt, partial(_draw_accuracy, run, names, splits))
+
+
+def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) -> Figure:
     tables = {title: _accuracy(run, split, names) for split, title in splits.items()}
     seeds = next(iter(tables.values())).columns.get_level_values("seed").nunique()
     band = seeds > 1 and len(names) <= len(_COLOURS)
-    with mpl.rc_context(STYLE):
-        size = (4.4 * len(splits) + 2 * (len(splits) == 1), 4)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-        for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
-            for variant, (colour, style) in looks(normalizers(run, names)).items():
-                _plot_mean(axes, accuracy, variant, style, colour, band)
-            axes.set(xlabel="training steps")
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            if len(splits) > 1:
-                axes.set_title(title, fontsize=9)
-        # The start, near chance, would flatten all that follows.
-        panels[0].set_ylim(min(_lower_limit(t.to_numpy()) for t in tables.values()), 100)
-        panels[0].set(ylabel=next(iter(splits.values())) if len(splits) == 1 else "accuracy, %")
-        panels[-1].legend(
-            loc="lower right", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
-        )
-        text = f"{seeds} seed{'s' * (seeds > 1)}"
-        if band:
-            text += f", band: {_ends(seeds)}"
-        figure.suptitle(figure_title(run, text), fontsize=9)
-        return save_figure(figure, run.workdir / FIGURES / name)
+    size = (4.4 * len(splits) + 2 * (len(splits) == 1), 4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
+        for variant, (colour, style) in looks(normalizers(run, names)).items():
+            _plot_mean(axes, accuracy, variant, style, colour, band)
+        axes.set(xlabel="training steps")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if len(splits) > 1:
+            axes.set_title(title, fontsize=9)
+    # The start, near chance, would flatten all that follows.
+    panels[0].set_ylim(min(_lower_limit(t.to_numpy()) for t in tables.values()), 100)
+    panels[0].set(ylabel=next(iter(splits.values())) if len(splits) == 1 else "accuracy, %")
+    panels[-1].legend(
+        loc="lower right", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
+    )
+    text = f"{seeds} seed{'s' * (seeds > 1)}"
+    if band:
+        text += f", band: {_ends(seeds)}"
+    figure.suptitle(figure_title(run, text), fontsize=9)
+    return figure
 
 
 def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
@@ -121,37 +140,44 @@ def _ends(seeds: int) -> str:
 
 def accuracy_against_figure(
     run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
-) -> list[Path]:
+) -> Picture:
     """Final accuracy against a number: a line a title, {title: {number: variant}}."""
+    alt = f"Final test accuracy in percent against {xlabel}, one line each: {', '.join(lines)}."
+    draw = partial(_draw_accuracy_against, run, summary, lines, xlabel)
+    return Picture("accuracy_against", alt, draw)
+
+
+def _draw_accuracy_against(
+    run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
+) -> Figure:
     finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 4), layout="constrained")
-        axes = figure.subplots()
-        named = {title: next(iter(points.values())) for title, points in lines.items()}
-        of = normalizers(run, named.values())
-        styles = looks({title: of[variant] for title, variant in named.items()})
-        for title, (colour, line_style) in styles.items():
-            points = sorted(lines[title].items())
-            numbers = [number for number, _ in points]
-            means = 100 * np.array([finals[name].mean for _, name in points])
-            ends = 100 * np.array([finals[name].ends for _, name in points])
-            # Of what was trained once for all numbers, one line without points.
-            once = len(set(lines[title].values())) == 1
-            style: dict[str, Any] = {} if once else {"marker": "o", "ms": 3, "capsize": 2}
-            bars = 0 if once else np.abs(ends.T - means)
-            axes.errorbar(numbers, means, bars, color=colour, ls=line_style, label=title, **style)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted({number for points in lines.values() for number in points}))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        shown = [variant for points in lines.values() for variant in points.values()]
-        errors = np.nan_to_num([100 - 100 * finals[name].mean for name in shown], nan=50)
-        set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
-        axes.set(xlabel=xlabel, ylabel=LOG_ERROR_LABEL)
-        figure.legend(loc="outside right upper")
-        fewest = min(finals[name].n for name in shown)
-        text = f"{run.config['steps']:,} steps, bars: {_ends(fewest)} over seeds"
-        axes.set_title(figure_title(run, text), fontsize=9)
-        return save_figure(figure, run.workdir / FIGURES / "accuracy_against")
+    figure = Figure(figsize=(7.4, 4), layout="constrained")
+    axes = figure.subplots()
+    named = {title: next(iter(points.values())) for title, points in lines.items()}
+    of = normalizers(run, named.values())
+    styles = looks({title: of[variant] for title, variant in named.items()})
+    for title, (colour, line_style) in styles.items():
+        points = sorted(lines[title].items())
+        numbers = [number for number, _ in points]
+        means = 100 * np.array([finals[name].mean for _, name in points])
+        ends = 100 * np.array([finals[name].ends for _, name in points])
+        # Of what was trained once for all numbers, one line without points.
+        once = len(set(lines[title].values())) == 1
+        style: dict[str, Any] = {} if once else {"marker": "o", "ms": 3, "capsize": 2}
+        bars = 0 if once else np.abs(ends.T - means)
+        axes.errorbar(numbers, means, bars, color=colour, ls=line_style, label=title, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({number for points in lines.values() for number in points}))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    shown = [variant for points in lines.values() for variant in points.values()]
+    errors = np.nan_to_num([100 - 100 * finals[name].mean for name in shown], nan=50)
+    set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
+    axes.set(xlabel=xlabel, ylabel=LOG_ERROR_LABEL)
+    figure.legend(loc="outside right upper")
+    fewest = min(finals[name].n for name in shown)
+    text = f"{run.config['steps']:,} steps, bars: {_ends(fewest)} over seeds"
+    axes.set_title(figure_title(run, text), fontsize=9)
+    return figure
 
 
 def set_log_error_scale(axes: Axes, low: float, high: float) -> None:
@@ -183,37 +209,42 @@ def to_accuracy(height: np.ndarray) -> np.ndarray:
     return 100 - np.exp(-height)
 
 
-def sigmoid_input_figure(run: Run) -> list[Path]:
+def sigmoid_input_figure(run: Run) -> Picture:
     """Figures (b, c): percentiles of one sigmoid's input over training, a panel a variant."""
+    alt = (
+        "The 15th, 50th and 85th percentile of the input to one sigmoid of the last hidden layer, "
+        f"against training steps, one panel each: {', '.join(run.variants)}."
+    )
+    return Picture("sigmoid_input", alt, partial(_draw_sigmoid_input, run))
+
+
+def _draw_sigmoid_input(run: Run) -> Figure:
     seed = run.config["first_seed"]
     rows = run.metrics[
         (run.metrics["seed"] == seed) & run.metrics["metric"].str.startswith("sigmoid_input/")
     ]
-    with mpl.rc_context(STYLE):
-        names = run.variants
-        columns = min(len(names), 4)
-        rows_of_panels = -(-len(names) // columns)
-        size = (2.8 * columns + 0.6, 2.8 * rows_of_panels + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
-        for axes in panels[len(names) :]:
-            axes.remove()
-        colours = looks(normalizers(run, names))
-        for axes, (variant, (colour, _)) in zip(panels, colours.items(), strict=False):
-            percentiles = rows[rows["variant"] == variant].pivot(
-                index="step", columns="metric", values="value"
-            )
-            for metric, style in zip(percentiles.columns, ("--", "-", "--"), strict=False):
-                axes.plot(percentiles.index, percentiles[metric], style, color=colour, lw=1.2)
-            axes.set_title(variant)
-            axes.set_xlabel("training steps")
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        panels[0].set_ylabel("input to the sigmoid")
-        title = (
-            "15th, 50th and 85th percentile over the test set, first unit of the last hidden layer"
+    names = run.variants
+    columns = min(len(names), 4)
+    rows_of_panels = -(-len(names) // columns)
+    size = (2.8 * columns + 0.6, 2.8 * rows_of_panels + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.remove()
+    colours = looks(normalizers(run, names))
+    for axes, (variant, (colour, _)) in zip(panels, colours.items(), strict=False):
+        percentiles = rows[rows["variant"] == variant].pivot(
+            index="step", columns="metric", values="value"
         )
-        figure.suptitle(figure_title(run, f"{title}, seed {seed}"), fontsize=9)
-        return save_figure(figure, run.workdir / FIGURES / "sigmoid_input")
+        for metric, style in zip(percentiles.columns, ("--", "-", "--"), strict=False):
+            axes.plot(percentiles.index, percentiles[metric], style, color=colour, lw=1.2)
+        axes.set_title(variant)
+        axes.set_xlabel("training steps")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].set_ylabel("input to the sigmoid")
+    title = "15th, 50th and 85th percentile over the test set, first unit of the last hidden layer"
+    figure.suptitle(figure_title(run, f"{title}, seed {seed}"), fontsize=9)
+    return figure
 
 
 def normalizers(run: Run, variants: Iterable[str]) -> dict[str, str]:
@@ -254,16 +285,18 @@ def figure_title(run: Run, text: str) -> str:
     return ", ".join([*marks, run.provenance["dataset"], text])
 
 
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
+def save(picture: Picture, folder: Path) -> list[Path]:
     """Writes a figure as SVG and PNG.
 
     Raises:
       RecordsError: it cannot be written.
     """
-    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
-    for path in paths:
-        with complete_file(path) as beside:
-            # A date would make two equal figures differ.
-            metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(beside, format=path.suffix[1:], dpi=150, metadata=metadata)
+    paths = [folder / f"{picture.name}{suffix}" for suffix in (".svg", ".png")]
+    with mpl.rc_context(STYLE):
+        figure = picture.draw()
+        for path in paths:
+            with complete_file(path) as beside:
+                # A date would make two equal figures differ.
+                metadata = {"Date": None} if path.suffix == ".svg" else None
+                figure.savefig(beside, format=path.suffix[1:], dpi=150, metadata=metadata)
     return paths

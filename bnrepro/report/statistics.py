@@ -6,7 +6,7 @@ the same. Three values are the fewest that have either: the spread of two tells 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -29,6 +29,7 @@ class Estimate:
       n: how many values there are; in a difference without pairs, in the smaller sample.
       standard_error: of the mean; NaN where there are too few values.
       df: the degrees of freedom of its Student's t distribution.
+      sample: the values, in the order of seeds; none in a difference without pairs.
     """
 
     mean: float
@@ -37,6 +38,7 @@ class Estimate:
     n: int
     standard_error: float = math.nan
     df: float = math.nan
+    sample: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def has_interval(self) -> bool:
@@ -79,7 +81,8 @@ def estimate(values: Sequence[float] | np.ndarray | pd.Series) -> Estimate:
     n = len(sample)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    found = Estimate(float(sample.mean()), float(sample.min()), float(sample.max()), n)
+    ends = float(sample.min()), float(sample.max())
+    found = Estimate(float(sample.mean()), *ends, n, sample=tuple(sample.tolist()))
     if n < FEWEST:
         return found
     return replace(found, standard_error=float(sample.std(ddof=1)) / math.sqrt(n), df=n - 1)

@@ -36,7 +36,7 @@ def sweep_table(run: Run) -> pd.DataFrame:
             "seeds": seeds_cell(trial.trained + trial.diverged, trial.diverged),
             "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
 
 
 def sweep_caption(run: Run) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -14,16 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from bnrepro.records import FIGURES, Run, choosing_split
+from bnrepro.records import Run, choosing_split
 from bnrepro.report.entries import Entry
 from bnrepro.report.figures import (
     LOG_ERROR_LABEL,
-    STYLE,
+    Picture,
     figure_title,
     from_accuracy,
     log_error_ticks,
     looks,
-    save_figure,
     set_log_error_scale,
     to_accuracy,
 )
@@ -52,27 +51,33 @@ _WITHOUT_FINAL: dict[str, dict[str, Any]] = {
 }
 
 
-def sweep_figures(run: Run) -> list[Path]:
-    """Draws accuracy against each varied number, a heat map of two, and parallel coordinates.
+def sweep_figures(run: Run) -> list[Picture]:
+    """Accuracy against each varied number, a heat map of two, and parallel coordinates.
 
-    Parallel coordinates are drawn for three or more varied keys, or if none of them is a number.
-
-    Raises:
-      RecordsError: a figure cannot be written.
+    Parallel coordinates are for three or more varied keys, or where none of them is a number.
     """
     # Of a trial that was not even evaluated, there is nothing to draw.
     trials = [trial for trial in trials_of(run) if trial.mean.n]
     varied = varied_of(run)
     numbers = [key for key, values in varied.items() if are_numbers(values)]
-    paths: list[Path] = []
-    if trials:
-        for key in numbers:
-            paths += _accuracy_against(run, trials, key)
-        if len(numbers) == 2:
-            paths += _heat_map(run, trials, numbers)
-        if len(varied) > 2 or (varied and not numbers):
-            paths += _parallel_coordinates(run, trials)
-    return paths
+    if not trials:
+        return []
+    pictures = [
+        Picture(
+            f"accuracy_against_{key.replace('.', '_')}",
+            f"Final accuracy in percent against {key}: a dot for each trial.",
+            partial(_accuracy_against, run, trials, key),
+        )
+        for key in numbers
+    ]
+    if len(numbers) == 2:
+        alt = f"Final accuracy in percent, by colour, against {numbers[0]} and {numbers[1]}."
+        pictures.append(Picture("heat_map", alt, partial(_heat_map, run, trials, numbers)))
+    if len(varied) > 2 or (varied and not numbers):
+        alt = f"A line for each trial through its {', '.join(varied)} and its final accuracy."
+        draw = partial(_parallel_coordinates, run, trials)
+        pictures.append(Picture("parallel_coordinates", alt, draw))
+    return pictures
 
 
 def _recurs(run: Run, key: str) -> bool:
@@ -94,7 +99,7 @@ def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
     return max(0, 100 - 1.2 * min(errors.max(), 10 * best)), 100 - 0.8 * best
 
 
-def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]:
+def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
     """One dot per trial, one colour and line per normalizer."""
     varied = varied_of(run)
     axis, (low, high) = axis_of(varied[key]), _limits(trials)
@@ -111,33 +116,31 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> list[Path]
     through = "the best trial at each value" if others else "all trials"
     if others and not _recurs(run, key):
         group, through = part, f"the best trial in each of {_PARTS} parts of the axis"
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = figure.subplots()
-        groups = by_normalizer(run, trials)
-        colours = [(name, colour) for name, (colour, _) in looks({n: n for n in groups}).items()]
-        several = colours if len(colours) > 1 else []
-        legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
-        # Trials below the axis, or without an accuracy, get a row per normalizer below it.
-        outside = any(not percent(trial) >= low for trial in trials)
-        row = 0.035 * outside
-        for i, (name, colour) in enumerate(colours):
-            members = sorted(groups[name], key=place)
-            _draw_line(axes, _best_of_each(members, group), place, low, colour, bars)
-            legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
-        axis.apply(axes, "x")
-        set_log_error_scale(axes, low, high)
-        if outside:
-            axes.axhline(low, color="black", lw=0.8)
-            ends = from_accuracy(np.array([low, high]))
-            share = row * len(colours)
-            axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
-        axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", choosing_split(run.config)))
-        _legend_below(figure, legend)
-        text = f"line through {through}" + ", bars: 95% interval over seeds" * bars
-        axes.set_title(_about(run, trials, text), fontsize=9)
-        stem = f"accuracy_against_{key.replace('.', '_')}"
-        return save_figure(figure, run.workdir / FIGURES / stem)
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    groups = by_normalizer(run, trials)
+    colours = [(name, colour) for name, (colour, _) in looks({n: n for n in groups}).items()]
+    several = colours if len(colours) > 1 else []
+    legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
+    # Trials below the axis, or without an accuracy, get a row per normalizer below it.
+    outside = any(not percent(trial) >= low for trial in trials)
+    row = 0.035 * outside
+    for i, (name, colour) in enumerate(colours):
+        members = sorted(groups[name], key=place)
+        _draw_line(axes, _best_of_each(members, group), place, low, colour, bars)
+        legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
+    axis.apply(axes, "x")
+    set_log_error_scale(axes, low, high)
+    if outside:
+        axes.axhline(low, color="black", lw=0.8)
+        ends = from_accuracy(np.array([low, high]))
+        share = row * len(colours)
+        axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
+    axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", choosing_split(run.config)))
+    _legend_below(figure, legend)
+    text = f"line through {through}" + ", bars: 95% interval over seeds" * bars
+    axes.set_title(_about(run, trials, text), fontsize=9)
+    return figure
 
 
 def _best_of_each(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[Entry | None]:
@@ -197,7 +200,7 @@ def _draw_dots(
     return legend
 
 
-def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Path]:
+def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> Figure:
     """One panel per normalizer, with a cell per pair of numbers if these recur, else dots.
 
     Args:
@@ -213,7 +216,7 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
     columns = math.ceil(len(panels) / rows)
     width, height = (0.55 * len(numbers[key]) if in_cells else 2.8 for key in keys)
     size = (max(width, 2.2) * columns + 1.6, max(height, 1.6) * rows + 1.2)
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with mpl.rc_context({"axes.grid": False}):
         figure = Figure(figsize=size, layout="constrained")
         places = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in places[len(panels) :]:
@@ -241,7 +244,7 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> list[Pa
         shared = in_cells and varied.keys() - {*keys, NORMALIZER}
         text = "a cell: the best of its trials" if shared else ""
         figure.suptitle(_about(run, trials, text), fontsize=9)
-        return save_figure(figure, run.workdir / FIGURES / "heat_map")
+        return figure
 
 
 def _cells(
@@ -319,7 +322,7 @@ def _points(
     return legend
 
 
-def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
+def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> Figure:
     """One line per trial over an axis per varied key and one for accuracy, which colours it."""
     along = {key: axis_of(values) for key, values in varied_of(run).items()}
     low, high = _limits(finished_trials(trials))
@@ -327,7 +330,7 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
     # The best tenth, but not too many to follow.
     whole = [trial for trial in finished_trials(trials) if not trial.diverged]
     thick = min(5, math.ceil(len(whole) / 10))
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with mpl.rc_context({"axes.grid": False}):
         figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
         axes = figure.subplots()
         legend = _lines(axes, trials, along, colours, thick)
@@ -350,7 +353,7 @@ def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> list[Path]:
         _legend_below(figure, legend)
         text = f"thick: the best {thick}; of equal choices, the better lie higher" if thick else ""
         axes.set_title(_about(run, trials, text), fontsize=9)
-        return save_figure(figure, run.workdir / FIGURES / "parallel_coordinates")
+        return figure
 
 
 def _lines(

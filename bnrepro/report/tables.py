@@ -53,7 +53,8 @@ def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
     for variant, row in rows.items():
         seeds = cells.loc[(variant, "final"), "estimate"].n
         row["seeds"] = seeds_cell(seeds, int((failed == variant).sum()))
-    return pd.DataFrame.from_dict(rows, orient="index")
+    # As objects: pandas would make plain strings of them.
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
 
 
 def pivot_table(summary: pd.DataFrame, places: Mapping[tuple[str, str], str]) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def pivot_table(summary: pd.DataFrame, places: Mapping[tuple[str, str], str]) ->
     rows: dict[str, dict[str, str]] = {}
     for (row, column), variant in places.items():
         rows.setdefault(row, {})[column] = mean_cell(finals[variant])
-    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=object).fillna("")
 
 
 def differences(summary: pd.DataFrame, variants: Sequence[str]) -> dict[str, str]:
@@ -182,20 +183,42 @@ class Unit(NamedTuple):
 PERCENT, STEPS, NUMBER = Unit(100, ".2f"), Unit(1, ",.0f"), Unit(1, ".4g")
 
 
-def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "") -> str:
-    """For example "97.92 ± 0.05", "97.50 (97.40 to 97.60)" of two values, or "97.50" of one."""
+class Cell(str):
+    """A number in a table.
+
+    Attributes:
+      seeds: the values that it is the mean of, in the order of seeds; "" of none.
+    """
+
+    seeds: str
+
+    def __new__(cls, text: str, seeds: str = "") -> "Cell":
+        """The text, with its seeds."""
+        cell = super().__new__(cls, text)
+        cell.seeds = seeds
+        return cell
+
+
+def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "", marks: str = "") -> Cell:
+    """For example "97.92 ± 0.05", "97.50 (97.40 to 97.60)" of two values, or "97.50" of one.
+
+    Marks follow.
+    """
+
+    def shown(number: float, sign: str = sign) -> str:
+        return format(unit.scale * number, sign + unit.form)
+
     if mean.n == 0:
-        return MISSING
-    text, *ends = (
-        format(unit.scale * number, sign + unit.form)
-        for number in (mean.mean, mean.minimum, mean.maximum)
-    )
+        return Cell(MISSING)
+    text = shown(mean.mean)
     if mean.has_interval:
-        return f"{text} ± {format(unit.scale * (mean.ci95_high - mean.mean), unit.form)}"
-    return text if mean.n == 1 else f"{text} ({' to '.join(ends)})"
+        text += f" ± {shown(mean.ci95_high - mean.mean, '')}"
+    elif mean.n > 1:
+        text += f" ({shown(mean.minimum)} to {shown(mean.maximum)})"
+    return Cell(text + marks, ", ".join(map(shown, mean.sample)))
 
 
-def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> list[str]:
+def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> list[Cell]:
     """For example "+0.25 ± 0.14*", with * where the interval excludes zero.
 
     Of several differences, ** where that survives Holm's correction over all of them.
@@ -203,7 +226,7 @@ def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> l
     p_values = [one.p_value() for one in differences]
     several = sum(one.has_interval for one in differences) > 1
     return [
-        mean_cell(one, unit, "+") + "*" * ((p_value < LEVEL) + (several and adjusted < LEVEL))
+        mean_cell(one, unit, "+", "*" * ((p_value < LEVEL) + (several and adjusted < LEVEL)))
         for one, p_value, adjusted in zip(differences, p_values, holm(p_values), strict=True)
     ]
 
@@ -214,7 +237,7 @@ def steps_cell(steps: Estimate, of: int) -> str:
         return MISSING
     if steps.n == 0:
         return "never"
-    return mean_cell(steps, STEPS) + (f" ({steps.n} of {of})" if steps.n < of else "")
+    return mean_cell(steps, STEPS, marks=f" ({steps.n} of {of})" if steps.n < of else "")
 
 
 def seeds_cell(seeds: int, diverged: int) -> str:

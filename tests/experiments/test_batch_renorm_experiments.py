@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from matplotlib.figure import Figure
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.keys import ConfigError
@@ -72,11 +73,11 @@ def test_small_batch_refuses_two_variants_in_one_place_of_its_table(tmp_path):
 
 
 def test_non_iid_draws_whatever_a_config_compares(tmp_path, monkeypatch):
-    drawn = []
+    drawn, picture = [], figures.Picture("accuracy", "", Figure)
     monkeypatch.setattr(
         figures,
         "accuracy_figure",
-        lambda run, names, splits: drawn.append((names, list(splits))) or [],
+        lambda run, names, splits: drawn.append((names, list(splits))) or picture,
     )
     config = shrunk(small_batch_config, ["batch_norm 64", "none"])
     non_iid.main(config, tmp_path / "w", False, ())

@@ -139,7 +139,8 @@ def test_markdown_and_terminal_show_the_same_cells(tmp_path):
 def test_figures_are_written_as_svg_and_png_and_not_empty(tmp_path, seeds):
     few = {key: value for key, value in ACCURACY.items() if key[1] < seeds}
     run = small_run(tmp_path, few, seeds=seeds)
-    paths = figures.accuracy_figure(run) + figures.sigmoid_input_figure(run)
+    pictures = figures.accuracy_figure(run), figures.sigmoid_input_figure(run)
+    paths = [path for picture in pictures for path in figures.save(picture, tmp_path)]
     assert [path.name for path in paths] == [
         "accuracy.svg",
         "accuracy.png",
@@ -158,8 +159,9 @@ def test_figures_are_written_as_svg_and_png_and_not_empty(tmp_path, seeds):
 
 
 def test_the_same_records_give_the_same_figure_to_the_last_byte(tmp_path):
+    run = small_run(tmp_path)
     first, second = (
-        figures.accuracy_figure(small_run(tmp_path / name))[0].read_bytes() for name in "ab"
+        figures.save(figures.accuracy_figure(run), tmp_path / name)[0].read_bytes() for name in "ab"
     )
     assert first == second
 
@@ -183,14 +185,16 @@ def test_what_else_was_evaluated_has_a_column(tmp_path):
 def test_each_split_has_a_panel(tmp_path):
     run = small_run(tmp_path, extra=TRAINING_SET)
     splits = {"test": "test set", "train_set": "training set"}
-    svg, png = figures.accuracy_figure(run, ["plain"], splits=splits)
-    assert imread(png).shape[1] > imread(figures.accuracy_figure(run, ["plain"])[1]).shape[1]
+    one = figures.save(figures.accuracy_figure(run, ["plain"], "one"), tmp_path)
+    svg, png = figures.save(figures.accuracy_figure(run, ["plain"], splits=splits), tmp_path)
+    assert imread(png).shape[1] > imread(one[1]).shape[1]
     assert svg.stat().st_size > 5_000
 
 
 def test_accuracy_against_a_number_is_drawn_with_a_line_a_title(tmp_path):
     run = small_run(tmp_path)
     lines = {"one": {2: "plain", 4: "plain"}, "other": {4: "batch_norm"}}
-    paths = figures.accuracy_against_figure(run, summarize(run, ()), lines, "size")
+    picture = figures.accuracy_against_figure(run, summarize(run, ()), lines, "size")
+    paths = figures.save(picture, tmp_path)
     assert [path.name for path in paths] == ["accuracy_against.svg", "accuracy_against.png"]
     assert imread(paths[1]).std() > 0.01
