@@ -47,7 +47,10 @@ def report(run: "Run") -> "Report":
     table = tables.comparison_table(run, numbers)
     if len(run.variants) == 1:
         table = table[["final, %", "seeds"]]
-    pictures = [figures.accuracy_figure(run)]
+    pictures = []
+    # Of one evaluation there is no curve.
+    if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:
+        pictures.append(figures.accuracy_figure(run))
     if (run.metrics["metric"] == "sigmoid_input/p50").any():
         pictures.append(figures.sigmoid_input_figure(run))
     return Report(numbers, table, tables.caption(run, table), pictures)

@@ -118,8 +118,8 @@ def _measure(options: argparse.Namespace) -> None:
         claim.id: [_evidence(one, runs, dataset, here) for one in claim.measurements]
         for claim in claims
     }
-    ledger = make_ledger(claims, evidence, _registered(claims))
-    table, text = claims_table(claims, ledger), caption(ledger, dataset.name, fast=options.fast)
+    ledger = make_ledger(claims, evidence, _registered(claims), fast=options.fast)
+    table, text = claims_table(claims, ledger), caption(ledger)
     with complete_file(workdir / "ledger.csv") as path:
         ledger.to_csv(path, index=False)
     with complete_file(workdir / "ledger.md") as path:

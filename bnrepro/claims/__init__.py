@@ -9,7 +9,10 @@ from bnrepro.claims.ledger import (
     caption,
     claims_table,
     combined,
+    cost,
     make_ledger,
+    read_ledger,
+    reading,
 )
 from bnrepro.claims.registration import fingerprint
 from bnrepro.claims.training import TRAINING
@@ -27,6 +30,9 @@ __all__ = [
     "caption",
     "claims_table",
     "combined",
+    "cost",
     "fingerprint",
     "make_ledger",
+    "read_ledger",
+    "reading",
 ]

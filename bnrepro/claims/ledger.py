@@ -2,16 +2,23 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from bnrepro.claims.claim import Claim
+from bnrepro.records import RecordsError
 from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
+from bnrepro.report.tables import Cell
 
+_NUMBERS = (
+    "mean", "ci95_low", "ci95_high", "n", "low", "high", "p_value", "p_holm", "core_minutes",
+)  # fmt: skip
 COLUMNS = (
     "claim", "measurement", "comparison", "mean", "ci95_low", "ci95_high", "n", "low", "high",
     "p_value", "p_holm", "verdict", "core_minutes", "fingerprint", "registered", "commit",
+    "length", "values",
 )  # fmt: skip
 
 
@@ -40,6 +47,8 @@ def make_ledger(
     claims: Sequence[Claim],
     evidence: Mapping[str, Sequence[Evidence]],
     registered: Mapping[str, Registered],
+    *,
+    fast: bool = False,
 ) -> pd.DataFrame:
     """One row a measurement, with the columns `COLUMNS`.
 
@@ -50,6 +59,7 @@ def make_ledger(
       claims: those of the ledger.
       evidence: by id, one for each measurement.
       registered: by id.
+      fast: whether these are the shorter comparisons.
     """
     rows: list[dict[str, Any]] = []
     for claim in claims:
@@ -71,6 +81,8 @@ def make_ledger(
                 **registered[claim.id]._asdict(),
             }
             row["registered"] = row.pop("commit")
+            row["length"] = "fast" if fast else "full"
+            row["values"] = " ".join(f"{value:.6g}" for value in estimate.sample)
             rows.append(row | {"commit": found.commit, "rule": rule, "estimate": estimate})
     ledger = pd.DataFrame(rows)
     ledger["p_holm"] = holm(ledger["p_value"].to_list())
@@ -97,8 +109,6 @@ def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for claim in claims:
         lines: Any = ledger[ledger["claim"] == claim.id].to_dict("records")
-        # Measurements of one comparison share its cost.
-        costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(lines)}
         commits = {line["commit"][:7] for line in lines}
         registered = str(lines[0]["registered"])[:7] or "not registered"
         rows[claim.id] = {
@@ -107,19 +117,25 @@ def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
             "papers": claim.papers or "–",
             "measured": "\n".join(map(_line, lines)),
             "verdict": str(combined(line["verdict"] for line in lines)),
-            "core-minutes": f"{sum(costs.values()):.1f}",
+            "core-minutes": f"{cost(lines):.1f}",
             "registered, run": f"{registered}, {' '.join(sorted(commits))}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("id")
 
 
-def caption(ledger: pd.DataFrame, dataset: str, *, fast: bool) -> str:
+def cost(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Core-minutes of a claim, from its rows: measurements of one comparison share its cost."""
+    costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(lines)}
+    return float(sum(costs.values()))
+
+
+def caption(ledger: pd.DataFrame) -> str:
     """What the numbers of the table are, and what to beware of."""
     trained = ledger["comparison"] != ""
     minutes = ledger[trained].drop_duplicates("comparison")["core_minutes"].sum()
     minutes += ledger.loc[~trained, "core_minutes"].sum()
     notes = [
-        f"Measured on {dataset}: means over n seeds with 95% confidence intervals (Student's t)",
+        "Means over n seeds with 95% confidence intervals (Student's t)",
         "then what the claim says of the mean, and the p-value adjusted by Holm's method over the "
         f"{ledger['p_holm'].notna().sum()} tests of this ledger; exact: computed without sampling "
         "error, no test",
@@ -127,29 +143,78 @@ def caption(ledger: pd.DataFrame, dataset: str, *, fast: bool) -> str:
         f"{minutes:.1f} core-minutes in all, which claims that read the same comparison share",
     ]
     text = "; ".join(notes) + "."
+    fast = (ledger["length"] == "fast").any()
     return f"FAST: shorter runs of fewer seeds. {text}" if fast else text
 
 
 def rule_text(rule: Rule) -> str:
     """A rule in words, as in "above 0.5"."""
     if math.isinf(rule.high):
-        return f"above {rule.low:g}"
+        return f"above {rule.low:.3g}"
     if math.isinf(rule.low):
-        return f"below {rule.high:g}"
-    return f"between {rule.low:g} and {rule.high:g}"
+        return f"below {rule.high:.3g}"
+    return f"between {rule.low:.3g} and {rule.high:.3g}"
 
 
-def _line(line: Mapping[str, Any]) -> str:
-    """As in "difference, points: 0.25 [0.11, 0.39], n = 10; above 0, p < 0.001: holds"."""
+class Reading(NamedTuple):
+    """A row of the ledger as a person reads it.
+
+    Attributes:
+      number: as in "0.25 [0.11, 0.39], n = 10".
+      rule: what the claim says of it, as in "above 0".
+      test: as in "p < 0.001"; the p-value is adjusted.
+      verdict: of this measurement alone.
+    """
+
+    number: Cell
+    rule: str
+    test: str
+    verdict: str
+
+
+def reading(line: Mapping[str, Any]) -> Reading:
+    """What a person reads in a row of the ledger."""
     number = "not measured"
     if line["n"]:
         number = f"{line['mean']:.3g}"
         if line["ci95_low"] < line["ci95_high"]:
             number += f" [{line['ci95_low']:.3g}, {line['ci95_high']:.3g}]"
-        number += f", n = {line['n']}"
+        number += f", n = {line['n']:.0f}"
     p_value = line["p_holm"]
     test = f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
     if math.isnan(p_value):
         test = "no test" if line["comparison"] else "exact"
+    values = ", ".join(f"{float(value):.4g}" for value in line["values"].split())
     rule = rule_text(Rule(line["low"], line["high"]))
-    return f"{line['measurement']}: {number}; {rule}, {test}: {line['verdict']}"
+    return Reading(Cell(number, values), rule, test, line["verdict"])
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    """As in "difference, points: 0.25 [0.11, 0.39], n = 10; above 0, p < 0.001: holds"."""
+    read = reading(line)
+    return f"{line['measurement']}: {read.number}; {read.rule}, {read.test}: {read.verdict}"
+
+
+def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
+    """The ledger that a file holds.
+
+    Raises:
+      RecordsError: it cannot be read, or is of other claims than these.
+    """
+    try:
+        ledger = pd.read_csv(path, dtype={"registered": "str"}, keep_default_na=True)
+        ledger = ledger.fillna({"comparison": "", "registered": "", "commit": "", "values": ""})
+        ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].astype(float)
+        ledger["values"] = ledger["values"].astype(str)
+        ledger["values"].str.split().explode().astype(float)
+        known = {(one.id, m.what) for one in claims.values() for m in one.measurements}
+        if list(ledger.columns) != list(COLUMNS) or ledger.empty:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RecordsError(f"{path} is not a ledger of claims") from error
+    rows = zip(ledger["claim"], ledger["measurement"], strict=True)
+    if unknown := [f"{claim}: {what}" for claim, what in rows if (claim, what) not in known]:
+        raise RecordsError(
+            f"{path} is of other claims than these ({unknown[0]}); run scripts.claims again"
+        )
+    return ledger

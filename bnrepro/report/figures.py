@@ -1,5 +1,7 @@
 """Figures of a comparison, drawn when they are shown or written."""
 
+import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
 from bnrepro.records import Run, complete_file
-from bnrepro.report.statistics import FEWEST, estimate
+from bnrepro.report.statistics import FEWEST, Estimate, estimate
 from bnrepro.report.summary import evaluations, failures
 
 # The same in all figures. Okabe and Ito's colours, told apart by the colour-blind as well, come
@@ -33,6 +35,8 @@ _NORMALIZERS = {
 }
 _COLOURS = tuple(_NORMALIZERS.values())[:7]
 _STYLES = ("-", "--", ":", "-.")
+# More lines than this cannot be told apart.
+MOST_LINES = len(_COLOURS) * len(_STYLES)
 _TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
 _LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
@@ -115,10 +119,11 @@ def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
     rows = evaluations(run, split)
     rows = rows[rows["variant"].isin(names)]
     accuracy = 100 * rows.pivot(index="step", columns=["variant", "seed"], values="value")
-    for variant, seed in failures(run):
-        if variant in names:
-            accuracy[variant, seed] = 100 * run.chance(variant)
-    return accuracy
+    failed = failures(run)
+    failed = failed[failed.get_level_values("variant").isin(names)]
+    at_chance = [100 * run.chance(name) for name in failed.get_level_values("variant")]
+    level = np.tile(at_chance, (len(accuracy), 1))
+    return pd.concat([accuracy, pd.DataFrame(level, accuracy.index, failed)], axis=1)
 
 
 def _plot_mean(
@@ -283,6 +288,59 @@ def figure_title(run: Run, text: str) -> str:
     """The text, after the data set and what to beware of."""
     marks = ["PREVIEW"] * run.config["preview"] + ["STAND-IN DATA"] * run.provenance["stand_in"]
     return ", ".join([*marks, run.provenance["dataset"], text])
+
+
+def inline_svg(picture: Picture, name: str) -> str:
+    """A figure for a page: text as text, in the page's colour, and no background.
+
+    Args:
+      picture: the figure.
+      name: of letters and digits, another for each figure of a page: its ids begin with it.
+    """
+    file = io.StringIO()
+    with mpl.rc_context(STYLE | {"svg.fonttype": "none", "font.family": "sans-serif"}):
+        picture.draw().savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", text)
+    return text.replace("#000000", "currentColor")
+
+
+def measurement_figure(mean: Estimate, low: float, high: float) -> Picture:
+    """The values of a measurement, their mean and interval, and where a claim says that it is.
+
+    Args:
+      mean: of two values at least.
+      low: above which the claim says that the mean is, or minus infinity.
+      high: below which it says that, or infinity.
+    """
+    alt = f"{mean.n} dots, and their mean with its 95% interval; the rule's range is shaded."
+    return Picture("measurement", alt, partial(_draw_measurement, mean, low, high))
+
+
+def _draw_measurement(mean: Estimate, low: float, high: float) -> Figure:
+    figure = Figure(figsize=(4, 0.75), layout="constrained")
+    axes = figure.subplots()
+    bounds = [bound for bound in (low, high) if np.isfinite(bound)]
+    seen = [*mean.sample, *mean.ends, *bounds]
+    left, right = min(seen), max(seen)
+    margin = 0.08 * (right - left) or 1
+    left, right = left - margin, right + margin
+    green = _NORMALIZERS["group_norm"]
+    axes.axvspan(max(low, left), min(high, right), color=green, alpha=0.15, lw=0)
+    for bound in bounds:
+        axes.axvline(bound, color=green, lw=1.2)
+    axes.plot(mean.sample, np.zeros(mean.n), "o", color="#808080", ms=4, alpha=0.5, mew=0)
+    axes.plot(mean.ends, [0.5, 0.5], "-", color="#000000", lw=1.5)
+    axes.plot(mean.mean, 0.5, "o", color="#000000", ms=5)
+    axes.set(ylim=(-0.6, 1), xlim=(left, right), yticks=[])
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    return figure
 
 
 def save(picture: Picture, folder: Path) -> list[Path]:

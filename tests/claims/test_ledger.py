@@ -78,7 +78,7 @@ def test_claims_that_read_one_comparison_share_its_cost():
     ledger = ledger_of(claims, {"B1": [found] * 2, "B2": [found]})
     table = claims_table(claims, ledger)
     assert table["core-minutes"].tolist() == ["1.5", "1.5"]
-    assert "1.5 core-minutes in all" in caption(ledger, "mnist/3.0.1", fast=False)
+    assert "1.5 core-minutes in all" in caption(ledger)
     assert table.loc["B2", "measured"] == (
         "number: 1 [0.752, 1.25], n = 3; above 0, p = 0.010: holds"
     )

@@ -1,0 +1,152 @@
+"""A web page of claims and comparisons: one file, which needs no network and no server."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from bnrepro.records import Run
+from bnrepro.report.figures import Picture, inline_svg
+from bnrepro.report.report import Report
+
+# By which a page of ours is known.
+GENERATOR = "bnrepro.report"
+
+
+class Drawing(NamedTuple):
+    """A figure of the page: what it shows in words, and the SVG."""
+
+    alt: str
+    svg: Markup
+
+    @classmethod
+    def of(cls, picture: Picture, name: str) -> "Drawing":
+        """The picture, drawn; no other on the page has this name, of letters and digits."""
+        # Matplotlib escapes what is written in a figure.
+        return cls(picture.alt, Markup(inline_svg(picture, name)))
+
+
+class Measured(NamedTuple):
+    """A measurement of a claim.
+
+    Attributes:
+      what: the number in words.
+      number: a `Cell`, with its interval and the number of seeds.
+      rule: what the claim says of it, and `reason` why.
+      test: its p-value.
+      verdict: of this number alone.
+      comparison: id of the `Section` that it is taken from, "" if that is not on the page.
+      drawing: its seeds beside the rule, if it has several.
+    """
+
+    what: str
+    number: str
+    rule: str
+    reason: str
+    test: str
+    verdict: str
+    comparison: str
+    drawing: Drawing | None
+
+
+class ClaimSection(NamedTuple):
+    """A claim and its verdict. `quotes` are (document, section, words)."""
+
+    id: str
+    statement: str
+    quotes: Sequence[tuple[str, str, str]]
+    reading: str
+    papers: str
+    measured: Sequence[Measured]
+    verdict: str
+    core_minutes: float
+    command: str
+    commits: str
+
+
+class Section(NamedTuple):
+    """A comparison: its table with what the numbers are, its figures, and how to repeat it."""
+
+    id: str
+    title: str
+    table: pd.DataFrame
+    caption: str
+    drawings: Sequence[Drawing]
+    command: str
+    provenance: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[tuple[Any, Sequence[Any]]]:
+        """Labels and cells of the table, which are what they were: pandas' iterrows copies them."""
+        return list(zip(self.table.index, self.table.to_numpy(object).tolist(), strict=True))
+
+    @classmethod
+    def of(cls, run: Run, report: Report, id: str, title: str) -> "Section":
+        """The section of a run, with the figures drawn."""
+        drawings = [Drawing.of(one, f"{id}f{i}") for i, one in enumerate(report.pictures)]
+        command, origin = str(run.provenance.get("command", "")), run.provenance
+        return cls(id, title, report.table, report.caption, drawings, command, origin)
+
+
+def render(
+    claims: Sequence[ClaimSection],
+    caption: str,
+    comparisons: Sequence[Section],
+    documents: Mapping[str, str],
+) -> str:
+    """The page as HTML. What comes from records is escaped, and no script but the page's own runs.
+
+    Args:
+      claims: of the ledger; none if there is no ledger.
+      caption: of the ledger.
+      comparisons: in the order of the page.
+      documents: that the claims quote, by their short names.
+    """
+    templates = files("bnrepro.report") / "templates"
+    script = (templates / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string((templates / "page.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        generator=GENERATOR,
+        script=Markup(script),
+        style=Markup((templates / "page.css").read_text(encoding="utf-8")),
+        digest=digest,
+        claims=claims,
+        caption=caption,
+        comparisons=comparisons,
+        documents=documents,
+        verdicts=list(dict.fromkeys(claim.verdict for claim in claims)),
+        environments=_environments(comparisons),
+    )
+
+
+def _environments(comparisons: Sequence[Section]) -> list[dict[str, Any]]:
+    """Where the comparisons were run: commit, versions and machine, with those of each."""
+    found: dict[str, dict[str, Any]] = {}
+    for section in comparisons:
+        origin = section.provenance
+        machine, versions = origin.get("machine", {}), origin.get("versions", {})
+        commit = str(origin.get("commit", "unknown"))[:7]
+        commit += ", uncommitted changes" * bool(origin.get("uncommitted_changes"))
+        where = {
+            "commit": commit,
+            "dataset": origin["dataset"],
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "machine": ", ".join(
+                str(part)
+                for part in (
+                    machine.get("processor"),
+                    f"{machine.get('cores')} cores",
+                    " ".join(machine.get("devices", ())),
+                )
+                if part
+            ),
+        }
+        found.setdefault(str(where), where | {"sections": []})["sections"].append(section)
+    return list(found.values())

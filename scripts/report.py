@@ -1,0 +1,218 @@
+"""Makes a web page of what runs gave: the ledger of claims, and each comparison.
+
+Reads all workdirs and the ledger of scripts.claims under a folder, finished or not, and writes one
+file, index.html, which needs no network. For example:
+python -m scripts.report --runs=runs --output=runs/report
+
+Exit codes: 0 done; 2 a mistake, told in one sentence.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from bnrepro.claims import Claim
+    from bnrepro.records import Run
+    from bnrepro.report.page import ClaimSection, Section
+    from bnrepro.report.report import Report
+
+PAGE, LEDGER = "index.html", "ledger.csv"
+# Drivers with a report of their own; all others have that of experiments.train.
+DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the page; see the module's docstring for exit codes."""
+    options = _parser().parse_args(arguments)
+    output = options.output or options.runs / "report"
+
+    # Only now: --help need not wait for pandas.
+    from bnrepro.claims import DOCUMENTS
+    from bnrepro.records import RecordsError, complete_file
+    from bnrepro.report.page import render
+
+    try:
+        _check_output(output)
+        workdirs, ledgers = _find(options.runs, output)
+        sections = _sections(workdirs, options.runs, options.skip_bad)
+        if not sections and not ledgers:
+            raise RecordsError(f"no workdir was found in {options.runs}")
+        claims, about = _ledger(ledgers, sections) if ledgers else ([], "")
+        page = render(claims, about, list(sections.values()), DOCUMENTS)
+        with complete_file(output / PAGE) as path:
+            path.write_text(page, encoding="utf-8")
+    except RecordsError as error:
+        cli.fail(error)
+    print(f"The page is {output / PAGE}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    text = "folder with workdirs, at any depth (default: %(default)s)"
+    add("--runs", type=Path, default=Path("runs"), help=text)
+    text = "folder of the page (default: the report in --runs)"
+    add("--output", type=Path, help=text)
+    add("--skip-bad", action="store_true", help="leave out workdirs that cannot be read")
+    return parser
+
+
+def _check_output(output: Path) -> None:
+    """Makes sure that nothing but an earlier page is overwritten."""
+    from bnrepro.records import RecordsError
+    from bnrepro.report.page import GENERATOR
+
+    try:
+        others = sorted(path.name for path in output.iterdir()) if output.exists() else []
+        page = output / PAGE
+        ours = page.exists() and GENERATOR in page.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RecordsError(f"cannot write to {output}: {error.strerror}") from error
+    if others and not ours:
+        raise RecordsError(
+            f"{output} holds something else than a page of ours ({others[0]}); choose another "
+            "--output"
+        )
+
+
+def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
+    """The workdirs in a folder at any depth, and the folders that hold a ledger."""
+    from bnrepro.records import CONFIG, RecordsError
+
+    if not runs.is_dir():
+        raise RecordsError(f"there is no folder {runs}")
+    workdirs, ledgers = [], []
+    for name, folders, names in os.walk(runs):
+        folder = Path(name)
+        if CONFIG in names:
+            workdirs.append(folder)
+            folders.clear()
+        if LEDGER in names:
+            ledgers.append(folder)
+        folders[:] = sorted(one for one in folders if folder / one != output)
+    return workdirs, ledgers
+
+
+def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Path, Section]":
+    """Of each workdir in which accuracy was measured."""
+    from bnrepro.records import RecordsError, read_run
+    from bnrepro.report.page import Section
+
+    sections: dict[Path, Section] = {}
+    for workdir in workdirs:
+        try:
+            run = read_run(workdir)
+            if "accuracy" not in set(run.metrics["metric"]):
+                continue
+            title = workdir.relative_to(runs).as_posix() if workdir != runs else workdir.name
+            made = Section.of(run, report_of(run), f"c{len(sections)}", title)
+        except RecordsError as error:
+            if not skip_bad:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            # Records of others may lack anything.
+            message = f"no report can be made of {workdir}: {type(error).__name__}: {error}"
+            if not skip_bad:
+                raise RecordsError(message) from error
+            print(f"left out: {message}", file=sys.stderr)
+        else:
+            sections[workdir] = made
+    return sections
+
+
+def report_of(run: "Run") -> "Report":
+    """The report of the driver that a run's command names."""
+    if "sweep" in run.config:
+        name = "scripts.sweep"
+    else:
+        words = str(run.provenance.get("command", "")).split()
+        driver = next((one for one in DRIVERS if f"experiments.{one}" in words), "train")
+        name = f"experiments.{driver}"
+    made: Report = importlib.import_module(name).report(run)
+    return made
+
+
+def _ledger(
+    folders: Sequence[Path], sections: "Mapping[Path, Section]"
+) -> "tuple[list[ClaimSection], str]":
+    """The sections of the claims of a ledger, and its caption; of several, the most complete one.
+
+    A full one is before a fast one.
+    """
+    from bnrepro.claims import CLAIMS, caption, read_ledger
+
+    found = {folder: read_ledger(folder / LEDGER, CLAIMS) for folder in folders}
+    folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
+    for other in found.keys() - {folder}:
+        print(f"left out: the ledger in {other}, for that in {folder}", file=sys.stderr)
+    ledger = found[folder]
+    ids = {path.name: section.id for path, section in sections.items() if path.parent == folder}
+    lines: Any = ledger.to_dict("records")
+    claims = [
+        _claim(claim, [line for line in lines if line["claim"] == claim.id], ids)
+        for claim in CLAIMS.values()
+        if claim.id in set(ledger["claim"])
+    ]
+    return claims, caption(ledger)
+
+
+def _claim(
+    claim: "Claim", lines: list[dict[str, Any]], sections: Mapping[str, str]
+) -> "ClaimSection":
+    """The section of a claim, from its rows in the ledger."""
+    from bnrepro.claims import combined, cost, reading
+    from bnrepro.report.figures import measurement_figure
+    from bnrepro.report.page import ClaimSection, Drawing, Measured
+    from bnrepro.report.statistics import estimate
+
+    declared = {one.what: one for one in claim.measurements}
+    measured = []
+    for i, line in enumerate(lines):
+        sample = [float(value) for value in line["values"].split()]
+        drawing = None
+        if len(sample) > 1:
+            picture = measurement_figure(estimate(sample), line["low"], line["high"])
+            drawing = Drawing.of(picture, f"{claim.id}m{i}")
+        read = reading(line)
+        measured.append(
+            Measured(
+                what=line["measurement"],
+                number=read.number,
+                rule=read.rule,
+                reason=declared[line["measurement"]].reason,
+                test=read.test,
+                verdict=read.verdict,
+                comparison=sections.get(line["comparison"], ""),
+                drawing=drawing,
+            )
+        )
+    fast = " --fast" * (lines[0]["length"] == "fast")
+    commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
+    return ClaimSection(
+        id=claim.id,
+        statement=claim.statement,
+        quotes=claim.quotes,
+        reading=claim.reading,
+        papers=claim.papers,
+        measured=measured,
+        verdict=str(combined(one.verdict for one in measured)),
+        core_minutes=cost(lines),
+        command=f"python -m scripts.claims --only={claim.id}{fast}",
+        commits=f"registered {lines[0]['registered'][:7] or 'nowhere'}, run at {commits}",
+    )
+
+
+if __name__ == "__main__":
+    main()

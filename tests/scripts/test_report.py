@@ -1,0 +1,172 @@
+"""The web page: what it shows, what it must not run, and mistakes in one sentence."""
+
+import dataclasses
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bnrepro.claims import CLAIMS, Evidence, Registered, make_ledger
+from bnrepro.records import write_run
+from bnrepro.report.statistics import estimate
+from scripts import report
+from tests.records_fixtures import small_run
+
+CHROMIUM = shutil.which("chromium")
+EVIL = "<script>alert(1)</script>"
+# Values of three seeds for the measurements of four claims.
+VALUES = {"B1": ([-1.0, -1.1, -0.9], [0.25, 0.26, 0.24]), "B2": ([1.0, 1.01, 0.99],),
+          "C2": ([-0.5, -0.51, -0.49],), "C3": ([0.5, -0.5, 0.1],)}  # fmt: skip
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A run with a name like a tag, and a ledger beside the records that a claim reads."""
+    monkeypatch.chdir(tmp_path)
+    run = small_run(tmp_path / "runs" / "one")
+    run.provenance["command"] = f"python -m experiments.train --config={EVIL}"
+    renamed = run.metrics.replace({"variant": {"batch_norm": EVIL}})
+    run.config["variants"][EVIL] = run.config["variants"].pop("batch_norm")
+    write_run(dataclasses.replace(run, metrics=renamed))
+    folder = tmp_path / "runs" / "claims"
+    write_run(small_run(folder / "sigmoid"))
+    claims = [CLAIMS[name] for name in VALUES]
+    evidence = {
+        name: [Evidence(estimate(values), 1.5, "abcdef0123") for values in samples]
+        for name, samples in VALUES.items()
+    }
+    registered = {name: Registered("f00", "fedcba9876") for name in VALUES}
+    make_ledger(claims, evidence, registered).to_csv(folder / "ledger.csv", index=False)
+    return Path("runs")
+
+
+def refused(capsys, *arguments):
+    """The sentence on stderr of a call that ends with code 2."""
+    with pytest.raises(SystemExit) as exit_:
+        report.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert (exit_.value.code, captured.out) == (2, "")
+    return captured.err.removeprefix("error: ").strip()
+
+
+def page_of(runs):
+    report.main([f"--runs={runs}"])
+    return (runs / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_ledger_and_comparisons_and_can_be_made_again(runs):
+    page = page_of(runs)
+    # B1 by both of its measurements; C3 is within no margin.
+    assert re.search(r"2 of\s+4 statements hold", page)
+    assert "1\ndo not hold here" in page and "1\nare not settled" in page
+    assert "it minimizes the internal covariate shift" in page
+    assert "registered fedcba9, run at abcdef0" in page
+    assert "by seed: -1, -1.1, -0.9" in page
+    # As in `ACCURACY`.
+    assert "94.67 ± 3.79" in page and "by seed: 96.00, 93.00, 95.00" in page
+    # Measurements link to the records they were taken from.
+    (anchor,) = set(re.findall(r'<a href="#(c\d)">records</a>', page))
+    assert re.search(rf'<h3 id="{anchor}">claims/sigmoid</h3>', page)
+    assert page_of(runs) == page
+
+
+def test_names_are_escaped_and_nothing_is_loaded(runs):
+    page = page_of(runs)
+    assert EVIL not in page and "&lt;script&gt;alert(1)" in page
+    assert page.count("<script>") == 1
+    assert "default-src 'none'" in page
+    assert not re.search(r"\b(src|srcset)=|@import|url\((?!#)", page)
+    # Ids of inline figures differ, or a browser would take the first one's shapes.
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_figures_have_words_for_who_cannot_see_them(runs):
+    page = page_of(runs)
+    figures = re.findall(r"<figure[^>]*>", page)
+    assert len(figures) >= 7
+    assert all('role="img" aria-label="' in figure for figure in figures)
+
+
+def test_mistakes_are_told_in_one_sentence(runs, capsys):
+    assert refused(capsys, "--runs=nowhere") == "there is no folder nowhere"
+    Path("empty").mkdir()
+    assert refused(capsys, "--runs=empty") == "no workdir was found in empty"
+    Path("mine").mkdir()
+    Path("mine", "thesis.txt").write_text("mine")
+    said = refused(capsys, "--runs=runs", "--output=mine")
+    assert said.startswith("mine holds something else than a page of ours (thesis.txt)")
+    assert os.listdir("mine") == ["thesis.txt"]
+
+
+def test_a_damaged_workdir_is_named_and_can_be_left_out(runs, capsys):
+    metrics = runs / "one" / "metrics.csv"
+    metrics.write_text(metrics.read_text()[:-3])
+    assert refused(capsys, f"--runs={runs}").startswith(f"cannot read {metrics}: it is cut short")
+    assert not (runs / "report").exists()
+    report.main([f"--runs={runs}", "--skip-bad"])
+    assert f"left out: cannot read {metrics}" in capsys.readouterr().err
+    assert ">claims/sigmoid<" in (runs / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("claim,measurement", "claim,what", "is not a ledger of claims"),
+        ("-1 -1.1 -0.9", "-1 <b>", "is not a ledger of claims"),
+        ("final accuracy, batch_norm less plain", "something", "is of other claims than these"),
+    ],
+)
+def test_a_ledger_that_is_none_or_of_other_claims_is_refused(runs, capsys, old, new, sentence):
+    path = runs / "claims" / "ledger.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert sentence in refused(capsys, f"--runs={runs}")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_in_a_browser_it_filters_sorts_links_and_fits_a_phone(runs):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    report.main([f"--runs={runs}"])
+    shots = Path(__file__).parents[2] / "runs" / "screenshots"
+    shots.mkdir(parents=True, exist_ok=True)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        errors = []
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((runs / "report" / "index.html").resolve().as_uri())
+        rows = page.locator("#ledger tbody tr:visible th")
+        assert rows.all_inner_texts() == ["B1", "B2", "C2", "C3"]
+
+        page.get_by_role("button", name="Verdict").click()
+        assert rows.all_inner_texts() == ["C2", "B1", "B2", "C3"]
+        page.get_by_label("Verdict").select_option("holds")
+        page.get_by_label("Source").select_option("D1")
+        assert rows.all_inner_texts() == ["B1"]
+        assert page.locator("#shown").inner_text() == "1 of 4 statements"
+
+        page.get_by_role("link", name="B1").click()
+        assert page.evaluate("location.hash") == "#B1"
+        seeds = page.locator("#B1 ~ table .num").first
+        seeds.hover()
+        assert seeds.locator(".seeds").is_visible()
+        page.screenshot(path=shots / "report_light.png")
+
+        def paper():
+            return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+        light = paper()
+        page.get_by_role("button", name="Dark").click()
+        assert paper() != light
+        page.screenshot(path=shots / "report_dark.png")
+
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.screenshot(path=shots / "report_phone.png", full_page=True)
+        browser.close()
+    assert errors == []
