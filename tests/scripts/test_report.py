@@ -1,7 +1,6 @@
 """The web page: what it shows, what it must not run, and mistakes in one sentence."""
 
 import dataclasses
-import os
 import re
 import shutil
 from pathlib import Path
@@ -98,7 +97,7 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     Path("mine", "thesis.txt").write_text("mine")
     said = refused(capsys, "--runs=runs", "--output=mine")
     assert said.startswith("mine holds something else than a page of ours (thesis.txt)")
-    assert os.listdir("mine") == ["thesis.txt"]
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
 
 def test_a_damaged_workdir_is_named_and_can_be_left_out(runs, capsys):
