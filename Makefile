@@ -1,4 +1,5 @@
-# make setup | reproduce | quick | claims | test | test-slow | test-extras | conformance | lock
+# make setup | reproduce | quick | claims | report | results | test | test-slow | test-extras |
+#      conformance | lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ ifneq ($(wildcard ../shared/tfds),)
 export TFDS_DATA_DIR ?= $(abspath ../shared/tfds)
 endif
 
-.PHONY: setup reproduce quick claims test test-slow test-extras conformance lock
+.PHONY: setup reproduce quick claims report results test test-slow test-extras conformance lock
 .DELETE_ON_ERROR:
 
 setup: .venv/.installed
@@ -38,7 +39,10 @@ reproduce: setup
 	$(call experiments,full,runs/reproduce)
 	$(BIN)/python -m experiments.labels_and_depth --config=configs/labels_and_depth.py:preview \
 	  --workdir=runs/reproduce/labels_and_depth --overwrite
+	$(BIN)/python -m scripts.claims --only=A1,A2,A3,A4,A5,A6,A7,A8 \
+	  --workdir=runs/reproduce/claims >/dev/null
 	$(call tables,$(EXPERIMENTS) labels_and_depth,runs/reproduce)
+	@$(BIN)/python -m scripts.report --runs=runs/reproduce
 
 quick: setup
 	$(call experiments,preview,runs/quick)
@@ -58,10 +62,11 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow
 
-# What only some users install: Ray.
+# What only some users install: Ray, and Playwright, which takes the Chromium that is there.
 test-extras: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt
 	$(BIN)/pytest tests/scripts/test_sweep.py -k ray
+	$(BIN)/pytest tests/scripts/test_report.py
 
 # Compares the layers of other libraries with the papers' formulas.
 conformance: setup
@@ -78,3 +83,7 @@ lock: setup
 # The documents' statements, measured; `make claims FAST=--fast` takes minutes.
 claims: setup
 	$(BIN)/python -m scripts.claims $(FAST)
+
+# A page of all that is under runs/.
+report: setup
+	$(BIN)/python -m scripts.report

@@ -275,6 +275,7 @@ def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
             f"- {one.what}: {rule_text(one.rule)}; {one.reason}." for one in claim.measurements
         ]
         parts += [f"## {claim.id}. {claim.statement}", *quotes, claim.reading, "\n".join(rules)]
+        parts += [f"Looked into: {claim.looked_into}"] * bool(claim.looked_into)
     documents = [f"- {name}: {title}" for name, title in DOCUMENTS.items()]
     return "\n\n".join([*parts, "## Documents", "\n".join(documents)]) + "\n"
 

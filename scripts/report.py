@@ -205,6 +205,7 @@ def _claim(
         statement=claim.statement,
         quotes=claim.quotes,
         reading=claim.reading,
+        looked_into=claim.looked_into,
         papers=claim.papers,
         measured=measured,
         verdict=str(combined(one.verdict for one in measured)),

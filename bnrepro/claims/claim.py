@@ -60,6 +60,7 @@ class Claim:
       reading: how a careful reader takes them.
       measurements: what is measured; at least one.
       papers: the papers' own figures, if there are any.
+      looked_into: of one that does not hold, why, with what was measured after the ledger.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Claim:
     reading: str
     measurements: tuple[Measurement, ...]
     papers: str = ""
+    looked_into: str = ""
 
     @property
     def comparisons(self) -> list[str]:

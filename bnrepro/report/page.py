@@ -61,6 +61,7 @@ class ClaimSection(NamedTuple):
     statement: str
     quotes: Sequence[tuple[str, str, str]]
     reading: str
+    looked_into: str
     papers: str
     measured: Sequence[Measured]
     verdict: str
