@@ -9,6 +9,10 @@ other seeds (configs/small_batch_normalizers_rates.py); of two such rates, the s
 been chosen for `cnn` and `tiny` yet; until then it is the common rate, which `mlp_common`,
 `cnn_common` and `tiny_common` give to all of them.
 
+With `mlp`, ten seeds and microbatches of 2 gave 72.35% with Batch Norm, 91.34% with Batch Renorm
+and 97.50% with MABN; group norm gave 97.48%: results/small_batch_normalizers_mlp. It takes eight
+minutes on two cores.
+
 Group norm with weight standardization, filter response norm, EvoNorm-S0 and moving average batch
 norm (MABN) come with the nonlinearity and the treatment of weights that their papers recommend.
 """

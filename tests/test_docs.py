@@ -2,11 +2,14 @@
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bnrepro.comparison import run as run_module
 from scripts import pendulum
-from tests.pages import LINKS, run_code
+from tests.pages import LINKS, run_code, run_notebook
+from tests.small_dataset import small_dataset
 
 ROOT = Path(__file__).parents[1]
 _BENCHMARKS = ("layers", "formulations", "train")
@@ -23,6 +26,27 @@ def test_the_code_on_a_page_runs(page):
 def test_every_file_that_a_page_links_to_is_there(page):
     for link in LINKS.findall(page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+def test_the_tour_runs_and_draws_as_rows_come(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
+    drawn = []
+
+    def display(figure, display_id=False):
+        return SimpleNamespace(update=drawn.append)
+
+    few = {"steps = 2_000": "steps = 10", "%matplotlib inline": ""}
+    scope = run_notebook(ROOT / "docs" / "tour.ipynb", few, {"display": display})
+    assert len(drawn) >= 2
+    assert set(scope["run"].metrics["variant"]) == {"batch_norm 2", "batch_renorm 2"}
+    # The test by hand is that of the ledger.
+    row = scope["ledger"][scope["row"]]
+    assert scope["difference"].mean() == pytest.approx(row["mean"].item())
+    assert scope["test"].pvalue == pytest.approx(row["p_value"].item())
+    assert scope["adjusted"].to_list() == pytest.approx(
+        scope["ledger"]["p_holm"].to_list(), nan_ok=True
+    )
 
 
 def test_the_adapter_shown_for_sbx_is_the_one_that_was_measured():

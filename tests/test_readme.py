@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from bnrepro.claims import combined
 from bnrepro.records import read_run
 from bnrepro.report.report import write
+from configs.small_batch_normalizers import OWN_RATES
 from tests.pages import run_code
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +26,17 @@ def test_the_code_in_the_readme_runs():
     assert int(jax.tree.leaves(scope["updates"])[0]) == 1  # the count of updates
 
 
-@pytest.mark.parametrize("name", ["mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mnist_sigmoid",
+        "small_batch",
+        "small_batch_normalizers_mlp",
+        "small_batch_normalizers_mlp_common",
+        "non_iid",
+        "labels_and_depth",
+    ],
+)
 def test_the_tables_on_the_page_of_results_are_those_of_the_results(name):
     assert (ROOT / "results" / name / "summary.md").read_text().strip() in RESULTS
 
@@ -37,6 +49,20 @@ def test_every_row_of_a_table_in_the_readme_is_one_of_a_result():
         assert any(row in lines for lines in results), row
 
 
+def test_the_score_in_the_readme_is_that_of_the_ledger():
+    ledger = pd.read_csv(ROOT / "results" / "claims" / "ledger.csv")
+    verdicts = ledger.groupby("claim")["verdict"].agg(combined)
+    counts = verdicts.value_counts()
+    score = (
+        f"**{counts['holds']} of {len(verdicts)} statements hold, {counts['not settled']} are not "
+        f"settled, and {counts['does not hold here']} do not hold here.**"
+    )
+    assert score in README
+    section = README[README.index(score) : README.index("## Use the layers")]
+    for claim in verdicts[verdicts != "holds"].index:
+        assert f"({claim}" in section or f"| {claim} |" in section, claim
+
+
 RECORDS = sorted(path.parent for path in ROOT.glob("results/*/metrics.csv"))
 
 
@@ -47,6 +73,21 @@ def test_the_table_of_a_result_is_what_its_driver_makes_of_its_records(tmp_path,
     made = driver.report(run)._replace(pictures=())
     write(dataclasses.replace(run, workdir=tmp_path), made)
     assert (tmp_path / "summary.md").read_text() == (result / "summary.md").read_text()
+
+
+def test_the_rates_of_the_normalizers_are_those_with_the_highest_accuracy_on_the_holdout():
+    run = read_run(ROOT / "results" / "small_batch_normalizers_rates_mlp")
+    rows = run.metrics[(run.metrics["split"] == "holdout") & (run.metrics["metric"] == "accuracy")]
+    rows = rows[rows["step"] == run.config["steps"]]
+    means = rows.groupby("variant")["value"].mean().round(6)
+    chosen = {}
+    for variant in means.index:
+        name, rate = variant.rsplit(" rate ", 1)
+        best = chosen.get(name)
+        better = best is None or (means[variant], -float(rate.replace("_", "."))) > best
+        if better:
+            chosen[name] = means[variant], -float(rate.replace("_", "."))
+    assert {name: -rate for name, (_, rate) in chosen.items()} == OWN_RATES["mlp"]
 
 
 def final_accuracy(name):

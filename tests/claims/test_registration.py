@@ -8,10 +8,12 @@ import pytest
 
 from bnrepro.claims import CLAIMS, fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
-from bnrepro.report.statistics import Rule
+from bnrepro.records import read_run
+from bnrepro.report.statistics import Rule, Verdict
 from scripts.claims import REGISTERED, comparisons, fingerprints
 
 B1 = CLAIMS["B1"]
+FAILED = Verdict.DOES_NOT_HOLD.value
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,29 @@ def test_no_threshold_was_changed_after_the_run_that_the_ledger_shows(current):
     with ledger.open() as file:
         for row in csv.DictReader(file):
             assert row["fingerprint"] == current[row["claim"]], f"{row['claim']} needs a new run"
+
+
+def test_the_ledger_is_what_its_records_give():
+    ledger = REGISTERED.with_name("ledger.csv")
+    runs = {}
+    with ledger.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["comparison"]]
+    assert len(rows) == 47
+    for row in rows:
+        name = row["comparison"]
+        runs[name] = runs.get(name) or read_run(REGISTERED.with_name(name))
+        (measurement,) = (
+            one for one in CLAIMS[row["claim"]].measurements if one.what == row["measurement"]
+        )
+        found = measurement.measure(runs[name])
+        assert (found.mean, found.n) == (pytest.approx(float(row["mean"])), int(row["n"]))
+        assert runs[name].provenance["commit"] == row["commit"]
+
+
+def test_what_does_not_hold_was_looked_into():
+    with REGISTERED.with_name("ledger.csv").open() as file:
+        failed = {row["claim"] for row in csv.DictReader(file) if row["verdict"] == FAILED}
+    assert failed and all(CLAIMS[claim].looked_into for claim in failed)
 
 
 @pytest.mark.parametrize("length", ["full", "fast"])
