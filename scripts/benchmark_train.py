@@ -17,8 +17,8 @@ import optax
 import pandas as pd
 
 from bnrepro.comparison.config import variant_configs
+from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import make_job
-from bnrepro.comparison.variant import Program, make_program
 from bnrepro.data import Dataset
 from bnrepro.models import MLP
 from configs import mnist_sigmoid

@@ -207,9 +207,9 @@ def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset
 def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
     """Readings of the clock, all variants in turn; a reading stands for a seed."""
     from bnrepro.comparison.config import DEFAULTS, variant_configs
+    from bnrepro.comparison.program import make_program
     from bnrepro.comparison.provenance import begin
     from bnrepro.comparison.run import make_job
-    from bnrepro.comparison.variant import make_program
     from bnrepro.records import lock_workdir, metric_rows, open_workdir, write_run
     from scripts.benchmark_layers import measure
     from scripts.benchmark_train import training_call

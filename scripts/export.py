@@ -39,7 +39,7 @@ def _export(options: argparse.Namespace) -> str:
 
     from bnrepro import save_variables, to_batch_norm
     from bnrepro.comparison import restored
-    from bnrepro.comparison.variant import make_model
+    from bnrepro.comparison.program import make_model
     from bnrepro.records import RecordsError, read_run
     from bnrepro.training import CheckpointError
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bnrepro.comparison.config import setting, with_settings
 from bnrepro.comparison.keys import TRACED
-from bnrepro.comparison.variant import Program
+from bnrepro.comparison.program import Program
 from bnrepro.training import Devices
 
 # Runs of one program on a CPU: with more, these small networks no longer fit a core's cache.

@@ -18,15 +18,9 @@ from jax.experimental import multihost_utils
 from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, Programs, group_variants, side_by_side
+from bnrepro.comparison.program import Data, Program, compiled_once, make_data, make_program
 from bnrepro.comparison.provenance import begin
-from bnrepro.comparison.variant import (
-    Data,
-    Program,
-    compiled_once,
-    make_data,
-    make_program,
-    train_variants,
-)
+from bnrepro.comparison.variant import train_variants
 from bnrepro.data import Dataset, load_dataset
 from bnrepro.records import (
     CHECKPOINTS,

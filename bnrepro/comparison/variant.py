@@ -1,207 +1,21 @@
 """Trains and evaluates all seeds of variants, as one program, from where checkpoints left them."""
 
 import math
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, UInt8
 
-from bnrepro.comparison.config import with_settings
-from bnrepro.data import (
-    Dataset,
-    Examples,
-    Sampler,
-    Source,
-    fixed_examples,
-    make_sampler,
-    resident,
-    take_images,
-)
-from bnrepro.models import DTYPES, make_network, make_normalizer
+from bnrepro.comparison.program import Program
 from bnrepro.records import Row, choosing_split
-from bnrepro.training import (
-    Checkpoints,
-    Devices,
-    Numbers,
-    Task,
-    TrainSteps,
-    evaluate,
-    fetch,
-    in_batches,
-    initial_states,
-    make_measure,
-    make_optimizer,
-    make_train_steps,
-    measure_once,
-)
-from bnrepro.training.devices import DATA
+from bnrepro.training import Checkpoints, fetch
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # What each step gives; measures are of some.
 _EVERY_STEP = ("loss", "accuracy")
-# Test images that measures at evaluations are taken on, at most.
-_MEASURED = 10_000
-
-
-class Data(NamedTuple):
-    """What a variant is trained and evaluated on.
-
-    Attributes:
-      source: of its minibatches.
-      test: the test set.
-      others: further sets to evaluate on: `holdout`, the images kept from training, and
-        `train_set`, training images.
-      test_sampler: draws minibatches of test images, for `test_minibatches`; or None.
-      num_classes: number of labels.
-    """
-
-    source: Source
-    test: Examples
-    others: Mapping[str, Examples]
-    test_sampler: Sampler | None
-    num_classes: int
-
-
-def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
-    """What a variant of this config is trained and evaluated on.
-
-    Raises:
-      ValueError: the data set does not have such images or minibatches.
-    """
-    evaluation, digits = config["evaluation"], config["digits"]
-    dataset = dataset.hold_out(evaluation["holdout"])
-    classes, preprocess = len(dataset.class_names), preprocessing(config)
-    num_classes = classes**digits
-
-    def sampler(labels: np.ndarray) -> Sampler:
-        return make_sampler(
-            **config["sampler"], labels=labels, batch_size=config["batch_size"], digits=digits
-        )
-
-    def take(arrays: Any, drawn: Any) -> dict[str, Array]:
-        batch = take_images(arrays, drawn, classes=classes, digits=digits)
-        return {**batch, "images": preprocess(batch["images"])}
-
-    def all_of(images: np.ndarray, labels: np.ndarray) -> Examples:
-        # Of pictures of several images there is at least one of each label.
-        count = len(labels) if digits == 1 else max(len(labels), num_classes)
-        return fixed_examples(images, labels, count, digits)
-
-    train = dataset.train_images, dataset.train_labels
-    others = {}
-    if dataset.holdout_images is not None and dataset.holdout_labels is not None:
-        others["holdout"] = all_of(dataset.holdout_images, dataset.holdout_labels)
-    if count := evaluation["train_examples"]:
-        others["train_set"] = fixed_examples(*train, count, digits)
-    return Data(
-        source=resident(*train, sampler(dataset.train_labels), take, flip=config["random_flip"]),
-        test=all_of(dataset.test_images, dataset.test_labels),
-        others=others,
-        test_sampler=sampler(dataset.test_labels) if evaluation["minibatches"] else None,
-        num_classes=num_classes,
-    )
-
-
-class Program(NamedTuple):
-    """What is compiled once for all runs of a config, whatever their seeds and numbers.
-
-    Attributes:
-      config: that they share.
-      devices: where they run.
-      init: the states of all runs before the first step, from their seeds and numbers.
-      source: of minibatches.
-      arrays: those of the source, as `train_steps` takes them.
-      train_steps: see `make_train_steps`.
-      evaluate: see `make_evaluate`.
-    """
-
-    config: Mapping[str, Any]
-    devices: Devices
-    init: Callable[[Any, Any], TrainState]
-    source: Source
-    arrays: Any
-    train_steps: TrainSteps
-    evaluate: Callable[[Any, Numbers], dict[str, dict[str, Array]]]
-
-
-def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Program:
-    """What trains and evaluates runs of `config`.
-
-    Args:
-      config: of a variant.
-      data: what it is trained and evaluated on.
-      devices: where it is trained.
-    """
-    source = data.source
-    axis_name = devices.axis_name if devices.synchronized else None
-
-    def build(
-        numbers: Numbers, axis_name: str | None = None
-    ) -> tuple[nn.Module, optax.GradientTransformation]:
-        own = with_settings(config, numbers)
-        optimizer = make_optimizer(**own["optimizer"], steps=own["steps"])
-        return make_model(own, data.num_classes, axis_name), optimizer
-
-    init = partial(
-        initial_states,
-        build=build,
-        example=example_input(data),
-        ema_decay=config["ema_decay"],
-    )
-    return Program(
-        config=config,
-        devices=devices,
-        init=jax.jit(init, out_shardings=devices.sharding),
-        train_steps=make_train_steps(
-            build=partial(build, axis_name=axis_name),
-            draw=source.draw,
-            take=source.take,
-            steps_at_once=source.steps_at_once,
-            microbatch_size=config["microbatch_size"],
-            ema_decay=config["ema_decay"],
-            devices=devices,
-            measures=config["measures"],
-            measure_every=config["measure_every"],
-        ),
-        source=source,
-        arrays=devices.replicate(source.arrays),
-        evaluate=make_evaluate(config, data, build, devices),
-    )
-
-
-def example_input(data: Data) -> Float[Array, "one height width channels"]:
-    """An input of the network, of which only the shape counts."""
-    first = jax.tree.map(lambda x: x[:1], data.test.drawn)
-    images = jax.eval_shape(data.source.take, data.test.arrays, first)["images"]
-    return jnp.zeros(images.shape, images.dtype)
-
-
-def compiled_once(program: Program) -> Program:
-    """The same for several threads: one compiles a function while the others wait for it."""
-
-    def once(function: Callable[..., Any]) -> Callable[..., Any]:
-        lock, compiled = threading.Lock(), threading.Event()
-
-        def call(*arguments: Any) -> Any:
-            if compiled.is_set():
-                return function(*arguments)
-            with lock:
-                result = function(*arguments)
-                compiled.set()
-                return result
-
-        return call
-
-    return program._replace(train_steps=once(program.train_steps), evaluate=once(program.evaluate))
 
 
 def train_variants(
@@ -376,99 +190,9 @@ def _rows(
     return rows
 
 
-def make_model(
-    config: Mapping[str, Any], num_classes: int, axis_name: str | None = None
-) -> nn.Module:
-    """A variant's model, with minibatch statistics shared over a mapped axis if one is named."""
-    return make_network(
-        **config["model"],
-        num_classes=num_classes,
-        normalizer=make_normalizer(
-            **config["normalizer"],
-            steps=config["steps"],
-            axis_name=axis_name,
-            dtype=DTYPES[config["model"]["dtype"]],
-        ),
-    )
-
-
 def _abstract_fields(program: Program, seeds: Any, numbers: Any) -> Any:
     """Shapes, types and shardings of the fields of all runs' states, as checkpoints have them."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.devices.sharding),
         jax.eval_shape(lambda *arguments: vars(program.init(*arguments)), seeds, numbers),
     )
-
-
-def make_evaluate(
-    config: Mapping[str, Any],
-    data: Data,
-    build: Callable[[Numbers], tuple[nn.Module, optax.GradientTransformation]],
-    devices: Devices,
-) -> Callable[[Any, Numbers], dict[str, dict[str, Array]]]:
-    """Evaluates the variables of all runs in one compiled call: {split: {metric: (runs,)}}.
-
-    The call takes the runs' numbers, too, of which `build` makes the model.
-
-    Splits: `test`, with what is measured at evaluations, on the first 10,000 test images at most;
-    the other sets of `data`; and `test_minibatches`, minibatches of test images with their own
-    statistics, the same ones at each evaluation.
-    """
-    take = data.source.take
-    spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
-    sets = {"test": data.test, **data.others}
-    batches = {split: in_batches(examples.drawn, spread=spread) for split, examples in sets.items()}
-    sizes = dict.fromkeys(sets)
-    if data.test_sampler is not None:
-        sets["test_minibatches"] = data.test
-        draw = partial(data.test_sampler, jax.random.key(config["first_seed"]))
-        index = jax.vmap(draw)(jnp.arange(config["evaluation"]["minibatches"]))
-        drawn = {"index": index.reshape(-1, *index.shape[2:])}
-        batches["test_minibatches"] = in_batches(drawn, size=config["batch_size"], spread=spread)
-        sizes["test_minibatches"] = config["microbatch_size"]
-    # Arguments of the compiled function, not constants in it; those of a set only once.
-    unique = {id(examples.arrays): examples.arrays for examples in sets.values()}
-    placed = {key: devices.place(arrays) for key, arrays in unique.items()}
-    arrays = {split: placed[id(examples.arrays)] for split, examples in sets.items()}
-    first = devices.place(jax.tree.map(lambda x: x[:_MEASURED], data.test.drawn))
-    spread_batches = devices.place(batches, spread=True)
-
-    def one_run(run: tuple[Any, Numbers], data: Any, batches: Any) -> Any:
-        variables, numbers = run
-        model, optimizer = build(numbers)
-        arrays, first = data
-        splits = {
-            split: evaluate(
-                variables,
-                arrays[split],
-                batches[split],
-                model=model,
-                take=take,
-                microbatch_size=sizes[split],
-                axis_name=devices.evaluation_axis,
-            )
-            for split in batches
-        }
-        measure = make_measure(config["measures"], Task(model, optimizer))
-        if measure:
-            batch = take(arrays["test"], first)
-            splits["test"] |= measure_once(variables, batch, model=model, measure=measure)
-        return splits
-
-    all_runs = devices.evaluate(one_run)
-    return lambda variables, numbers: all_runs(
-        (variables, numbers), (arrays, first), spread_batches
-    )
-
-
-def preprocessing(config: Mapping[str, Any]) -> Callable[[Array], Array]:
-    """What makes the network's input of stored images."""
-    return _binary if config["binary_input"] else _unit_range
-
-
-def _binary(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return (images > 127).astype(jnp.float32)
-
-
-def _unit_range(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return images.astype(jnp.float32) / 255

@@ -17,9 +17,10 @@ from time import perf_counter
 from bnrepro.comparison.config import check_config
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, Programs, most_together
+from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.provenance import here_and_now
 from bnrepro.comparison.run import make_job
-from bnrepro.comparison.variant import Program, make_program, train_variants
+from bnrepro.comparison.variant import train_variants
 from bnrepro.data import DatasetError, load_dataset
 from bnrepro.records import RecordsError, Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group

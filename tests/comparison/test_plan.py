@@ -13,8 +13,8 @@ import pytest
 from bnrepro.comparison import plan as plan_module
 from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.plan import Programs, bytes_per_variant, group_variants, most_together
+from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
-from bnrepro.comparison.variant import make_program
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
 

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+from bnrepro.comparison import program as program_module
 from bnrepro.comparison import run as run_module
-from bnrepro.comparison import variant as variant_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
@@ -205,7 +205,7 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
     finished, tmp_path, monkeypatch, steps_done
 ):
     """Also between two evaluations."""
-    monkeypatch.setattr(variant_module, "resident", in_steps_of_two)
+    monkeypatch.setattr(program_module, "resident", in_steps_of_two)
     monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 1)
     there = threading.Event()
 
@@ -335,7 +335,7 @@ def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
 def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go_on(
     tmp_path, monkeypatch
 ):
-    original = variant_module.make_optimizer
+    original = program_module.make_optimizer
 
     def exploding(name, **others):
         if name != "rmsprop":
@@ -343,7 +343,7 @@ def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go
         # The fifth update makes the weights infinite, so the sixth step's loss is not finite.
         return optax.sgd(lambda count: jnp.where(count < 4, 0.1, jnp.inf))
 
-    monkeypatch.setattr(variant_module, "make_optimizer", exploding)
+    monkeypatch.setattr(program_module, "make_optimizer", exploding)
     variants = {"a": {"optimizer": {"name": "rmsprop"}}, "b": {}}
     run = run_comparison(config(variants=variants, baseline="a", eval_every=2), tmp_path / "w")
     diverged = run.metrics[run.metrics["metric"] == "diverged"]
@@ -361,7 +361,7 @@ def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go
 def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     finished, tmp_path, monkeypatch
 ):
-    original = variant_module.initial_states
+    original = program_module.initial_states
 
     def spoilt(*args, **kwargs):
         states = original(*args, **kwargs)
@@ -369,7 +369,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
         logits = states.params["logits"] | {"kernel": kernel}
         return dataclasses.replace(states, params=states.params | {"logits": logits})
 
-    monkeypatch.setattr(variant_module, "initial_states", spoilt)
+    monkeypatch.setattr(program_module, "initial_states", spoilt)
     run_comparison(config(variants=PLAIN), tmp_path / "w")
     spoilt_run = read_run(tmp_path / "w").metrics
     healthy = read_run(finished[0]).metrics

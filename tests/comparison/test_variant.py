@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.comparison import variant as variant_module
+from bnrepro.comparison import program as program_module
 from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.keys import TRACED
+from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
-from bnrepro.comparison.variant import make_program, train_variants
+from bnrepro.comparison.variant import train_variants
 from bnrepro.data import Source
 from bnrepro.training import Checkpoints
 from configs import mnist_sigmoid
@@ -142,7 +143,7 @@ def test_test_minibatches_are_not_drawn_before_they_are_evaluated(monkeypatch):
     def sampler(*_, **__):
         return lambda key, step: pytest.fail("drawn")
 
-    monkeypatch.setattr(variant_module, "make_sampler", sampler)
+    monkeypatch.setattr(program_module, "make_sampler", sampler)
     make_job("x", with_settings(config(), {"evaluation.minibatches": 3}), small_dataset())
 
 

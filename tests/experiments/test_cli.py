@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("owner", "function", "finished"),
     [
-        ("bnrepro.comparison.variant", "evaluate", False),
+        ("bnrepro.comparison.program", "evaluate", False),
         ("bnrepro.training.checkpoints:Checkpoints", "save", False),
         ("bnrepro.report.figures", "accuracy_figure", True),
     ],

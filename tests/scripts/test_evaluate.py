@@ -12,9 +12,9 @@ import pytest
 import bnrepro.data
 from bnrepro.comparison import restored as restored_module
 from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.reevaluation import reevaluate, with_population_statistics
 from bnrepro.comparison.restored import checked_configs, find_checkpoints, restore_variant
-from bnrepro.comparison.variant import make_data, make_model
 from bnrepro.data.datasets import load_dataset
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import checksums

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from bnrepro import load_variables
 from bnrepro.comparison import restored
-from bnrepro.comparison.variant import make_model
+from bnrepro.comparison.program import make_model
 from bnrepro.records import read_run
 from scripts import export
 from tests.scripts.conftest import add_divergence, damage, edit, files, refusal
