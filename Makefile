@@ -84,6 +84,11 @@ lock: setup
 claims: setup
 	$(BIN)/python -m scripts.claims $(FAST)
 
+# Everything that results/ shows, run again at this commit: hours; resumes.
+results: setup
+	$(BIN)/python -m scripts.results
+	$(BIN)/python -m scripts.claims --workdir=runs/results/claims
+
 # A page of all that is under runs/.
 report: setup
 	$(BIN)/python -m scripts.report

@@ -1,0 +1,121 @@
+"""Reruns what results/ shows, and renews the tables of README and docs/results.md.
+
+    python -m scripts.results  # all, which takes hours; resumes after an interruption
+    python -m scripts.results --only=non_iid,moving_averages
+
+Each result is run by its own command into runs/results/NAME. When it has finished, its records,
+table and figures replace those in results/NAME, and each row of its table that README.md or
+docs/results.md shows is replaced by the new one. What these pages say about the rows is for a
+person to revise. Run it at a clean commit: provenance names it.
+
+Exit codes: 0 done; 2 a mistake, told in one sentence; else that of the command that failed.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/results.md")
+# The module and its arguments, but for the workdir.
+COMMANDS = {
+    "mnist_sigmoid": "experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py "
+    "--config.seeds=10",
+    "mnist_sigmoid_rates": "experiments.mnist_sigmoid --config=configs/mnist_sigmoid_rates.py",
+    "mnist_sigmoid_retelling": "experiments.mnist_sigmoid "
+    "--config=configs/mnist_sigmoid_retelling.py --config.seeds=10",
+    "small_batch": "experiments.small_batch --config=configs/small_batch.py --config.seeds=10",
+    "small_batch_inits": "experiments.mnist_sigmoid --config=configs/small_batch_inits.py "
+    "--config.seeds=10",
+    "small_batch_epsilons": "experiments.mnist_sigmoid --config=configs/small_batch_epsilons.py",
+    "small_batch_cnn": "experiments.small_batch --config=configs/small_batch_cnn.py "
+    "--config.seeds=10",
+    "small_batch_cnn_rates": "experiments.mnist_sigmoid --config=configs/small_batch_cnn_rates.py",
+    "small_batch_normalizers_mlp": "experiments.small_batch "
+    "--config=configs/small_batch_normalizers.py:mlp",
+    "small_batch_normalizers_mlp_common": "experiments.small_batch "
+    "--config=configs/small_batch_normalizers.py:mlp_common",
+    "small_batch_normalizers_rates_mlp": "experiments.train "
+    "--config=configs/small_batch_normalizers_rates.py:mlp",
+    "non_iid": "experiments.non_iid --config=configs/non_iid.py --config.seeds=10",
+    "labels_and_depth": "experiments.labels_and_depth --config=configs/labels_and_depth.py",
+    "few_labels_tiny": "experiments.non_iid --config=configs/few_labels_tiny.py",
+    "moving_averages": "experiments.train --config=configs/moving_averages.py",
+    "learning_rates": "scripts.sweep --config=configs/sweeps/learning_rates.py",
+    "renorm_limits": "scripts.sweep --config=configs/sweeps/renorm_limits.py",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reruns the results that the command line names; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", metavar="NAME,..", help=f"of {', '.join(COMMANDS)}")
+    options = parser.parse_args(arguments)
+    names = options.only.split(",") if options.only else list(COMMANDS)
+    unknown = [name for name in names if name not in COMMANDS]
+    if unknown:
+        cli.fail(ValueError(f"--only names no result: {unknown[0]!r}; see --help"))
+    for number, name in enumerate(names, 1):
+        print(f"result {number} of {len(names)}: {name}", file=sys.stderr)
+        workdir = Path("runs", "results", name)
+        command = [sys.executable, "-m", *shlex.split(COMMANDS[name]), f"--workdir={workdir}"]
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            sys.exit(code)
+        keep(ROOT / workdir, ROOT / "results" / name, [ROOT / page for page in PAGES])
+
+
+def keep(workdir: Path, result: Path, pages: Sequence[Path]) -> None:
+    """Puts what a workdir holds in place of a result, and its table in place of that on pages."""
+    from bnrepro.records import (
+        CONFIG,
+        FIGURES,
+        METRICS,
+        PROVENANCE,
+        SUMMARY_CSV,
+        SUMMARY_MD,
+        complete_file,
+    )
+
+    new = (workdir / SUMMARY_MD).read_text(encoding="utf-8")
+    if (result / SUMMARY_MD).exists():
+        old = (result / SUMMARY_MD).read_text(encoding="utf-8")
+        for page in pages:
+            text = page.read_text(encoding="utf-8")
+            with complete_file(page) as path:
+                path.write_text(renewed(text, old, new), encoding="utf-8")
+    result.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD):
+        shutil.copy(workdir / name, result)
+    shutil.rmtree(result / FIGURES, ignore_errors=True)
+    if (workdir / FIGURES).exists():
+        shutil.copytree(workdir / FIGURES, result / FIGURES)
+
+
+def renewed(text: str, old: str, new: str) -> str:
+    """A page in which a table, in whole or some rows of it, is the new one."""
+    text = text.replace(old.strip(), new.strip())
+
+    def rows(summary: str) -> dict[str, str]:
+        table = summary.split("\n\n")[0].splitlines()
+        # The first row is the header, the second the rule below it.
+        return {line.split("|")[1].strip() or str(i): line for i, line in enumerate(table)}
+
+    after = rows(new)
+    for label, line in rows(old).items():
+        text = text.replace(line, after.get(label, line))
+    return text
+
+
+if __name__ == "__main__":
+    main()

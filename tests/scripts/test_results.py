@@ -1,0 +1,56 @@
+"""What is run again replaces what was shown."""
+
+import json
+
+import pytest
+
+from bnrepro.records import write_run
+from bnrepro.report.report import write
+from experiments.train import report
+from scripts import results
+from tests.records_fixtures import ACCURACY, small_run
+from tests.test_readme import RECORDS
+
+
+def test_every_result_has_the_command_that_made_it():
+    assert {path.name for path in RECORDS} <= set(results.COMMANDS)
+    for path in RECORDS:
+        command = json.loads((path / "provenance.json").read_text())["command"]
+        words = command.removeprefix("python -m ").split()
+        # What was trained anew at the time is resumed here.
+        words = [word for word in words if word != "--overwrite" and "--workdir" not in word]
+        assert sorted(words) == sorted(results.COMMANDS[path.name].split()), path.name
+
+
+def test_rows_of_its_table_are_renewed_wherever_they_are_shown(tmp_path):
+    def workdir(name, accuracy):
+        run = small_run(tmp_path / name, accuracy)
+        run.provenance["command"] = "python -m experiments.train"
+        write_run(run)
+        write(run, report(run))
+        return tmp_path / name
+
+    better = {key: (*values[:-1], values[-1] + 0.01) for key, values in ACCURACY.items()}
+    old, new = workdir("old", ACCURACY), workdir("new", better)
+    table = (old / "summary.md").read_text()
+    (row,) = [line for line in table.splitlines() if line.startswith("| batch_norm ")]
+    page = tmp_path / "page.md"
+    page.write_text(f"All:\n\n{table}\nOne:\n\n{row}\n\n| batch_norm | of another table |\n")
+    results.keep(new, old, [page])
+    renewed = (new / "summary.md").read_text()
+    (newer,) = [line for line in renewed.splitlines() if line.startswith("| batch_norm ")]
+    assert "94.67" in row and "95.67" in newer
+    assert page.read_text() == (
+        f"All:\n\n{renewed}\nOne:\n\n{newer}\n\n| batch_norm | of another table |\n"
+    )
+    assert (old / "metrics.csv").read_bytes() == (new / "metrics.csv").read_bytes()
+    assert sorted(path.name for path in (old / "figures").iterdir()) == [
+        "accuracy.png", "accuracy.svg", "sigmoid_input.png", "sigmoid_input.svg",
+    ]  # fmt: skip
+
+
+def test_an_unknown_result_is_refused(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        results.main(["--only=nothing"])
+    assert exit_.value.code == 2
+    assert "--only names no result: 'nothing'" in capsys.readouterr().err
