@@ -215,19 +215,22 @@ def to_accuracy(height: np.ndarray) -> np.ndarray:
 
 
 def sigmoid_input_figure(run: Run) -> Picture:
-    """Figures (b, c): percentiles of one sigmoid's input over training, a panel a variant."""
+    """Figures (b, c): percentiles of a sigmoid's input over training, a panel a variant.
+
+    Of the first seed's unit, as in [BN], and their mean over the seeds, each of which has its own.
+    """
     alt = (
-        "The 15th, 50th and 85th percentile of the input to one sigmoid of the last hidden layer, "
-        f"against training steps, one panel each: {', '.join(run.variants)}."
+        "The 15th, 50th and 85th percentile of the input to a sigmoid of the last hidden layer, "
+        "of one seed and as a mean over seeds, against training steps, one panel each: "
+        f"{', '.join(run.variants)}."
     )
     return Picture("sigmoid_input", alt, partial(_draw_sigmoid_input, run))
 
 
 def _draw_sigmoid_input(run: Run) -> Figure:
     seed = run.config["first_seed"]
-    rows = run.metrics[
-        (run.metrics["seed"] == seed) & run.metrics["metric"].str.startswith("sigmoid_input/")
-    ]
+    rows = run.metrics[run.metrics["metric"].str.startswith("sigmoid_input/")]
+    seeds = rows["seed"].nunique()
     names = run.variants
     columns = min(len(names), 4)
     rows_of_panels = -(-len(names) // columns)
@@ -238,17 +241,19 @@ def _draw_sigmoid_input(run: Run) -> Figure:
         axes.remove()
     colours = looks(normalizers(run, names))
     for axes, (variant, (colour, _)) in zip(panels, colours.items(), strict=False):
-        percentiles = rows[rows["variant"] == variant].pivot(
-            index="step", columns="metric", values="value"
-        )
-        for metric, style in zip(percentiles.columns, ("--", "-", "--"), strict=False):
-            axes.plot(percentiles.index, percentiles[metric], style, color=colour, lw=1.2)
+        of_variant = rows[rows["variant"] == variant]
+        one = of_variant[of_variant["seed"] == seed]
+        for shown, look in ((one, {"lw": 0.7, "alpha": 0.6}), (of_variant, {"lw": 1.8})):
+            percentiles = shown.pivot_table(index="step", columns="metric", values="value")
+            for metric, style in zip(percentiles.columns, ("--", "-", "--"), strict=False):
+                axes.plot(percentiles.index, percentiles[metric], style, color=colour, **look)
         axes.set_title(variant)
         axes.set_xlabel("training steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[0].set_ylabel("input to the sigmoid")
-    title = "15th, 50th and 85th percentile over the test set, first unit of the last hidden layer"
-    figure.suptitle(figure_title(run, f"{title}, seed {seed}"), fontsize=9)
+    title = "15th, 50th and 85th percentile over the test set, a unit of the last hidden layer"
+    lines = f"thin: seed {seed}, thick: mean over {seeds} seed{'s' * (seeds > 1)}"
+    figure.suptitle(figure_title(run, f"{title}\n{lines}"), fontsize=9)
     return figure
 
 

@@ -49,11 +49,6 @@ class Axis:
         margin = 0.3 if self.even else 0.04 * (self.high - self.low)
         return self.low - margin, self.high + margin
 
-    def spread(self) -> float:
-        """The share of the axis over which to spread trials of the same choice."""
-        shares = [self.share(self.place(choice)) for choice in self.choices]
-        return min(0.1, *0.4 * np.diff(shares)) if shares else 0
-
     def apply(self, axes: Axes, which: str, most: int = 10) -> None:
         """Applies this to the "x" or "y" axis of a plot, with at most so many ticks."""
         drawn = axes.xaxis if which == "x" else axes.yaxis

@@ -1,5 +1,6 @@
 """The figures of a sweep: accuracy against what was varied."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,52 +33,49 @@ from bnrepro.report.sweep import (
     by_normalizer,
     finished_trials,
     percent,
-    rank,
     trials_of,
     varied_of,
     winner,
 )
 from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 
-# Parts of the axis of a continuous range; a line goes through the best trial of each.
+# Parts of the axis of a continuous range, of which a line shows the medians.
 _PARTS = 8
 # A heat map with more cells than this has no numbers in them.
 _MOST_NUMBERS = 100
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
-_WITHOUT_FINAL: dict[str, dict[str, Any]] = {
-    "pruned": {"color": "#b8b8b8", "lw": 0.6, "ls": "-"},
-    "diverged": {"color": _GREY, "lw": 1, "ls": ":"},
-}
 
 
 def sweep_figures(run: Run) -> list[Picture]:
-    """Accuracy against each varied number, a heat map of two, and parallel coordinates.
+    """Accuracy against each varied key, and a heat map for each pair of varied numbers.
 
-    Parallel coordinates are for three or more varied keys, or where none of them is a number.
+    The normalizer, which colours tell, has a figure of its own only if nothing else varies.
     """
     # Of a trial that was not even evaluated, there is nothing to draw.
     trials = [trial for trial in trials_of(run) if trial.mean.n]
     varied = varied_of(run)
-    numbers = [key for key, values in varied.items() if are_numbers(values)]
     if not trials:
         return []
+    keys = [key for key in varied if key != NORMALIZER] or list(varied)
     pictures = [
         Picture(
-            f"accuracy_against_{key.replace('.', '_')}",
+            f"accuracy_against_{_file_name(key)}",
             f"Final accuracy in percent against {key}: a dot for each trial.",
             partial(_accuracy_against, run, trials, key),
         )
-        for key in numbers
+        for key in keys
     ]
-    if len(numbers) == 2:
-        alt = f"Final accuracy in percent, by colour, against {numbers[0]} and {numbers[1]}."
-        pictures.append(Picture("heat_map", alt, partial(_heat_map, run, trials, numbers)))
-    if len(varied) > 2 or (varied and not numbers):
-        alt = f"A line for each trial through its {', '.join(varied)} and its final accuracy."
-        draw = partial(_parallel_coordinates, run, trials)
-        pictures.append(Picture("parallel_coordinates", alt, draw))
+    numbers = [key for key in keys if are_numbers(varied[key])]
+    for pair in itertools.combinations(numbers, 2):
+        alt = f"Final accuracy in percent, by colour, against {pair[0]} and {pair[1]}."
+        name = f"heat_map_{_file_name(pair[0])}_{_file_name(pair[1])}"
+        pictures.append(Picture(name, alt, partial(_heat_map, run, trials, pair)))
     return pictures
+
+
+def _file_name(key: str) -> str:
+    return key.replace(".", "_")
 
 
 def _recurs(run: Run, key: str) -> bool:
@@ -113,9 +111,12 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
         return min(int(_PARTS * axis.share(place(trial))), _PARTS - 1)
 
     group: Callable[[Entry], float] = place
-    through = "the best trial at each value" if others else "all trials"
-    if others and not _recurs(run, key):
-        group, through = part, f"the best trial in each of {_PARTS} parts of the axis"
+    text = "line through all trials" + ", bars: 95% interval over seeds" * bars
+    if others:
+        where = "at each value"
+        if not _recurs(run, key):
+            group, where = part, f"in each of {_PARTS} parts of the axis"
+        text = f"line: median of the trials {where}, band: their quartiles"
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     groups = by_normalizer(run, trials)
@@ -127,7 +128,10 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
     row = 0.035 * outside
     for i, (name, colour) in enumerate(colours):
         members = sorted(groups[name], key=place)
-        _draw_line(axes, _best_of_each(members, group), place, low, colour, bars)
+        points = [
+            _middle(same, place, seeds=not others) for same in _grouped(members, group) if same
+        ]
+        _draw_line(axes, points, low, colour, bars=bars, band=bool(others))
         legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
     axis.apply(axes, "x")
     set_log_error_scale(axes, low, high)
@@ -138,37 +142,57 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
         axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
     axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", choosing_split(run.config)))
     _legend_below(figure, legend)
-    text = f"line through {through}" + ", bars: 95% interval over seeds" * bars
     axes.set_title(_about(run, trials, text), fontsize=9)
     return figure
 
 
-def _best_of_each(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[Entry | None]:
-    """The best trial of each group; None, which leaves a gap, if all of a group diverged."""
+def _grouped(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[list[Entry]]:
+    """The trials of each group, but for those that were pruned."""
     groups: dict[float, list[Entry]] = {}
     for trial in trials:
-        groups.setdefault(group(trial), []).append(trial)
-    best = [(best_trial(members), members) for members in groups.values()]
-    return [one for one, members in best if one or not any(t.trained for t in members)]
+        members = groups.setdefault(group(trial), [])
+        if trial.finished or not trial.trained:
+            members.append(trial)
+    return list(groups.values())
+
+
+def _middle(
+    trials: Sequence[Entry], place: Callable[[Entry], float], *, seeds: bool
+) -> tuple[float, float, float, float]:
+    """Place, median and lower and upper quartile of trials; or mean and interval over seeds.
+
+    A trial that diverged counts as worse than all others; if all did, there are no numbers.
+    """
+    x = float(np.median([place(trial) for trial in trials]))
+    if not any(trial.trained for trial in trials):
+        return math.nan, math.nan, math.nan, math.nan
+    if seeds:
+        (trial,) = trials[:1]
+        low, high = trial.mean.ends
+        return x, percent(trial), 100 * low, 100 * high
+    values = [percent(trial) if trial.trained else 0.0 for trial in trials]
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return x, middle, low, high
 
 
 def _draw_line(
     axes: Axes,
-    trials: Sequence[Entry | None],
-    place: Callable[[Entry], float],
+    points: Sequence[tuple[float, float, float, float]],
     low: float,
     colour: str,
+    *,
     bars: bool,
+    band: bool,
 ) -> None:
-    """Draws a line through trials, along the bottom where they are below `low`."""
-    x = np.array([place(trial) if trial else np.nan for trial in trials])
-    y = np.array([percent(trial) if trial else np.nan for trial in trials])
-    top = np.array([100 * trial.mean.ci95_high if trial else np.nan for trial in trials])
+    """Draws a line through points of `_middle`, along the bottom where they are below `low`."""
+    x, y, bottom, top = np.array(points, float).reshape(-1, 4).T
     axes.plot(x, np.maximum(y, low), color=colour)
+    if band:
+        ends = np.maximum(bottom, low), np.maximum(top, low)
+        axes.fill_between(x, *ends, color=colour, alpha=0.2, lw=0)
     seen = y >= low
-    half = top - y
-    ends = np.array([np.minimum(half, y - low), half])[:, seen] if bars else None
-    axes.errorbar(x[seen], y[seen], ends, ls="", color=colour, marker="o", ms=4, capsize=2)
+    halves = np.array([np.minimum(y - bottom, y - low), top - y])[:, seen] if bars else None
+    axes.errorbar(x[seen], y[seen], halves, ls="", color=colour, marker="o", ms=4, capsize=2)
 
 
 def _draw_dots(
@@ -319,76 +343,6 @@ def _points(
     for which, axis in zip("xy", along.values(), strict=True):
         axis.apply(axes, which, most=5)
     axes.tick_params(labelsize=8)
-    return legend
-
-
-def _parallel_coordinates(run: Run, trials: Sequence[Entry]) -> Figure:
-    """One line per trial over an axis per varied key and one for accuracy, which colours it."""
-    along = {key: axis_of(values) for key, values in varied_of(run).items()}
-    low, high = _limits(finished_trials(trials))
-    colours, last = _colours(low, high), len(along)
-    # The best tenth, but not too many to follow.
-    whole = [trial for trial in finished_trials(trials) if not trial.diverged]
-    thick = min(5, math.ceil(len(whole) / 10))
-    with mpl.rc_context({"axes.grid": False}):
-        figure = Figure(figsize=(1.4 * last + 2, 4.4), layout="constrained")
-        axes = figure.subplots()
-        legend = _lines(axes, trials, along, colours, thick)
-        for i, axis in enumerate(along.values()):
-            axes.plot([i, i], [0, 1], color="black", lw=1)
-            box = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.8}
-            for place, text in axis.ticks.items():
-                at = i - 0.04, axis.share(place)
-                axes.text(*at, text, ha="right", va="center", fontsize=8, bbox=box)
-        beside = axes.inset_axes((last, 0, 0.06, 1), transform=axes.transData)
-        figure.colorbar(colours, beside, ticks=log_error_ticks(low, high), format="%g")
-        names = [
-            *(key.replace(".", ".\n") for key in along),
-            f"final {choosing_split(run.config)}\naccuracy, %",
-        ]
-        axes.set_xticks(range(last + 1), names, fontsize=8)
-        axes.tick_params(length=0)
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
-        _legend_below(figure, legend)
-        text = f"thick: the best {thick}; of equal choices, the better lie higher" if thick else ""
-        axes.set_title(_about(run, trials, text), fontsize=9)
-        return figure
-
-
-def _lines(
-    axes: Axes,
-    trials: Sequence[Entry],
-    along: Mapping[str, Axis],
-    colours: Any,
-    thick: int,
-) -> dict[str, Any]:
-    """Draws a line per trial, the best on top; so many of the best are thick.
-
-    Returns:
-      The entries of the legend.
-    """
-    legend: dict[str, Any] = {}
-    for i, trial in enumerate(sorted(trials, key=rank, reverse=True)):
-        shares = [axis.share(axis.place(trial.settings[key])) for key, axis in along.items()]
-        spreads = [axis.spread() * (i / len(trials) - 0.5) for axis in along.values()]
-        heights = np.add(shares, spreads)
-        if trial.finished and trial.trained:
-            colour, end = colours.to_rgba(percent(trial)), float(colours.norm(percent(trial)))
-            if end < 0:
-                end = -0.03
-                axes.plot(len(along), end, marker="v", ms=5, color=colour)
-                legend["below the axis"] = _key(marker="v")
-            style: dict[str, Any] = {"color": colour, "lw": 1, "alpha": 0.7}
-            if i >= len(trials) - thick:
-                style |= {"lw": 2.5, "alpha": 1}
-            heights = np.append(heights, end)
-        else:
-            # Without a final accuracy, it ends before that axis.
-            meaning = "pruned" if trial.trained else "diverged"
-            style = _WITHOUT_FINAL[meaning]
-            legend[meaning] = _key(**style)
-        axes.plot(range(len(heights)), heights, **style)
     return legend
 
 

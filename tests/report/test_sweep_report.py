@@ -248,6 +248,7 @@ AGAINST_RATE, AGAINST_MOMENTUM = (
     "accuracy_against_optimizer_learning_rate",
     "accuracy_against_normalizer_momentum",
 )
+HEAT_MAP = "heat_map_optimizer_learning_rate_normalizer_momentum"
 
 
 @pytest.mark.parametrize(
@@ -255,22 +256,29 @@ AGAINST_RATE, AGAINST_MOMENTUM = (
     [
         ({RATE: [0.1, 1.0]}, [AGAINST_RATE]),
         ({RATE: [0.1]}, []),
-        (NAMES, ["parallel_coordinates"]),
-        (NAMES | {"model.hidden": [[100], [100, 100]]}, ["parallel_coordinates"]),
+        (NAMES, ["accuracy_against_normalizer_name"]),
+        (NAMES | {"model.hidden": [[100], [100, 100]]}, ["accuracy_against_model_hidden"]),
         (RATES | NAMES, [AGAINST_RATE]),
-        (RATES | {MOMENTUM: [0.9, 0.99]}, [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map"]),
+        (RATES | {MOMENTUM: [0.9, 0.99]}, [AGAINST_RATE, AGAINST_MOMENTUM, HEAT_MAP]),
         (RATES | {MOMENTUM: [0.9]} | NAMES, [AGAINST_RATE]),
         (
             RATES | {MOMENTUM: [0.9, 0.99], "batch_size": [1, 2]},
-            [AGAINST_RATE, AGAINST_MOMENTUM, "accuracy_against_batch_size", "parallel_coordinates"],
+            [
+                AGAINST_RATE,
+                AGAINST_MOMENTUM,
+                "accuracy_against_batch_size",
+                HEAT_MAP,
+                "heat_map_optimizer_learning_rate_batch_size",
+                "heat_map_normalizer_momentum_batch_size",
+            ],
         ),
         (
             RATES | {MOMENTUM: [0.9, 0.99]} | NAMES,
-            [AGAINST_RATE, AGAINST_MOMENTUM, "heat_map", "parallel_coordinates"],
+            [AGAINST_RATE, AGAINST_MOMENTUM, HEAT_MAP],
         ),
         (
             NAMES | {"model.hidden": [[100], [100, 100]], "binary_input": [True, False]},
-            ["parallel_coordinates"],
+            ["accuracy_against_model_hidden", "accuracy_against_binary_input"],
         ),
     ],
 )
@@ -302,7 +310,7 @@ def test_figures_are_written_as_svg_and_png_and_always_the_same(tmp_path):
     )
     assert [path.name for path in first] == [
         f"{name}.{suffix}"
-        for name in (AGAINST_RATE, AGAINST_MOMENTUM, "heat_map", "parallel_coordinates")
+        for name in (AGAINST_RATE, AGAINST_MOMENTUM, HEAT_MAP)
         for suffix in ("svg", "png")
     ]
     for one, other in zip(first[::2], second[::2], strict=True):
@@ -349,9 +357,9 @@ def test_numbers_that_a_linear_axis_would_put_on_top_of_each_other_are_spaced_ev
     assert path_of(axes, BLUE) == [[0, 80], [2, 90]]
 
 
-def test_the_line_goes_through_the_best_trial_at_each_value(draw):
+def test_the_line_goes_through_the_median_of_the_trials_at_each_value(draw):
     vary = {RATE: [0.01, 0.1, 1.0], MOMENTUM: [0.9, 0.99], **NAMES}
-    accuracies = {0.01: (0.80, 0.85), 0.1: (0.92, 0.91), 1.0: (0.70, pruned(0.95))}
+    accuracies = {0.01: (0.80, 0.84), 0.1: (0.92, DIVERGED), 1.0: (0.70, pruned(0.95))}
     trials = [
         ({RATE: rate, MOMENTUM: momentum, NAME: "batch_norm"}, accuracy)
         for rate, both in accuracies.items()
@@ -360,25 +368,29 @@ def test_the_line_goes_through_the_best_trial_at_each_value(draw):
     trials.append(({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 0.88))
     figure = draw(vary, trials)[AGAINST_RATE]
     (axes,) = figure.axes
-    np.testing.assert_allclose(path_of(axes, BLUE), [[0.01, 85], [0.1, 92], [1, 70]])
+    # One that diverged is worse than any; the bottom is ten times the best error, and a fifth more.
+    np.testing.assert_allclose(path_of(axes, BLUE), [[0.01, 82], [0.1, 64], [1, 70]])
     np.testing.assert_allclose(path_of(axes, BLACK), [[0.1, 88]])
-    assert "line through the best trial at each value" in axes.get_title()
-    # A dot for each, and one more for each on a line.
-    assert len(marks(axes, "o")) == 7 + 4
+    assert "line: median of the trials at each value, band: their quartiles" in axes.get_title()
+    band, _ = axes.collections
+    quartiles = {tuple(np.round(point, 6)) for point in band.get_paths()[0].vertices}
+    assert {(0.01, 81), (0.01, 83), (0.1, 69), (1, 70)} <= quartiles
+    # A dot for each that is on the axis, and one more for each on a line.
+    assert len(marks(axes, "o")) == 6 + 3
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["batch_norm", "none", "pruned: its last accuracy"]
+    assert names == ["batch_norm", "none", "diverged", "pruned: its last accuracy"]
 
 
-def test_of_a_range_with_others_the_line_goes_through_the_best_of_each_eighth(draw):
+def test_of_a_range_with_others_the_line_goes_through_the_median_of_each_eighth(draw):
     # Of two decades, an eighth is a factor of 1.78: up to 0.0178, to 0.0316, ...
     vary = {**RATES, MOMENTUM: [0.9, 0.99]}
     found = {0.011: 0.80, 0.0177: 0.85, 0.0179: 0.70, 0.5: 0.90, 0.99: 0.91, 1.0: 0.92}
     trials = [({RATE: rate, MOMENTUM: 0.9}, accuracy) for rate, accuracy in found.items()]
     (axes,) = draw(vary, trials, sampler="random")[AGAINST_RATE].axes
     np.testing.assert_allclose(
-        path_of(axes, BLUE), [[0.0177, 85], [0.0179, 70], [0.5, 90], [1, 92]]
+        path_of(axes, BLUE), [[0.01435, 82.5], [0.0179, 70], [0.5, 90], [0.995, 91.5]]
     )
-    assert "the best trial in each of 8 parts of the axis" in axes.get_title()
+    assert "median of the trials in each of 8 parts of the axis" in axes.get_title()
 
 
 def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_diverge(draw):
@@ -427,7 +439,8 @@ def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(draw, oth
     trials = [(settings | {MOMENTUM: 0.9}, *seeds) for settings, *seeds in alone]
     (axes,) = draw({**RATES, MOMENTUM: [0.9, 0.99]}, trials)[AGAINST_RATE].axes
     assert "bars" not in axes.get_title()
-    assert not axes.collections
+    (band,) = axes.collections
+    assert not hasattr(band, "get_segments")
 
 
 def cells(axes):
@@ -451,7 +464,7 @@ def test_a_grid_of_two_numbers_is_a_heat_map_with_a_panel_a_normalizer(draw):
         for (rate, momentum), outcome in points.items()
     ]
     trials.append(({RATE: 1.0, MOMENTUM: 0.9, NAME: "none"}, 0.95))
-    norm, none, bar = draw(GRID | NAMES, trials)["heat_map"].axes
+    norm, none, bar = draw(GRID | NAMES, trials)[HEAT_MAP].axes
     assert [norm.get_title(), none.get_title()] == ["batch_norm", "none"]
     shown = cells(norm)
     assert {middle: text for middle, (_, text) in shown.items()} == {
@@ -483,10 +496,10 @@ def test_a_cell_has_the_best_of_the_trials_that_share_it(draw):
         ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [100]}, 0.90),
         ({RATE: 0.1, MOMENTUM: 0.9, "model.hidden": [50]}, 0.95),
     ]
-    figure = draw(vary, trials)["heat_map"]
+    figure = draw(vary, trials)[HEAT_MAP]
     assert [text.get_text() for text in figure.axes[0].texts] == ["95.00"]
     assert "the best of its trials" in figure.get_suptitle()
-    alone = draw(GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)])["heat_map"]
+    alone = draw(GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)])[HEAT_MAP]
     assert "the best of its trials" not in alone.get_suptitle()
 
 
@@ -494,17 +507,17 @@ def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(draw):
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     trials = [({RATE: rate, MOMENTUM: 0.8}, 0.9) for rate in (0.01, 0.0225912)]
     figures = draw(vary, trials)
-    axes = figures["heat_map"].axes[0]
+    axes = figures[HEAT_MAP].axes[0]
     assert set(cells(axes)) == {(0, 0), (1, 0)}
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0.01", "0.02259"]
-    assert "the best trial at each value" in figures[AGAINST_RATE].axes[0].get_title()
+    assert "trials at each value" in figures[AGAINST_RATE].axes[0].get_title()
 
 
 @pytest.mark.parametrize(("columns", "annotated"), [(10, True), (11, False)])
 def test_more_than_a_hundred_cells_have_no_numbers(draw, columns, annotated):
     vary = {RATE: [2.0**i for i in range(columns)], MOMENTUM: [i / 10 for i in range(10)]}
     trials = [({RATE: a, MOMENTUM: b}, 0.9) for a in vary[RATE] for b in vary[MOMENTUM]]
-    axes = draw(vary, trials)["heat_map"].axes[0]
+    axes = draw(vary, trials)[HEAT_MAP].axes[0]
     assert len(cells(axes)) == 10 * columns
     assert bool(axes.texts) == annotated
 
@@ -513,46 +526,12 @@ def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(draw):
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     found = {(0.1, 0.9): 0.9, (0.2, 0.95): 0.95, (0.3, 0.8): DIVERGED, (0.4, 0.85): pruned(0.7)}
     trials = [({RATE: a, MOMENTUM: b}, outcome) for (a, b), outcome in found.items()]
-    axes = draw(vary, trials, sampler="random")["heat_map"].axes[0]
+    axes = draw(vary, trials, sampler="random")[HEAT_MAP].axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert (axes.get_xlabel(), axes.get_ylabel()) == (RATE, MOMENTUM)
     assert marks(axes, "*") == [(0.2, 0.95)]
     assert marks(axes, "x") == [(0.3, 0.8)]
     assert marks(axes, "o") == [(0.1, 0.9), (0.4, 0.85)]
-
-
-def test_parallel_coordinates_have_an_axis_a_key_and_a_line_a_trial(draw):
-    vary = {**RATES, "model.hidden": [(100,), (50,), (20,)], **NAMES}
-    trials = [
-        ({RATE: 0.1, "model.hidden": [50], NAME: "none"}, 0.90),
-        ({RATE: 1.0, "model.hidden": [100], NAME: "batch_norm"}, 0.98),
-        ({RATE: 0.01, "model.hidden": [20], NAME: "none"}, DIVERGED),
-        ({RATE: 0.01, "model.hidden": [20], NAME: "none"}, pruned(0.99)),
-        ({RATE: 0.01, "model.hidden": [20], NAME: "batch_norm"}, 0.1),
-    ]
-    (axes,) = draw(vary, trials, sampler="random")["parallel_coordinates"].axes
-    assert [text.get_text() for text in axes.get_xticklabels()] == [
-        "optimizer.\nlearning_rate",
-        "model.\nhidden",
-        "normalizer.\nname",
-        "final test\naccuracy, %",
-    ]
-    # Without the lines that are axes: the worst first, so that the best are on top.
-    diverged, stopped, chance, good, best = (
-        line.get_ydata() for line in axes.lines if len(line.get_xdata()) > 2
-    )
-    assert [len(line) for line in (diverged, stopped, chance, good, best)] == [3, 3, 4, 4, 4]
-    # The middle of two decades, on a log scale; choices evenly, within a tenth of the axis.
-    assert good[0] == pytest.approx(0.5)
-    assert best[0] == 1
-    np.testing.assert_allclose([good[1], best[1], chance[1]], [0.5, 0, 1], atol=0.05)
-    np.testing.assert_allclose([good[2], best[2]], [1, 0], atol=0.05)
-    # From 24% of error to 1.6%: ln(24 / 10) / ln(15) and ln(24 / 2) / ln(15).
-    np.testing.assert_allclose([good[3], best[3]], [0.3233, 0.9176], atol=1e-4)
-    assert [line[1] for line in marks(axes, "v")] == [chance[3]]
-    assert chance[3] < 0
-    widths = [line.get_linewidth() for line in axes.lines if len(line.get_xdata()) == 4]
-    assert widths == [1, 1, 2.5]
 
 
 def test_a_sweep_without_an_error_can_be_drawn(draw):
