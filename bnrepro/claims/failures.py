@@ -169,6 +169,11 @@ FAILURES = (
             *_broken_and_repaired("4x8", "hundred_labels"),
         ),
         "78.3% (i.i.d.), 67.0% and 78.5%",
+        looked_into="On MNIST it is repaired; on Tiny ImageNet, Batch Renorm trains more slowly, "
+        "whatever the minibatches. With twice the steps (configs/few_labels_tiny.py, three seeds) "
+        "it gets 26.72 ± 1.78% on 4 labels x 8 images and Batch Norm 27.15 ± 2.12%; on i.i.d. ones "
+        "31.87 ± 1.61% and 33.65 ± 0.25%, and on the training set 42.46 ± 2.10% and "
+        "53.67 ± 2.16%. So few labels cost it 5 points, and Batch Norm 6.5.",
     ),
     Claim(
         "C5",
