@@ -75,7 +75,7 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
     for names, array in flat.items():
         name = "/".join(names)
         if len(names) < 2 or any(names[:end] in flat for end in range(len(names))):
-            raise ValueError(f"cannot load {path}: {name} is no variable of a model.")
+            raise ValueError(f"cannot load {path}: {name} is not a variable of a model.")
         if array.dtype != (dtype := stored[name].dtype):
             raise ValueError(f"cannot load {path}: {name}, {dtype}, needs jax_enable_x64.")
     return unflatten_dict(flat)
@@ -142,7 +142,7 @@ def _moved(
     flat = flatten_dict(variables, keep_empty_nodes=True, is_leaf=is_layer)
     layers = {path[1:] for path, node in flat.items() if isinstance(node, Mapping)}
     if not layers:
-        raise ValueError(f"no {old} in batch_stats: nothing has {sorted(_STATISTICS[old])} alone.")
+        raise ValueError(f"no {old} in batch_stats: no module has just {sorted(_STATISTICS[old])}.")
 
     def renamed(path: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(

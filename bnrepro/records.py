@@ -167,11 +167,13 @@ def open_workdir(
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
-                "another --workdir, the same config to go on with it, or --overwrite to replace it"
+                "another --workdir, use the same config to resume, or --overwrite to replace it"
             )
         return run
     if foreign := _foreign(workdir):
-        raise RecordsError(f"{workdir} holds what no run of ours wrote: {', '.join(foreign[:3])}")
+        raise RecordsError(
+            f"{workdir} has files that no run of ours wrote: {', '.join(foreign[:3])}"
+        )
     for path in workdir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -195,12 +197,12 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
     if (workdir / CONFIG).exists():
         config = _read_json(workdir / CONFIG)
         if not isinstance(config.get("sweep"), dict):
-            raise RecordsError(f"{workdir} holds a run that is no sweep; choose another --workdir")
+            raise RecordsError(f"{workdir} holds a run, not a sweep; choose another --workdir")
         return config
     # None of its trials has finished, perhaps.
     begun = (DATABASE, CHECKPOINTS)
     if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
-        raise RecordsError(f"{workdir} holds what no sweep wrote: {', '.join(foreign[:3])}")
+        raise RecordsError(f"{workdir} has files that no sweep wrote: {', '.join(foreign[:3])}")
     return None
 
 
@@ -235,25 +237,25 @@ def read_run(workdir: Path) -> Run:
     """Reads what a workdir holds.
 
     Raises:
-      RecordsError: it is no workdir, or one of its files is damaged.
+      RecordsError: it is not a workdir, or one of its files is damaged.
     """
     try:
         if not (workdir / CONFIG).is_file():
-            raise RecordsError(f"{workdir} is no workdir: it has no {CONFIG}")
+            raise RecordsError(f"{workdir} is not a workdir: it has no {CONFIG}")
     except OSError as error:
         raise RecordsError(f"cannot read {workdir}: {error.strerror}") from error
     path = workdir / METRICS
     try:
         text = path.read_text()
         if not text.endswith("\n"):
-            raise ValueError("it is cut short, its last line has no end")
+            raise ValueError("it is cut short: its last line is incomplete")
         metrics = pd.read_csv(io.StringIO(text), dtype=_METRIC_TYPES, keep_default_na=False)
     except (OSError, ValueError, OverflowError) as error:
         raise RecordsError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     if tuple(metrics.columns) != METRIC_COLUMNS:
         raise RecordsError(f"{path} must have the columns {', '.join(METRIC_COLUMNS)}")
     if metrics.duplicated(list(METRIC_COLUMNS[:-1])).any():
-        raise RecordsError(f"{path} holds two values of one metric, seed and step")
+        raise RecordsError(f"{path} has two values for one metric, seed and step")
     config, provenance = _read_json(workdir / CONFIG), _read_json(workdir / PROVENANCE)
     _check_config(config, workdir / CONFIG)
     # Before anything is measured, nothing is said of where it comes from.

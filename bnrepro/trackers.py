@@ -188,7 +188,8 @@ class WandB(_Live):
             self._failed.add(folder)
             shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())
-            _log.warning("not logged to Weights & Biases, until run again: %s: %s", variant, reason)
+            message = "not logged to Weights & Biases until the run is resumed: %s: %s"
+            _log.warning(message, variant, reason)
 
     def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
         return self._wandb.init(

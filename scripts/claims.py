@@ -3,13 +3,13 @@ r"""Measures the thirty statements of the documents, and prints the ledger of wh
     python -m scripts.claims --workdir=runs/claims
     python -m scripts.claims --only=A1,A2,B7 --fast
 
-Runs what the workdir lacks of the comparisons in configs/claims/, then reads their records; the
-same command goes on after an interruption. The ledger is shown, and written to `ledger.csv`, a row
-for each measurement, and `ledger.md`, with the documents' own words. Thresholds are registered
-before a run: `--register` writes results/claims/registered.csv, to be committed.
+Runs the comparisons in configs/claims/ that the workdir lacks, then reads their records; the same
+command resumes after an interruption. The ledger is shown, and written to `ledger.csv`, a row for
+each measurement, and `ledger.md`, with the documents' own words. Thresholds are registered before a
+run: `--register` writes results/claims/registered.csv, to be committed.
 
-Exit codes: 0 done, whatever the verdicts; 2 a mistake, told in one sentence; 75 told to end
-(SIGTERM) and 130 interrupted (Ctrl-C), both with what has finished saved.
+Exit codes: 0 done, whatever the verdicts; 2 a usage error, reported in one sentence; 75 asked to
+stop (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ConfigError, DatasetError, RecordsError, CheckpointError, ValueError) as error:
         cli.fail(error)
     except Preempted:
-        cli.leave("told to end", cli.PREEMPTED)
+        cli.leave("asked to stop", cli.PREEMPTED)
     except KeyboardInterrupt:
         cli.leave("interrupted", cli.INTERRUPTED)
 
@@ -67,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", metavar="ID,..", help="these claims alone, as in B3,B4")
-    add("--fast", action="store_true", help="shorter runs of fewer seeds, in minutes")
+    add("--only", metavar="ID,..", help="only these claims, as in B3,B4")
+    add("--fast", action="store_true", help="shorter runs with fewer seeds, in minutes")
     text = "folder of records and ledger (default: runs/claims or, with --fast, runs/claims_fast)"
     add("--workdir", type=Path, help=text)
-    add("--register", action="store_true", help="write down what is measured, and measure nothing")
+    add("--register", action="store_true", help="record what will be measured; measure nothing")
     return parser
 
 
@@ -101,7 +101,7 @@ def _measure(options: argparse.Namespace) -> None:
     dataset = load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
-            "the claims are about MNIST, which is neither here nor could be downloaded: set "
+            "the claims are about MNIST, which is not here and could not be downloaded: set "
             "TFDS_DATA_DIR, or run python -m scripts.prepare_data mnist"
         )
     check_writable(workdir)
@@ -139,7 +139,8 @@ def _chosen(only: str | None) -> "list[Claim]":
     for name in names:
         if name not in CLAIMS:
             hint = nearest(name, CLAIMS)
-            raise ValueError(f"--only names no claim: {name!r}{hint}; they are {', '.join(CLAIMS)}")
+            known = ", ".join(CLAIMS)
+            raise ValueError(f"--only names an unknown claim: {name!r}{hint}; choose from {known}")
     return [claim for name, claim in CLAIMS.items() if name in names]
 
 

@@ -1,10 +1,10 @@
-"""Makes a web page of what runs gave: the ledger of claims, and each comparison.
+"""Makes a web page of results: the ledger of claims, and each comparison.
 
 Reads all workdirs and the ledger of scripts.claims under a folder, finished or not, and writes one
 file, index.html, which needs no network. For example:
 python -m scripts.report --runs=runs --output=runs/report
 
-Exit codes: 0 done; 2 a mistake, told in one sentence.
+Exit codes: 0 done; 2 a usage error, reported in one sentence.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     text = "folder with workdirs, at any depth (default: %(default)s)"
     add("--runs", type=Path, default=Path("runs"), help=text)
-    text = "folder of the page (default: the report in --runs)"
+    text = "folder of the page (default: the folder report in --runs)"
     add("--output", type=Path, help=text)
-    add("--skip-bad", action="store_true", help="leave out workdirs that cannot be read")
+    add("--skip-bad", action="store_true", help="skip workdirs that cannot be read")
     return parser
 
 
@@ -81,8 +81,7 @@ def _check_output(output: Path) -> None:
         raise RecordsError(f"cannot write to {output}: {error.strerror}") from error
     if others and not ours:
         raise RecordsError(
-            f"{output} holds something else than a page of ours ({others[0]}); choose another "
-            "--output"
+            f"{output} holds something other than our page ({others[0]}); choose another --output"
         )
 
 
@@ -156,7 +155,7 @@ def _ledger(
     found = {folder: read_ledger(folder / LEDGER, CLAIMS) for folder in folders}
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
     for other in found.keys() - {folder}:
-        print(f"left out: the ledger in {other}, for that in {folder}", file=sys.stderr)
+        print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
     ledger = found[folder]
     ids = {path.name: section.id for path, section in sections.items() if path.parent == folder}
     lines: Any = ledger.to_dict("records")

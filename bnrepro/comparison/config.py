@@ -62,7 +62,7 @@ def _override(
         require(path not in COMMON, f"{where}{path} cannot differ between variants")
         if key not in base:
             hint = nearest(path, [*KEYS, "model"])
-            raise ConfigError(f"{where}{path} is no config key{hint}")
+            raise ConfigError(f"{where}{path} is not a config key{hint}")
         if isinstance(base[key], Mapping):
             require(isinstance(value, Mapping), f"{where}{path} must be a dict, got {value!r}")
             value = _override(base[key], value, where, f"{path}.")
@@ -126,7 +126,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     require(
         not (name.startswith("batch_") and microbatch_size == 1),
         f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
-        "own mean to learn from; take 2 or more, or group_norm, layer_norm or none",
+        "own mean to learn from; use 2 or more, or group_norm, layer_norm or none",
     )
     require(
         not (
@@ -139,13 +139,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     require(
         name != "evonorm_s0"
         or (flat["model.activation"], flat["model.norm_placement"]) == ("identity", "before"),
-        "evonorm_s0 contains its nonlinearity: it takes model.activation identity and "
+        "evonorm_s0 contains its nonlinearity: it needs model.activation identity and "
         f"model.norm_placement before, got {flat['model.activation']} and "
         f"{flat['model.norm_placement']}",
     )
     require(
         not (name == "none" and flat["model.kernel"] == "standardized"),
-        "model.kernel standardized gives weights a variance of 1, which takes a normalizer: set "
+        "model.kernel standardized gives weights a variance of 1, which needs a normalizer: set "
         "normalizer.name, or model.kernel plain",
     )
     for end in ("normalizer.r_max_end", "normalizer.d_max_end"):

@@ -75,7 +75,7 @@ class Choice(NamedTuple):
         """Raises ConfigError unless the key may have the value."""
         if value not in self.known:
             hint = nearest(value, self.known)
-            raise ConfigError(f"{key} is unknown: {value!r}; known are {self}{hint}")
+            raise ConfigError(f"{key} is unknown: {value!r}; choose from {self}{hint}")
 
 
 class Is(NamedTuple):
@@ -121,7 +121,7 @@ class Names(NamedTuple):
         require(isinstance(value, list | tuple), f"{key} must be a tuple of names, got {value!r}")
         for name in value:
             Choice(self.known).check(key, name)
-        require(len(set(value)) == len(value), f"{key} names one twice: {value!r}")
+        require(len(set(value)) == len(value), f"{key} has a name twice: {value!r}")
 
 
 class Key(NamedTuple):
@@ -304,7 +304,7 @@ def check_setting(key: str, value: Any) -> None:
     """
     # The nearest is looked for only where one is missing: it takes longer than all else.
     if key not in KEYS:
-        raise ConfigError(f"{key} is no config key" + nearest(key, KEYS))
+        raise ConfigError(f"{key} is not a config key" + nearest(key, KEYS))
     KEYS[key].rule.check(key, value)
 
 

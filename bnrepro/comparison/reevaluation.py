@@ -94,7 +94,7 @@ def with_population_statistics(
         return variables
     require(
         (name := config["normalizer"]["name"]) in ("batch_norm", "batch_renorm"),
-        f"population statistics are those of batch_norm or batch_renorm, and {name} has others",
+        f"population statistics exist for batch_norm and batch_renorm, not for {name}",
     )
     images, labels = data.source.arrays
     examples = fixed_examples(images, labels, len(labels), config["digits"])

@@ -76,8 +76,8 @@ def check_dataset(run: Run, dataset: Dataset) -> None:
     known = run.provenance.get("dataset", dataset.name)
     if known != dataset.name:
         raise RecordsError(
-            f"{run.workdir} holds results on {known}, and now there is {dataset.name}: name the "
-            "folder that has the former by --data_dir or TFDS_DATA_DIR"
+            f"{run.workdir} holds results on {known}, but the data found is {dataset.name}: set "
+            f"--data_dir or TFDS_DATA_DIR to the folder that has {known}"
         )
 
 
@@ -111,10 +111,10 @@ def restore_variant(
     if which == "last":
         return _restore(run, variant, config, steps[-1])
     if not which.isdecimal():
-        raise CheckpointError(f"a checkpoint is last, best or a step, got {which!r}")
+        raise CheckpointError(f"a checkpoint must be last, best or a step, got {which!r}")
     if int(which) not in steps:
         raise CheckpointError(
-            f"{run.workdir} has no whole checkpoint of {variant} at step {int(which):,}: it has "
+            f"{run.workdir} has no intact checkpoint of {variant} at step {int(which):,}: it has "
             f"{', '.join(f'{step:,}' for step in steps)}"
         )
     return _restore(run, variant, config, int(which))
@@ -150,7 +150,7 @@ def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise CheckpointError(
-                f"{restored.path} is of another network, data set or number of seeds: {name} is "
+                f"{restored.path} has another network, data set or number of seeds: {name} is "
                 f"{found.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
             )
 
@@ -161,7 +161,9 @@ def _restore(run: Run, variant: str, config: Mapping[str, Any], step: int) -> Re
     states, notes = restore(folder, step, _saved_shapes(path))
     known = {field.name for field in dataclasses.fields(TrainState)}
     if set(states) != known or "score" not in notes:
-        raise CheckpointError(f"{path} is of another version: it holds {', '.join(states)}")
+        raise CheckpointError(
+            f"{path} was written by another version: it holds {', '.join(states)}"
+        )
     state = TrainState(**states)
     seeds = config["first_seed"] + np.arange(config["seeds"])
     # Those that diverged after the last evaluation are not in the records yet.

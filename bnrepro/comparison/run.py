@@ -116,8 +116,8 @@ def run_comparison(
             run = read_run(workdir)
         if run.provenance and run.provenance["dataset"] != dataset.name:
             raise RecordsError(
-                f"{workdir} holds results on {run.provenance['dataset']}, and now there is "
-                f"{dataset.name}: choose another --workdir, or --overwrite"
+                f"{workdir} holds results on {run.provenance['dataset']}, but the data found "
+                f"is {dataset.name}: choose another --workdir, or --overwrite"
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
         trackers = [TensorBoard()] if trackers is None else trackers
@@ -133,7 +133,7 @@ def _train(
 ) -> Run:
     unfinished = [name for name in jobs if not run.finished(name)]
     if not unfinished:
-        _log.warning("%s is finished: nothing is trained anew", run.workdir)
+        _log.warning("%s is finished: there is nothing left to train", run.workdir)
     for name in set(run.variants) - set(unfinished):
         progress(name, run.config["steps"])
         # What was interrupted, or is asked for only now.

@@ -127,9 +127,9 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
             prepare.prepare_mnist(folders[0])
         except OSError as error:
             _log.warning(
-                "MNIST is not in %s and cannot be put there (%s): scikit-learn's 8x8 digits stand "
-                "in for it. For the real data, run `python -m scripts.prepare_data mnist` where "
-                "there is a network, or name the folder that has it by data_dir or TFDS_DATA_DIR.",
+                "MNIST is not in %s and cannot be downloaded there (%s): scikit-learn's 8x8 digits "
+                "stand in for it. For the real data, run `python -m scripts.prepare_data mnist` "
+                "with a network, or set data_dir or TFDS_DATA_DIR to the folder that has it.",
                 _or(folders),
                 error,
             )
@@ -138,9 +138,9 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     if found is None:
         known = sorted({str(known) for folder in folders for known in _prepared(folder)})
         raise DatasetError(
-            f"The data set {name!r} is not in {_or(folders)}: prepare it there by `python -m "
+            f"The data set {name!r} is not in {_or(folders)}: prepare it there with `python -m "
             f"scripts.prepare_data {name}` or TFDS's `tfds build --file_format=array_record`, or "
-            "name the folder that has it by data_dir or TFDS_DATA_DIR"
+            "set data_dir or TFDS_DATA_DIR to the folder that has it"
             + (f" (prepared there: {', '.join(known)})." if known else ".")
         )
     folder, full_name = found
@@ -184,8 +184,8 @@ def parse_name(name: str) -> Reference:
     match = re.fullmatch(f"{_NAME}(:{_VERSION})?", name, re.ASCII)
     if match is None:
         raise DatasetError(
-            f"{name!r} names no data set: TFDS's names are name[/config][:version], such as mnist, "
-            "mnist:3.0.1 or tiny_imagenet/100."
+            f"{name!r} is not the name of a data set: TFDS's names are name[/config][:version], "
+            "such as mnist, mnist:3.0.1 or tiny_imagenet/100."
         )
     return Reference(**match.groupdict())
 
@@ -214,7 +214,7 @@ def find_prepared(
         ]
         if len({prepared.config for prepared in found}) > 1:
             choices = ", ".join(sorted(map(str, found)))
-            raise DatasetError(f"{str(wanted)!r} may be any of {choices} in {folder}: name one.")
+            raise DatasetError(f"{str(wanted)!r} may be any of {choices} in {folder}: choose one.")
         if found:
             newest = max(found, key=lambda each: [int(n) for n in str(each.version).split(".")])
             return folder / newest.full_name, newest.full_name
@@ -239,7 +239,7 @@ def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
         try:
             json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{path} is not the JSON TFDS writes: {error}.") from error
+            raise DatasetError(f"{path} is not the JSON that TFDS writes: {error}.") from error
 
     import tensorflow_datasets as tfds  # here, since it takes a second that a cached set need not
 
@@ -324,7 +324,7 @@ def _check_shard(path: str, length: int) -> None:
         raise DatasetError(f"{path} is missing, cut short, or not an ArrayRecord file.")
     if reader.num_records() != length:
         raise DatasetError(
-            f"{path} holds {reader.num_records()} examples where {_INFO} says {length}."
+            f"{path} holds {reader.num_records()} examples, but {_INFO} says {length}."
         )
     reader.close()
 
@@ -358,7 +358,7 @@ def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | No
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
             if cached["fingerprint"] != fingerprint:
-                _log.info("%s is of other files than are there now: reading those.", path)
+                _log.info("%s is out of date: reading the data set again.", path)
                 return None
             arrays = {key: cached[key] for key in _ARRAYS}
             class_names = tuple(cached["class_names"].tolist())
@@ -366,7 +366,7 @@ def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | No
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
-        _log.info("%s is damaged (%s): making it anew.", path, first_line(error))
+        _log.info("%s is damaged (%s): replacing it.", path, first_line(error))
         return None
 
 
@@ -385,7 +385,7 @@ def _write_cache(path: pathlib.Path, dataset: Dataset, fingerprint: str) -> None
             )
         temporary.replace(path)
     except OSError as error:
-        _log.warning("%s cannot be kept for the next time: %s.", path, error)
+        _log.warning("%s cannot be cached: %s.", path, error)
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)

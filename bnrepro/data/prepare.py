@@ -82,7 +82,7 @@ def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
             )
         except download_manager.NonMatchingChecksumError as error:
             raise DatasetError(
-                f"What was downloaded is not what TFDS has registered: {first_line(error)}."
+                f"The download does not match TFDS's checksums: {first_line(error)}."
             ) from error
         folder.parent.mkdir(exist_ok=True)
         if not folder.exists():  # another process may have been faster

@@ -82,8 +82,8 @@ def by_label(
     num_labels = len(classes) ** digits
     if not repeat_labels and labels_per_batch > num_labels:
         raise ValueError(
-            f"labels_per_batch must be at most {num_labels}, the number of labels, where none is "
-            f"repeated, got {labels_per_batch}."
+            f"labels_per_batch must be at most {num_labels}, the number of labels, unless they "
+            f"are repeated, got {labels_per_batch}."
         )
     if counts.min() < examples_per_label:
         raise ValueError(
@@ -160,7 +160,7 @@ def make_sampler(
     if name == "epochs":
         if digits > 1:
             raise ValueError(
-                f"sampler epochs goes through images one by one, and digits is {digits}: take "
+                f"sampler epochs goes through images one by one, but digits is {digits}: use "
                 "with_replacement or labels."
             )
         return epochs(len(labels), batch_size)
@@ -169,7 +169,7 @@ def make_sampler(
             return by_label(labels, batch_size, 1, repeat_labels=True, digits=digits)
         return with_replacement(len(labels), batch_size)
     if name != "labels":
-        raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLERS)}")
+        raise ValueError(f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}")
     if batch_size % (labels_per_batch * examples_per_label):
         raise ValueError(
             f"labels_per_batch times examples_per_label must divide batch_size, got "

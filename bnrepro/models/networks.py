@@ -62,7 +62,7 @@ def make_network(
       ValueError: an unknown name.
     """
     if init not in INITIALIZERS:
-        raise ValueError(f"unknown init {init!r}; known are {', '.join(INITIALIZERS)}")
+        raise ValueError(f"unknown init {init!r}; choose from {', '.join(INITIALIZERS)}")
     kernel_init = nn.initializers.lecun_normal()
     if init == "normal":
         kernel_init = nn.initializers.normal(init_std)
@@ -80,4 +80,4 @@ def make_network(
         return MLP(hidden=tuple(hidden), **common)
     if name == "cnn":
         return CNN(channels=tuple(channels), **common)
-    raise ValueError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
+    raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")

@@ -129,4 +129,4 @@ def make_normalizer(
         return lambda use_running_average, name: FilterResponseNorm(name=name, **common)
     if name == "evonorm_s0":
         return lambda use_running_average, name: EvoNormS0(num_groups, name=name, **common)
-    raise ValueError(f"unknown normalizer {name!r}; known are {', '.join(NORMALIZERS)}")
+    raise ValueError(f"unknown normalizer {name!r}; choose from {', '.join(NORMALIZERS)}")

@@ -133,7 +133,7 @@ def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
         differing = [key for key in differing if key not in ("run", "variant")] or differing
         raise QuestionError(
             f"rows and columns by {', '.join(keys)} put up to {groups.size().max()} variants in "
-            f"one place; add to them what else differs: {', '.join(differing[:5])}"
+            f"one cell; add a key that also differs: {', '.join(differing[:5])}"
         )
 
 
@@ -187,15 +187,15 @@ def _with_baseline(entries: Sequence[Entry], name: str) -> list[Entry]:
     named = named or [entry for entry in entries if entry.variant == name]
     if not named:
         known = [name for entry in entries for name in (entry.variant, entry.name)]
-        hint = _nearest(name, known, f"there is {known[0]!r}, for example")
-        raise QuestionError(f"there is no variant {name!r} to be the baseline; {hint}")
+        hint = _nearest(name, known, f"{known[0]!r} is one, for example")
+        raise QuestionError(f"there is no variant {name!r} to use as the baseline; {hint}")
     # Where several runs have it, each has its own.
     own = {entry.run: entry for entry in named}
     for entry in entries:
         if len(own) > 1 and entry.run not in own:
             raise QuestionError(
-                f"{entry.run} has no variant {name} to be its baseline, and {len(own)} others "
-                f"have one: name one of these, as in {named[0].name!r}"
+                f"{entry.run} has no variant {name} to use as its baseline, but {len(own)} others "
+                f"do: choose one of these, as in {named[0].name!r}"
             )
     return [replace(entry, baseline=own.get(entry.run, named[0])) for entry in entries]
 

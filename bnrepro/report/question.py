@@ -41,17 +41,17 @@ class Question:
         twice = [key for key in keys if keys.count(key) > 1]
         wrong = None
         if not self.split or not self.name:
-            wrong = f"a metric is written SPLIT/NAME, as in test/accuracy, got {self.metric!r}"
+            wrong = f"a metric must be SPLIT/NAME, as in test/accuracy, got {self.metric!r}"
         elif not isinstance(self.at, int) and self.at not in ("final", "best"):
-            wrong = f"values are taken at final, best or a step, got {self.at!r}"
+            wrong = f"values can be taken at final, best or a step, got {self.at!r}"
         elif self.at == "best" and not self.sign:
-            wrong = f"only accuracy and loss have a best, {self.metric} has final or a step"
+            wrong = f"only accuracy and loss have a best; take {self.metric} at final or a step"
         elif twice:
             wrong = f"rows and columns name {twice[0]} twice"
         elif self.steps_to is not None and not 0 < self.steps_to <= 1:
-            wrong = f"the accuracy to show the steps to is in (0, 1], got {self.steps_to:g}"
+            wrong = f"the accuracy to show the steps to must be in (0, 1], got {self.steps_to:g}"
         elif self.steps_to is not None and self.columns:
-            wrong = "steps to an accuracy need a list: name all keys as rows, none as columns"
+            wrong = "steps to an accuracy need a list: give all keys as rows, none as columns"
         if wrong:
             raise QuestionError(wrong)
 

@@ -64,7 +64,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                     message = (folder / f"{i}.txt").read_text()
                     if code == 2:  # one sentence, perhaps after warnings
                         raise SweepError(message.splitlines()[-1])
-                    raise SweepError(f"a worker ended with code {code}: {message}")
+                    raise SweepError(f"a worker exited with code {code}: {message}")
 
 
 def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
@@ -94,7 +94,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SweepError(f"there is no Ray cluster: {error}") from error
+        raise SweepError(f"cannot connect to a Ray cluster: {error}") from error
     try:
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         count = workers or gpus or cores

@@ -147,7 +147,7 @@ def make_plan(
     for text in values["vary"]:
         key, equals, given = (part.strip() for part in text.partition("="))
         if not equals:
-            raise SweepError(f"--vary is written KEY=VALUES, got {text!r}")
+            raise SweepError(f"--vary must be KEY=VALUES, got {text!r}")
         if key in again:
             raise SweepError(f"--vary is given twice for {key}")
         again.add(key)
@@ -157,7 +157,7 @@ def make_plan(
         points = len(grid(space, trials))
         trials = trials or points
     elif trials is None:
-        raise SweepError(f"say how many --trials, of sampler {values['sampler']}")
+        raise SweepError(f"give the number of --trials for sampler {values['sampler']}")
     # SQLite's has a fixed name: a workdir may be renamed.
     database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
     return Plan(
@@ -188,5 +188,5 @@ def open_workdir(plan: Plan, workdir: Path) -> None:
     if differing := differences(identity(config, held["sweep"]), plan.identity):
         raise RecordsError(
             f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
-            "the same values to go on"
+            "use the same values to resume"
         )

@@ -60,7 +60,9 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
     try:
         plain = json.loads(json.dumps(listed))
     except (TypeError, ValueError) as error:
-        raise SweepError(f"{key} has a value that no record can keep: {error}") from None
+        raise SweepError(
+            f"{key} has a value that cannot be stored in the records: {error}"
+        ) from None
     if any(value in plain[:i] for i, value in enumerate(plain)):
         raise SweepError(f"{key} has a value twice: {values}")
     return listed
@@ -158,7 +160,9 @@ def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
     listed = [len(values) for values in space.values() if not isinstance(values, Range)]
     points = math.prod(listed)
     if ranges and trials is None:
-        raise SweepError(f"say how many --trials: the grid has as many points of {ranges[0]}")
+        raise SweepError(
+            f"give the number of --trials, which sets the points of {ranges[0]} in the grid"
+        )
     room = 1 if trials is None else trials // points
     # The largest number of points along each range whose product there is room for.
     along = max((n for n in range(room + 1) if n ** len(ranges) <= room), default=0)
@@ -166,7 +170,7 @@ def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
         sizes = " x ".join(map(str, [*listed, *[2] * len(ranges)]))
         raise SweepError(
             f"the grid has {'at least ' * bool(ranges)}{points * 2 ** len(ranges):,} points "
-            f"({sizes}), and --trials is {trials:,}"
+            f"({sizes}), but --trials is {trials:,}"
         )
     axes = {key: _points(key, values, along) for key, values in space.items()}
     return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]

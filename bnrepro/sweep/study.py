@@ -93,7 +93,8 @@ class SharedStudy:
             self.close()
             raise RecordsError(
                 f"{_without_password(plan.storage)} holds another sweep named {plan.name} "
-                f"({'; '.join(differing)}); choose another --workdir, or the same values to go on"
+                f"({'; '.join(differing)}); choose another --workdir, or use the same "
+                "values to resume"
             )
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ class SharedStudy:
           The trials as they were before any was enqueued.
 
         Raises:
-          SweepError: a trial was begun many times and never ended; or see `trials`.
+          SweepError: a trial was started many times and never finished; or see `trials`.
         """
         # Optuna warns that this is experimental.
         with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
@@ -135,8 +136,9 @@ class SharedStudy:
                 retries = trial and RetryHeartbeatStaleTrialCallback.retry_history(trial)
                 if retries and len(retries) >= MAX_RETRIES and not self._forgiving:
                     raise SweepError(
-                        f"{trial_name(index)} was begun {MAX_RETRIES + 1} times and never ended: "
-                        "its workers died, for want of memory perhaps; take a smaller --at-once"
+                        f"{trial_name(index)} was started {MAX_RETRIES + 1} times and never "
+                        "finished: its workers died, perhaps for lack of memory; try a smaller "
+                        "--at-once"
                     )
                 self._enqueue(index, trial)
         self._forgiving = False
@@ -312,7 +314,7 @@ class SharedStudy:
         known = self.provenance()
         if known and known["dataset"] != provenance["dataset"]:
             raise RecordsError(
-                f"this worker has {provenance['dataset']}, and the others {known['dataset']}"
+                f"this worker has {provenance['dataset']}, but the others have {known['dataset']}"
             )
         self._study.set_user_attr(f"worker {uuid4().hex}", dict(provenance))
 
@@ -361,7 +363,7 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
         try:
             file = _sqlite_file(plan.storage)
             if file in ("", ":memory:"):
-                raise ValueError("workers share no memory; name a file, as in sqlite:///FILE")
+                raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,

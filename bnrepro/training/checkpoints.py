@@ -80,10 +80,10 @@ class Checkpoints:
             if path.with_suffix(".json").exists():  # or else it was not completed
                 if not whole:
                     raise CheckpointError(
-                        f"none of the {len(damage)} checkpoints in {self._folder} is whole (the "
-                        f"newest: {damage[step]}); --overwrite starts anew"
+                        f"none of the {len(damage)} checkpoints in {self._folder} is intact (the "
+                        f"newest: {damage[step]}); use --overwrite to start over"
                     )
-                why = "checkpoint %s is damaged (%s): going on from step %d"
+                why = "checkpoint %s is damaged (%s): resuming from step %d"
                 _log.warning(why, path, damage[step], max(whole))
             if jax.process_index() == 0:
                 shutil.rmtree(path)

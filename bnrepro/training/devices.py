@@ -199,14 +199,14 @@ def make_devices(
       ValueError: an unknown strategy, or sizes that do not divide.
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}; known are {', '.join(STRATEGIES)}")
+        raise ValueError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
     if strategy != "jit" and jax.process_count() > 1:
         raise ValueError(
-            f"devices.strategy {strategy} runs in one process, and there are "
-            f"{jax.process_count()}; take jit"
+            f"devices.strategy {strategy} runs in one process, but there are "
+            f"{jax.process_count()}; use jit"
         )
     if strategy == "single" and max(seeds, data) > 1:
-        raise ValueError(f"devices.strategy single takes one device, got {seeds} x {data}")
+        raise ValueError(f"devices.strategy single uses one device, got {seeds} x {data}")
     if strategy == "pmap" and seeds > 1:
         raise ValueError(f"devices.strategy pmap does not spread seeds, got devices.seeds {seeds}")
     available = jax.devices()[:1] if strategy == "single" else jax.devices()
@@ -227,15 +227,15 @@ def make_devices(
     ]
     if not shapes:
         raise ValueError(
-            f"devices.seeds x devices.data is {max(seeds, 1)} x {max(data, 1)}, and there are "
-            f"{len(available)} devices"
+            f"devices.seeds x devices.data is {max(seeds, 1)} x {max(data, 1)}, but there are "
+            f"only {len(available)} devices"
         )
     shape = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]))
     used = shape[0] * shape[1]
     if used < len(available) and jax.process_count() > 1:
         raise ValueError(
             f"{num_seeds} seeds and {parts} {what} can be spread over {shape[0]} x {shape[1]} of "
-            f"the {len(available)} devices, and with several processes all must be used"
+            f"the {len(available)} devices, but with several processes all must be used"
         )
     return Devices(
         strategy, Mesh(np.array(available[:used]).reshape(shape), (SEEDS, DATA)), synchronized

@@ -62,7 +62,7 @@ def make_optimizer(
             raise ValueError(f"adam takes no momentum, got {momentum}; set it to 0")
         optimizer = optax.adam(rate, eps=epsilon)
     else:
-        raise ValueError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
     before = []
     if clip_norm:
         before.append(optax.clip_by_global_norm(clip_norm))
@@ -104,7 +104,7 @@ def make_schedule(
         "step": lambda: optax.exponential_decay(learning_rate, every, decay_rate, staircase=True),
     }
     if name not in schedules:
-        raise ValueError(f"unknown schedule {name!r}; known are {', '.join(SCHEDULES)}")
+        raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
     if begin:
         rise = optax.linear_schedule(0.0, learning_rate, begin)
         return optax.join_schedules([rise, schedules[name]()], [begin])

@@ -96,7 +96,7 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     Path("mine").mkdir()
     Path("mine", "thesis.txt").write_text("mine")
     said = refused(capsys, "--runs=runs", "--output=mine")
-    assert said.startswith("mine holds something else than a page of ours (thesis.txt)")
+    assert said.startswith("mine holds something other than our page (thesis.txt)")
     assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
 
