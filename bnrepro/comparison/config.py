@@ -1,4 +1,4 @@
-"""The variants that a config spells out, and what goes together in it."""
+"""The variants of a config, and checks that its settings are valid together."""
 
 import copy
 import re
@@ -21,7 +21,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       Name of the variant -> config without `variants` and `baseline`.
 
     Raises:
-      ConfigError: a key or a value that cannot be.
+      ConfigError: an unknown key or an invalid value.
     """
     common = common_config(config)
     check_config(common)
@@ -71,7 +71,7 @@ def _override(
 
 
 def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says of all of its variants; keys that it lacks have their default."""
+    """The part of a config that its variants share; missing keys get their defaults."""
     common = {key: value for key, value in config.items() if key not in ("variants", "baseline")}
     for key, default in DEFAULTS.items():
         section, _, field = key.rpartition(".")
@@ -89,7 +89,7 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
 
 
 def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with other values of some keys, which are given flat and may be traced."""
+    """A config with some values replaced, given by flat key; they may be traced."""
     changed = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
     }
@@ -100,10 +100,10 @@ def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Makes sure that a config without variants has values that may be and go together.
+    """Makes sure that the values of a config without variants are valid, also together.
 
     Raises:
-      ConfigError: it has not; the sentence says which.
+      ConfigError: they are not; the message says which.
     """
     flat = {
         f"{key}.{field}" if isinstance(value, Mapping) else key: inner
