@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what the command line names; see the module's docstring for exit codes."""
     options = _parser().parse_args(arguments)
 
-    # Only now: --help need not wait for JAX.
+    # Imported only now, so that --help need not wait for JAX.
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.data import DatasetError
@@ -111,7 +111,7 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
         try:
             runs[name] = _records(name, config, workdir / name, dataset)
-        except DatasetError as error:  # of another set than MNIST
+        except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
     here = here_and_now()
     evidence = {
@@ -145,7 +145,7 @@ def _chosen(only: str | None) -> "list[Claim]":
 
 
 def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, Any]]:
-    """The configs that these claims read, by name, as plain dicts; "full" or "fast" ones."""
+    """The configs that these claims read, by name, as plain dicts; `length` is "full" or "fast"."""
     names = dict.fromkeys(name for claim in claims for name in claim.comparisons)
     return {
         name: json.loads(
@@ -167,7 +167,7 @@ def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
 
 
 def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
-    """With the commit that first held a claim's fingerprint; "" of one that is not committed."""
+    """The claims' fingerprints, with the commit that first held each; "" if not committed."""
     from bnrepro.claims import Registered
 
     found = {}
@@ -181,7 +181,7 @@ def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
 
 
 def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
-    """Makes sure that what the workdir holds is of these configs, before anything is trained."""
+    """Makes sure that the workdir's records belong to these configs, before training anything."""
     from bnrepro.comparison.config import DEFAULTS
     from bnrepro.records import open_workdir
 
@@ -191,7 +191,7 @@ def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
 
 
 def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
-    """The records of a comparison, of which what is missing is run."""
+    """The records of a comparison; trains what is missing."""
     from bnrepro.records import read_run
 
     if (workdir / "config.json").exists():
@@ -206,7 +206,7 @@ def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset
 
 
 def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
-    """Readings of the clock, all variants in turn; a reading stands for a seed."""
+    """Times all variants in turn; each reading of the clock stands for a seed."""
     from bnrepro.comparison.config import DEFAULTS, variant_configs
     from bnrepro.comparison.program import make_program
     from bnrepro.comparison.provenance import begin
@@ -241,7 +241,7 @@ def _evidence(
     dataset: "Dataset",
     here: dict[str, Any],
 ) -> "Evidence":
-    """What a measurement gives; `here` says of one that reads no records where it is made."""
+    """The evidence of a measurement; `here` is the provenance if it reads no records."""
     from bnrepro.claims import Evidence
     from bnrepro.report import statistics
 
@@ -261,7 +261,7 @@ def _evidence(
 
 
 def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
-    """The ledger as Markdown: the table, and of each claim the words and the reasons."""
+    """The ledger as Markdown: the table, and each claim's quotes and reasons."""
     from bnrepro.claims import DOCUMENTS
     from bnrepro.claims.ledger import rule_text
 

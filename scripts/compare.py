@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parser().parse_args(arguments)
 
-    # Only now: --help need not wait for pandas.
+    # Imported only now, so that --help need not wait for pandas.
     from rich.console import Console
 
     from bnrepro.records import RecordsError, complete_file, read_run

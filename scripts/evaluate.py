@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
 
-    # Only now: --help need not wait for JAX.
+    # Imported only now, so that --help need not wait for JAX.
     from rich.console import Console
 
     from bnrepro.comparison.keys import ConfigError
@@ -75,7 +75,7 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
             found[name] = restored.restore_variant(
                 run, name, configs[name], steps, options.checkpoint
             )
-    # Where the config says that the data lies is another machine's, and another person's word.
+    # The config's data folder may be on another machine, and is not to be trusted.
     dataset = load_dataset(
         run.config["dataset"], options.data_dir, image_size=run.config.get("image_size", 0)
     )

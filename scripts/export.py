@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
 
-    # Only now: --help need not wait for JAX.
+    # Imported only now, so that --help need not wait for JAX.
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.records import RecordsError
     from bnrepro.training import CheckpointError
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _export(options: argparse.Namespace) -> str:
-    """Writes the file; what to say of it."""
+    """Writes the file; returns the message to print."""
     import jax
     import jax.numpy as jnp
 
@@ -81,7 +81,7 @@ def _export(options: argparse.Namespace) -> str:
 
 
 def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bool) -> str:
-    """Python that loads the file into the network it is of."""
+    """Python code that loads the file into its network."""
     imports = ["from bnrepro import load_variables", "from bnrepro.models import make_network"]
     normalizer = f"make_normalizer({_arguments(config['normalizer'] | {'steps': config['steps']})})"
     if linen and config["normalizer"]["name"] in ("batch_norm", "batch_renorm"):

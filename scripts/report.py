@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bnrepro.report.report import Report
 
 PAGE, LEDGER = "index.html", "ledger.csv"
-# Drivers with a report of their own; all others have that of experiments.train.
+# Drivers with their own report; the others use that of experiments.train.
 DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth")
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     output = options.output or options.runs / "report"
 
-    # Only now: --help need not wait for pandas.
+    # Imported only now, so that --help need not wait for pandas.
     from bnrepro.claims import DOCUMENTS
     from bnrepro.records import RecordsError, complete_file
     from bnrepro.report.page import render
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_output(output: Path) -> None:
-    """Makes sure that nothing but an earlier page is overwritten."""
+    """Makes sure that only an earlier page is overwritten."""
     from bnrepro.records import RecordsError
     from bnrepro.report.page import GENERATOR
 
@@ -104,7 +104,7 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Path, Section]":
-    """Of each workdir in which accuracy was measured."""
+    """A section for each workdir in which accuracy was measured."""
     from bnrepro.records import RecordsError, read_run
     from bnrepro.report.page import Section
 
@@ -146,9 +146,9 @@ def report_of(run: "Run") -> "Report":
 def _ledger(
     folders: Sequence[Path], sections: "Mapping[Path, Section]"
 ) -> "tuple[list[ClaimSection], str]":
-    """The sections of the claims of a ledger, and its caption; of several, the most complete one.
+    """The sections of a ledger's claims, and its caption; uses the most complete of several.
 
-    A full one is before a fast one.
+    A full ledger is preferred to a fast one.
     """
     from bnrepro.claims import CLAIMS, caption, read_ledger
 

@@ -62,7 +62,7 @@ def _main() -> None:
     config, workdir = cli.parse(__doc__ or "", own)
     values = {name: flags.FLAGS[name].value for name in own}
 
-    # Only now: --help and a mistyped flag need not wait for JAX.
+    # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError
@@ -87,7 +87,7 @@ def _main() -> None:
         try:
             study = SharedStudy(plan)
         except SweepError:
-            with suppress(OSError):  # what it held before, it keeps
+            with suppress(OSError):  # fails, as intended, if it is not empty
                 workdir.rmdir()
             raise
         with closing(study):
@@ -107,7 +107,7 @@ def _main() -> None:
                         time.sleep(1)  # the last trials may run elsewhere
                 shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except (SweepError, RecordsError):
-                # What only a worker finds out, as a data set that there is not, leaves nothing.
+                # An error that only a worker finds, such as a missing data set, leaves no files.
                 if discarded := study.discard():
                     shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
                     if values["storage"] is None:
@@ -128,7 +128,7 @@ def _main() -> None:
 
 
 def _get_sweep(path: str) -> dict[str, Any]:
-    """What the config file says to vary, if it does."""
+    """What the config file says to vary, if anything."""
     from bnrepro.sweep.space import SweepError
 
     try:
@@ -143,7 +143,7 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 
 def report(run: "Run") -> "Report":
-    """All trials, the best first, and accuracy against what was varied."""
+    """All trials, the best first, and accuracy against the varied settings."""
     from bnrepro.report import summary, sweep
     from bnrepro.report.report import Report
     from bnrepro.report.sweep_figures import sweep_figures
