@@ -21,8 +21,8 @@ setup: .venv/.installed
 	  --editable '.[experiments]'
 	@touch $@
 
-# Both train anew each time and end with all tables: what they show is made by
-# the code as it stands.
+# Both train again each time and end with all tables, so that these are made by
+# the code as it is.
 EXPERIMENTS := mnist_sigmoid small_batch non_iid
 SEEDS ?= 3
 define experiments # length, folder
@@ -80,7 +80,7 @@ lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	  requirements.txt requirements-extras.txt --output-file .requirements.lock
 
-# The documents' statements, measured; `make claims FAST=--fast` takes minutes.
+# Measures the documents' statements; `make claims FAST=--fast` takes minutes.
 claims: setup
 	$(BIN)/python -m scripts.claims $(FAST)
 
@@ -89,6 +89,6 @@ results: setup
 	$(BIN)/python -m scripts.results
 	$(BIN)/python -m scripts.claims --workdir=runs/results/claims
 
-# A page of all that is under runs/.
+# Makes a page of everything under runs/.
 report: setup
 	$(BIN)/python -m scripts.report

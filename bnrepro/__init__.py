@@ -34,8 +34,8 @@ _INTERCHANGE = {"load_variables", "save_variables", "to_batch_norm", "to_batch_r
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: not everyone needs Flax NNX or files of weights, and a command line
-    # need not wait for JAX to say what its flags are.
+    # Imported on demand: not everyone needs Flax NNX or weight files, and --help need not wait for
+    # JAX.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "nnx":

@@ -1,7 +1,7 @@
-"""Variables of a model in safetensors files, and moved between BatchRenorm and BatchNorm.
+"""Saves variables of a model to safetensors files, and converts between BatchRenorm and BatchNorm.
 
-`bnrepro.BatchNorm` and `flax.linen.BatchNorm` have the same variables: those of one fit the other
-as they are. `BatchRenorm` keeps sigma = sqrt(var + epsilon) in the place of var, and a count.
+`bnrepro.BatchNorm` and `flax.linen.BatchNorm` have the same variables, which are interchangeable.
+`BatchRenorm` keeps sigma = sqrt(var + epsilon) instead of var, and a count.
 """
 
 import operator
@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bnrepro.layers.shared import check_range
 
-# What Flax puts before the name of a class that nn.remat, nn.vmap, nn.scan ... made of it.
+# Prefixes that Flax adds to the name of a class lifted by nn.remat, nn.vmap, nn.scan ...
 _LIFTED = "(?:Checkpoint|Vmap|Scan|Jit|Map_variables)*"
 _STATISTICS = {"BatchNorm": {"mean", "var"}, "BatchRenorm": {"mean", "std", "count"}}
 
@@ -26,14 +26,14 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
     """Writes a safetensors file with names such as "params/Dense_0/kernel", complete or not at all.
 
     Args:
-      path: of the file, in an existing folder; a file of that name is replaced.
-      variables: collections, nested dicts of arrays. Empty dicts leave nothing in the file.
+      path: of the file, in an existing folder; a file with that name is replaced.
+      variables: collections, nested dicts of arrays. Empty dicts are not stored.
 
     Raises:
-      ValueError: a name that is no string or has a "/", an array outside of any collection, or
-        something that is no array of integers, bools, floats of 16 to 64 bits or complex64.
+      ValueError: a name that is not a string or contains "/", an array outside any collection, or
+        a value that is not an array of integers, bools, floats of 16 to 64 bits or complex64.
     """
-    from safetensors.numpy import save  # which those who convert in memory need not have
+    from safetensors.numpy import save  # not needed to convert in memory
 
     path = Path(path)
     arrays = {}
@@ -43,14 +43,14 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
                 f"cannot save {path}: {names} must be a collection and names without '/'."
             )
         dtype = getattr(value, "dtype", type(value))
-        # Of the further types that safetensors writes it reads none back.
+        # safetensors writes further types, but cannot read them back.
         if not re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex64", str(dtype)):
             raise ValueError(f"cannot save {path}: {'/'.join(names)} cannot be of {dtype}.")
-        # safetensors 0.8 takes the bytes as they lie, and would mix up any other order.
+        # safetensors 0.8 copies the bytes as they are in memory, which must be in C order.
         arrays["/".join(names)] = np.asarray(value, order="C")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(save(arrays))  # save_file would shut out all other users
+        beside.write_bytes(save(arrays))  # save_file would deny access to all other users
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -60,8 +60,8 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads what `save_variables` wrote: nested dicts of JAX arrays, for `model.apply`.
 
     Raises:
-      ValueError: the file is damaged or holds something else, or numbers of 64 bits that JAX
-        would cut to 32.
+      ValueError: the file is damaged or holds something else, or 64-bit numbers that JAX would
+        truncate to 32 bits.
       OSError: it cannot be read.
     """
     from safetensors import SafetensorError
@@ -75,28 +75,28 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
     for names, array in flat.items():
         name = "/".join(names)
         if len(names) < 2 or any(names[:end] in flat for end in range(len(names))):
-            raise ValueError(f"cannot load {path}: {name} is no variable of a model.")
+            raise ValueError(f"cannot load {path}: {name} is not a variable of a model.")
         if array.dtype != (dtype := stored[name].dtype):
             raise ValueError(f"cannot load {path}: {name}, {dtype}, needs jax_enable_x64.")
     return unflatten_dict(flat)
 
 
 def to_batch_norm(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, Any]:
-    """From a model with `BatchRenorm` to the same with `BatchNorm`, Flax's or ours.
+    """Converts a model's `BatchRenorm` layers to `BatchNorm`, Flax's or ours.
 
-    var = sigma^2 - epsilon, and inference is the same. Where that would be negative, which takes
-    an `epsilon` above the layer's own, var is 0 and BatchNorm divides by its root, not by sigma.
+    var = sigma^2 - epsilon, and inference is the same. If that would be negative, which needs an
+    `epsilon` above the layer's own, var is 0 and BatchNorm divides by sqrt(epsilon), not by sigma.
 
     Args:
       variables: collections with the layers anywhere in `batch_stats`; not changed.
-      epsilon: that of the layers, at least 0.
+      epsilon: of the layers, at least 0.
 
     Returns:
-      Variables in which these layers have `mean` and `var`, and in place of a name that Flax
-      makes, BatchRenorm_0 say, the one that it makes for the new layer. All else is as it was.
+      Variables in which these layers have `mean` and `var`. An automatic name, such as
+      BatchRenorm_0, becomes the one that Flax gives the new layer. All else is unchanged.
 
     Raises:
-      ValueError: no such layer, a new name that is taken, or a number out of its range.
+      ValueError: there is no such layer, a new name is taken, or a number is out of range.
     """
     check_range("to_batch_norm", "epsilon", epsilon, 0)
 
@@ -107,16 +107,16 @@ def to_batch_norm(variables: Mapping[str, Any], *, epsilon: float) -> dict[str, 
 
 
 def to_batch_renorm(variables: Mapping[str, Any], *, epsilon: float, count: int) -> dict[str, Any]:
-    """From a model with `BatchNorm`, Flax's or ours, to the same with `BatchRenorm`.
+    """Converts a model's `BatchNorm` layers, Flax's or ours, to `BatchRenorm`.
 
     sigma = sqrt(var + epsilon), and inference is the same; result and errors as `to_batch_norm`.
 
     Args:
-      variables: as there. Where `nn.scan` or `nn.vmap` stacks layers, stack the new counts alike.
+      variables: as there. If `nn.scan` or `nn.vmap` stacks layers, stack the new counts likewise.
       epsilon: as there.
-      count: updates to take as done, at least 0, which schedules of r_max and d_max go by. From 0
-        the ramp is a new model's: training goes on as Batch Norm and turns by and by. From the
-        ramp's end it is Batch Renorm at once, sound if the averages are those of the data.
+      count: updates to count as done, at least 0, for schedules of r_max and d_max. With 0 the ramp
+        starts as in a new model: training continues as Batch Norm and changes gradually. With the
+        ramp's end it is Batch Renorm at once, which is sound if the averages fit the data.
     """
     check_range("to_batch_renorm", "epsilon", epsilon, 0)
     check_range("to_batch_renorm", "count", count, 0)
@@ -135,14 +135,14 @@ def _moved(
     """`variables` with the statistics and the automatic names of the new layer."""
 
     def is_layer(path: tuple[str, ...], node: Mapping[str, Any]) -> bool:
-        # Modules, too, may be called mean and var.
+        # Modules may also be called mean and var.
         leaves = {name for name, child in node.items() if not isinstance(child, Mapping)}
         return path[:1] == ("batch_stats",) and leaves == set(node) == _STATISTICS[old]
 
     flat = flatten_dict(variables, keep_empty_nodes=True, is_leaf=is_layer)
     layers = {path[1:] for path, node in flat.items() if isinstance(node, Mapping)}
     if not layers:
-        raise ValueError(f"no {old} in batch_stats: nothing has {sorted(_STATISTICS[old])} alone.")
+        raise ValueError(f"no {old} in batch_stats: no module has just {sorted(_STATISTICS[old])}.")
 
     def renamed(path: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(

@@ -1,17 +1,17 @@
-"""What a run writes, and its reader and writer: the one interface between training and reports.
+"""Reads and writes the records of a run: the only interface between training and reports.
 
 A workdir holds
 
 - `config.json`: the config, as launched;
 - `metrics.csv`: variant, seed, step, split, metric, value;
 - `provenance.json`: commit, command, versions, machine, data set and times;
-- what `report` makes of them: `summary.csv`, `summary.md`, `figures/`;
-- `tensorboard/`, `wandb/`: what trackers made of settings and metrics, a folder a variant;
-- `checkpoints/`: where to go on from, a folder a variant; `.lock`: held by who writes here;
-- of a sweep, whose trials are its variants, `sweep.db`: their state; until all have ended, a folder
-  of checkpoints for each group of trials that run together.
+- the report made from them: `summary.csv`, `summary.md`, `figures/`;
+- `tensorboard/`, `wandb/`: settings and metrics as trackers write them, a folder per variant;
+- `checkpoints/`: states to resume from, a folder per variant; `.lock`: held while writing;
+- for a sweep, whose trials are its variants, `sweep.db`: their state; until all have ended, a
+  folder of checkpoints for each group of trials that run together.
 
-A file is complete or absent: it is written beside and renamed.
+A file is complete or absent: it is written under another name and renamed.
 """
 
 import io
@@ -53,11 +53,11 @@ _OURS = {
 # What a process that was killed while writing leaves behind.
 _PARTIAL = ".partial-"
 
-# Where data lies, where to train, what to keep, what to measure and of which sweep it is are no
-# settings of a run.
+# Where the data is, where to train, what to keep, what to measure and the sweep it belongs to are
+# not settings of a run.
 _NO_SETTINGS = ("data_dir", "devices.", "checkpoint.", "sweep.", "measures", "measure_every")
 
-# Of MNIST and its stand-in, which all workdirs are of that do not say.
+# MNIST and its stand-in have this many; workdirs that do not say how many hold one of them.
 _CLASSES = 10
 
 
@@ -67,12 +67,12 @@ class RecordsError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What one workdir holds.
+    """The content of a workdir.
 
     Attributes:
       workdir: where it was read from.
       config: as launched.
-      metrics: one row a number, with the columns `METRIC_COLUMNS`.
+      metrics: one row per number, with the columns `METRIC_COLUMNS`.
       provenance: where the numbers come from.
     """
 
@@ -95,13 +95,13 @@ class Run:
         return {key: value for key, value in flat.items() if not key.startswith(_NO_SETTINGS)}
 
     def chance(self, variant: str) -> float:
-        """Accuracy of a guess, in (0, 1], which is what a run that diverged counts at."""
+        """Accuracy of a guess, in (0, 1], at which a run that diverged counts."""
         classes = self.provenance.get("classes", _CLASSES)
-        # Of several digits side by side, each combination is a label.
+        # With several digits side by side, each combination is a label.
         return classes ** -self.settings(variant).get("digits", 1)
 
     def finished(self, variant: str) -> bool:
-        """Whether all seeds of a variant have run to their end or diverged."""
+        """Whether all seeds of a variant have finished or diverged."""
         rows = self.metrics[self.metrics["variant"] == variant]
         last = rows[rows["step"] == self.config["steps"]]["seed"]
         diverged = rows[rows["metric"] == "diverged"]["seed"]
@@ -121,7 +121,7 @@ def variant_order(config: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a workdir; one that dies holds it no longer.
+    """Keeps other processes from writing to a workdir; a process that dies releases it.
 
     Raises:
       RecordsError: another process holds it, or it cannot be written.
@@ -129,7 +129,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     lock = FileLock(workdir / LOCK, timeout=0)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        # In what is not ours nothing is left, not even a lock: open_workdir refuses it.
+        # Leave nothing in a foreign folder, not even a lock: open_workdir refuses it.
         if not _foreign(workdir):
             lock.acquire()
     except Timeout:
@@ -149,12 +149,12 @@ def open_workdir(
     defaults: Mapping[str, Any] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> Run:
-    """Makes a workdir for runs of `config`, or opens the one that holds such runs already.
+    """Makes a workdir for runs of `config`, or opens the one that already holds such runs.
 
     Args:
-      workdir: made if it is missing.
+      workdir: created if it is missing.
       config: as launched.
-      defaults: by flat key, of settings that a config may lack, one of an earlier version say.
+      defaults: of settings that a config, such as one of an earlier version, may lack; by flat key.
       overwrite: replace what the workdir holds.
 
     Raises:
@@ -167,11 +167,13 @@ def open_workdir(
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
-                "another --workdir, the same config to go on with it, or --overwrite to replace it"
+                "another --workdir, use the same config to resume, or --overwrite to replace it"
             )
         return run
     if foreign := _foreign(workdir):
-        raise RecordsError(f"{workdir} holds what no run of ours wrote: {', '.join(foreign[:3])}")
+        raise RecordsError(
+            f"{workdir} has files that no run of ours wrote: {', '.join(foreign[:3])}"
+        )
     for path in workdir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -183,10 +185,10 @@ def open_workdir(
 
 
 def open_sweep(workdir: Path) -> dict[str, Any] | None:
-    """Makes a workdir for a sweep, or makes sure that it is one's already.
+    """Makes a workdir for a sweep, or makes sure that it already belongs to one.
 
     Returns:
-      The config of the sweep it holds, if any of its trials is there.
+      The config of the sweep it holds, if it has records of any trial.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
@@ -195,17 +197,17 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
     if (workdir / CONFIG).exists():
         config = _read_json(workdir / CONFIG)
         if not isinstance(config.get("sweep"), dict):
-            raise RecordsError(f"{workdir} holds a run that is no sweep; choose another --workdir")
+            raise RecordsError(f"{workdir} holds a run, not a sweep; choose another --workdir")
         return config
-    # None of its trials has finished, perhaps.
+    # A sweep may have begun without a finished trial.
     begun = (DATABASE, CHECKPOINTS)
     if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
-        raise RecordsError(f"{workdir} holds what no sweep wrote: {', '.join(foreign[:3])}")
+        raise RecordsError(f"{workdir} has files that no sweep wrote: {', '.join(foreign[:3])}")
     return None
 
 
 def check_writable(workdir: Path) -> None:
-    """Makes a folder if it is missing, and raises RecordsError if it cannot be written to."""
+    """Creates a folder if it is missing, and raises RecordsError if it cannot be written to."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -215,16 +217,16 @@ def check_writable(workdir: Path) -> None:
 
 
 def _foreign(workdir: Path) -> list[str]:
-    """What in a folder is not of a workdir."""
-    # Without a config there is but what an interrupted first write leaves: nothing worth keeping.
+    """The names in a folder that do not belong to a workdir."""
+    # Without a config, our files are left from an interrupted first write, not worth keeping.
     ours = _OURS if (workdir / CONFIG).exists() else {METRICS, PROVENANCE}
     names = {path.name for path in workdir.iterdir()} - ours - {LOCK}
     return sorted(name for name in names if not name.startswith(_PARTIAL))
 
 
 def write_run(run: Run) -> None:
-    """Writes provenance, metrics and, last, the config: where that is, all is."""
-    # No number is ever without where it comes from.
+    """Writes provenance, metrics and, last, the config: if it is there, all are."""
+    # No number is ever without its provenance.
     _write_json(run.workdir / PROVENANCE, run.provenance)
     with complete_file(run.workdir / METRICS) as path:
         run.metrics.to_csv(path, index=False, na_rep="nan")
@@ -232,31 +234,31 @@ def write_run(run: Run) -> None:
 
 
 def read_run(workdir: Path) -> Run:
-    """Reads what a workdir holds.
+    """Reads a workdir.
 
     Raises:
-      RecordsError: it is no workdir, or one of its files is damaged.
+      RecordsError: it is not a workdir, or one of its files is damaged.
     """
     try:
         if not (workdir / CONFIG).is_file():
-            raise RecordsError(f"{workdir} is no workdir: it has no {CONFIG}")
+            raise RecordsError(f"{workdir} is not a workdir: it has no {CONFIG}")
     except OSError as error:
         raise RecordsError(f"cannot read {workdir}: {error.strerror}") from error
     path = workdir / METRICS
     try:
         text = path.read_text()
         if not text.endswith("\n"):
-            raise ValueError("it is cut short, its last line has no end")
+            raise ValueError("it is cut short: its last line is incomplete")
         metrics = pd.read_csv(io.StringIO(text), dtype=_METRIC_TYPES, keep_default_na=False)
     except (OSError, ValueError, OverflowError) as error:
         raise RecordsError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     if tuple(metrics.columns) != METRIC_COLUMNS:
         raise RecordsError(f"{path} must have the columns {', '.join(METRIC_COLUMNS)}")
     if metrics.duplicated(list(METRIC_COLUMNS[:-1])).any():
-        raise RecordsError(f"{path} holds two values of one metric, seed and step")
+        raise RecordsError(f"{path} has two values for one metric, seed and step")
     config, provenance = _read_json(workdir / CONFIG), _read_json(workdir / PROVENANCE)
     _check_config(config, workdir / CONFIG)
-    # Before anything is measured, nothing is said of where it comes from.
+    # Before anything is measured, there is no provenance.
     if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
         raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
     classes = provenance.get("classes", _CLASSES)
@@ -272,7 +274,7 @@ def metric_rows(rows: list[Row]) -> pd.DataFrame:
 
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
-    """A path beside `path`, a file or a folder, renamed to it at the end: complete or absent.
+    """A temporary path, for a file or folder, renamed to `path` at the end: complete or absent.
 
     Raises:
       RecordsError: it cannot be written.
@@ -285,7 +287,7 @@ def complete_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RecordsError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        # Where nothing could be written, there is nothing to remove either.
+        # If nothing could be written, there is nothing to remove.
         with suppress(OSError):
             if beside.is_dir():
                 shutil.rmtree(beside)
@@ -308,7 +310,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:
-    """What every reader of records relies on; the rest of a config is its experiment's."""
+    """Checks what every reader of records relies on; the rest is up to the experiment."""
     for key in ("steps", "seeds"):
         if type(config.get(key)) is not int:
             raise RecordsError(f"{path} must have an integer {key}, got {config.get(key)!r}")
@@ -324,7 +326,7 @@ def differences(
     new: Mapping[str, Any],
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
-    """The settings that differ, as `key: old -> new`."""
+    """The settings that differ, as `key: OLD there, NEW here`."""
     old_flat, new_flat = (_flatten(defaults) | _flatten(config) for config in (old, new))
     return [
         f"{key}: {old_flat.get(key)} there, {new_flat.get(key)} here"
@@ -339,6 +341,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            # As JSON has it: a tuple and a list are the same setting.
+            # As in JSON, where a tuple and a list are the same.
             flat[prefix + key] = json.loads(json.dumps(value))
     return flat

@@ -1,4 +1,4 @@
-"""Tells other tools of a variant's settings and metrics: TensorBoard, Weights & Biases."""
+"""Sends a variant's settings and metrics to other tools: TensorBoard, Weights & Biases."""
 
 import hashlib
 import logging
@@ -18,18 +18,18 @@ from tensorboardX.summary import hparams, scalar
 
 from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run
 
-# Told of a run and of a variant of it, as rows come and when it is finished. Told again, it
+# Called with a run and one of its variants, as rows come and when it is finished. Called again, it
 # does only what it has not done yet.
 Tracker = Callable[[Run, str], None]
 
-# In a variant's folder: all of its events are there.
+# Marks a variant's folder in which all events are written.
 _COMPLETE = ".complete"
 
 _log = logging.getLogger(__name__)
 
 
 class TrackerError(Exception):
-    """A tool that cannot be used; the message is one sentence for the user."""
+    """A tool cannot be used; the message is one sentence for the user."""
 
 
 class _Seed(NamedTuple):
@@ -39,14 +39,14 @@ class _Seed(NamedTuple):
 
 
 class _Live:
-    """Tells a tool of each seed's new rows, and marks the folder of a variant that is complete.
+    """Sends each seed's new rows to a tool, and marks the folder of a variant that is complete.
 
-    What a process that died has told is told again by the one that resumes the run.
+    After a process dies, the one that resumes the run sends its rows again.
     """
 
     def __init__(self) -> None:
-        # By folder of a variant that is not finished: by seed, the open log, and how many of its
-        # metrics are in it.
+        # For the folder of each unfinished variant: by seed, the open log, and how many metrics
+        # are in it.
         self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
 
     def _tell(self, run: Run, variant: str, folder: Path) -> None:
@@ -84,7 +84,7 @@ class _Live:
 class TensorBoard(_Live):
     """Writes metrics and settings as TensorBoard events, a TensorBoard run for each seed.
 
-    The HPARAMS tab shows a line a seed: its settings, and the last value of each metric.
+    The HPARAMS tab shows a line per seed: its settings, and the last value of each metric.
     """
 
     def __init__(self) -> None:
@@ -107,8 +107,7 @@ class TensorBoard(_Live):
 
     def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> EventsWriter:
         (folder / f"seed_{seed.seed}").mkdir()
-        # SummaryWriter writes in a thread, which dies when the disk is full and is waited for
-        # forever.
+        # SummaryWriter writes in a thread; if the disk is full, it dies and is waited for forever.
         writer = EventsWriter(str(folder / f"seed_{seed.seed}" / "events"))
         _write_event(writer, 0, _hparams(seed)[1])
         return writer
@@ -124,10 +123,10 @@ class TensorBoard(_Live):
 
 
 def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
-    """Events of the settings of a seed.
+    """Events for the settings of a seed.
 
-    The first lists columns for the tab. TensorBoard takes one such list, of whichever run, for all;
-    without any it shows the columns of all, what differs first. The others begin and end the log.
+    The first lists columns for the tab. TensorBoard uses one such list, from any run, for all;
+    without any it shows all columns, differing ones first. The others begin and end the log.
     """
     return hparams(_as_hparams(seed.settings), {})
 
@@ -135,7 +134,7 @@ def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
 def _close(folders: Mapping[Path, Mapping[int, tuple[EventsWriter, int]]]) -> None:
     for written in folders.values():
         for writer, _ in written.values():
-            with suppress(OSError, ValueError):  # the latter of one that is closed
+            with suppress(OSError, ValueError):  # ValueError if it is closed
                 writer.close()
 
 
@@ -146,16 +145,16 @@ def _write_event(writer: EventsWriter, step: int, summary: Any) -> None:
 class WandB(_Live):
     """Logs to a project of Weights & Biases, one of its runs for each seed.
 
-    What W&B keeps here, with WANDB_MODE=offline all there is, goes to `wandb/PROJECT/VARIANT` of
-    the workdir. What it does not take is the subject of a warning and does not end the training: it
-    is a copy of the records, and the next process that resumes the run logs that variant again.
+    W&B's local files, with WANDB_MODE=offline all of its data, are in `wandb/PROJECT/VARIANT` of
+    the workdir. If logging fails, there is a warning and training continues: it is a copy of the
+    records, and the next process that resumes the run logs that variant again.
     """
 
     def __init__(self, project: str) -> None:
         """Makes sure that there is an account to log to.
 
         Raises:
-          TrackerError: there is no package, no such project name, or no account.
+          TrackerError: the package or an account is missing, or the project name is invalid.
         """
         try:
             import wandb
@@ -163,7 +162,7 @@ class WandB(_Live):
             raise TrackerError(f"--wandb needs a package ({error}): pip install wandb") from error
         try:
             wandb.Settings(project=project)
-            # Else W&B would ask for the account, or fail, when the first variant is trained.
+            # Without this, W&B would ask for the account, or fail, during the first variant.
             wandb.login(verify=True)
         except wandb.Error as error:
             raise TrackerError(f"cannot log to Weights & Biases: {error}") from error
@@ -175,7 +174,7 @@ class WandB(_Live):
         """Logs what is new.
 
         Raises:
-          RecordsError: there is no room for what W&B keeps here.
+          RecordsError: W&B's local files cannot be written.
         """
         folder = run.workdir / WANDB / self._project / variant
         if folder in self._failed:
@@ -188,7 +187,8 @@ class WandB(_Live):
             self._failed.add(folder)
             shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())
-            _log.warning("not logged to Weights & Biases, until run again: %s: %s", variant, reason)
+            message = "not logged to Weights & Biases until the run is resumed: %s: %s"
+            _log.warning(message, variant, reason)
 
     def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
         return self._wandb.init(
@@ -198,10 +198,10 @@ class WandB(_Live):
             # W&B shows nested keys with dots, and cannot filter by keys that have dots themselves.
             config=unflatten_dict(seed.settings, sep="."),
             dir=str(folder),
-            # After a death, the same run continues: W&B drops the steps that it has.
+            # After a crash, the same run continues: W&B drops the steps that it already has.
             id=_id(run, variant, seed.seed),
             resume="allow",
-            # Never into a run that the caller has open, nor over the progress bar.
+            # Do not log into a run that the caller has open, or print over the progress bar.
             reinit="create_new",
             settings={"console": "off", "silent": True},
         )
@@ -223,7 +223,7 @@ def _seeds(run: Run, variant: str) -> Iterator[_Seed]:
 
 
 def _as_hparams(settings: dict[str, Any]) -> dict[str, Any]:
-    """Numbers, truth values and texts as they are, lists as text; hparams drops None."""
+    """Numbers, bools and strings unchanged, lists as strings; hparams drops None."""
     return {
         key: value if isinstance(value, str | int | float | None) else str(value)
         for key, value in settings.items()
@@ -231,6 +231,6 @@ def _as_hparams(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _id(run: Run, variant: str, seed: int) -> str:
-    """The same for the same numbers: --overwrite starts a workdir anew."""
+    """The same id for the same numbers, but a new one after --overwrite."""
     parts = (str(run.workdir.resolve()), str(run.provenance.get("started")), variant, str(seed))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ def get_config(length: str = "full") -> ConfigDict:
     if length not in ("full", "preview"):
         raise ValueError(f"after the colon, a config takes full or preview, got {length!r}")
     config = ConfigDict()
-    config.preview = length == "preview"  # marks tables and figures as not the real thing
+    config.preview = length == "preview"  # mark tables and figures as a preview
 
     # Data: a TFDS name, and the only folder to look into ("" for TFDS_DATA_DIR and TFDS's own).
     config.dataset = "mnist"
@@ -100,7 +100,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.normalizer = ConfigDict()
     # Or batch_norm, batch_renorm, group_norm, layer_norm; filter_response_norm (activation tlu),
     # evonorm_s0 (identity), moving_average_batch_norm (kernel centred); batch_norm_stop_gradient
-    # and moving_average_norm do what the papers warn of.
+    # and moving_average_norm do what the papers warn against.
     config.normalizer.name = "none"
     config.normalizer.momentum = 0.99
     config.normalizer.epsilon = 1e-5

@@ -3,7 +3,7 @@
     python -m experiments.small_batch --config=configs/small_batch_cnn.py \
         --workdir=runs/small_batch_cnn
 
-A microbatch of 2 has 2 x 14 x 14 values a channel in the first layer and 2 x 2 x 2 in the last.
+A microbatch of 2 has 2 x 14 x 14 values per channel in the first layer and 2 x 2 x 2 in the last.
 """
 
 from ml_collections import ConfigDict

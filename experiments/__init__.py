@@ -1,1 +1,1 @@
-"""One driver a comparison."""
+"""One driver per comparison."""

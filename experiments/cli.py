@@ -1,4 +1,4 @@
-"""The command line that all experiments share: flags, progress, and mistakes in one sentence."""
+"""The command line that all experiments share: flags, progress, and errors in one sentence."""
 
 import atexit
 import logging
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
-# A mistake of the user's, as opposed to 1 for a fault of ours.
+# The user's mistake, as opposed to 1 for a bug of ours.
 USAGE_ERROR = 2
 # EX_TEMPFAIL of sysexits.h: the same command resumes the run.
 PREEMPTED = 75
@@ -29,8 +29,7 @@ INTERRUPTED = 130
 
 _told = threading.Event()
 
-# Called with the config as plain dicts, the workdir, whether to replace what that holds, and whom
-# to tell of each finished variant.
+# Called with the config as plain dicts, the workdir, whether to overwrite it, and the trackers.
 Experiment = Callable[[dict[str, Any], Path, bool, "Sequence[Tracker]"], None]
 
 
@@ -46,12 +45,12 @@ def launch(
     Args:
       experiment: see `Experiment`.
       doc: shown before the flags by --help.
-      adapt: makes the config that is run of the one that is given.
-      own: names of the experiment's own flags, which are defined already.
+      adapt: turns the config that is given into the config that is run.
+      own: names of the experiment's own flags, which are already defined.
 
-    Exit codes: 0 done; 2 a mistake, told in one sentence on stderr before anything is trained or
-    written; 75 told to end (SIGTERM) and 130 interrupted (Ctrl-C), both with the state saved: the
-    same command goes on.
+    Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr before anything is
+    trained or written; 75 asked to stop (SIGTERM) and 130 interrupted (Ctrl-C), both with the state
+    saved: the same command resumes.
     """
     try:
         _launch(experiment, doc, adapt, own)
@@ -65,19 +64,19 @@ def _launch(
     adapt: Callable[[dict[str, Any]], dict[str, Any]],
     own: Sequence[str],
 ) -> None:
-    only_flag = flags.DEFINE_list("only", None, "Train these variants alone: NAME,NAME.")
+    only_flag = flags.DEFINE_list("only", None, "Train only these variants: NAME,NAME.")
     overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
     resume_flag = flags.DEFINE_bool(
-        "resume", False, "Go on with what the workdir holds; refused where it holds nothing."
+        "resume", False, "Resume the run in the workdir; an error if there is none."
     )
     distributed_flag = flags.DEFINE_bool(
-        "distributed", False, "Join the other processes that SLURM, Kubernetes or a TPU tells of."
+        "distributed", False, "Join the other processes of the SLURM, Kubernetes or TPU job."
     )
     coordinator_flag = flags.DEFINE_string(
         "coordinator", None, "Join other processes: HOST:PORT of the first, the same in all."
     )
     processes_flag = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-    process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: which, from 0.")
+    process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: index, from 0.")
     distributed = ("distributed", "coordinator", "num_processes", "process_id")
     config, workdir = parse(doc, (*own, "only", "overwrite", "resume", *distributed))
     config = adapt(config)
@@ -86,16 +85,16 @@ def _launch(
             config = only(config, only_flag.value)
         check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
         if resume_flag.value and overwrite_flag.value:
-            raise ValueError("--resume goes on with the workdir and --overwrite replaces it")
+            raise ValueError("--resume continues the workdir, --overwrite replaces it: choose one")
         if resume_flag.value and not (workdir / "config.json").exists():
-            raise ValueError(f"--resume finds nothing to go on with in {workdir}")
+            raise ValueError(f"--resume found nothing to resume in {workdir}")
         explicit = coordinator_flag.value, processes_flag.value, process_flag.value
         if len({value is None for value in explicit}) > 1:
             raise ValueError("--coordinator, --num_processes and --process_id go together")
     except ValueError as error:
         fail(error)
 
-    # Only now: --help and a mistyped flag need not wait for JAX.
+    # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import jax
 
     from bnrepro.comparison.config import variant_configs
@@ -122,11 +121,11 @@ def _launch(
     except (ConfigError, DatasetError, RecordsError, CheckpointError, TrackerError) as error:
         fail(error)
     except Preempted:
-        leave("told to end", PREEMPTED)
+        leave("asked to stop", PREEMPTED)
 
 
 def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The config with these variants alone; if the baseline is none of them, the first is.
+    """The config with only these variants; if the baseline is not among them, the first becomes it.
 
     Raises:
       ValueError: there is no such variant.
@@ -135,17 +134,17 @@ def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in variants:
             known = ", ".join(variants)
-            raise ValueError(f"--only names no variant of the config: {name!r}; it has {known}")
+            raise ValueError(f"--only names an unknown variant: {name!r}; the config has {known}")
     baseline = config["baseline"] if config["baseline"] in names else names[0]
     chosen = {name: variants[name] for name in variants if name in names}
     return {**config, "variants": chosen, "baseline": baseline}
 
 
 def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Makes sure that no value of the command line is one that all variants set themselves.
+    """Makes sure that no value on the command line is one that all variants set themselves.
 
     Raises:
-      ValueError: one is, and would change nothing.
+      ValueError: a value would change nothing.
     """
 
     def sets(variant: Any, key: str) -> bool:
@@ -160,17 +159,17 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
         if variants and all(sets(variant, key) for variant in variants.values()):
             raise ValueError(
                 f"--config.{key} would change nothing: all variants set it "
-                f"({', '.join(variants)}); choose among them by --only, or try other values by "
-                f"python -m scripts.sweep --vary={key}=A,B"
+                f"({', '.join(variants)}); choose among them with --only, or try other values "
+                f"with python -m scripts.sweep --vary={key}=A,B"
             )
 
 
 def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    """Parses the command line: a command's own flags, and those that all commands have.
+    """Parses the command line: a command's own flags, and the flags that all commands share.
 
     Args:
       doc: shown before the flags by --help.
-      own: names of the flags that are defined already.
+      own: names of the command's own flags, which are already defined.
 
     Returns:
       The config as plain dicts, and the workdir.
@@ -210,7 +209,7 @@ def _check_file(name: str) -> None:
     """Makes sure that `FILE` or `FILE:ARGUMENT` gives a config: ml_collections shows tracebacks.
 
     Raises:
-      ValueError: it gives none.
+      ValueError: it does not.
     """
     path, *arguments = name.split(":", 1)
     if not Path(path).is_file():
@@ -218,7 +217,7 @@ def _check_file(name: str) -> None:
     try:
         content = runpy.run_path(path)
         if "get_config" not in content:
-            raise ValueError("it has none")
+            raise ValueError("it is not defined")
         config = content["get_config"](*arguments)
     except Exception as error:  # the user's own code may raise anything
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -228,22 +227,22 @@ def _check_file(name: str) -> None:
 
 
 def heed_sigterm() -> None:
-    """Lets `end_if_told` end the process where it can be, when SIGTERM tells it to end."""
+    """After SIGTERM, lets `end_if_told` stop the process at the next place where it can."""
 
     def told(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         _told.set()
 
     signal.signal(signal.SIGTERM, told)
-    # All is done then, and the interpreter takes a moment to end.
+    # By then all work is done, but the interpreter takes a moment to exit.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def end_if_told() -> None:
-    """To be called between two steps of what takes long.
+    """To be called between two steps of long work.
 
     Raises:
-      Preempted: the process was told to end.
+      Preempted: the process was asked to stop (SIGTERM).
     """
     from bnrepro.comparison.run import Preempted
 
@@ -252,18 +251,18 @@ def end_if_told() -> None:
 
 
 def quiet_logging() -> None:
-    """Leaves warnings of ours alone."""
+    """Shows only our own warnings."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
-    # What goes wrong while Orbax writes in the background is told by CheckpointError.
+    # CheckpointError reports what goes wrong while Orbax writes in the background.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def make_trackers() -> "list[Tracker]":
-    """Whom to tell of each variant, as the command line has it.
+    """The trackers that the command line asks for.
 
     Raises:
-      TrackerError: a tool that cannot be used.
+      TrackerError: a tool cannot be used.
     """
     from bnrepro.trackers import TensorBoard, WandB
 
@@ -278,7 +277,7 @@ def run(
     *,
     report: "Callable[[Run], Report]",
 ) -> None:
-    """Runs the comparison and, in the process that writes, writes and shows its report."""
+    """Runs the comparison; the process that writes also writes and shows its report."""
     result = train(config, workdir, overwrite, trackers)
     if result is not None:
         show(result, report(result))
@@ -290,7 +289,7 @@ def train(
     overwrite: bool = False,
     trackers: "Sequence[Tracker]" = (),
 ) -> "Run | None":
-    """Runs the comparison, with a bar; returns its records in the process that writes."""
+    """Runs the comparison with a progress bar; returns its records in the process that writes."""
     import jax
 
     from bnrepro.comparison.run import run_comparison
@@ -323,7 +322,7 @@ def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[s
         TextColumn("left"),
     )
     done = dict.fromkeys(config["variants"], 0)
-    # On stderr: what is piped on is the table alone.
+    # On stderr, so that only the table is piped on.
     bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
     task = bar.add_task("", total=config["steps"] * len(done))
 
@@ -362,16 +361,16 @@ def show(run: "Run", report: "Report") -> None:
 def leave(why: str, code: int) -> NoReturn:
     """Exits with a message that the run can be resumed."""
     print(
-        f"{why}: what was done is saved in the workdir; the same command, without --overwrite, "
-        "goes on from there",
+        f"{why}: all progress is saved in the workdir; the same command, without --overwrite, "
+        "resumes from there",
         file=sys.stderr,
     )
     sys.exit(code)
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Ends with a mistake of the user's, told in one sentence."""
-    # Of an unknown key, ml_collections says its name and the nearest one, in errors in errors.
+    """Exits after reporting a user's mistake in one sentence."""
+    # For an unknown key, ml_collections nests the message with the nearest key in other errors.
     cause: Any = error
     while isinstance(cause, AttributeError | KeyError) and cause.args:
         cause = cause.args[0]

@@ -5,7 +5,7 @@ r"""Does Batch Normalization train faster and end higher? The MNIST experiment o
 
 Trains the sigmoid network without normalization, with Batch Norm and with Batch Renorm. Writes
 the records, a table and figures (a) to (c) to the workdir, and shows the table. The same command
-again goes on with what is not finished.
+resumes what is not finished.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
-# Accuracies that the table tells the steps to.
+# The table shows the steps to these accuracies.
 ACCURACIES = (0.95, 0.97)
 
 

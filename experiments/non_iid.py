@@ -85,14 +85,14 @@ def summarize(run: "Run", baselines: Mapping[str, str]) -> "tuple[pd.DataFrame, 
     table = table.rename(columns={f"final − {theirs}": "final − batch_norm"})
     there = set(baselines.values()) & set(table.index)
     table.loc[list(there), "final − batch_norm"] = "0"
-    # With --only, what they are compared with may be left out.
+    # With --only, their baselines may be left out.
     without = [name for name in table.index if baselines[name] not in there]
     table.loc[without, "final − batch_norm"] = ""
     return numbers, table
 
 
 def _place(settings: Mapping[str, Any], name: str) -> tuple[float, int, str]:
-    """i.i.d. first, then the fewer labels the later."""
+    """Sort key: i.i.d. first, then by decreasing number of labels."""
     by_label = settings["sampler.name"] == "labels"
     labels = settings["sampler.labels_per_batch"] if by_label else math.inf
     return -labels, settings["batch_size"], name

@@ -2,8 +2,8 @@
 
     python -m experiments.small_batch --config=configs/small_batch.py --workdir=runs/small_batch
 
-Trains every normalizer with the same gradient batch, split into microbatches of falling size that
-are normalized each by itself; configs/small_batch_cnn.py does it with convolutions, and
+Trains every normalizer with the same gradient batch, split into microbatches of decreasing size,
+each normalized separately; configs/small_batch_cnn.py does it with convolutions, and
 configs/small_batch_normalizers.py with the normalizers that were made for small batches. Shows
 final accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and the paper's
 ImageNet figures beside.
@@ -107,7 +107,7 @@ def variants_by_size(run: "Run") -> dict[str, dict[int, str]]:
         sizes[settings["microbatch_size"]] = name
     all_sizes = {1}.union(*variants.values())
     for normalizer, sizes in variants.items():
-        # The same at every size, whichever it was trained at.
+        # The same at every size, no matter at which it was trained.
         if not normalizer.startswith(_OF_MICROBATCHES):
             variants[normalizer] = dict.fromkeys(all_sizes, next(iter(sizes.values()))) | sizes
     return dict(sorted(variants.items()))

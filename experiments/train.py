@@ -1,4 +1,4 @@
-r"""Trains any config: all of its variants, some of them, or the config as it is without them.
+r"""Trains any config: all of its variants, some of them, or the config itself without them.
 
     python -m experiments.train --config=configs/mnist_sigmoid_rates.py --workdir=runs/rates
     python -m experiments.train --config=configs/small_batch.py --workdir=runs/two \
@@ -6,8 +6,8 @@ r"""Trains any config: all of its variants, some of them, or the config as it is
     python -m experiments.train --config=configs/small_batch.py --workdir=runs/single \
         --novariants --config.normalizer.name=batch_renorm --config.microbatch_size=4
 
-Writes records, a table and figures to the workdir, and shows the table. The same command again goes
-on with what is not finished.
+Writes records, a table and figures to the workdir, and shows the table. The same command resumes
+what is not finished.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def report(run: "Run") -> "Report":
     if len(run.variants) == 1:
         table = table[["final, %", "seeds"]]
     pictures = []
-    # Of one evaluation there is no curve.
+    # A single evaluation makes no curve.
     if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:
         pictures.append(figures.accuracy_figure(run))
     if (run.metrics["metric"] == "sigmoid_input/p50").any():

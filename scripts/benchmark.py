@@ -5,12 +5,11 @@ r"""Measures how fast things are on this machine.
     python -m scripts.benchmark train --output=results/benchmarks/train.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
-layers: forward and backward through the layers, against Flax's and, where it is installed,
-PyTorch's.
-formulations: other ways to compute them, which were tried.
-train: steps of the experiments' training, beside their matrix products alone, Flax and PyTorch.
-sweep: trials a minute of one worker that trains them grouped, as sweeps do, against one by one, and
-against launching each by itself.
+layers: forward and backward through the layers, against Flax's and, if installed, PyTorch's.
+formulations: other ways of computing them that were tried.
+train: steps of the experiments' training, against only their matrix products, Flax and PyTorch.
+sweep: trials per minute of one worker that trains them in groups, as sweeps do, against one by one,
+and against launching each separately.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from bnrepro.sweep.plan import Plan
 
-# One key of each trial differs; the rates are those that all networks can take.
+# Trials differ in the learning rate, within a range at which all networks train.
 _RATES = "log(0.01,0.3)"
 _CHANGES = {"seeds": 1, "normalizer.name": "batch_norm"}
 
@@ -43,22 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     output: Any = {"type": Path, "required": True, "metavar": "FILE", "help": "a Markdown file"}
     for name, run, what in (
-        ("layers", _layers, "milliseconds of a layer, beside others'"),
-        ("formulations", _formulations, "milliseconds of other ways to compute a layer"),
-        ("train", _train, "steps a second, beside others'"),
+        ("layers", _layers, "milliseconds of a layer, compared with others'"),
+        ("formulations", _formulations, "milliseconds of other ways of computing a layer"),
+        ("train", _train, "steps per second, compared with others'"),
     ):
         layers = benchmarks.add_parser(name, help=what)
         layers.set_defaults(run=run)
         add = layers.add_argument
         add("--output", **output)
         add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
-    sweep = benchmarks.add_parser("sweep", help="trials a minute, grouped and one by one")
+    sweep = benchmarks.add_parser("sweep", help="trials per minute, grouped and one by one")
     sweep.set_defaults(run=_sweep)
     add = sweep.add_argument
     add("--output", **output)
-    add("--trials", type=_positive, default=32, help="grouped (default: %(default)s)")
-    add("--alone", type=_several, default=8, help="one by one (default: %(default)s)")
-    add("--launched", type=_positive, default=4, help="each by itself (default: %(default)s)")
+    add(
+        "--trials",
+        type=_positive,
+        default=32,
+        help="number of grouped trials (default: %(default)s)",
+    )
+    add("--alone", type=_several, default=8, help="number one by one (default: %(default)s)")
+    add("--launched", type=_positive, default=4, help="number launched (default: %(default)s)")
     add("--repeats", type=_positive, default=3, help="of each, in turn (default: %(default)s)")
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)

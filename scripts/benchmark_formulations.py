@@ -1,6 +1,6 @@
-"""Times ways to compute a layer that were tried: `benchmark formulations`.
+"""Times ways of computing a layer that were tried: `benchmark formulations`.
 
-What `bnrepro.layers.reductions` does is the last of the sums and of the layers.
+The last of the sums and of the layers is what `bnrepro.layers.reductions` does.
 """
 
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def _moving(x: jax.Array, average: jax.Array) -> jax.Array:
 
 
 class Combined(nn.Module):
-    """Batch Norm as (x - shift) * factor + offset, differentiated by JAX as it stands.
+    """Batch Norm as (x - shift) * factor + offset, differentiated by JAX as is.
 
     Attributes:
       shift: a constant near the mean, from x and the moving mean.
@@ -122,7 +122,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def sum_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
-    """By name: what takes both sums over all but the last axis, that often."""
+    """By name: calls that take both sums over all but the last axis."""
     x = jnp.asarray(layer_operands(shape)[0]).reshape(-1, shape[-1])
     calls: list[tuple[str, Call]]
     calls = [(name, partial(repeat, jax.jit(sums), (x, x[:1]))) for name, sums in SUMS.items()]
@@ -130,7 +130,7 @@ def sum_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 
 def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
-    """By name: forward and backward through a layer, y an output, that often."""
+    """By name: calls that go forward and backward through a layer, with y as an output."""
     x, scale, bias, dy = (jnp.asarray(operand) for operand in layer_operands(shape))
     calls: list[tuple[str, Call]] = []
     for name, layer_type in LAYERS.items():

@@ -47,7 +47,7 @@ _SECONDS = 0.02  # of calls between two readings of the clock
 
 
 class Timings(NamedTuple):
-    """Milliseconds of each reading, one list an implementation, read in turn."""
+    """Milliseconds of each reading, one list per implementation, read in turn."""
 
     title: str
     readings: Mapping[str, Sequence[float]]
@@ -204,7 +204,7 @@ def repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> 
 
 
 def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
-    """PyTorch's layer on as many cores; none where PyTorch is missing or the device is no CPU."""
+    """PyTorch's layer on as many cores; none without PyTorch or if the device is not a CPU."""
     try:
         import torch
     except ImportError:
@@ -228,7 +228,7 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 
 
 def report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one column a shape, and what there is to say about it."""
+    """The table, one column per shape, and its caption."""
     rows = {timing.title: _row(timing) for timing in timings}
     ratios = {
         f"{name}{suffix}": statistics.geometric_mean(
@@ -256,7 +256,7 @@ Geometric means of the ratios to {_BASELINE}: {means}.
 
 
 def network_report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one row a network, and what there is to say about it."""
+    """The table, one row per network, and its caption."""
     rows = {
         timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
         | {

@@ -1,6 +1,6 @@
-"""Times training beside its matrix products alone, plain Flax and PyTorch: `benchmark train`.
+"""Times training against only its matrix products, plain Flax and PyTorch: `benchmark train`.
 
-The network is that of configs/mnist_sigmoid.py, a step is one of its 60 images.
+The network is that of configs/mnist_sigmoid.py; a step takes 60 images.
 """
 
 import json
@@ -32,7 +32,7 @@ _RATE, _FEATURES = 0.1, (784, 100, 100, 100, 10)
 
 
 def calls(seeds: int) -> list[tuple[str, Call]]:
-    """By name: 50 steps of training of that many seeds; the peers of one seed only."""
+    """By name: 50 training steps for that many seeds; the peers only with one seed."""
     images, labels = _data()
     named = [(FLOOR, _floor(seeds, images))]
     named += [(variant, _ours(variant, seeds, images, labels)) for variant in VARIANTS]
@@ -77,7 +77,7 @@ def _floor(seeds: int, images: np.ndarray) -> Call:
 
 
 def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> Call:
-    """Through the programs of the experiments."""
+    """Training with the programs of the experiments."""
     data = images, labels, images[:60], labels[:60]
     dataset = Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
     config = json.loads(json.dumps(mnist_sigmoid.get_config().to_dict()))
@@ -86,7 +86,7 @@ def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> C
 
 
 def training_call(program: Program, steps: int) -> Call:
-    """Trains a program's runs so many steps, in one dispatch, as often as it is told."""
+    """Trains a program's runs for this many steps in one dispatch, as often as called for."""
     states = program.init(np.arange(program.config["seeds"]), {})
 
     def call(number: int) -> None:
@@ -166,7 +166,7 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
 
 
 def report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one column a number of seeds, and what there is to say about it."""
+    """The table, one column per number of seeds, and its caption."""
     names = dict.fromkeys(name for timing in timings for name in timing.readings)
     columns = {
         f"seeds: {timing.title}": {

@@ -3,13 +3,13 @@ r"""Measures the thirty statements of the documents, and prints the ledger of wh
     python -m scripts.claims --workdir=runs/claims
     python -m scripts.claims --only=A1,A2,B7 --fast
 
-Runs what the workdir lacks of the comparisons in configs/claims/, then reads their records; the
-same command goes on after an interruption. The ledger is shown, and written to `ledger.csv`, a row
-for each measurement, and `ledger.md`, with the documents' own words. Thresholds are registered
-before a run: `--register` writes results/claims/registered.csv, to be committed.
+Runs the comparisons in configs/claims/ that the workdir lacks, then reads their records; the same
+command resumes after an interruption. The ledger is shown, and written to `ledger.csv`, a row for
+each measurement, and `ledger.md`, with the documents' own words. Thresholds are registered before a
+run: `--register` writes results/claims/registered.csv, to be committed.
 
-Exit codes: 0 done, whatever the verdicts; 2 a mistake, told in one sentence; 75 told to end
-(SIGTERM) and 130 interrupted (Ctrl-C), both with what has finished saved.
+Exit codes: 0 done, whatever the verdicts; 2 a usage error, reported in one sentence; 75 asked to
+stop (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what the command line names; see the module's docstring for exit codes."""
     options = _parser().parse_args(arguments)
 
-    # Only now: --help need not wait for JAX.
+    # Imported only now, so that --help need not wait for JAX.
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.data import DatasetError
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ConfigError, DatasetError, RecordsError, CheckpointError, ValueError) as error:
         cli.fail(error)
     except Preempted:
-        cli.leave("told to end", cli.PREEMPTED)
+        cli.leave("asked to stop", cli.PREEMPTED)
     except KeyboardInterrupt:
         cli.leave("interrupted", cli.INTERRUPTED)
 
@@ -67,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", metavar="ID,..", help="these claims alone, as in B3,B4")
-    add("--fast", action="store_true", help="shorter runs of fewer seeds, in minutes")
+    add("--only", metavar="ID,..", help="only these claims, as in B3,B4")
+    add("--fast", action="store_true", help="shorter runs with fewer seeds, in minutes")
     text = "folder of records and ledger (default: runs/claims or, with --fast, runs/claims_fast)"
     add("--workdir", type=Path, help=text)
-    add("--register", action="store_true", help="write down what is measured, and measure nothing")
+    add("--register", action="store_true", help="record what will be measured; measure nothing")
     return parser
 
 
@@ -101,7 +101,7 @@ def _measure(options: argparse.Namespace) -> None:
     dataset = load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
-            "the claims are about MNIST, which is neither here nor could be downloaded: set "
+            "the claims are about MNIST, which is not here and could not be downloaded: set "
             "TFDS_DATA_DIR, or run python -m scripts.prepare_data mnist"
         )
     check_writable(workdir)
@@ -111,7 +111,7 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
         try:
             runs[name] = _records(name, config, workdir / name, dataset)
-        except DatasetError as error:  # of another set than MNIST
+        except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
     here = here_and_now()
     evidence = {
@@ -139,12 +139,13 @@ def _chosen(only: str | None) -> "list[Claim]":
     for name in names:
         if name not in CLAIMS:
             hint = nearest(name, CLAIMS)
-            raise ValueError(f"--only names no claim: {name!r}{hint}; they are {', '.join(CLAIMS)}")
+            known = ", ".join(CLAIMS)
+            raise ValueError(f"--only names an unknown claim: {name!r}{hint}; choose from {known}")
     return [claim for name, claim in CLAIMS.items() if name in names]
 
 
 def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, Any]]:
-    """The configs that these claims read, by name, as plain dicts; "full" or "fast" ones."""
+    """The configs that these claims read, by name, as plain dicts; `length` is "full" or "fast"."""
     names = dict.fromkeys(name for claim in claims for name in claim.comparisons)
     return {
         name: json.loads(
@@ -166,7 +167,7 @@ def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
 
 
 def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
-    """With the commit that first held a claim's fingerprint; "" of one that is not committed."""
+    """The claims' fingerprints, with the commit that first held each; "" if not committed."""
     from bnrepro.claims import Registered
 
     found = {}
@@ -180,7 +181,7 @@ def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
 
 
 def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
-    """Makes sure that what the workdir holds is of these configs, before anything is trained."""
+    """Makes sure that the workdir's records belong to these configs, before training anything."""
     from bnrepro.comparison.config import DEFAULTS
     from bnrepro.records import open_workdir
 
@@ -190,7 +191,7 @@ def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
 
 
 def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
-    """The records of a comparison, of which what is missing is run."""
+    """The records of a comparison; trains what is missing."""
     from bnrepro.records import read_run
 
     if (workdir / "config.json").exists():
@@ -205,7 +206,7 @@ def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset
 
 
 def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
-    """Readings of the clock, all variants in turn; a reading stands for a seed."""
+    """Times all variants in turn; each reading of the clock stands for a seed."""
     from bnrepro.comparison.config import DEFAULTS, variant_configs
     from bnrepro.comparison.program import make_program
     from bnrepro.comparison.provenance import begin
@@ -240,7 +241,7 @@ def _evidence(
     dataset: "Dataset",
     here: dict[str, Any],
 ) -> "Evidence":
-    """What a measurement gives; `here` says of one that reads no records where it is made."""
+    """The evidence of a measurement; `here` is the provenance if it reads no records."""
     from bnrepro.claims import Evidence
     from bnrepro.report import statistics
 
@@ -260,7 +261,7 @@ def _evidence(
 
 
 def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
-    """The ledger as Markdown: the table, and of each claim the words and the reasons."""
+    """The ledger as Markdown: the table, and each claim's quotes and reasons."""
     from bnrepro.claims import DOCUMENTS
     from bnrepro.claims.ledger import rule_text
 

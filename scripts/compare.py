@@ -1,7 +1,7 @@
 """Compares the variants of any number of runs, in a list or by the settings they differ in.
 
-Reads what the runs wrote, finished or not. Shows means over seeds with their 95% intervals,
-differences to a baseline, paired by seed, and steps to an accuracy. For example:
+Reads the records of runs, finished or not. Shows means over seeds with their 95% confidence
+intervals, differences to a baseline, paired by seed, and steps to an accuracy. For example:
 python -m scripts.compare runs/small_batch --rows=microbatch_size --columns=normalizer.name
 """
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options = _parser().parse_args(arguments)
 
-    # Only now: --help need not wait for pandas.
+    # Imported only now, so that --help need not wait for pandas.
     from rich.console import Console
 
     from bnrepro.records import RecordsError, complete_file, read_run
@@ -76,17 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.compare", description=__doc__)
     add = parser.add_argument
-    add("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="what a run wrote")
+    add("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="the workdir of a run")
     add("--metric", default="test/accuracy", metavar="SPLIT/NAME", help="default: %(default)s")
     add("--at", default="final", metavar="final|best|STEP", help="default: %(default)s")
-    for option, what in (("--rows", "config keys, `run` or `variant`,"), ("--columns", "those")):
+    for option, what in (("--rows", "config keys, `run` or `variant`"), ("--columns", "keys")):
         text = f"{what} that label the {option.lstrip('-')}"
         add(option, type=lambda keys: keys.split(","), default=[], metavar="KEY,..", help=text)
-    add("--baseline", metavar="VARIANT", help="compare with this one; 'RUN: VARIANT' names its run")
-    add("--steps-to", type=float, metavar="ACCURACY", help="show the steps to it, as in 0.97")
-    add("--format", choices=("text", *_SUFFIXES.values()), help="default: by the --output, or text")
-    add("--output", type=Path, metavar="FILE", help="write to it")
-    add("--skip-bad", action="store_true", help="leave out workdirs that cannot be compared")
+    add("--baseline", metavar="VARIANT", help="variant, or 'RUN: VARIANT', to compare with")
+    add("--steps-to", type=float, metavar="ACCURACY", help="show steps to it, as in 0.97")
+    add("--format", choices=("text", *_SUFFIXES.values()), help="default: as --output, or text")
+    add("--output", type=Path, metavar="FILE", help="write to this file")
+    add("--skip-bad", action="store_true", help="skip workdirs that cannot be compared")
     return parser
 
 

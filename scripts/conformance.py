@@ -65,7 +65,7 @@ class Explanation(NamedTuple):
     """Why an implementation deviates, from its source; printed only where it does."""
 
     implementation: str  # beginning of the name
-    # Cases by name; "rule": what it does by design; "rest": whatever deviates besides.
+    # Cases by name; "rule": what it does by design; "rest": all other deviations.
     cases: str
     text: str
 
@@ -204,7 +204,7 @@ def measure(implementation: Implementation, case: Case, golden: Golden) -> Resul
         values = []
         for quantity, value in observed.items():
             keys = [f"{case.trajectory(implementation)}/{r}/{quantity}" for r in (rule, papers)]
-            # What a rule does not change stands under the papers' only.
+            # Values that a rule does not change are stored only under the papers'.
             expected = golden[keys[0] if keys[0] in golden else keys[1]]
             values.append(np.max(np.abs(value - expected)) / np.max(np.abs(expected)))
         largest = float(np.max(values))  # NaN where there is one
@@ -215,7 +215,7 @@ def measure(implementation: Implementation, case: Case, golden: Golden) -> Resul
 
 
 def tolerance(case: Case, golden: Golden) -> float:
-    """Up to which deviation a cell is exact; the caption of the table gives the reasons."""
+    """The largest deviation that counts as exact; the table's caption gives the reasons."""
     if case.name == "bfloat16":
         return 2.0**-7
     x = np.float64(golden[f"{case.data}/x"])

@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Settings(NamedTuple):
-    """What a layer is made with."""
+    """The settings of a layer."""
 
     momentum: float  # decay of the averages
     epsilon: float
@@ -46,7 +46,7 @@ class Layer(Protocol):
         """The state as it would be stored."""
 
     def load(self, saved: Any) -> None:
-        """Takes over what `save` of another layer gave."""
+        """Loads the state that another layer's `save` returned."""
 
 
 class Implementation(NamedTuple):
@@ -57,7 +57,7 @@ class Implementation(NamedTuple):
     make: Callable[[Settings], Layer]
     module: str = ""  # that has to be there, if it is not named like the package
     renorm: bool = False
-    # The golden file's rule that it follows by design, where that is not the papers'.
+    # The golden file's rule that it follows by design, if not the papers'.
     own_rule: str | None = None
     warmup: str | None = None  # "switch": Batch Norm until a step; "ramp": the paper's
     masks: bool = False

@@ -1,7 +1,8 @@
-"""Evaluates a run's checkpoints on the test set, with the statistics that are asked for.
+"""Evaluates a run's checkpoints on the test set, with the normalizer statistics of your choice.
 
-Shows a row a variant: mean over seeds with its 95% interval. Writes nothing into the workdir. For
-example: python -m scripts.evaluate runs/small_batch --checkpoint=best --statistics=population
+Shows a row per variant: mean over seeds with its 95% confidence interval. Does not change the
+workdir. For example:
+python -m scripts.evaluate runs/small_batch --checkpoint=best --statistics=population
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
 
-    # Only now: --help need not wait for JAX.
+    # Imported only now, so that --help need not wait for JAX.
     from rich.console import Console
 
     from bnrepro.comparison.keys import ConfigError
@@ -69,18 +70,18 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     for name in names:
         steps, damage = restored.find_checkpoints(run, name)
         for path, wrong in damage.items():
-            sys.stderr.write(f"{path} is not whole and is not used: {wrong}.\n")
+            sys.stderr.write(f"{path} is damaged and is not used: {wrong}.\n")
         if steps:
             found[name] = restored.restore_variant(
                 run, name, configs[name], steps, options.checkpoint
             )
-    # Where the config says that the data lies is another machine's, and another person's word.
+    # The config's data folder may be on another machine, and is not to be trusted.
     dataset = load_dataset(
         run.config["dataset"], options.data_dir, image_size=run.config.get("image_size", 0)
     )
     restored.check_dataset(run, dataset)
 
-    rows = {name: ["no whole checkpoint", "–", "–", "–"] for name in names}
+    rows = {name: ["no intact checkpoint", "–", "–", "–"] for name in names}
     for name, checkpoint in found.items():
         values = reevaluate(checkpoint, configs[name], dataset, options.statistics)
         diverged = np.isnan(values["accuracy"])
@@ -97,7 +98,7 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     shown = {configs[name]["normalizer"]["name"] for name in found}
     if options.statistics == "population" and "batch_renorm" in shown:
         caption += (
-            " Batch Renorm's are those of each layer's inputs in the network that evaluates with "
+            " Batch Renorm's are taken over each layer's inputs in the network that evaluates with "
             "them."
         )
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns), caption
@@ -106,15 +107,15 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
     add = parser.add_argument
-    add("workdir", type=Path, metavar="WORKDIR", help="what a run wrote")
+    add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     names = "default: all of them"
     add("--variants", type=lambda text: text.split(","), metavar="NAME,..", help=names)
-    which = "default: %(default)s; best: of those that are there, by test accuracy"
+    which = "default: %(default)s; best: the highest test accuracy among those kept"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _STATISTICS.items())
     choices = tuple(_STATISTICS)
     add("--statistics", choices=choices, default="moving", help=f"{meanings} (default: moving)")
-    where = "looked into before TFDS_DATA_DIR and ~/tensorflow_datasets, not that of the config"
+    where = "instead of TFDS_DATA_DIR and ~/tensorflow_datasets; the config's is not used"
     add("--data_dir", metavar="FOLDER", help=where)
     return parser
 

@@ -1,6 +1,6 @@
-"""Writes what one seed of a run is evaluated with to a safetensors file, for any Flax model.
+"""Writes the variables of one seed of a run to a safetensors file, for any Flax model.
 
-Says how to load it. Needs no data set. For example:
+Prints code that loads it. Needs no data set. For example:
 python -m scripts.export runs/small_batch "batch_renorm 4" --output=renorm.safetensors --linen
 """
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
 
-    # Only now: --help need not wait for JAX.
+    # Imported only now, so that --help need not wait for JAX.
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.records import RecordsError
     from bnrepro.training import CheckpointError
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _export(options: argparse.Namespace) -> str:
-    """Writes the file; what to say of it."""
+    """Writes the file; returns the message to print."""
     import jax
     import jax.numpy as jnp
 
@@ -51,9 +51,9 @@ def _export(options: argparse.Namespace) -> str:
         raise RecordsError(f"--output must name a file, got {options.output}")
     steps, damage = restored.find_checkpoints(run, name)
     for path, wrong in damage.items():
-        sys.stderr.write(f"{path} is not whole and is not used: {wrong}.\n")
+        sys.stderr.write(f"{path} is damaged and is not used: {wrong}.\n")
     if not steps:
-        raise CheckpointError(f"{run.workdir} has no whole checkpoint of {name}")
+        raise CheckpointError(f"{run.workdir} has no intact checkpoint of {name}")
     checkpoint = restored.restore_variant(run, name, config, steps, options.checkpoint)
     inputs, classes = restored.network_sizes(checkpoint)
     restored.check_model(checkpoint, make_model(config, classes), jnp.zeros((1, 1, 1, inputs)))
@@ -66,7 +66,7 @@ def _export(options: argparse.Namespace) -> str:
     if seed not in whole:
         why = "had diverged" if seed in seeds else "was not trained"
         known = ", ".join(map(str, whole))
-        raise CheckpointError(f"seed {seed} of {name} {why}: there are {known}")
+        raise CheckpointError(f"seed {seed} of {name} {why}: choose from {known}")
     variables = jax.tree.map(lambda x: x[seeds.index(seed)], checkpoint.variables)
     if options.linen and config["normalizer"]["name"] == "batch_renorm":
         variables = to_batch_norm(variables, epsilon=config["normalizer"]["epsilon"])
@@ -81,7 +81,7 @@ def _export(options: argparse.Namespace) -> str:
 
 
 def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bool) -> str:
-    """Python that loads the file into the network it is of."""
+    """Python code that loads the file into its network."""
     imports = ["from bnrepro import load_variables", "from bnrepro.models import make_network"]
     normalizer = f"make_normalizer({_arguments(config['normalizer'] | {'steps': config['steps']})})"
     if linen and config["normalizer"]["name"] in ("batch_norm", "batch_renorm"):
@@ -110,14 +110,14 @@ def _arguments(values: Mapping[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
     add = parser.add_argument
-    add("workdir", type=Path, metavar="WORKDIR", help="what a run wrote")
+    add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     add("variant", metavar="VARIANT", help="one of its variants")
-    written = "written, or replaced"
+    written = "file to write; an existing one is replaced"
     add("--output", type=Path, required=True, metavar="FILE.safetensors", help=written)
     add("--seed", type=int, metavar="N", help="default: the first that did not diverge")
-    which = "default: %(default)s; best: of those that are there, by mean test accuracy"
+    which = "default: %(default)s; best: the highest mean test accuracy among those kept"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
-    linen = "turn Batch Renorm's statistics into those of flax.linen.BatchNorm"
+    linen = "convert Batch Renorm's statistics for flax.linen.BatchNorm"
     add("--linen", action="store_true", help=linen)
     return parser
 

@@ -1,9 +1,9 @@
-r"""Starts several processes of one run on this machine, to try what several hosts do.
+r"""Starts several processes of one run on this machine, to try out a run on several hosts.
 
     python -m scripts.launch_local -n 2 -- python -m experiments.small_batch \
         --config=configs/small_batch.py --workdir=runs/two_processes
 
-Each gets --coordinator, --num_processes and --process_id. When one fails, the others are ended.
+Each gets --coordinator, --num_processes and --process_id. When one fails, the others are stopped.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-_GRACE = 10  # seconds to end after SIGTERM
+_GRACE = 10  # seconds to stop after SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command that the command line gives after --, so many times at once.
+    """Runs the command that follows --, N times at once.
 
     Raises:
-      SystemExit: with the code of the first process that failed, else 0; 2 for a mistake.
+      SystemExit: with the code of the first process that failed, else 0; 2 for a usage error.
     """
     parser = argparse.ArgumentParser(
         prog="python -m scripts.launch_local",
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     flags = [f"--coordinator={coordinator}", f"--num_processes={options.n}"]
-    # A proxy would keep them from finding each other.
+    # With a proxy, they would not find each other.
     no_proxy = ",".join(filter(None, [os.environ.get("no_proxy"), "localhost", "127.0.0.1"]))
     env = os.environ | {"no_proxy": no_proxy}
     try:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
     except OSError as error:
         parser.error(f"cannot start {options.command[0]}: {error.strerror}")
-    # All together, as a cluster ends a job: they agree on the step to stop at.
+    # To all at once, as a cluster stops a job: they agree on the step to stop at.
     signal.signal(signal.SIGTERM, partial(_terminate, processes))
     sys.exit(_wait(processes))
 
@@ -62,7 +62,7 @@ def _terminate(processes: Sequence[subprocess.Popen[bytes]], *_: Any) -> None:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Waits for all, or for the first that fails and then ends the others; its exit code."""
+    """Waits for all, or until one fails, and then stops the others; returns the exit code."""
     while True:
         codes = [process.poll() for process in processes]
         failed = next((code for code in codes if code), None)

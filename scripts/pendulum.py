@@ -21,7 +21,7 @@ _EPISODES = 20  # of an evaluation; all runs see the same initial states
 
 
 def batch_renorm(warmup_steps: int = 100_000, **fields: Any) -> bnrepro.BatchRenorm:
-    """Our layer, called as sbx calls its own; sbx's limits are always 3 and 5."""
+    """Our layer, called the way sbx calls its own; sbx's limits are always 3 and 5."""
     r_max, d_max = bnrepro.delayed_renorm_schedules(warmup_steps, r_max=3.0, d_max=5.0)
     return bnrepro.BatchRenorm(epsilon=0.001, r_max=r_max, d_max=d_max, **fields)
 

@@ -1,7 +1,7 @@
 """Prepares a data set ahead of time, for example `python -m scripts.prepare_data mnist`.
 
-MNIST needs no more than a network. Any other set is prepared by TFDS's own code for it, which may
-need TensorFlow.
+MNIST needs only a network connection. Any other set is prepared by TFDS's own code for it, which
+may need TensorFlow.
 """
 
 import argparse
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepares the set that the command line names and says where it stands.
+    """Prepares the set that the command line names and prints its folder.
 
     Raises:
-      SystemExit: after one sentence on stderr, with code 2, if the set cannot be prepared.
+      SystemExit: with code 2, after one sentence on stderr, if the set cannot be prepared.
     """
     parser = argparse.ArgumentParser(prog="python -m scripts.prepare_data", description=__doc__)
     parser.add_argument("name", help="name[/config][:version], as TFDS writes it")

@@ -1,10 +1,10 @@
-"""Makes a web page of what runs gave: the ledger of claims, and each comparison.
+"""Makes a web page of results: the ledger of claims, and each comparison.
 
 Reads all workdirs and the ledger of scripts.claims under a folder, finished or not, and writes one
 file, index.html, which needs no network. For example:
 python -m scripts.report --runs=runs --output=runs/report
 
-Exit codes: 0 done; 2 a mistake, told in one sentence.
+Exit codes: 0 done; 2 a usage error, reported in one sentence.
 """
 
 import argparse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bnrepro.report.report import Report
 
 PAGE, LEDGER = "index.html", "ledger.csv"
-# Drivers with a report of their own; all others have that of experiments.train.
+# Drivers with their own report; the others use that of experiments.train.
 DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth")
 
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     output = options.output or options.runs / "report"
 
-    # Only now: --help need not wait for pandas.
+    # Imported only now, so that --help need not wait for pandas.
     from bnrepro.claims import DOCUMENTS
     from bnrepro.records import RecordsError, complete_file
     from bnrepro.report.page import render
@@ -62,14 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     text = "folder with workdirs, at any depth (default: %(default)s)"
     add("--runs", type=Path, default=Path("runs"), help=text)
-    text = "folder of the page (default: the report in --runs)"
+    text = "folder of the page (default: the folder report in --runs)"
     add("--output", type=Path, help=text)
-    add("--skip-bad", action="store_true", help="leave out workdirs that cannot be read")
+    add("--skip-bad", action="store_true", help="skip workdirs that cannot be read")
     return parser
 
 
 def _check_output(output: Path) -> None:
-    """Makes sure that nothing but an earlier page is overwritten."""
+    """Makes sure that only an earlier page is overwritten."""
     from bnrepro.records import RecordsError
     from bnrepro.report.page import GENERATOR
 
@@ -81,8 +81,7 @@ def _check_output(output: Path) -> None:
         raise RecordsError(f"cannot write to {output}: {error.strerror}") from error
     if others and not ours:
         raise RecordsError(
-            f"{output} holds something else than a page of ours ({others[0]}); choose another "
-            "--output"
+            f"{output} holds something other than our page ({others[0]}); choose another --output"
         )
 
 
@@ -105,7 +104,7 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Path, Section]":
-    """Of each workdir in which accuracy was measured."""
+    """A section for each workdir in which accuracy was measured."""
     from bnrepro.records import RecordsError, read_run
     from bnrepro.report.page import Section
 
@@ -147,16 +146,16 @@ def report_of(run: "Run") -> "Report":
 def _ledger(
     folders: Sequence[Path], sections: "Mapping[Path, Section]"
 ) -> "tuple[list[ClaimSection], str]":
-    """The sections of the claims of a ledger, and its caption; of several, the most complete one.
+    """The sections of a ledger's claims, and its caption; uses the most complete of several.
 
-    A full one is before a fast one.
+    A full ledger is preferred to a fast one.
     """
     from bnrepro.claims import CLAIMS, caption, read_ledger
 
     found = {folder: read_ledger(folder / LEDGER, CLAIMS) for folder in folders}
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
     for other in found.keys() - {folder}:
-        print(f"left out: the ledger in {other}, for that in {folder}", file=sys.stderr)
+        print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
     ledger = found[folder]
     ids = {path.name: section.id for path, section in sections.items() if path.parent == folder}
     lines: Any = ledger.to_dict("records")

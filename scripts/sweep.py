@@ -1,12 +1,12 @@
-r"""Sweeps settings of a config: many trials, searched by Optuna and trained as few programs.
+r"""Sweeps settings of a config: many trials, proposed by Optuna and trained as few programs.
 
     python -m scripts.sweep --config=configs/small_batch.py --workdir=runs/rates --seeds=3 \
         --vary "optimizer.learning_rate=log(0.01,3)" \
         --vary "normalizer.name=batch_norm,batch_renorm" --trials=64 --sampler=random
 
-Values are listed with commas, or are a range: log(LOW,HIGH) or uniform(LOW,HIGH). What is varied
-can also stand in the config file, as what get_sweep() returns: {key: values}. The config's variants
-are left aside. The same command again, also on other machines, goes on with what is left.
+Values are a comma-separated list or a range: log(LOW,HIGH) or uniform(LOW,HIGH). The config file
+can also define what is varied: its get_sweep() returns {key: values}. The config's variants are
+ignored. The same command again, also on other machines, continues the sweep.
 """
 
 import runpy
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def main() -> None:
     """Runs the sweep that the command line describes, and reports it.
 
-    Exit codes: 0 done; 2 a mistake, told in one sentence on stderr; 75 told to end (SIGTERM) and
-    130 interrupted (Ctrl-C), both with what has finished saved.
+    Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr; 75 asked to stop
+    (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
     """
     try:
         _main()
@@ -44,12 +44,12 @@ def _main() -> None:
         "vary", [], "KEY=VALUES: A,B,.. or log(LOW,HIGH) or uniform(LOW,HIGH); once for each key."
     )
     flags.DEFINE_integer(
-        "trials", None, "How many; of a grid of lists, all points by default.", lower_bound=1
+        "trials", None, "Number of trials; default of a grid of lists: all points.", lower_bound=1
     )
     flags.DEFINE_enum("sampler", "grid", ("grid", "random", "tpe", "qmc"), "grid by default.")
-    flags.DEFINE_integer("seeds", None, "Of each trial; as --config.seeds.")
-    flags.DEFINE_integer("workers", None, "Default: one a GPU, or else one a core.", lower_bound=1)
-    flags.DEFINE_string("at-once", "auto", "Trials of one program; auto goes by the device.")
+    flags.DEFINE_integer("seeds", None, "Seeds of each trial, like --config.seeds.")
+    flags.DEFINE_integer("workers", None, "Default: one per GPU, else per core.", lower_bound=1)
+    flags.DEFINE_string("at-once", "auto", "Trials to train together; auto: what the device holds.")
     flags.register_validator(
         "at-once",
         lambda text: text == "auto" or (text.isdecimal() and int(text) > 0),
@@ -57,12 +57,12 @@ def _main() -> None:
     )
     flags.DEFINE_enum("engine", "local", ("local", "ray"), "Processes here, or a Ray cluster.")
     flags.DEFINE_string("storage", None, "URL of a database; default: sweep.db in the workdir.")
-    flags.DEFINE_bool("prune", False, "End trials that are below the median of the others.")
+    flags.DEFINE_bool("prune", False, "Stop trials that are below the median of the others.")
     own = ("vary", "trials", "sampler", "seeds", "workers", "at-once", "engine", "storage", "prune")
     config, workdir = cli.parse(__doc__ or "", own)
     values = {name: flags.FLAGS[name].value for name in own}
 
-    # Only now: --help and a mistyped flag need not wait for JAX.
+    # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import Preempted
     from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError
@@ -87,7 +87,7 @@ def _main() -> None:
         try:
             study = SharedStudy(plan)
         except SweepError:
-            with suppress(OSError):  # what it held before, it keeps
+            with suppress(OSError):  # fails, as intended, if it is not empty
                 workdir.rmdir()
             raise
         with closing(study):
@@ -107,7 +107,7 @@ def _main() -> None:
                         time.sleep(1)  # the last trials may run elsewhere
                 shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except (SweepError, RecordsError):
-                # What only a worker finds out, as a data set that there is not, leaves nothing.
+                # An error that only a worker finds, such as a missing data set, leaves no files.
                 if discarded := study.discard():
                     shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
                     if values["storage"] is None:
@@ -124,11 +124,11 @@ def _main() -> None:
     except (ConfigError, SweepError, RecordsError, TrackerError) as error:
         cli.fail(error)
     except Preempted:
-        cli.leave("told to end", cli.PREEMPTED)
+        cli.leave("asked to stop", cli.PREEMPTED)
 
 
 def _get_sweep(path: str) -> dict[str, Any]:
-    """What the config file says to vary, if it does."""
+    """What the config file says to vary, if anything."""
     from bnrepro.sweep.space import SweepError
 
     try:
@@ -143,7 +143,7 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 
 def report(run: "Run") -> "Report":
-    """All trials, the best first, and accuracy against what was varied."""
+    """All trials, the best first, and accuracy against the varied settings."""
     from bnrepro.report import summary, sweep
     from bnrepro.report.report import Report
     from bnrepro.report.sweep_figures import sweep_figures

@@ -1,9 +1,9 @@
-"""What a run survives: kills, damage, a full disk, mistakes, and files of strangers.
+"""Tests what a run survives: kills, damage, a full disk, mistakes, and untrusted files.
 
     python -m scripts.torture --workdir=runs/torture --output=results/reliability.md
 
-takes about half an hour on two cores. Needs Linux; a full disk is tried only as root, who can mount
-a small one.
+takes about half an hour on two cores. It needs Linux; the full disk also needs root, to mount a
+small one.
 """
 
 import argparse
@@ -47,11 +47,11 @@ SWEEP = (
     "--sampler=random",
     "--at-once=1",
 )
-SEED = 0  # of all that is random here
+SEED = 0  # of everything random here
 
 
 class Result(NamedTuple):
-    """What a trial gave: a row of the table."""
+    """The result of a trial: a row of the table."""
 
     trial: str
     passed: int
@@ -71,14 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="where to do it; not yet there, or empty"
+        "--workdir", type=Path, required=True, help="folder to work in; new or empty"
     )
     parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
     parser.add_argument(
-        "--trials", type=lambda names: names.split(","), help="those to run, instead of all"
+        "--trials", type=lambda names: names.split(","), help="trials to run, instead of all"
     )
     options = parser.parse_args(arguments)
-    # It may be a folder of somebody's runs.
+    # A folder that is not empty may hold somebody's runs.
     if options.workdir.is_file() or (options.workdir.exists() and any(options.workdir.iterdir())):
         parser.error(f"--workdir={options.workdir} must be a new or an empty folder")
 
@@ -104,18 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Bench:
-    """A run that is done once in peace, and then again under torture.
+    """A run that is done once undisturbed, and then again under torture.
 
     Attributes:
-      folder: where all of it is done.
+      folder: where everything is done.
       changes: to the command line, for a shorter run.
-      whole: workdir of the run in peace.
-      seconds: it took, from its first file to its last.
-      steps: it had.
+      whole: workdir of the undisturbed run.
+      seconds: its time from its first file to its last.
+      steps: its number of steps.
     """
 
     def __init__(self, folder: Path, *changes: str) -> None:
-        """Does the run in peace."""
+        """Does the undisturbed run."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.changes, self.whole = folder, changes, folder / "whole"
         self.seconds = self.finish(self.whole)
@@ -132,7 +132,7 @@ class Bench:
         return subprocess.Popen(self.command(workdir, *more), stdout=pipe, stderr=pipe, text=True)
 
     def finish(self, workdir: Path) -> float:
-        """Runs it to its end; the seconds from its first file to its last.
+        """Runs it to its end; returns the seconds from its first file to its last.
 
         Raises:
           RuntimeError: it failed.
@@ -145,7 +145,7 @@ class Bench:
         return time.perf_counter() - began
 
     def is_whole(self, workdir: Path) -> bool:
-        """Whether a finished run has the records and the last states of the one in peace."""
+        """Whether a finished run has the records and final states of the undisturbed one."""
         from bnrepro.training.checkpoints import restore
 
         pair = (self.whole, workdir)
@@ -158,7 +158,7 @@ class Bench:
 
 
 def killed(bench: Bench, count: int) -> Result:
-    """Killed (-9) at random moments, then the same command: the records of the run in peace?"""
+    """Killed (-9) at random moments, then the same command: the undisturbed run's records?"""
     moments, passed, at = random.Random(SEED), 0, []
     for i in range(count):
         workdir = bench.folder / f"killed_{i}"
@@ -175,7 +175,7 @@ def killed(bench: Bench, count: int) -> Result:
 
 
 def told_to_end(bench: Bench, count: int) -> Result:
-    """SIGTERM at random moments: saved within 10 s, with exit code 75, and gone on with?"""
+    """SIGTERM at random moments: saved within 10 s, with exit code 75, and resumed?"""
     moments, passed, took = random.Random(SEED), 0, []
     for i in range(count):
         workdir = bench.folder / f"told_{i}"
@@ -233,7 +233,7 @@ def full_disk(bench: Bench) -> Result:
     trial = "full disk: a sentence, exit code 2; with room again, the same command"
     disk = bench.folder / "disk"
     disk.mkdir()
-    # Room for half of what is kept at the end.
+    # Room for half of the checkpoints kept at the end.
     kept = [path for path in (bench.whole / "checkpoints").rglob("*") if path.is_file()]
     size = sum(max(path.stat().st_size, 4096) for path in kept) // 2
     options = ("-t", "tmpfs", "-o", f"size={size}")
@@ -256,7 +256,7 @@ def full_disk(bench: Bench) -> Result:
 
 
 def sweep_killed(bench: Bench, workers: int, trials: int, every: float) -> Result:
-    """Kills workers of a sweep at random moments; each trial must be there once, as in peace.
+    """Kills workers of a sweep at random moments; each trial must be there once, as undisturbed.
 
     Args:
       bench: whose folder and changes to the command line to take.
@@ -311,7 +311,7 @@ def memory(bench: Bench, evaluations: int) -> Result:
     with bench.start(workdir, *changes) as process:
         while process.poll() is None:
             steps = [_newest_step(workdir, name) for name in _NAMES]
-            # Before, programs are compiled; after, figures are drawn.
+            # Only during training, not while compiling or drawing figures.
             if min(steps) > 0 and max(steps) < 30 * evaluations:
                 samples.append(_resident(process.pid))
             time.sleep(0.1)
@@ -332,7 +332,7 @@ def mistakes(bench: Bench, wrong: Sequence[Sequence[str]]) -> Result:
     before = sorted(bench.folder.iterdir())
 
     def refused(arguments: Sequence[str]) -> bool:
-        # What stands later on a command line holds.
+        # Later arguments on a command line override earlier ones.
         more = [argument.replace("FOLDER", str(bench.folder)) for argument in arguments]
         line = bench.command(bench.folder / "w", *more)
         done = subprocess.run(line, capture_output=True, text=True, timeout=300)
@@ -397,7 +397,7 @@ def _equal(tree: object, other: object) -> bool:
     import jax
 
     leaves, others = jax.tree.leaves(tree), jax.tree.leaves(other)
-    # Of keys of random numbers, too, which NumPy cannot compare.
+    # Leaves may be random keys, which NumPy cannot compare.
     return len(leaves) == len(others) and all(
         x.shape == y.shape and bool((x == y).all()) for x, y in zip(leaves, others, strict=True)
     )
@@ -439,7 +439,7 @@ def _watched(bench: Bench) -> Iterator[Path]:
 
 
 def _unfinish(workdir: Path, steps: int) -> None:
-    """Takes the last evaluation from the records, so that the run is gone on with."""
+    """Removes the last evaluation from the records, so that the run is resumed."""
     records = workdir / "metrics.csv"
     lines = records.read_text().splitlines(keepends=True)
     records.write_text("".join(line for line in lines if f",{steps}," not in line))
@@ -467,7 +467,7 @@ def _report(results: Sequence[Result]) -> str:
     )
 
 
-# Arguments that follow those of `RUN`, and hold.
+# Arguments that follow those of `RUN`, and override them.
 MISTAKES: list[list[str]] = [
     *(
         [f"--config.{change}"]

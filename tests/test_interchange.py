@@ -385,7 +385,8 @@ def test_a_foreign_file_is_an_error_that_names_it(content, tmp_path):
 def test_a_file_of_another_program_is_an_error_that_names_the_entry(names, wrong, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({name: np.ones(2, np.float32) for name in names}, path)
-    with pytest.raises(ValueError, match=re.escape(f"{path}: {wrong} is no variable of a model.")):
+    message = f"{path}: {wrong} is not a variable of a model."
+    with pytest.raises(ValueError, match=re.escape(message)):
         load_variables(path)
 
 

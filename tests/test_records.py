@@ -155,7 +155,7 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
         (
             "metrics.csv",
             "variant,seed,step,split,metric,value\n" + 2 * "a,0,1,b,c,1\n",
-            "two values of one metric",
+            "two values for one metric",
         ),
         ("provenance.json", "{}", "must name the dataset"),
         ("provenance.json", '{"dataset": "x", "classes": 0}', "a number of classes, got 0"),
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named(tmp_path, name, content, message):
 
 
 def test_a_folder_without_a_config_is_no_workdir(tmp_path):
-    with pytest.raises(RecordsError, match="no workdir"):
+    with pytest.raises(RecordsError, match="not a workdir"):
         read_run(tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_what_wandb_does_not_take_is_warned_of_and_goes_on_next_time(tmp_path, w
     track = trackers.WandB("norms")
     wandb.fails = True
     track(run, "plain")
-    assert "until run again: plain: no such host" in caplog.text
+    assert "until the run is resumed: plain: no such host" in caplog.text
     assert list(tmp_path.rglob("*plain*")) == []
     wandb.fails = False
     track(run, "plain")

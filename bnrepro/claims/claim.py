@@ -22,7 +22,7 @@ class Quote(NamedTuple):
     Attributes:
       document: one of `DOCUMENTS`.
       section: the nearest heading above; "" in a document without headings.
-      words: verbatim, but for line breaks; "..." where words are left out.
+      words: verbatim except for line breaks; "..." where words are left out.
     """
 
     document: str
@@ -39,7 +39,7 @@ class Measurement:
       rule: what the claim says about it.
       reason: why the bounds of the rule are where they are.
       measure: makes the estimate from the `Run` of `comparison` or, without one, from a `Dataset`.
-      comparison: the page of `configs/claims/` whose records are read; "" if nothing is trained.
+      comparison: the config in `configs/claims/` whose records are read; "" if nothing is trained.
     """
 
     what: str
@@ -55,12 +55,12 @@ class Claim:
 
     Attributes:
       id: a letter and a number; A: definitions, B: what Batch Norm does, C: where it fails.
-      statement: in one sentence of ours.
+      statement: in one sentence of our own.
       quotes: the documents' own words.
-      reading: how a careful reader takes them.
+      reading: how a careful reader understands them.
       measurements: what is measured; at least one.
       papers: the papers' own figures, if there are any.
-      looked_into: of one that does not hold, why, with what was measured after the ledger.
+      looked_into: why the claim does not hold, with what was measured after the ledger.
     """
 
     id: str
@@ -73,6 +73,6 @@ class Claim:
 
     @property
     def comparisons(self) -> list[str]:
-        """The pages of `configs/claims/` that it reads, each once."""
+        """The configs in `configs/claims/` that it reads, each once."""
         names = dict.fromkeys(measurement.comparison for measurement in self.measurements)
         return [name for name in names if name]

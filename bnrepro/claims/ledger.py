@@ -1,4 +1,4 @@
-"""The ledger: what was measured of each claim, and the verdict that follows."""
+"""The ledger: what was measured for each claim, and the verdict that follows."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +23,12 @@ COLUMNS = (
 
 
 class Evidence(NamedTuple):
-    """What a measurement gave.
+    """The result of a measurement.
 
     Attributes:
       estimate: the number.
-      core_minutes: that its comparison, or its computation, took on one core.
-      commit: that it was run at.
+      core_minutes: the time of its comparison, or its computation, on one core.
+      commit: at which it was run.
     """
 
     estimate: Estimate
@@ -50,10 +50,10 @@ def make_ledger(
     *,
     fast: bool = False,
 ) -> pd.DataFrame:
-    """One row a measurement, with the columns `COLUMNS`.
+    """One row per measurement, with the columns `COLUMNS`.
 
-    P-values are adjusted by Holm's method over all measurements that have a sampling error. What is
-    computed exactly is no test: it has no p-value, and its verdict is certain.
+    P-values are adjusted by Holm's method over all measurements that have a sampling error. An
+    exact computation is not a test: it has no p-value, and its verdict is certain.
 
     Args:
       claims: those of the ledger.
@@ -97,7 +97,7 @@ def make_ledger(
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:
-    """A claim's verdict: all of its measurements must hold, and one that does not is enough."""
+    """A claim's verdict: it holds if all of its measurements hold, and fails if one fails."""
     found = set(verdicts)
     if Verdict.DOES_NOT_HOLD in found:
         return Verdict.DOES_NOT_HOLD
@@ -105,7 +105,7 @@ def combined(verdicts: Iterable[str]) -> Verdict:
 
 
 def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
-    """The ledger as a person reads it: one row a claim, with a line for each measurement."""
+    """The ledger for a reader: one row per claim, with a line for each measurement."""
     rows = {}
     for claim in claims:
         lines: Any = ledger[ledger["claim"] == claim.id].to_dict("records")
@@ -130,7 +130,7 @@ def cost(lines: Sequence[Mapping[str, Any]]) -> float:
 
 
 def caption(ledger: pd.DataFrame) -> str:
-    """What the numbers of the table are, and what to beware of."""
+    """What the numbers of the table are, with caveats."""
     trained = ledger["comparison"] != ""
     minutes = ledger[trained].drop_duplicates("comparison")["core_minutes"].sum()
     minutes += ledger.loc[~trained, "core_minutes"].sum()
@@ -157,11 +157,11 @@ def rule_text(rule: Rule) -> str:
 
 
 class Reading(NamedTuple):
-    """A row of the ledger as a person reads it.
+    """A row of the ledger for a reader.
 
     Attributes:
       number: as in "0.25 [0.11, 0.39], n = 10".
-      rule: what the claim says of it, as in "above 0".
+      rule: what the claim says about it, as in "above 0".
       test: as in "p < 0.001"; the p-value is adjusted.
       verdict: of this measurement alone.
     """
@@ -173,7 +173,7 @@ class Reading(NamedTuple):
 
 
 def reading(line: Mapping[str, Any]) -> Reading:
-    """What a person reads in a row of the ledger."""
+    """A row of the ledger, formatted for a reader."""
     number = "not measured"
     if line["n"]:
         number = f"{line['mean']:.3g}"
@@ -196,10 +196,10 @@ def _line(line: Mapping[str, Any]) -> str:
 
 
 def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
-    """The ledger that a file holds.
+    """Reads a ledger from a file.
 
     Raises:
-      RecordsError: it cannot be read, or is of other claims than these.
+      RecordsError: it cannot be read, or has other claims than these.
     """
     try:
         ledger = pd.read_csv(path, dtype={"registered": "str"}, keep_default_na=True)
@@ -215,6 +215,6 @@ def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
     rows = zip(ledger["claim"], ledger["measurement"], strict=True)
     if unknown := [f"{claim}: {what}" for claim, what in rows if (claim, what) not in known]:
         raise RecordsError(
-            f"{path} is of other claims than these ({unknown[0]}); run scripts.claims again"
+            f"{path} has other claims than these ({unknown[0]}); run scripts.claims again"
         )
     return ledger

@@ -1,7 +1,7 @@
 """What a claim was before it was measured: a fingerprint, to be committed before the run.
 
-A ledger keeps the fingerprints of its claims. One that no longer is the claim's says that a
-threshold, a measurement or a setting was changed after the run.
+A ledger keeps the fingerprints of its claims. If one no longer matches its claim, a threshold, a
+measurement or a setting was changed after the run.
 """
 
 import ast
@@ -23,14 +23,14 @@ def fingerprint(
 ) -> str:
     """Twelve hexadecimal digits that change with anything that the verdict depends on.
 
-    That is each measurement's words, bounds and function (its comments and layout aside, and not
-    what it calls), and the settings of the comparisons that are read, seeds included.
+    That is each measurement's words, bounds and function (without comments, layout and what it
+    calls), and the settings of the comparisons that are read, including seeds.
 
     Args:
       claim: the declaration.
       configs: of the comparisons, in full length.
-      defaults: by flat key, of settings that a config may lack; a setting that has its default is
-        the same as none.
+      defaults: of settings that a config may lack, by flat key; a setting at its default is the
+        same as none.
     """
     plain = json.loads(json.dumps(defaults))
 

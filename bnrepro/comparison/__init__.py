@@ -1,1 +1,1 @@
-"""How the variants of a config, times its seeds, become records."""
+"""Trains the variants and seeds of a config, and writes their records."""

@@ -1,4 +1,4 @@
-"""The variants that a config spells out, and what goes together in it."""
+"""The variants of a config, and checks that its settings are valid together."""
 
 import copy
 import re
@@ -21,7 +21,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       Name of the variant -> config without `variants` and `baseline`.
 
     Raises:
-      ConfigError: a key or a value that cannot be.
+      ConfigError: an unknown key or an invalid value.
     """
     common = common_config(config)
     check_config(common)
@@ -62,7 +62,7 @@ def _override(
         require(path not in COMMON, f"{where}{path} cannot differ between variants")
         if key not in base:
             hint = nearest(path, [*KEYS, "model"])
-            raise ConfigError(f"{where}{path} is no config key{hint}")
+            raise ConfigError(f"{where}{path} is not a config key{hint}")
         if isinstance(base[key], Mapping):
             require(isinstance(value, Mapping), f"{where}{path} must be a dict, got {value!r}")
             value = _override(base[key], value, where, f"{path}.")
@@ -71,7 +71,7 @@ def _override(
 
 
 def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says of all of its variants; keys that it lacks have their default."""
+    """The part of a config that its variants share; missing keys get their defaults."""
     common = {key: value for key, value in config.items() if key not in ("variants", "baseline")}
     for key, default in DEFAULTS.items():
         section, _, field = key.rpartition(".")
@@ -89,7 +89,7 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
 
 
 def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with other values of some keys, which are given flat and may be traced."""
+    """A config with some values replaced, given by flat key; they may be traced."""
     changed = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
     }
@@ -100,10 +100,10 @@ def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Makes sure that a config without variants has values that may be and go together.
+    """Makes sure that the values of a config without variants are valid, also together.
 
     Raises:
-      ConfigError: it has not; the sentence says which.
+      ConfigError: they are not; the message says which.
     """
     flat = {
         f"{key}.{field}" if isinstance(value, Mapping) else key: inner
@@ -126,7 +126,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     require(
         not (name.startswith("batch_") and microbatch_size == 1),
         f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
-        "own mean to learn from; take 2 or more, or group_norm, layer_norm or none",
+        "own mean to learn from; use 2 or more, or group_norm, layer_norm or none",
     )
     require(
         not (
@@ -139,13 +139,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     require(
         name != "evonorm_s0"
         or (flat["model.activation"], flat["model.norm_placement"]) == ("identity", "before"),
-        "evonorm_s0 contains its nonlinearity: it takes model.activation identity and "
+        "evonorm_s0 contains its nonlinearity: it needs model.activation identity and "
         f"model.norm_placement before, got {flat['model.activation']} and "
         f"{flat['model.norm_placement']}",
     )
     require(
         not (name == "none" and flat["model.kernel"] == "standardized"),
-        "model.kernel standardized gives weights a variance of 1, which takes a normalizer: set "
+        "model.kernel standardized gives weights a variance of 1, which needs a normalizer: set "
         "normalizer.name, or model.kernel plain",
     )
     for end in ("normalizer.r_max_end", "normalizer.d_max_end"):

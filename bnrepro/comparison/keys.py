@@ -1,7 +1,7 @@
-"""The keys of a config: what each may be, what it is where a config does not say, what it means.
+"""The keys of a config: allowed values, defaults and meanings.
 
-Nothing here waits for JAX: the names are those that data, models and training know, and a test
-compares them.
+Nothing here imports JAX. The names repeat those in data, models and training, and a test compares
+them.
 """
 
 import difflib
@@ -30,11 +30,11 @@ STRATEGIES = ("jit", "pmap", "single")
 
 
 class ConfigError(Exception):
-    """A setting that cannot be; the message is one sentence for the user."""
+    """An invalid setting; the message is one sentence for the user."""
 
 
 class Number(NamedTuple):
-    """A number of a kind within bounds, of which either may be out."""
+    """A number of a kind within bounds, either of which may be excluded."""
 
     kind: type
     low: float
@@ -75,7 +75,7 @@ class Choice(NamedTuple):
         """Raises ConfigError unless the key may have the value."""
         if value not in self.known:
             hint = nearest(value, self.known)
-            raise ConfigError(f"{key} is unknown: {value!r}; known are {self}{hint}")
+            raise ConfigError(f"{key} is unknown: {value!r}; choose from {self}{hint}")
 
 
 class Is(NamedTuple):
@@ -121,15 +121,15 @@ class Names(NamedTuple):
         require(isinstance(value, list | tuple), f"{key} must be a tuple of names, got {value!r}")
         for name in value:
             Choice(self.known).check(key, name)
-        require(len(set(value)) == len(value), f"{key} names one twice: {value!r}")
+        require(len(set(value)) == len(value), f"{key} has a name twice: {value!r}")
 
 
 class Key(NamedTuple):
     """A key of a config.
 
     Attributes:
-      rule: what it may be.
-      default: what it is where a config, or one of an earlier version, does not say.
+      rule: the allowed values.
+      default: the value if a config, perhaps of an earlier version, lacks the key.
       explanation: one line.
     """
 
@@ -144,7 +144,7 @@ _SHARE = Number(float, 0, 1)
 KEYS: dict[str, Key] = {
     # --- data ---
     "dataset": Key(Is(str), "mnist", "TFDS name, and version if you like"),
-    "data_dir": Key(Is(str), "", "folder of prepared data sets; if given, the only one"),
+    "data_dir": Key(Is(str), "", "folder of prepared data sets; if given, the only one searched"),
     "image_size": Key(
         Number(int, 0, 2**12), 0, "height and width that images are averaged down to; 0: as stored"
     ),
@@ -152,7 +152,7 @@ KEYS: dict[str, Key] = {
     "digits": Key(
         Number(int, 1, 4), 1, "images side by side in a picture; MNIST's have 10 ** digits labels"
     ),
-    "binary_input": Key(Is(bool), False, "pixels above 127 are 1, others 0; else from 0 to 1"),
+    "binary_input": Key(Is(bool), False, "pixels above 127 are 1, others 0; if False, 0 to 1"),
     # --- the run ---
     "seeds": Key(Number(int, 1, 10_000), 3, "runs of each variant, trained together"),
     "first_seed": Key(Number(int, 0, 2**31 - 10_001), 0, "seed of the first; the others follow"),
@@ -163,24 +163,24 @@ KEYS: dict[str, Key] = {
     "ema_decay": Key(
         Number(float, 0, 1, open_high=True),
         0.0,
-        "of the averages of all parameters that evaluation uses; 0 for none",
+        "decay of the parameter averages that evaluation uses; 0 for none",
     ),
-    "preview": Key(Is(bool), False, "marks tables and figures as not the real thing"),
+    "preview": Key(Is(bool), False, "mark tables and figures as a preview"),
     "checkpoint.every": Key(
-        Number(int, 0, 10**9), 10, "evaluations; 0: only when interrupted, and at the end"
+        Number(int, 0, 10**9), 10, "in evaluations; 0: only when interrupted, and at the end"
     ),
-    "checkpoint.keep": Key(Number(int, 1, 1_000), 2, "of them, beside the best"),
+    "checkpoint.keep": Key(Number(int, 1, 1_000), 2, "checkpoints to keep, besides the best"),
     # --- devices, which change results only by rounding ---
     "devices.strategy": Key(Choice(STRATEGIES), "jit", "jit is a program over a mesh"),
-    "devices.seeds": Key(Number(int, 0, 2**20), 0, "devices along the seeds; 0: the code chooses"),
-    "devices.data": Key(Number(int, 0, 2**20), 0, "devices along the batch; 0: the code chooses"),
+    "devices.seeds": Key(Number(int, 0, 2**20), 0, "devices to spread seeds over; 0: automatic"),
+    "devices.data": Key(Number(int, 0, 2**20), 0, "devices to spread batches over; 0: automatic"),
     "devices.synchronized": Key(
         Is(bool), False, "spread each microbatch over devices, which share its statistics"
     ),
     # --- model ---
     "model.name": Key(Choice(NETWORKS), "mlp", "the network"),
     "model.hidden": Key(Sizes(), (100, 100, 100), "units of an mlp's layers"),
-    "model.channels": Key(Sizes(), (16, 32, 32, 32), "of a cnn's convolutions"),
+    "model.channels": Key(Sizes(), (16, 32, 32, 32), "channels of a cnn's convolutions"),
     "model.activation": Key(
         Choice(ACTIVATIONS),
         "relu",
@@ -203,7 +203,7 @@ KEYS: dict[str, Key] = {
     "model.norm_placement": Key(
         Choice(PLACEMENTS),
         "before",
-        "side of the nonlinearity that normalizers stand on",
+        "normalize before the nonlinearity, after it, or both",
     ),
     "model.dtype": Key(
         Choice(DTYPES), "float32", "of activations; parameters, statistics and loss are float32"
@@ -224,10 +224,10 @@ KEYS: dict[str, Key] = {
         Number(float, 0, 1, open_high=True), 0.0, "share of the run in which the rate rises from 0"
     ),
     "optimizer.decay_rate": Key(
-        Number(float, 0, 1, open_low=True), 0.94, "factor of schedules exponential and step"
+        Number(float, 0, 1, open_low=True), 0.94, "factor of the exponential and step schedules"
     ),
     "optimizer.decay_every": Key(
-        Number(float, 0, 1, open_low=True), 0.1, "share of the run that such a factor takes"
+        Number(float, 0, 1, open_low=True), 0.1, "share of the run per decay by that factor"
     ),
     "optimizer.rms_decay": Key(
         Number(float, 0, 1, open_high=True), 0.9, "of rmsprop's average of squared gradients"
@@ -236,30 +236,34 @@ KEYS: dict[str, Key] = {
         Number(float, 0, 1e3, open_low=True), 1e-8, "of rmsprop and adam, added to the deviation"
     ),
     "optimizer.clip_norm": Key(
-        Number(float, 0, 1e6), 0.0, "largest norm of the gradient of all parameters; 0 for any"
+        Number(float, 0, 1e6), 0.0, "largest norm of the gradient of all parameters; 0: unlimited"
     ),
     # --- minibatches ---
     "sampler.name": Key(
         Choice(SAMPLERS),
         "epochs",
-        "how examples are drawn; several digits: not in epochs",
+        "how examples are drawn; epochs needs digits 1",
     ),
-    "sampler.labels_per_batch": Key(_BATCH, 2, "of sampler labels"),
-    "sampler.examples_per_label": Key(_BATCH, 30, "of sampler labels"),
+    "sampler.labels_per_batch": Key(_BATCH, 2, "for sampler labels"),
+    "sampler.examples_per_label": Key(_BATCH, 30, "for sampler labels"),
     "sampler.repeat_labels": Key(Is(bool), False, "draw labels with replacement"),
     # --- evaluation and measures ---
     "evaluation.train_examples": Key(
-        Number(int, 0, 2**31 - 1), 0, "first training images to evaluate on, too (train_set)"
+        Number(int, 0, 2**31 - 1),
+        0,
+        "training images, from the first, to also evaluate on (train_set)",
     ),
     "evaluation.minibatches": Key(
-        Number(int, 0, 2**20), 0, "of test images, with their own statistics (test_minibatches)"
+        Number(int, 0, 2**20),
+        0,
+        "test minibatches to evaluate with their own statistics (test_minibatches)",
     ),
     "evaluation.holdout": Key(
         Number(int, 0, 2**31 - 1),
         0,
-        "last training images to take away and to choose by, instead of the test set",
+        "training images, from the last, to hold out and choose by instead of the test set",
     ),
-    "measures": Key(Names(MEASURES), (), "what to measure beside loss and accuracy"),
+    "measures": Key(Names(MEASURES), (), "what to measure besides loss and accuracy"),
     "measure_every": Key(Number(int, 1, 10**9), 10, "steps between measures in training"),
     # --- normalizer ---
     "normalizer.name": Key(Choice(NORMALIZERS), "none", "the normalizer"),
@@ -269,9 +273,9 @@ KEYS: dict[str, Key] = {
     "normalizer.r_max": Key(
         Number(float, 1, 1e6),
         3.0,
-        "Batch Renorm's limit of r, in the end; also of moving_average_batch_norm (its paper: 5)",
+        "Batch Renorm's final limit of r; also of moving_average_batch_norm (its paper: 5)",
     ),
-    "normalizer.d_max": Key(Number(float, 0, 1e6), 5.0, "Batch Renorm's limit of d, in the end"),
+    "normalizer.d_max": Key(Number(float, 0, 1e6), 5.0, "Batch Renorm's final limit of d"),
     "normalizer.warmup": Key(
         _SHARE,
         5 / 130,
@@ -284,27 +288,27 @@ KEYS: dict[str, Key] = {
         Number(int, 1, 10_000), 16, "steps that moving_average_batch_norm averages over"
     ),
 }
-# Numbers that a compiled program can take as arguments: variants that differ in nothing else are
+# Numbers that a compiled program can take as arguments: variants that differ only in these share
 # one program.
 TRACED = (
     "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay",
     "normalizer.momentum", "normalizer.epsilon", "normalizer.r_max", "normalizer.d_max",
     "model.dropout", "model.init_std",
 )  # fmt: skip
-# These hold for a whole comparison; a variant cannot change them.
+# These apply to a whole comparison; a variant cannot change them.
 COMMON = {"variants", "baseline", "dataset", "data_dir", "image_size", "seeds", "first_seed",
            "steps", "eval_every", "preview", "checkpoint", "measures", "measure_every"}  # fmt: skip
 
 
 def check_setting(key: str, value: Any) -> None:
-    """Makes sure that there is such a key and that it may have this value.
+    """Makes sure that the key exists and may have this value.
 
     Raises:
-      ConfigError: it is not so; the sentence names the nearest key, or the bounds.
+      ConfigError: it does not; the message names the nearest key, or the bounds.
     """
-    # The nearest is looked for only where one is missing: it takes longer than all else.
+    # The nearest key is searched for only on an error: that is slow.
     if key not in KEYS:
-        raise ConfigError(f"{key} is no config key" + nearest(key, KEYS))
+        raise ConfigError(f"{key} is not a config key" + nearest(key, KEYS))
     KEYS[key].rule.check(key, value)
 
 
@@ -314,7 +318,7 @@ def is_number(key: str) -> bool:
 
 
 def is_integer(key: str) -> bool:
-    """Whether a config key takes integers only."""
+    """Whether a config key takes only integers."""
     rule = KEYS[key].rule
     return isinstance(rule, Number) and rule.kind is int
 
@@ -335,6 +339,6 @@ def require(condition: bool, message: str) -> None:
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:
-    """A question for the nearest of some names, if any is near."""
+    """A "did you mean" for the nearest of some names, if any is near."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""Which variants share a compiled program, what numbers it takes, and how many are trained at once.
+"""Which variants share a compiled program, which numbers it takes, and how many train at once.
 
 A variant is compiled into a program with all of its seeds. Variants that differ only in numbers the
 program can take as arguments (`TRACED`) share the program. Comparisons and sweeps both follow this.
@@ -34,7 +34,7 @@ class Group:
 
     Attributes:
       key: what the program is compiled for, as text.
-      config: of the first variant.
+      config: the first variant's.
       numbers: what the program takes as arguments, by variant and flat key.
     """
 
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Of the first variant."""
+        """The first variant's name."""
         return next(iter(self.numbers))
 
 
@@ -55,7 +55,7 @@ def group_variants(
 
     Args:
       configs: the full config of each variant, by name.
-      traced: keys of the numbers that programs take; None for those in which a group differs.
+      traced: keys of the numbers that programs take; None: those that differ within a group.
     """
     nulled = dict.fromkeys(TRACED if traced is None else traced)
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -76,13 +76,13 @@ def _group(
 
 
 class Programs:
-    """Makes the program of each group when it is first asked for. Threads may share it."""
+    """Makes the program of each group when it is first needed. Threads may share it."""
 
     def __init__(self, make: Callable[[Group], Program], keep: int) -> None:
         """Makes nothing yet.
 
         Args:
-          make: the program of a group.
+          make: makes the program of a group.
           keep: how many programs to keep. Each holds its data set on the device.
         """
         self._lock, self._of = threading.Lock(), lru_cache(maxsize=keep)(make)
@@ -94,7 +94,7 @@ class Programs:
 
 
 def most_together(program: Program, traced: Sequence[str]) -> int:
-    """How many variants of a program to train at once, as the CPU's cache or the memory allows."""
+    """How many variants of a program to train at once; limited by CPU cache or device memory."""
     if jax.default_backend() == "cpu":
         return max(1, _RUNS_ON_CPU // program.config["seeds"])
     stats = program.devices.mesh.devices.flat[0].memory_stats() or {}

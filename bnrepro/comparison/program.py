@@ -1,4 +1,4 @@
-"""What is compiled once for all runs of a config: its data, model, training and evaluation."""
+"""The program compiled once for all runs of a config: its data, model, training and evaluation."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -40,17 +40,17 @@ from bnrepro.training import (
 from bnrepro.training.devices import DATA
 from bnrepro.training.state import TrainState
 
-# Test images that measures at evaluations are taken on, at most.
+# At most this many test images are used for measures at evaluations.
 _MEASURED = 10_000
 
 
 class Data(NamedTuple):
-    """What a variant is trained and evaluated on.
+    """The data that a variant is trained and evaluated on.
 
     Attributes:
       source: of its minibatches.
       test: the test set.
-      others: further sets to evaluate on: `holdout`, the images kept from training, and
+      others: further sets to evaluate on: `holdout`, the images held out of training, and
         `train_set`, training images.
       test_sampler: draws minibatches of test images, for `test_minibatches`; or None.
       num_classes: number of labels.
@@ -64,10 +64,10 @@ class Data(NamedTuple):
 
 
 def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
-    """What a variant of this config is trained and evaluated on.
+    """The data that a variant with this config is trained and evaluated on.
 
     Raises:
-      ValueError: the data set does not have such images or minibatches.
+      ValueError: the data set cannot supply such images or minibatches.
     """
     evaluation, digits = config["evaluation"], config["digits"]
     dataset = dataset.hold_out(evaluation["holdout"])
@@ -84,7 +84,7 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         return {**batch, "images": preprocess(batch["images"])}
 
     def all_of(images: np.ndarray, labels: np.ndarray) -> Examples:
-        # Of pictures of several images there is at least one of each label.
+        # With several images per picture, there is at least one picture of each label.
         count = len(labels) if digits == 1 else max(len(labels), num_classes)
         return fixed_examples(images, labels, count, digits)
 
@@ -104,14 +104,14 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
 
 
 class Program(NamedTuple):
-    """What is compiled once for all runs of a config, whatever their seeds and numbers.
+    """What is compiled once for all runs of a config, for any seeds and numbers.
 
     Attributes:
-      config: that they share.
+      config: what the runs share.
       devices: where they run.
-      init: the states of all runs before the first step, from their seeds and numbers.
+      init: makes the states of all runs before the first step from their seeds and numbers.
       source: of minibatches.
-      arrays: those of the source, as `train_steps` takes them.
+      arrays: the source's, as `train_steps` takes them.
       train_steps: see `make_train_steps`.
       evaluate: see `make_evaluate`.
     """
@@ -126,10 +126,10 @@ class Program(NamedTuple):
 
 
 def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Program:
-    """What trains and evaluates runs of `config`.
+    """Makes the program that trains and evaluates runs of `config`.
 
     Args:
-      config: of a variant.
+      config: a variant's config.
       data: what it is trained and evaluated on.
       devices: where it is trained.
     """
@@ -171,14 +171,14 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
 
 
 def example_input(data: Data) -> Float[Array, "one height width channels"]:
-    """An input of the network, of which only the shape counts."""
+    """An input of the network; only its shape matters."""
     first = jax.tree.map(lambda x: x[:1], data.test.drawn)
     images = jax.eval_shape(data.source.take, data.test.arrays, first)["images"]
     return jnp.zeros(images.shape, images.dtype)
 
 
 def compiled_once(program: Program) -> Program:
-    """The same for several threads: one compiles a function while the others wait for it."""
+    """The program for several threads: one compiles a function while the others wait for it."""
 
     def once(function: Callable[..., Any]) -> Callable[..., Any]:
         lock, compiled = threading.Lock(), threading.Event()
@@ -220,9 +220,9 @@ def make_evaluate(
 ) -> Callable[[Any, Numbers], dict[str, dict[str, Array]]]:
     """Evaluates the variables of all runs in one compiled call: {split: {metric: (runs,)}}.
 
-    The call takes the runs' numbers, too, of which `build` makes the model.
+    The call also takes the runs' numbers, from which `build` makes the model.
 
-    Splits: `test`, with what is measured at evaluations, on the first 10,000 test images at most;
+    Splits: `test`, with the measures taken at evaluations, on at most the first 10,000 test images;
     the other sets of `data`; and `test_minibatches`, minibatches of test images with their own
     statistics, the same ones at each evaluation.
     """
@@ -238,7 +238,7 @@ def make_evaluate(
         drawn = {"index": index.reshape(-1, *index.shape[2:])}
         batches["test_minibatches"] = in_batches(drawn, size=config["batch_size"], spread=spread)
         sizes["test_minibatches"] = config["microbatch_size"]
-    # Arguments of the compiled function, not constants in it; those of a set only once.
+    # Arguments of the compiled function, not constants in it; each set's arrays only once.
     unique = {id(examples.arrays): examples.arrays for examples in sets.values()}
     placed = {key: devices.place(arrays) for key, arrays in unique.items()}
     arrays = {split: placed[id(examples.arrays)] for split, examples in sets.items()}
@@ -274,7 +274,7 @@ def make_evaluate(
 
 
 def preprocessing(config: Mapping[str, Any]) -> Callable[[Array], Array]:
-    """What makes the network's input of stored images."""
+    """The function that turns stored images into the network's input."""
     return _binary if config["binary_input"] else _unit_range
 
 

@@ -22,16 +22,15 @@ _PACKAGES = (
 
 
 def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """What to keep with the numbers of a workdir, at the start of training.
+    """The provenance to keep with the numbers of a workdir, at the start of training.
 
     Args:
-      before: what the workdir says already; if anything, this run is added as one that goes on
-        with it.
+      before: the workdir's provenance so far; if there is any, this run is added as resuming it.
       dataset: what is trained on.
 
     Returns:
-      Among others `classes`, the number of labels, and `seconds`, for the time each variant takes,
-      side by side with others, compilation and evaluation included.
+      Among others `classes`, the number of labels, and `seconds`, for the time each variant takes
+      alongside others, including compilation and evaluation.
     """
     if before:
         return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
@@ -66,7 +65,7 @@ def here_and_now(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
 
 
 def signature(*packages: str) -> str:
-    """Two lines of Markdown below a table of measurements: what made it, when, and where."""
+    """Lines of Markdown to go below a table of measurements: what made it, when, and where."""
     where = here_and_now(packages)
     machine, versions = where["machine"], where["versions"]
     hardware = [*machine["devices"], machine["processor"], f"{machine['cores']} cores"]
@@ -88,7 +87,7 @@ def _version(package: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command on the checkout that this code runs from; "" without one."""
+    """Output of a git command in the checkout that this code runs from; "" without one."""
     try:
         result = subprocess.run(
             ["git", *arguments],
@@ -104,7 +103,7 @@ def _git(*arguments: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in /proc only."""
+    """The processor's name; Linux has it only in /proc."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

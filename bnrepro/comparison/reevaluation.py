@@ -1,4 +1,4 @@
-"""Evaluates what was restored, with the normalizers' statistics taken from elsewhere if asked."""
+"""Evaluates restored checkpoints, optionally with other statistics for the normalizers."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,19 +21,19 @@ from bnrepro.training import fetch, make_devices
 def reevaluate(
     restored: Restored, config: Mapping[str, Any], dataset: Dataset, statistics: str
 ) -> dict[str, Float[np.ndarray, "seeds"]]:
-    """Loss and accuracy on the test set of each seed; NaN of one that diverged.
+    """Loss and accuracy of each seed on the test set; NaN for a seed that diverged.
 
     Args:
       restored: what is evaluated.
-      config: of its variant.
+      config: its variant's config.
       dataset: with its test set and, for "population", its training set.
-      statistics: what the normalizers go by: "moving", the stored averages; "minibatch", each
-        microbatch's own, in minibatches of test images sampled like those of training, as many as
-        the config asks for or else as hold the test set once; "population", those of the whole
-        training set ([BN] Algorithm 2).
+      statistics: what the normalizers use: "moving", the stored averages; "minibatch", each
+        microbatch's own, in minibatches of test images sampled as in training, as many as the
+        config asks for or else as many as cover the test set once; "population", statistics of
+        the whole training set ([BN] Algorithm 2).
 
     Raises:
-      CheckpointError: the checkpoint is of other data, or of another model.
+      CheckpointError: the checkpoint belongs to other data or another model.
       ConfigError: the test set has no such minibatches, or the normalizer no such statistics.
     """
     covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
@@ -74,27 +74,27 @@ def with_population_statistics(
 ) -> dict[str, Any]:
     """Variables with the moving averages replaced by statistics of the whole training set.
 
-    The set is shuffled, in microbatches of the size trained with, and seen once for Batch Norm; for
-    Batch Renorm, once a layer: see `population_statistics`. Of pictures of several images, as many
-    are drawn as the set has images.
+    The set is shuffled into microbatches of the size used in training. Batch Norm sees it once,
+    Batch Renorm once per layer: see `population_statistics`. With several images per picture, as
+    many pictures are drawn as the set has images.
 
     Args:
       variables: of several seeds, stacked along a first axis.
-      config: of the variant.
+      config: the variant's config.
       data: with the training set.
-      model: whose variables they are.
+      model: the model with these variables.
 
     Returns:
-      The same, if there are no moving averages.
+      The same variables if there are no moving averages.
 
     Raises:
-      ConfigError: moving averages of another normalizer.
+      ConfigError: the moving averages belong to another normalizer.
     """
     if not variables["batch_stats"]:
         return variables
     require(
         (name := config["normalizer"]["name"]) in ("batch_norm", "batch_renorm"),
-        f"population statistics are those of batch_norm or batch_renorm, and {name} has others",
+        f"population statistics exist for batch_norm and batch_renorm, not for {name}",
     )
     images, labels = data.source.arrays
     examples = fixed_examples(images, labels, len(labels), config["digits"])
@@ -121,13 +121,13 @@ def with_population_statistics(
 def _microbatches(
     count: int, batch_size: int, microbatch_size: int
 ) -> Iterator[Int[np.ndarray, "microbatches size"]]:
-    """All examples in a random order, some microbatches at a time; a last one may be smaller."""
+    """All examples in random order, some microbatches at a time; the last one may be smaller."""
     order = np.random.default_rng(0).permutation(count)
     for start in range(0, count, batch_size):
         batch = order[start : start + batch_size]
         whole = len(batch) // microbatch_size * microbatch_size
         if whole:
             yield batch[:whole].reshape(-1, microbatch_size)
-        # A single image may be a single value a feature, which has no variance.
+        # A single image may be a single value per feature, which has no variance.
         if len(batch) - whole > 1:
             yield batch[whole:][None]

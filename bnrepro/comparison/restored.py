@@ -1,4 +1,4 @@
-"""Variants of a run as their checkpoints have them: what is there to use after the training."""
+"""Restores the variants of a run from their checkpoints, for use after training."""
 
 import dataclasses
 import difflib
@@ -23,14 +23,14 @@ from bnrepro.training.state import NOT_DIVERGED
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds of a variant.
+    """A variant, as restored from a checkpoint.
 
     Attributes:
       path: of the checkpoint.
       step: updates done.
-      seeds: that were trained.
-      diverged: those of them that had diverged by then.
-      variables: that the model is evaluated with, the seeds stacked along a first axis.
+      seeds: the seeds trained.
+      diverged: the seeds that had diverged by then.
+      variables: what the model is evaluated with, with seeds stacked along the first axis.
       score: mean test accuracy at the last evaluation before.
     """
 
@@ -46,7 +46,7 @@ def checked_configs(run: Run) -> dict[str, dict[str, Any]]:
     """The full config of each variant of a run.
 
     Raises:
-      ConfigError: the run is of another version, or another program's.
+      ConfigError: the run was written by another version or another program.
     """
     try:
         return variant_configs(run.config)
@@ -58,7 +58,7 @@ def check_variant(run: Run, name: str) -> None:
     """Makes sure that there is such a variant.
 
     Raises:
-      RecordsError: there is none; the sentence says which there are, or the nearest.
+      RecordsError: there is none; the message names the nearest, or all.
     """
     if name in run.variants:
         return
@@ -71,18 +71,18 @@ def check_dataset(run: Run, dataset: Dataset) -> None:
     """Makes sure that a data set is the one that a run was trained on.
 
     Raises:
-      RecordsError: it is another one, a stand-in say.
+      RecordsError: it is another one, such as a stand-in.
     """
     known = run.provenance.get("dataset", dataset.name)
     if known != dataset.name:
         raise RecordsError(
-            f"{run.workdir} holds results on {known}, and now there is {dataset.name}: name the "
-            "folder that has the former by --data_dir or TFDS_DATA_DIR"
+            f"{run.workdir} holds results on {known}, but the data found is {dataset.name}: set "
+            f"--data_dir or TFDS_DATA_DIR to the folder that has {known}"
         )
 
 
 def find_checkpoints(run: Run, variant: str) -> tuple[list[int], dict[Path, str]]:
-    """The steps of a variant's whole checkpoints, in order, and what is wrong with the others."""
+    """The steps of a variant's intact checkpoints, in order, and what is wrong with the others."""
     folder = run.workdir / CHECKPOINTS / variant
     damage = {step: find_damage(folder, step) for step in sorted(saved_steps(folder))}
     whole = [step for step, wrong in damage.items() if wrong is None]
@@ -95,26 +95,26 @@ def restore_variant(
     """Reads one checkpoint; needs no data set.
 
     Args:
-      run: that left it.
+      run: the run that wrote it.
       variant: its name.
-      config: of the variant.
-      steps: of its whole checkpoints, in order; at least one.
-      which: "last", "best" (the highest score of those that are there), or a step.
+      config: the variant's config.
+      steps: of its intact checkpoints, in order; at least one.
+      which: "last", "best" (the highest score among those kept), or a step.
 
     Raises:
-      CheckpointError: there is none of that step, or it cannot be read.
+      CheckpointError: there is none at that step, or it cannot be read.
     """
     if which == "best":
         found = [_restore(run, variant, config, step) for step in steps]
-        # Of equals the first: one saved between two evaluations has the score of the one before.
+        # The first of equals: one saved between two evaluations has the score of the one before.
         return max(found, key=lambda restored: restored.score)
     if which == "last":
         return _restore(run, variant, config, steps[-1])
     if not which.isdecimal():
-        raise CheckpointError(f"a checkpoint is last, best or a step, got {which!r}")
+        raise CheckpointError(f"a checkpoint must be last, best or a step, got {which!r}")
     if int(which) not in steps:
         raise CheckpointError(
-            f"{run.workdir} has no whole checkpoint of {variant} at step {int(which):,}: it has "
+            f"{run.workdir} has no intact checkpoint of {variant} at step {int(which):,}: it has "
             f"{', '.join(f'{step:,}' for step in steps)}"
         )
     return _restore(run, variant, config, int(which))
@@ -131,15 +131,15 @@ def network_sizes(restored: Restored) -> tuple[int, int]:
         last = params["logits"]
         first = params.get("dense_0", params.get("conv_0", last))
         return first["kernel"].shape[-2], last["kernel"].shape[-1]
-    except (AttributeError, IndexError, KeyError, TypeError):  # a stranger's may be anything
+    except (AttributeError, IndexError, KeyError, TypeError):  # a foreign one may hold anything
         raise CheckpointError(f"{restored.path} holds no network") from None
 
 
 def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one h w c"]) -> None:
-    """Makes sure that a checkpoint holds the variables of a model that is given such an input.
+    """Makes sure that a checkpoint holds the variables of a model for such an input.
 
     Raises:
-      CheckpointError: it holds others; the sentence names one.
+      CheckpointError: it holds others; the message names one.
     """
 
     def init(seed: Any) -> Any:
@@ -150,7 +150,7 @@ def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise CheckpointError(
-                f"{restored.path} is of another network, data set or number of seeds: {name} is "
+                f"{restored.path} has another network, data set or number of seeds: {name} is "
                 f"{found.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
             )
 
@@ -161,7 +161,9 @@ def _restore(run: Run, variant: str, config: Mapping[str, Any], step: int) -> Re
     states, notes = restore(folder, step, _saved_shapes(path))
     known = {field.name for field in dataclasses.fields(TrainState)}
     if set(states) != known or "score" not in notes:
-        raise CheckpointError(f"{path} is of another version: it holds {', '.join(states)}")
+        raise CheckpointError(
+            f"{path} was written by another version: it holds {', '.join(states)}"
+        )
     state = TrainState(**states)
     seeds = config["first_seed"] + np.arange(config["seeds"])
     # Those that diverged after the last evaluation are not in the records yet.
@@ -183,7 +185,7 @@ def _saved_shapes(path: Path) -> Any:
     """
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     try:
-        # As saved, they would want the devices that they were trained on.
+        # As saved, they would need the devices that they were trained on.
         saved = ocp.StandardCheckpointHandler().metadata(path.absolute() / "states")
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved.tree

@@ -1,4 +1,4 @@
-"""Trains every variant of a config with all its seeds, and keeps the records."""
+"""Trains every variant of a config with all its seeds, and writes the records."""
 
 import dataclasses
 import logging
@@ -36,17 +36,17 @@ from bnrepro.records import (
 from bnrepro.trackers import TensorBoard, Tracker
 from bnrepro.training import Checkpoints, Devices, make_devices
 
-# Told of the variant at work and its steps done so far.
+# Called with the variant at work and its steps done so far.
 Progress = Callable[[str, int], None]
 
 _log = logging.getLogger(__name__)
 
-# Rows are written when they come, but so many times longer not as it took to write them.
+# After new rows are written, wait this many times as long as the writing took.
 _PAUSE = 20
 
 
 class Preempted(BaseException):
-    """The process was told to end (SIGTERM); like KeyboardInterrupt, no fault of any code."""
+    """The process was asked to stop (SIGTERM); like KeyboardInterrupt, not an error."""
 
 
 class _DoesNotFitError(ConfigError):
@@ -54,7 +54,7 @@ class _DoesNotFitError(ConfigError):
 
 
 class Job(NamedTuple):
-    """A variant, and what it is trained with."""
+    """A variant's config, and what it is trained with."""
 
     config: dict[str, Any]
     data: Data
@@ -70,27 +70,27 @@ def run_comparison(
     overwrite: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Trains what `workdir` does not hold yet of `config`, and returns all of it.
+    """Trains the part of `config` that `workdir` does not hold yet, and returns all records.
 
     However it ends, the files in the workdir are complete. The same call resumes each variant from
-    its last checkpoint, and ends with the same records as if nothing had happened. Of
-    several processes, which share the workdir, the first writes.
+    its last checkpoint, and ends with the same records as an uninterrupted run. If several
+    processes share the workdir, the first one writes.
 
     Args:
       config: as plain nested dicts; `configs/mnist_sigmoid.py` explains the keys.
       workdir: where the records go.
       progress: called at each evaluation, from the thread that trains the variant.
-      trackers: told of each variant as rows come, by the process that writes (default:
+      trackers: called for each variant as rows come, by the process that writes (default:
         TensorBoard).
       overwrite: replace what the workdir holds.
-      should_stop: asked after some steps of each variant; the states are saved then.
+      should_stop: asked after some steps of each variant; if true, the states are saved.
 
     Raises:
-      ConfigError: a setting that cannot be.
-      DatasetError: a data set that cannot be had.
-      RecordsError: a workdir that cannot be used.
-      CheckpointError: a checkpoint that cannot be written, or none that can be read.
-      Preempted: `should_stop`, or JAX in several processes, said so; what was done is saved.
+      ConfigError: a setting is invalid.
+      DatasetError: the data set is not available.
+      RecordsError: the workdir cannot be used.
+      CheckpointError: a checkpoint cannot be written, or none can be read.
+      Preempted: `should_stop`, or JAX in several processes, asked to stop; progress is saved.
     """
     variants, common = variant_configs(config), common_config(config)
     dataset = load_dataset(
@@ -101,7 +101,7 @@ def run_comparison(
         try:
             jobs[name] = make_job(name, variant, dataset)
         except _DoesNotFitError as error:
-            # What fits the data that was asked for is no mistake where a small set stands in.
+            # A variant that fits the requested data is not wrong if a small set stands in for it.
             if not dataset.stand_in:
                 raise
             _log.warning("left out: %s", error)
@@ -116,8 +116,8 @@ def run_comparison(
             run = read_run(workdir)
         if run.provenance and run.provenance["dataset"] != dataset.name:
             raise RecordsError(
-                f"{workdir} holds results on {run.provenance['dataset']}, and now there is "
-                f"{dataset.name}: choose another --workdir, or --overwrite"
+                f"{workdir} holds results on {run.provenance['dataset']}, but the data found "
+                f"is {dataset.name}: choose another --workdir, or --overwrite"
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
         trackers = [TensorBoard()] if trackers is None else trackers
@@ -133,10 +133,10 @@ def _train(
 ) -> Run:
     unfinished = [name for name in jobs if not run.finished(name)]
     if not unfinished:
-        _log.warning("%s is finished: nothing is trained anew", run.workdir)
+        _log.warning("%s is finished: there is nothing left to train", run.workdir)
     for name in set(run.variants) - set(unfinished):
         progress(name, run.config["steps"])
-        # What was interrupted, or is asked for only now.
+        # Tracking that was interrupted, or is requested only now.
         if run.finished(name):
             _track(run, name, trackers)
 
@@ -148,14 +148,14 @@ def _train(
             stop.set()
         return agreed(step)
 
-    # Of the variants that were begun, all of their rows.
+    # All rows of each variant that has started.
     rows: dict[str, list[Row]] = {}
 
     def make(group: Group) -> Program:
         return compiled_once(make_program(*jobs[group.name]))
 
     threads = side_by_side(job.devices for job in jobs.values())
-    # As many as are at work: the variants of a group are trained one after another.
+    # One program per thread is enough: the variants of a group are trained one after another.
     programs = Programs(make, keep=threads)
 
     def train(name: str, group: Group) -> float:
@@ -196,7 +196,7 @@ def _train(
 
     with ThreadPoolExecutor(threads) as pool:
         try:
-            # Of all variants: what a program takes as arguments does not depend on what is left.
+            # Group all variants, so that a program's arguments do not depend on what is left.
             groups = group_variants({name: job.config for name, job in jobs.items()})
             futures = {
                 pool.submit(train, name, group): name
@@ -213,8 +213,8 @@ def _train(
                     write_run(run)
                 _track(run, name, trackers)
         except BaseException:
-            # Also when interrupted, what was measured is kept, and complete: at once, lest a
-            # second Ctrl-C cut the waiting short, and again with the last evaluations.
+            # Also when interrupted, keep what was measured: at once, in case a second Ctrl-C
+            # cuts the waiting short, and again with the last evaluations.
             stop.set()
             if _writes():
                 write_run(_with_rows(run, dict(rows), {}))  # threads still add to it
@@ -248,7 +248,7 @@ def _writes() -> bool:
 
 
 def _stop_asked(stop: threading.Event) -> Callable[[int], bool]:
-    """Tells whether to stop; of several processes, all at the same call."""
+    """Returns whether to stop; several processes all stop at the same call."""
     if jax.process_count() == 1:
         return lambda step: stop.is_set()
     calls = count()
@@ -262,7 +262,7 @@ def _stop_asked(stop: threading.Event) -> Callable[[int], bool]:
 
 
 def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, float]) -> Run:
-    """The run with new rows of some variants, in the order of the variants, and their times."""
+    """The run with new rows for some variants, in the order of the variants, and their times."""
     parts = {name: run.metrics[run.metrics["variant"] == name] for name in run.variants}
     parts |= {name: metric_rows(new) for name, new in rows.items()}
     return dataclasses.replace(
@@ -273,10 +273,10 @@ def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, fl
 
 
 def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
-    """What it takes to train the variant of that name.
+    """Makes what is needed to train the variant of that name.
 
     Raises:
-      ConfigError: a setting that does not go with the data set or with the devices.
+      ConfigError: a setting does not fit the data set or the devices.
     """
     examples, holdout = (config["evaluation"][key] for key in ("train_examples", "holdout"))
     size = len(dataset.train_labels)

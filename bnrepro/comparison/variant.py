@@ -1,4 +1,4 @@
-"""Trains and evaluates all seeds of variants, as one program, from where checkpoints left them."""
+"""Trains and evaluates all seeds of variants, as one program, resuming from checkpoints."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from bnrepro.records import Row, choosing_split
 from bnrepro.training import Checkpoints, fetch
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
-# What each step gives; measures are of some.
+# Metrics of every step; measures are taken only at some.
 _EVERY_STEP = ("loss", "accuracy")
 
 
@@ -26,15 +26,15 @@ def train_variants(
     should_stop: Callable[[int], bool] = lambda step: False,
     dropped: Collection[str] = (),
 ) -> Iterator[tuple[int, list[Row]]]:
-    """Goes on from the last checkpoint; yields (step, all rows so far) after each evaluation.
+    """Resumes from the last checkpoint; yields (step, all rows so far) after each evaluation.
 
     Args:
       program: made for their config.
       variants: their names, each with the numbers in which it differs from that config, by flat
         key; the keys are the same for all.
-      checkpoints: where it goes on from, and what it leaves, if anything.
-      should_stop: asked after some steps, with their number; the state is saved then.
-      dropped: variants to train no further; looked at after each evaluation.
+      checkpoints: to resume from and to write, if any.
+      should_stop: called after some steps, with their number; if true, the state is saved.
+      dropped: variants to stop training; checked after each evaluation.
     """
     config, devices = program.config, program.devices
     all_seeds = (config["first_seed"] + np.arange(config["seeds"])).tolist()
@@ -45,8 +45,8 @@ def train_variants(
 
     step, score, split = 0, -1.0, choosing_split(config)
     rows: list[Row] = []
-    # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces: to
-    # join them each time would take the square of their number.
+    # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces:
+    # joining them each time would take quadratic time.
     history: list[dict[str, np.ndarray]] = []
     restored = checkpoints and checkpoints.restore(_abstract_fields(program, *arguments))
     if restored:
@@ -78,7 +78,7 @@ def train_variants(
                 states_here = devices.gather(states)
                 splits = fetch(program.evaluate(states_here.evaluated, states_here.numbers))
                 splits["train"] = {
-                    # Whatever the type, so that a resumed run has the same mean.
+                    # In float64 for every type, so that a resumed run has the same mean.
                     metric: values.mean(1, dtype=np.float64)
                     for metric, values in _joined(history).items()
                     if values.shape[1]  # steps without a measure between two evaluations
@@ -96,7 +96,7 @@ def train_variants(
                 kept = [i for i, (name, _) in enumerate(runs) if name not in dropped]
                 if not kept:
                     return
-                # Fewer runs are another program to compile: not for a few.
+                # Fewer runs need another compilation, which only pays off if many were dropped.
                 if 2 * len(kept) <= len(runs):
                     runs = [runs[i] for i in kept]
                     states = devices.spread(devices.select(devices.gather(states), kept))
@@ -122,7 +122,7 @@ def train_variants(
 
 
 class _Feed:
-    """Feeds a stream's minibatches; the next are read while the devices train on these."""
+    """Feeds a stream's minibatches, and reads the next ones while the devices train."""
 
     def __init__(self, program: Program):
         self._program, self._pool = program, ThreadPoolExecutor(1)
@@ -135,7 +135,7 @@ class _Feed:
             self._ahead = {(*seeds, first, count): read}
 
     def __call__(self, seeds: Sequence[int], first: int, count: int) -> Any:
-        """Those minibatches, on the devices; nothing if there is no stream."""
+        """The minibatches of these steps, on the devices; nothing if there is no stream."""
         if self._program.source.feed is None:
             return ()
         if (*seeds, first, count) not in self._ahead:
@@ -145,7 +145,7 @@ class _Feed:
     def _read(self, seeds: Sequence[int], first: int, count: int) -> Any:
         source, config = self._program.source, self._program.config
         assert source.feed is not None
-        # The compiled loop takes arrays of one shape, and looks only at the steps that it is told.
+        # The compiled loop takes arrays of one shape, and uses only the steps it is told to.
         missing = source.steps_at_once - count
 
         def whole(x: np.ndarray) -> np.ndarray:
@@ -155,12 +155,12 @@ class _Feed:
         return self._program.devices.feed(jax.tree.map(whole, source.feed(seeds, first, count)))
 
     def close(self) -> None:
-        """Reads no further."""
+        """Stops reading."""
         self._pool.shutdown(cancel_futures=True)
 
 
 def _joined(history: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    # Other measures may have been asked for before a resumption.
+    # Before the run was resumed, other measures may have been requested.
     metrics = [metric for metric in history[0] if metric in history[-1]] if history else []
     return {metric: np.concatenate([new[metric] for new in history], axis=1) for metric in metrics}
 
@@ -172,7 +172,7 @@ def _rows(
     diverged_at: np.ndarray,
     before: list[Row],
 ) -> list[Row]:
-    """What is recorded of one evaluation; of a run that diverged, that it did, once."""
+    """The rows to record for one evaluation; for a run that diverged, a single row says so."""
     out = {row[:2] for row in before if row[4] == "diverged"}
     rows: list[Row] = []
     for i, (name, seed) in enumerate(runs):
@@ -191,7 +191,7 @@ def _rows(
 
 
 def _abstract_fields(program: Program, seeds: Any, numbers: Any) -> Any:
-    """Shapes, types and shardings of the fields of all runs' states, as checkpoints have them."""
+    """Shapes, types and shardings of the fields of all runs' states, as in checkpoints."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.devices.sharding),
         jax.eval_shape(lambda *arguments: vars(program.init(*arguments)), seeds, numbers),

@@ -1,8 +1,8 @@
-"""Data sets by the names TFDS gives them, read as NumPy arrays and kept in a cache.
+"""Data sets by their TFDS names, read as NumPy arrays and kept in a cache.
 
-A prepared set (ArrayRecord files, as TFDS writes them) is looked for in `data_dir` or, where that
-is not given, in `$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and what
-comes from the cache does not import TFDS either.
+A prepared set (ArrayRecord files, as TFDS writes them) is looked for in `data_dir` or, if that is
+not given, in `$TFDS_DATA_DIR` and TFDS's default folder. Nothing here needs TensorFlow, and reading
+from the cache does not import TFDS either.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class DatasetError(Exception):
-    """A data set that cannot be had, or is damaged; the message is one sentence for the user."""
+    """A data set is unavailable or damaged; the message is one sentence for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A labelled set of images of one size, all of it in memory.
+    """A labelled set of images of one size, entirely in memory.
 
     Attributes:
       name: as records and tables show it: "mnist/3.0.1", or "digits (scikit-learn 8x8, stand-in
@@ -43,7 +43,7 @@ class Dataset:
       class_names: one for each label.
       stand_in: whether scikit-learn's digits stand in for MNIST.
       holdout_images: taken from the end of the training set, to choose settings by.
-      holdout_labels: theirs.
+      holdout_labels: their labels.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Dataset:
 
 
 class Reference(typing.NamedTuple):
-    """What TFDS's `name[/config][:version]` names; None where a part is left open."""
+    """The parts of TFDS's `name[/config][:version]`; None for those left out."""
 
     name: str
     config: str | None = None
@@ -86,27 +86,27 @@ class Reference(typing.NamedTuple):
         return "/".join(part for part in self if part)
 
 
-# The names of the one set that is downloaded, or stood in for, where it is not found.
+# The names of the only set that is downloaded, or replaced by a stand-in, if it is not found.
 MNIST = (Reference("mnist"), Reference("mnist", version="3.0.1"))
 
 
 def load_dataset(
     name: str, data_dir: str | os.PathLike[str] | None = None, *, image_size: int = 0
 ) -> Dataset:
-    """Reads a data set into memory; where there is none, and no folder was named, gets MNIST.
+    """Reads a data set into memory; downloads MNIST if it is not found and no folder was named.
 
-    Where MNIST is not to be downloaded either, scikit-learn's 8x8 digits stand in for it, and a
-    warning says so.
+    If MNIST cannot be downloaded either, scikit-learn's 8x8 digits stand in for it, and a warning
+    says so.
 
     Args:
-      name: `name[/config][:version]`, as TFDS writes it. The highest version is taken where none
-        is named, and the only config where none is.
-      data_dir: the folder to look into; None for `$TFDS_DATA_DIR`, then TFDS's default folder.
-      image_size: height and width that images are made by averaging equal blocks of pixels; 0 for
-        as they are stored.
+      name: `name[/config][:version]`, as TFDS writes it. By default, the highest version and the
+        only config are taken.
+      data_dir: the folder to search; None for `$TFDS_DATA_DIR`, then TFDS's default folder.
+      image_size: height and width to which images are reduced by averaging equal blocks of pixels;
+        0 to leave them as stored.
 
     Returns:
-      The set, with TFDS's split `test`, or `validation` where there is no `test`, as the test set.
+      The set, with TFDS's split `test`, or `validation` if there is no `test`, as the test set.
 
     Raises:
       DatasetError: a malformed name; a set that is not found, or is found in several configs; a
@@ -127,9 +127,9 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
             prepare.prepare_mnist(folders[0])
         except OSError as error:
             _log.warning(
-                "MNIST is not in %s and cannot be put there (%s): scikit-learn's 8x8 digits stand "
-                "in for it. For the real data, run `python -m scripts.prepare_data mnist` where "
-                "there is a network, or name the folder that has it by data_dir or TFDS_DATA_DIR.",
+                "MNIST is not in %s and cannot be downloaded there (%s): scikit-learn's 8x8 digits "
+                "stand in for it. For the real data, run `python -m scripts.prepare_data mnist` "
+                "with a network, or set data_dir or TFDS_DATA_DIR to the folder that has it.",
                 _or(folders),
                 error,
             )
@@ -138,9 +138,9 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     if found is None:
         known = sorted({str(known) for folder in folders for known in _prepared(folder)})
         raise DatasetError(
-            f"The data set {name!r} is not in {_or(folders)}: prepare it there by `python -m "
+            f"The data set {name!r} is not in {_or(folders)}: prepare it there with `python -m "
             f"scripts.prepare_data {name}` or TFDS's `tfds build --file_format=array_record`, or "
-            "name the folder that has it by data_dir or TFDS_DATA_DIR"
+            "set data_dir or TFDS_DATA_DIR to the folder that has it"
             + (f" (prepared there: {', '.join(known)})." if known else ".")
         )
     folder, full_name = found
@@ -166,7 +166,7 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
     def pooled(images: np.ndarray) -> np.ndarray:
         count, _, _, channels = images.shape
         blocks = images.reshape(count, size, height // size, size, width // size, channels)
-        # Some at a time: in float32 they take four times the memory.
+        # In parts, since float32 takes four times the memory.
         parts = np.array_split(blocks, 64)
         return np.concatenate(
             [np.rint(part.mean((2, 4), dtype=np.float32)).astype(np.uint8) for part in parts]
@@ -184,14 +184,14 @@ def parse_name(name: str) -> Reference:
     match = re.fullmatch(f"{_NAME}(:{_VERSION})?", name, re.ASCII)
     if match is None:
         raise DatasetError(
-            f"{name!r} names no data set: TFDS's names are name[/config][:version], such as mnist, "
-            "mnist:3.0.1 or tiny_imagenet/100."
+            f"{name!r} is not the name of a data set: TFDS's names are name[/config][:version], "
+            "such as mnist, mnist:3.0.1 or tiny_imagenet/100."
         )
     return Reference(**match.groupdict())
 
 
 def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
-    """The folders that may hold prepared sets: `data_dir` alone, if given, or TFDS's in order."""
+    """The folders that may hold prepared sets: only `data_dir`, if given, or TFDS's in order."""
     candidates = (data_dir,) if data_dir else (os.environ.get("TFDS_DATA_DIR"), _TFDS_FOLDER)
     folders = [pathlib.Path(folder).expanduser() for folder in candidates if folder]
     return list(dict.fromkeys(folders))
@@ -203,7 +203,7 @@ def find_prepared(
     """The folder and full name ("mnist/3.0.1") of the set a name means; None if no folder has it.
 
     Raises:
-      DatasetError: the name leaves the config open, and there are several.
+      DatasetError: the name does not say which config, and there are several.
     """
     for folder in folders:
         found = [
@@ -214,7 +214,7 @@ def find_prepared(
         ]
         if len({prepared.config for prepared in found}) > 1:
             choices = ", ".join(sorted(map(str, found)))
-            raise DatasetError(f"{str(wanted)!r} may be any of {choices} in {folder}: name one.")
+            raise DatasetError(f"{str(wanted)!r} may be any of {choices} in {folder}: choose one.")
         if found:
             newest = max(found, key=lambda each: [int(n) for n in str(each.version).split(".")])
             return folder / newest.full_name, newest.full_name
@@ -222,7 +222,7 @@ def find_prepared(
 
 
 def _prepared(folder: pathlib.Path, name: str = "*") -> list[Reference]:
-    """The sets a data folder holds, or those of one name."""
+    """The sets in a data folder, or only those of one name."""
     infos = [path for depth in ("*", "*/*") for path in folder.glob(f"{name}/{depth}/{_INFO}")]
     full_names = [info.parent.relative_to(folder).as_posix() for info in infos]
     matches = [re.fullmatch(f"{_NAME}/{_VERSION}", full_name, re.ASCII) for full_name in full_names]
@@ -234,14 +234,14 @@ def _or(folders: list[pathlib.Path]) -> str:
 
 
 def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
-    """Reads the files that TFDS wrote; a DatasetError names the one that is not as it should be."""
+    """Reads the files that TFDS wrote; a DatasetError names a file that is wrong."""
     for path in (folder / _INFO, folder / "features.json"):
         try:
             json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise DatasetError(f"{path} is not the JSON TFDS writes: {error}.") from error
+            raise DatasetError(f"{path} is not the JSON that TFDS writes: {error}.") from error
 
-    import tensorflow_datasets as tfds  # here, since it takes a second that a cached set need not
+    import tensorflow_datasets as tfds  # here, since it takes a second, which a cached set saves
 
     try:
         builder = tfds.builder_from_directory(folder)
@@ -284,7 +284,7 @@ def _read_split(
 
     for path, length in shards:
         _check_shard(path, length)
-    # TFDS could parse and decode as well, but takes twice as long as the lines below.
+    # TFDS could also parse and decode, but takes twice as long as the lines below.
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     source = builder.as_data_source(split, deserialize_method=raw)
     num_classes = builder.info.features["label"].num_classes
@@ -301,7 +301,7 @@ def _read_split(
                 (encoded,) = example["image"].bytes_list.value
                 (label,) = example["label"].int64_list.value
                 image = _decode(encoded)
-                if not images.size:  # a size that features.json leaves open is the first image's
+                if not images.size:  # the first image gives a size that features.json leaves out
                     shape = tuple(n or m for n, m in zip(shape, image.shape, strict=True))
                     images = np.empty((total, *shape), np.uint8)
                 if image.shape != shape or image.dtype != np.uint8:
@@ -319,12 +319,12 @@ def _read_split(
 def _check_shard(path: str, length: int) -> None:
     from array_record.python import array_record_module
 
-    reader = array_record_module.ArrayRecordReader(path)  # does not raise, whatever the file is
+    reader = array_record_module.ArrayRecordReader(path)  # never raises
     if not reader.ok():
         raise DatasetError(f"{path} is missing, cut short, or not an ArrayRecord file.")
     if reader.num_records() != length:
         raise DatasetError(
-            f"{path} holds {reader.num_records()} examples where {_INFO} says {length}."
+            f"{path} holds {reader.num_records()} examples, but {_INFO} says {length}."
         )
     reader.close()
 
@@ -338,12 +338,12 @@ def _decode(encoded: bytes) -> np.ndarray:
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, as part of a sentence."""
+    """Another library's error message, as part of a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def _fingerprint(folder: pathlib.Path) -> str:
-    """Names, sizes and times of change of a folder's files; to hash them would take longer."""
+    """Names, sizes and modification times of a folder's files; hashing would take longer."""
     files = (path for path in folder.rglob("*") if path.is_file())
     stats = {str(path.relative_to(folder)): path.stat() for path in files}
     return json.dumps([(name, s.st_size, s.st_mtime_ns) for name, s in sorted(stats.items())])
@@ -354,11 +354,11 @@ def _cache_folder() -> pathlib.Path:
 
 
 def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | None:
-    """The set a cache file holds; None if it holds another one, or is damaged or missing."""
+    """The set in a cache file; None if it holds another one, or is damaged or missing."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
             if cached["fingerprint"] != fingerprint:
-                _log.info("%s is of other files than are there now: reading those.", path)
+                _log.info("%s is out of date: reading the data set again.", path)
                 return None
             arrays = {key: cached[key] for key in _ARRAYS}
             class_names = tuple(cached["class_names"].tolist())
@@ -366,12 +366,12 @@ def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | No
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
-        _log.info("%s is damaged (%s): making it anew.", path, first_line(error))
+        _log.info("%s is damaged (%s): replacing it.", path, first_line(error))
         return None
 
 
 def _write_cache(path: pathlib.Path, dataset: Dataset, fingerprint: str) -> None:
-    """Puts a set into a cache file, which is complete or absent at any moment."""
+    """Writes a set to a cache file, which is complete or absent at any moment."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -385,14 +385,14 @@ def _write_cache(path: pathlib.Path, dataset: Dataset, fingerprint: str) -> None
             )
         temporary.replace(path)
     except OSError as error:
-        _log.warning("%s cannot be kept for the next time: %s.", path, error)
+        _log.warning("%s cannot be cached: %s.", path, error)
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
 
 
 def _digits() -> Dataset:
-    """scikit-learn's 8x8 digits: of each class, every fifth image in their order is for testing."""
+    """scikit-learn's 8x8 digits; every fifth image of each class, in order, is for testing."""
     from sklearn import datasets
 
     digits = datasets.load_digits()

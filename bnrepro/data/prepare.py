@@ -26,7 +26,7 @@ _TIMEOUT = (5, 30)  # seconds: to connect, and between two packets
 
 
 class _Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
-    """TFDS's builder, but for the two steps it takes TensorFlow for: unpacking and PNG encoding."""
+    """TFDS's builder, without TensorFlow for its two steps of unpacking and PNG encoding."""
 
     name = "mnist"
     url_infos = mnist.MNIST.url_infos  # TFDS's registered sizes and checksums
@@ -47,20 +47,20 @@ class _Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
 
 
 def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Downloads MNIST and writes it as TFDS does; does nothing where that has been done.
+    """Downloads MNIST and writes it as TFDS does; does nothing if it is already there.
 
-    The set appears when it is complete; nothing is left of an attempt that failed.
+    The set appears when it is complete; a failed attempt leaves nothing behind.
 
     Args:
-      data_dir: the folder for data sets, made if need be.
+      data_dir: the folder for data sets, created if needed.
 
     Returns:
       The folder of the set, `data_dir/mnist/3.0.1`.
 
     Raises:
-      DatasetError: a file that was downloaded is not the one that TFDS has registered, or
-        something else is where the set should be.
-      OSError: no network answers, or data_dir cannot be written.
+      DatasetError: a downloaded file does not match TFDS's checksum, or something else is where
+        the set should be.
+      OSError: the download failed, or data_dir cannot be written.
     """
     data_dir = pathlib.Path(data_dir).expanduser()
     folder = data_dir / _Mnist.name / str(_Mnist.VERSION)
@@ -82,7 +82,7 @@ def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
             )
         except download_manager.NonMatchingChecksumError as error:
             raise DatasetError(
-                f"What was downloaded is not what TFDS has registered: {first_line(error)}."
+                f"The download does not match TFDS's checksums: {first_line(error)}."
             ) from error
         folder.parent.mkdir(exist_ok=True)
         if not folder.exists():  # another process may have been faster
@@ -91,9 +91,9 @@ def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _download(folder: pathlib.Path) -> None:
-    """Gets the files of MNIST to where TFDS looks for files downloaded by hand.
+    """Downloads the files of MNIST to where TFDS looks for manually downloaded files.
 
-    TFDS's own downloader has no time-out and tries a host that does not answer for 200 s.
+    TFDS's own downloader has no timeout and tries an unresponsive host for 200 s.
     """
     for url, registered in _Mnist.url_infos.items():
         try:

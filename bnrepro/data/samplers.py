@@ -1,8 +1,8 @@
-"""Which examples a step sees: pure functions of (key, step), so that nothing need be stored.
+"""Which examples a step sees: pure functions of (key, step), so that nothing has to be stored.
 
-A sampler returns int32 indices of shape (batch_size,) or, of pictures that consist of several
-images side by side, (batch_size, digits). The same key and step give the same indices wherever a
-run is started, split or resumed.
+A sampler returns int32 indices of shape (batch_size,) or, for pictures that consist of several
+images side by side, (batch_size, digits). The same key and step always give the same indices,
+also when a run is split or resumed.
 """
 
 import math
@@ -21,12 +21,12 @@ _ROUNDS = 8
 
 
 def epochs(num_examples: int, batch_size: int) -> Sampler:
-    """i.i.d. in epochs: each example at most once an epoch, in an order new to each epoch.
+    """i.i.d. in epochs: each example at most once per epoch, in a new order each epoch.
 
-    What an epoch leaves over after its last whole minibatch differs from epoch to epoch.
+    The examples left over after the last whole minibatch differ from epoch to epoch.
 
     Raises:
-      ValueError: fewer examples than a minibatch takes.
+      ValueError: fewer examples than in a minibatch.
     """
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
@@ -44,7 +44,7 @@ def epochs(num_examples: int, batch_size: int) -> Sampler:
 
 
 def with_replacement(num_examples: int, batch_size: int) -> Sampler:
-    """i.i.d., every example drawn anew each time."""
+    """i.i.d., every example drawn independently."""
 
     def sample(key: Key[Array, ""], step: Int[Array, ""]) -> Int[Array, "batch"]:
         return jax.random.randint(jax.random.fold_in(key, step), (batch_size,), 0, num_examples)
@@ -62,35 +62,34 @@ def by_label(
 ) -> Sampler:
     """Minibatches of few labels ([BRN] 4.3): some labels, and different images of each.
 
-    The order is one image of each label, then another of each, and so on: where a minibatch is
-    split into microbatches, images of one label come into different ones (the paper's
-    half-minibatches).
+    The order is one image of each label, then another of each, and so on. If a minibatch is split
+    into microbatches, images of one label go to different ones (the paper's half-minibatches).
 
     Args:
       labels: of all examples.
       labels_per_batch: labels drawn for a minibatch.
       examples_per_label: images drawn of each, no image twice.
-      repeat_labels: draw labels with replacement, as the paper does; one that comes up twice has
-        twice the images.
-      digits: images side by side in a picture, whose label names one label for each of them; so
-        there are as many labels as numbers of so many digits.
+      repeat_labels: draw labels with replacement, as the paper does; a label that comes up twice
+        has twice the images.
+      digits: images side by side in a picture, whose label combines theirs; so there are as many
+        labels as numbers with this many digits.
 
     Raises:
-      ValueError: more labels than there are, without replacement; a label with too few images.
+      ValueError: without replacement, more labels than exist; a label with too few images.
     """
     classes, counts = np.unique(labels, return_counts=True)
     num_labels = len(classes) ** digits
     if not repeat_labels and labels_per_batch > num_labels:
         raise ValueError(
-            f"labels_per_batch must be at most {num_labels}, the number of labels, where none is "
-            f"repeated, got {labels_per_batch}."
+            f"labels_per_batch must be at most {num_labels}, the number of labels, unless they "
+            f"are repeated, got {labels_per_batch}."
         )
     if counts.min() < examples_per_label:
         raise ValueError(
             f"examples_per_label must be at most {counts.min()}, the number of images of label "
             f"{classes[counts.argmin()]}, got {examples_per_label}."
         )
-    # Examples sorted by label: those of one are found from its first.
+    # Examples sorted by label, so that each label's are consecutive.
     order = jnp.asarray(np.argsort(labels, kind="stable"), jnp.int32)
     firsts, sizes = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
     capacity = int(counts.max())
@@ -116,7 +115,7 @@ def by_label(
 
 
 def _repeated(sampler: Sampler, times: int) -> Sampler:
-    """Several minibatches of a sampler, one after the other, as one."""
+    """Several consecutive minibatches of a sampler, as one."""
     if times == 1:
         return sampler
 
@@ -147,20 +146,20 @@ def make_sampler(
       name: `epochs`, `with_replacement` or `labels`, which are explained above.
       labels: of all images.
       batch_size: examples of a minibatch.
-      labels_per_batch: of `labels`, as for the two that follow. Where a batch is larger than
-        labels times examples, it consists of several such minibatches.
+      labels_per_batch: for `labels`, as are the next two. A batch that is larger than labels
+        times examples consists of several such minibatches.
       examples_per_label: see `by_label`.
       repeat_labels: see `by_label`.
       digits: images side by side in a picture. Labels of such pictures are equally frequent.
 
     Raises:
-      ValueError: an unknown name, sizes that cannot be, or epochs of pictures of several images,
-        which are drawn one by one.
+      ValueError: an unknown name, invalid sizes, or epochs with several images per picture, which
+        are drawn one by one.
     """
     if name == "epochs":
         if digits > 1:
             raise ValueError(
-                f"sampler epochs goes through images one by one, and digits is {digits}: take "
+                f"sampler epochs goes through images one by one, but digits is {digits}: use "
                 "with_replacement or labels."
             )
         return epochs(len(labels), batch_size)
@@ -169,7 +168,7 @@ def make_sampler(
             return by_label(labels, batch_size, 1, repeat_labels=True, digits=digits)
         return with_replacement(len(labels), batch_size)
     if name != "labels":
-        raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLERS)}")
+        raise ValueError(f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}")
     if batch_size % (labels_per_batch * examples_per_label):
         raise ValueError(
             f"labels_per_batch times examples_per_label must divide batch_size, got "
@@ -190,15 +189,15 @@ def shuffled_index(
     """Where a random permutation of range(size) takes `index`, without making the permutation.
 
     Sorting 60,000 numbers takes as long as many training steps of a small network, and a step needs
-    but 60 of them. A Feistel network keyed by `key` permutes a power of four at least `size`; what
-    falls outside is permuted again until it falls inside (Black & Rogaway, Ciphers with arbitrary
-    finite domains, 2002), as the index_shuffle of TensorFlow and Grain does.
+    only 60 of them. A Feistel network keyed by `key` permutes a power of four that is at least
+    `size`; values outside are permuted again until they fall inside (Black & Rogaway, Ciphers with
+    arbitrary finite domains, 2002), as in the index_shuffle of TensorFlow and Grain.
 
     Args:
       key: names the permutation.
       index: in [0, size).
       size: how many are permuted.
-      capacity: an upper bound of `size`, where that is traced.
+      capacity: an upper bound of `size` if it is traced.
     """
     half_bits = max(1, math.ceil(math.log2(capacity or int(size)) / 2))
     half_mask = jnp.uint32((1 << half_bits) - 1)

@@ -1,8 +1,7 @@
 """Sources: the minibatch of a step, taken from images on the devices or fed by a stream.
 
-What a sampler draws, or a stream feeds, are arrays whose first axes are those of the batch. They
-are small (indices and flips) where the images live on the devices, and the images themselves where
-a stream reads them.
+A sampler draws, or a stream feeds, arrays whose first axes are the batch. They are small (indices
+and flips) if the images live on the devices; a stream feeds the images themselves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,9 @@ Drawn = Mapping[str, Any]
 # The same with the images themselves: `images` and `labels`.
 Batch = Mapping[str, Array]
 
-# Apart from the steps, which the samplers' keys are made of.
+# Distinct from the step numbers, from which the samplers' keys are made.
 _FLIPS = 2**32 - 2
-# Steps of one dispatch: enough to make its overhead negligible, few enough to react to a signal.
+# Steps per dispatch: enough to make its overhead negligible, few enough to react to a signal.
 _STEPS_AT_ONCE = 50
 
 
@@ -31,9 +30,9 @@ class Source(NamedTuple):
 
     Attributes:
       arrays: live on the devices; nothing for a stream.
-      draw: of a resident source: what a minibatch consists of, from the run's key and the step.
-      take: the minibatch that was drawn from the arrays, or fed.
-      feed: of a stream: called on the host with the runs' seeds, the first step and a number of
+      draw: for a resident source: draws a minibatch's examples from the run's key and the step.
+      take: makes the minibatch that was drawn from the arrays, or fed.
+      feed: for a stream: called on the host with the runs' seeds, the first step and a number of
         steps; returns arrays (runs, steps, batch, ...).
       steps_at_once: the most steps that one dispatch takes.
     """
@@ -72,7 +71,7 @@ def resident(
       labels: (examples,).
       sampler: draws indices.
       take: see `take_images`.
-      flip: mirror half of the images that are drawn, left to right.
+      flip: mirror half of the drawn images, left to right.
     """
 
     def draw(key: Key[Array, ""], step: Int[Array, ""]) -> Drawn:
@@ -86,9 +85,9 @@ def resident(
 
 
 def fixed_examples(images: np.ndarray, labels: np.ndarray, count: int, digits: int) -> Examples:
-    """The first `count` examples, or all; with several images side by side, as many pictures.
+    """The first `count` examples, or all; with several images side by side, `count` pictures.
 
-    The latter go through all labels in turn; their images are drawn once and for all.
+    The pictures go through all labels in turn; their images are drawn once and then fixed.
     """
     if digits == 1:
         first = images[:count], labels[:count]
@@ -104,14 +103,14 @@ def fixed_examples(images: np.ndarray, labels: np.ndarray, count: int, digits: i
 def take_images(
     arrays: tuple[Array, Array], drawn: Drawn, *, classes: int, digits: int
 ) -> dict[str, Array]:
-    """Images and labels by their indices, several side by side where the index has one more axis.
+    """Images and labels by their indices, with several side by side if the index has a digit axis.
 
     Args:
       arrays: images (examples, height, width, channels) and labels (examples,).
-      drawn: `index`, (*batch) or (*batch, digits); `flip`, (*batch), where images are mirrored.
+      drawn: `index`, (*batch) or (*batch, digits); `flip`, (*batch), if images are mirrored.
       classes: number of labels of a single image.
-      digits: number of images side by side. The label of a picture is that of its images read as
-        the digits of a number to the base `classes`.
+      digits: number of images side by side. A picture's label is the number, to the base
+        `classes`, whose digits are its images' labels.
 
     Returns:
       `images` (*batch, height, digits * width, channels) and `labels` (*batch).

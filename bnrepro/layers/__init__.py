@@ -1,4 +1,4 @@
-"""What the two papers define: pure arithmetic, the layers in Linen and NNX, their statistics."""
+"""What the two papers define: the arithmetic, the layers in Linen and NNX, their statistics."""
 
 from bnrepro.layers.linen import BatchNorm, BatchRenorm
 from bnrepro.layers.population import population_statistics

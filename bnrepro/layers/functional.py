@@ -1,6 +1,6 @@
 """The arithmetic of both papers as pure functions, for a layer in any framework.
 
-A layer takes the moments of its minibatch, normalizes with them, and moves its averages; Batch
+A layer computes the moments of its minibatch, normalizes with them, and updates its averages; Batch
 Renorm corrects towards these averages in between. docs/layers.md builds one in twenty lines.
 [BN] is Ioffe & Szegedy 2015 (arXiv:1502.03167), [BRN] is Ioffe 2017 (arXiv:1702.03275).
 """
@@ -22,15 +22,15 @@ _SHIFT_STRIDE = 32
 
 
 class Moments(NamedTuple):
-    """Moments of a minibatch, one of each a feature (the shape of the axes not reduced).
+    """Moments of a minibatch, one of each per feature (the shape of the axes not reduced).
 
-    The mean comes in two parts, since their sum loses digits where the mean is large.
+    The mean has two parts, because their sum loses digits where the mean is large.
 
     Attributes:
       shift: a constant near the mean.
       offset: the mean of x - shift.
       var: the biased variance, never negative.
-      size: how many values they were taken over; an int where the shapes alone tell it (symbolic
+      size: how many values they were taken over; an int if the shapes determine it (symbolic
         under `jax.export` for any batch size).
     """
 
@@ -57,23 +57,23 @@ def batch_moments(
 ) -> Moments:
     """Mean and biased variance of a minibatch ([BN] and [BRN] Algorithm 1, their first two lines).
 
-    E[x^2] - E[x]^2 loses all digits once the mean is large against the deviation. Both sums are
-    therefore taken of x - shift, with the shift a mean over every 32nd value: then
-    (mean - shift)^2 <= 32 var whatever the data, and the difference loses at most five bits
+    E[x^2] - E[x]^2 loses all digits once the mean is large compared with the deviation. Both sums
+    are therefore taken of x - shift, where the shift is the mean of every 32nd value: then
+    (mean - shift)^2 <= 32 var for any data, and the difference loses at most five bits
     (Chan, Golub & LeVeque, Algorithms for computing the sample variance, 1983, section 3).
 
     Args:
       x: values.
       axes: non-negative axes to reduce; may be empty where `axis_name` is given.
-      mask: broadcastable to `x`; true (or 1) where a value counts. Which ones do is known only
-        when the program runs, and no subsample is sure to hold one: a mask costs more passes.
+      mask: broadcastable to `x`; true (or 1) where a value counts. This is known only when the
+        program runs, and a subsample may hold none of them, so a mask costs more passes.
       dtype: least precision of the sums (default: that of `x`); they are never below float32.
-      one_pass: if False, shift by the mean itself, at the price of more passes.
+      one_pass: if False, shift by the mean itself, at the cost of more passes.
       axis_name: mapped axis (of vmap, pmap or shard_map) whose values count alike.
       axis_index_groups: groups of indices of that axis, each reduced by itself.
 
     Returns:
-      The moments. Over no value at all they are zero, as is `size`.
+      The moments. Without any values they are zero, as is `size`.
     """
     axes = tuple(axes)
     precision = jnp.promote_types(jnp.result_type(x, dtype or x.dtype), jnp.float32)
@@ -85,7 +85,7 @@ def batch_moments(
     sample, longest = x, longest_axis(x, axes)
     if one_pass and mask is None and longest is not None:
         sample = lax.slice_in_dim(x, 0, None, _SHIFT_STRIDE, longest)
-    # The shift cancels out of the result, so no gradient need flow through it.
+    # The shift cancels in the result, so no gradient needs to flow through it.
     shift = _centre(lax.stop_gradient(sample).astype(precision), axes, mask)
     total, square = shifted_sums(x, shift, mask, axes)
     offset = total / jnp.maximum(size, 1)
@@ -93,7 +93,8 @@ def batch_moments(
     if axis_name is None:
         return Moments(shift, offset, var, size)
 
-    # Global sums over global counts, not a mean of means, each share centred on the common mean.
+    # Global sums over global counts, not a mean of means; each device's part is centred on the
+    # common mean.
     def psum(value: Any) -> Any:
         return lax.psum(value, axis_name, axis_index_groups=axis_index_groups)
 
@@ -119,7 +120,7 @@ def renorm_correction(
     """The r and d of [BRN] Algorithm 1, constants to the gradient.
 
     Args:
-      mean: of the minibatch, one a feature.
+      mean: of the minibatch, one per feature.
       std: sqrt(var + epsilon) of the minibatch; positive.
       moving_mean: moving average of `mean`, before this minibatch.
       moving_std: moving average of `std`, likewise; positive.
@@ -129,7 +130,7 @@ def renorm_correction(
     r_max, d_max = jnp.maximum(r_max, 1), jnp.maximum(d_max, 0)
     r = jnp.clip(std / moving_std, 1 / r_max, r_max)
     d = (mean - moving_mean) / moving_std
-    if jnp.iscomplexobj(d):  # a shorter arrow
+    if jnp.iscomplexobj(d):  # shortened, with the same direction
         d = d * jnp.minimum(1, d_max / jnp.maximum(jnp.abs(d), jnp.finfo(d.dtype).tiny))
     else:
         d = jnp.clip(d, -d_max, d_max)
@@ -154,12 +155,12 @@ def normalize(
 
     Args:
       x: values.
-      mean: one a feature, as all that follow. In training: `Moments.offset`, and its `shift`.
+      mean: one per feature, as all that follow. In training: `Moments.offset`, with its `shift`.
       std: sqrt(var + epsilon); positive.
       scale: the papers' gamma.
       bias: the papers' beta.
       axes: non-negative axes of `x` that are not feature axes.
-      shift: a constant to which `mean` is to be added, if any.
+      shift: a constant to add to `mean`, if any.
       r: of `renorm_correction`; None for 1.
       d: likewise; None for 0.
     """
@@ -168,7 +169,7 @@ def normalize(
     mean, std = mean.astype(mean.dtype), std.astype(std.dtype)  # not of a weak type
     if shift is None:
         shift = lax.stop_gradient(mean)
-        mean = mean - shift  # zero, and what a gradient with respect to the mean goes by
+        mean = mean - shift  # zero, but the gradient with respect to the mean passes through it
     multiplier = 1 / std if r is None else r / std
     if scale is not None:
         multiplier = multiplier * scale
@@ -188,13 +189,13 @@ def moving_average(
     """The average after one more minibatch: [BRN] Algorithm 1's last lines, alpha = 1 - momentum.
 
     Args:
-      average: so far, one a feature.
+      average: so far, one per feature.
       value: of the minibatch.
       momentum: decay, in [0, 1].
-      size: of the minibatch; one of no values leaves the average as it was.
+      size: of the minibatch; an empty one leaves the average unchanged.
 
     Returns:
-      The new average in the type of the old, unless only the value is complex.
+      The new average in the type of the old one, unless only the value is complex.
     """
     moved = momentum * average + (1 - momentum) * value
     if not isinstance(size, int) or size == 0:
@@ -204,19 +205,19 @@ def moving_average(
 
 
 def _number(mask: Array, axes: Sequence[int], dtype: Any) -> Array:
-    """How many are true, counted as integers: beyond 2^24, adding 1 leaves a float32 as it is."""
+    """How many are true, counted as integers: beyond 2^24, adding 1 does not change a float32."""
     return jnp.sum(mask, axes).astype(jnp.finfo(dtype).dtype)
 
 
 def _centre(x: Array, axes: tuple[int, ...], mask: Array | None) -> Array:
-    """The mean of `x`, and where all values are equal, exactly that value."""
+    """The mean of `x`; if all values are equal, exactly that value."""
 
     def mean(x: Array) -> Array:
         if mask is None:
             return jnp.sum(x, axes) / max(math.prod(x.shape[a] for a in axes), 1)
         return jnp.sum(jnp.where(mask, x, 0), axes) / jnp.maximum(_number(mask, axes, x.dtype), 1)
 
-    # The mean of equal values is rounded; that of their differences from one of them is not.
+    # The mean of equal values is rounded; the mean of their differences from one of them is not.
     if (
         mask is None
         and 0 not in x.shape
@@ -231,5 +232,5 @@ def _centre(x: Array, axes: tuple[int, ...], mask: Array | None) -> Array:
 def _variance(mean_square: Array, offset: Array) -> Array:
     """E[|x - shift|^2] - |E[x - shift]|^2, kept from going below zero by rounding."""
     var = mean_square - abs_sq(offset)
-    # Rounding is no part of what is differentiated.
+    # Rounding is not differentiated.
     return var - lax.stop_gradient(jnp.minimum(var, 0))

@@ -35,15 +35,15 @@ class BatchNorm(nn.Module):
     averages `mean` and `var` of collection `batch_stats` instead; for the population statistics
     of [BN] Algorithm 2 see `population_statistics`.
 
-    Every field is that of `flax.linen.BatchNorm` and means the same.
+    Every field has the name and meaning that it has in `flax.linen.BatchNorm`.
 
     Attributes:
       use_running_average: normalize with the stored averages (evaluation) instead of the
-        minibatch's own statistics (training). Given here or in the call, not in both.
+        minibatch's own statistics (training). Give it here or in the call, not in both.
       axis: feature axis or axes; statistics are taken over all others.
-      momentum: decay of the moving averages, in [0, 1], also one a feature. The papers' alpha is
+      momentum: decay of the moving averages, in [0, 1], or one per feature. The papers' alpha is
         1 - momentum.
-      epsilon: added to the variance, at least 0, also one a feature.
+      epsilon: added to the variance, at least 0, or one per feature.
       dtype: of the result (default: promoted from input and parameters).
       param_dtype: of `scale` and `bias`.
       use_bias: add a learned `bias` (the papers' beta).
@@ -52,14 +52,14 @@ class BatchNorm(nn.Module):
       scale_init: initializer of `scale`.
       axis_name: mapped axis (vmap, pmap, shard_map) over which statistics are shared.
       axis_index_groups: groups of indices of that axis that share among themselves only.
-      use_fast_variance: moments in one pass over the input (see `functional.batch_moments`;
-        unlike flax.linen's, it loses no accuracy), otherwise in more.
+      use_fast_variance: compute moments in one pass over the input (see
+        `functional.batch_moments`; unlike flax.linen's, it loses no accuracy), else in several.
       force_float32_reductions: keep the averages in float32 where input or parameters have less;
-        sums are always taken in float32 at least.
+        sums are always taken in at least float32.
 
     Raises:
       ValueError: a field out of its range; an axis, a mask or stored statistics that do not fit
-        the input; in training a single value per feature.
+        the input; a single value per feature in training.
       TypeError: a field that is not a number.
     """
 
@@ -125,7 +125,7 @@ class BatchRenorm(BatchNorm):
         d = stop_gradient(clip((mu_B - mu) / sigma, -d_max, d_max))
         x_hat = (x - mu_B) / sigma_B * r + d,   y = scale * x_hat + bias
 
-    mu and sigma move towards mu_B and sigma_B after r and d were taken. They start at 0 and 1 and
+    mu and sigma move towards mu_B and sigma_B after r and d are computed. They start at 0 and 1 and
     are not bias-corrected: let the limits grow from 1 and 0, as `renorm_schedules` does.
     Evaluation: y = scale * (x - mu) / sigma + bias. Collection `batch_stats` holds `mean`, `std`
     and `count`, the number of updates so far. Further fields and errors: `BatchNorm`.
@@ -178,12 +178,12 @@ class BatchRenorm(BatchNorm):
         return _normalized(self, x, mean=moments.offset, std=std_b, shift=moments.shift, r=r, d=d)
 
 
-# Functions and not methods: Flax wraps each method of a module, and would show what they return
-# among its intermediates and in its tables.
+# Functions, not methods: Flax wraps each method of a module, and would list their results among its
+# intermediates and in its tables.
 
 
 def _average(layer: BatchNorm, name: str, x: Array) -> nn.Variable:
-    """The stored average of that name, one value a feature: `mean` starts at 0, others at 1."""
+    """The stored average of that name, one value per feature: `mean` starts at 0, others at 1."""
     shape = feature_shape(layer, x)
     dtype = jnp.result_type(x, float) if layer.dtype is None else layer.dtype
     least = jnp.float32 if layer.force_float32_reductions else layer.param_dtype
@@ -197,14 +197,14 @@ def _average(layer: BatchNorm, name: str, x: Array) -> nn.Variable:
 
 
 def _moments(layer: BatchNorm, x: Array, mask: ArrayLike | None) -> Moments:
-    """Moments of the minibatch, handed to `population_statistics` where that asks for them."""
-    # Models are initialized with a batch of one, and outside the map that will bind the axis.
+    """Moments of the minibatch, passed to `population_statistics` if it asks for them."""
+    # Models are initialized with a batch of one, outside the map that will bind the axis.
     initializing = layer.is_initializing()
     moments = minibatch_moments(layer, x, mask, axis_name=None if initializing else layer.axis_name)
     if not initializing and (message := nothing_to_learn_from(layer, x, moments)):
         raise ValueError(message)
     if _collects_moments(layer):
-        # All of one shape, so that a lifted layer (nn.vmap, nn.scan) stacks them alike.
+        # All have one shape, so that a lifted layer (nn.vmap, nn.scan) stacks them alike.
         size, epsilon = (
             jnp.broadcast_to(value, moments.var.shape) for value in (moments.size, layer.epsilon)
         )
@@ -213,8 +213,8 @@ def _moments(layer: BatchNorm, x: Array, mask: ArrayLike | None) -> Moments:
 
 
 def _collects_moments(layer: BatchNorm) -> bool:
-    """Whether `population_statistics` asks for the moments: for their collection by its name."""
-    # Not with mutable=True: that has to give back what it does with flax.linen's layer.
+    """Whether `population_statistics` asks for the moments, by the name of their collection."""
+    # Not with mutable=True, which must return what it returns with flax.linen's layer.
     return (
         not layer.is_initializing()
         and layer.scope is not None
@@ -240,6 +240,6 @@ def _normalized(layer: BatchNorm, x: Array, **statistics: Array) -> Inexact[Arra
     if layer.use_bias:
         bias = layer.param("bias", layer.bias_init, shape, layer.param_dtype)
     parameters = [value for value in (scale, bias) if value is not None]
-    # Several feature axes are one array of statistics: `axes` are those that it lacks.
+    # Statistics over several feature axes are one array; `axes` are the axes it lacks.
     y = functional.normalize(x, scale=scale, bias=bias, axes=axes, **statistics)
     return y.astype(canonicalize_dtype(x, *parameters, dtype=layer.dtype))

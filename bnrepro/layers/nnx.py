@@ -30,18 +30,18 @@ _logger = logging.getLogger(__name__)
 class BatchNorm(nnx.Module):
     """Batch Normalization, a drop-in for `flax.nnx.BatchNorm`; formulas as `bnrepro.BatchNorm`.
 
-    Its numbers are those of the Linen layer, to the last bit. Unlike flax's it takes and keeps the
-    statistics in float32 whatever `dtype` is, in evaluation, too.
+    It gives the same numbers as the Linen layer, to the last bit. Unlike flax's, it computes and
+    keeps the statistics in float32 for any `dtype`, also in evaluation.
 
     Args:
       num_features: size of the feature axis.
       use_running_average: normalize with the stored averages (evaluation) instead of the
         minibatch's own statistics (training). `train()`, `eval()`, `set_attributes` and `nnx.view`
-        change it; the call's argument goes before it.
+        change it; the call's argument overrides it.
       axis: feature axis; statistics are taken over all others.
-      momentum: decay of the moving averages, in [0, 1], also one a feature. The papers' alpha is
+      momentum: decay of the moving averages, in [0, 1], or one per feature. The papers' alpha is
         1 - momentum.
-      epsilon: added to the variance, at least 0, also one a feature.
+      epsilon: added to the variance, at least 0, or one per feature.
       dtype: of the result (default: promoted from input, statistics and parameters).
       param_dtype: of `scale` and `bias`.
       use_bias: add a learned `bias` (the papers' beta).
@@ -50,12 +50,12 @@ class BatchNorm(nnx.Module):
       scale_init: initializer of `scale`.
       axis_name: mapped axis (vmap, pmap, shard_map) over which statistics are shared.
       axis_index_groups: groups of indices of that axis that share among themselves only.
-      use_fast_variance: moments in one pass over the input (see `functional.batch_moments`),
-        otherwise in more.
+      use_fast_variance: compute moments in one pass over the input (see
+        `functional.batch_moments`), else in several.
       promote_dtype: as flax's: called with (x, mean, var, scale, bias) and `dtype`, it returns the
-        five in the types to compute in. That of the statistics stays as it is all the same, and
-        flax's default is left out: only the result needs casting.
-      rngs: random numbers of the initializers, stream `params`.
+        five in the types to compute in. The statistics keep their type all the same, and flax's
+        default is not called: only the result needs casting.
+      rngs: random numbers for the initializers, stream `params`.
       bias_metadata: of the variable `bias`.
       scale_metadata: of the variable `scale`.
 
@@ -127,7 +127,7 @@ class BatchNorm(nnx.Module):
 
         Args:
           x: values of any shape with `num_features` along `axis`.
-          use_running_average: as the constructor's, and before it.
+          use_running_average: as in the constructor, which it overrides.
           mask: broadcastable to `x`; true where a value counts towards the statistics.
 
         Returns:
@@ -148,7 +148,7 @@ class BatchNorm(nnx.Module):
         """What `nnx.view` may set.
 
         Args:
-          use_running_average: as the constructor's; None leaves it.
+          use_running_average: as in the constructor; None leaves it unchanged.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
@@ -216,7 +216,7 @@ class BatchRenorm(BatchNorm):
 
 
 def _evaluates(layer: BatchNorm, argument: bool | None) -> bool:
-    """Whether the stored averages are used: the call's word goes before the layer's."""
+    """Whether the stored averages are used: the call's argument overrides the layer's."""
     for value in (argument, layer.use_running_average):
         if value is not None:
             return value
@@ -228,15 +228,15 @@ def _evaluates(layer: BatchNorm, argument: bool | None) -> bool:
 
 def _moments(layer: BatchNorm, x: Array, mask: ArrayLike | None) -> functional.Moments:
     moments = minibatch_moments(layer, x, mask, axis_name=layer.axis_name)
-    # Not an error, as it is in Linen: models are tried out on one example, by nnx.tabulate say,
-    # and nothing tells that from training.
+    # Not an error, as in Linen: models are tried out on one example, for instance by nnx.tabulate,
+    # and nothing distinguishes that from training.
     if message := nothing_to_learn_from(layer, x, moments):
         _logger.warning(message)
     return moments
 
 
 def _move(average: nnx.Variable[Array], value: Array, momentum: Any, size: Any) -> None:
-    # An update is no part of what is differentiated, and a reference cannot hold what is.
+    # The update is not differentiated, and a reference cannot hold a value that is.
     value = lax.stop_gradient(value)
     average[...] = functional.moving_average(average[...], value, momentum, size)
 

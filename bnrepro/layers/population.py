@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-# Passes over the data after which no layer's statistics depend on a layer that is not yet right.
-# Only a layer that feeds itself needs more than there are layers.
+# The most passes over the data. As many as there are layers settle all statistics, unless a layer
+# feeds itself.
 _MOST_PASSES = 1_000
 
 
@@ -26,9 +26,9 @@ def population_statistics(
     Minibatches of unequal size m count by their sizes, var_B with m and the result over m - 1.
 
     `BatchRenorm`: mean and sqrt(var + epsilon) of each layer's inputs over the whole set, in the
-    network that evaluates with them. While they are collected each layer normalizes with what was
-    collected before; after as many passes as layers follow one another, and one that changes
-    nothing, the statistics are those of the network that they make.
+    network that evaluates with them. In each pass, every layer normalizes with the statistics of
+    the pass before. After one pass per layer in sequence, and one that changes nothing, the
+    statistics are those of the network that uses them.
 
     Sums are kept in float64.
 
@@ -83,7 +83,7 @@ def _settled(name: str, before: jax.Array, after: jax.Array) -> bool:
     precision = 8 * float(jnp.finfo(after.dtype).eps) if name != "count" else 0.0
     scale = np.maximum(np.abs(np.asarray(after)), 1e-30)
     differ = np.abs(np.asarray(before) - np.asarray(after)) > precision * scale
-    # What is not a number does not settle, and will not: a seed that diverged.
+    # A seed that diverged has NaNs, which never settle.
     return not np.any(differ & np.isfinite(np.asarray(after)))
 
 
@@ -137,7 +137,7 @@ class _Total:
     def add(self, *moments: Any) -> None:
         """Adds mean, variance, number of values and epsilon, each of `shape`.
 
-        Further axes in front, of a map over microbatches say, are further minibatches.
+        Additional leading axes, such as a map over microbatches, are further minibatches.
         """
         mean, var, size, epsilon = (
             np.asarray(value, np.promote_types(value.dtype, np.float64)).reshape(-1, *self.shape)
@@ -155,7 +155,8 @@ class _Total:
     def statistic(self, name: str, value: Any) -> Any:
         """The population's `mean`, `var` or `std`; anything else is kept as it is.
 
-        So is what a mask left no value of, as in training; a variance takes two of a minibatch.
+        A feature whose values are all masked is kept, too, as in training; a variance needs two
+        values in a minibatch.
         """
         mean = self.sum / np.maximum(self.size, 1)
         if name == "mean":

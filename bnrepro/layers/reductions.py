@@ -1,8 +1,8 @@
 """Sums over a minibatch, and the affine map whose gradient takes such sums: what a layer costs.
 
-Both read their input once in each direction, keep nothing but the input for the gradient, and may
-be differentiated in forward and in reverse mode, any number of times. docs/performance.md tells
-what was tried.
+Both read their input once in each direction, keep only the input for the gradient, and can be
+differentiated in forward and in reverse mode, any number of times. docs/performance.md lists what
+was tried.
 """
 
 import math
@@ -16,10 +16,10 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Inexact
 
-# XLA for CPU adds large inputs up slowly (jaxlib 0.10 to 0.12), and many values one by one, which
-# adds their rounding errors up, too (0.10). So at most this many slices are added up elementwise
-# first, which is as fast as copying, and leaves it the sum over the result. Smaller inputs are not
-# sliced: what is elementwise before the layer would be computed anew for each slice.
+# XLA for CPU sums large inputs slowly (jaxlib 0.10 to 0.12), and many values one by one, which also
+# accumulates their rounding errors (0.10). So up to this many slices are first added elementwise,
+# which is as fast as copying, and XLA only sums the result. Smaller inputs are not sliced: XLA
+# would compute elementwise operations before the layer again for each slice.
 _SLICES = 16
 _LARGE_INPUT = 2**19  # values in all
 _MANY_VALUES = 2**13  # of each feature
@@ -36,7 +36,7 @@ def shifted_sums(
 
     Args:
       x: values.
-      shift: one a feature; taken as a constant by derivatives, and of at least 32 bits.
+      shift: one per feature; a constant to derivatives, with at least 32 bits.
       mask: of the shape of `x`, true where a value counts; None if all do.
       axes: non-negative axes to sum over.
     """
@@ -48,7 +48,7 @@ def shifted_sums(
         if kept is not None:
             deviation = jnp.where(kept[i], deviation, 0)
         total, square = total + deviation, square + abs_sq(deviation)
-    # Otherwise XLA's library of reductions takes the slices as operands, and has them copied first.
+    # Without it, XLA's reductions take the slices as operands, which are first copied.
     if len(parts) > 1:
         total, square = lax.optimization_barrier((total, square))
     return jnp.sum(total, axes), jnp.sum(square, axes)
@@ -61,7 +61,7 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     if isinstance(tangents[0], SymbolicZero):
         return sums, jax.tree.map(jnp.zeros_like, sums)
 
-    # Deviations are recomputed for the gradient, or they would be kept instead of the input.
+    # Recompute deviations for the gradient, so that they are not kept instead of the input.
     @partial(jax.checkpoint, prevent_cse=False)
     def tangents_of(x: Array, shift: Array, mask: Array | None, dx: Array) -> Any:
         dx = dx.astype(jnp.result_type(x, shift))
@@ -81,11 +81,11 @@ def affine(
     offset: Inexact[Array, "..."],
     axes: Sequence[int],
 ) -> Inexact[Array, "..."]:
-    """`(x - shift) * multiplier + offset`, the latter three one a feature.
+    """`(x - shift) * multiplier + offset`, with one shift, multiplier and offset per feature.
 
     Args:
       x: values.
-      shift: taken as a constant by derivatives.
+      shift: a constant to derivatives.
       multiplier: of the difference.
       offset: added last.
       axes: non-negative axes of `x` that are not feature axes.
@@ -103,7 +103,7 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     @partial(jax.checkpoint, prevent_cse=False)
     def tangent_of_factors(x: Array, shift: Array, *factors: Array) -> Array:
         parts = _slices(x, axes)
-        # Spread over a slice first: transposed, this adds the slices up, then sums over the result.
+        # Spread over a slice first: its transpose adds the slices, then sums over the result.
         d_multiplier, d_offset = (
             jnp.broadcast_to(jnp.expand_dims(factor, axes), parts[0].shape) for factor in factors
         )
@@ -119,10 +119,10 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
 
 
 def longest_axis(x: Array, axes: Sequence[int]) -> int | None:
-    """The longest of `axes`, the last axis of `x` only if there is no other, for lack of any None.
+    """The longest of `axes`, or None. The last axis of `x` is taken only if there is no other.
 
-    Not one that is explicitly split over devices: that can be neither reshaped nor read with a
-    stride. A symbolic length (of `jax.export`) counts as longer than any number.
+    An axis that is explicitly split over devices is never taken: it can be neither reshaped nor
+    read with a stride. A symbolic length (of `jax.export`) counts as longer than any number.
     """
     spec = jax.typeof(x).sharding.spec
     whole = [axis for axis in axes if spec[axis] is None]
@@ -148,12 +148,12 @@ def _slicing(x: Array, axes: Sequence[int]) -> tuple[int, int]:
 
 
 def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
-    """`x` in equal parts of its shape but for the length of one axis."""
+    """`x` in equal parts, along one axis."""
     axis, number = _slicing(x, axes)
     if number == 1:
         return [x]
-    # Neighbours go to different slices, so that each device has its share of each; but on the last
-    # axis they stay together, as they lie in memory.
+    # Neighbours go to different slices, so that each device has its share of each; on the last
+    # axis they stay together, as in memory.
     sizes, index = [x.shape[axis] // number, number], axis + 1
     if axis == x.ndim - 1:
         sizes, index = sizes[::-1], axis

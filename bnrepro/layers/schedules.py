@@ -1,4 +1,4 @@
-"""How Batch Renorm's limits grow during training: as its paper has it, or CrossQ."""
+"""How Batch Renorm's limits grow during training: as in its paper, or as in CrossQ."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from bnrepro.layers.shared import check_range
 
 Schedule = Callable[[Any], Any]
 
-# The run length at which the paper reports Batch Renorm ([BRN] 4.1, 4.2), in which its ramp stands.
+# The length of the paper's Batch Renorm runs ([BRN] 4.1, 4.2), for which its ramp is given.
 _PAPER_STEPS = 130_000
 
 
@@ -64,7 +64,7 @@ def delayed_renorm_schedules(
 ) -> tuple[Schedule, Schedule]:
     """Plain Batch Norm for some updates, then the full limits at once, as CrossQ trains.
 
-    The default is that of CrossQ's code (Bhatt et al. 2024, arXiv:1902.05605): 100,000 updates.
+    The default is CrossQ's 100,000 updates (Bhatt et al. 2024, arXiv:1902.05605, their code).
 
     Args:
       warmup_steps: updates with r_max = 1 and d_max = 0; at least 0.
@@ -91,7 +91,7 @@ def _check_limits(function: str, r_max: Any, d_max: Any) -> None:
     check_range(function, "d_max", d_max, 0)
 
 
-# Classes, so that models with equal schedules are equal, and may be pickled.
+# Classes, so that models with equal schedules are equal and can be pickled.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _Ramp:
     length: int
 
     def __call__(self, count: Any) -> Any:
-        import optax  # takes as long to import as all of the layers
+        import optax  # takes as long to import as all of the layers together
 
         return optax.linear_schedule(self.start, self.end, self.length, self.begin)(count)
 

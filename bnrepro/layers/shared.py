@@ -1,6 +1,6 @@
 """What the Linen and NNX shells share: checks that name the field and the value, and the moments.
 
-A `layer` is one of either framework; both have the fields of flax's BatchNorm by the same names.
+A `layer` comes from either framework; both have the fields of flax's BatchNorm by the same names.
 """
 
 import math
@@ -33,7 +33,7 @@ def check_range(owner: str, field: str, value: Any, low: float, high: float = ma
     """Raises unless a number, or each of an array, is finite and in [low, high]; tracers pass.
 
     Args:
-      owner: whose field it is, to begin the message with.
+      owner: what has the field; begins the message.
       field: its name.
       value: its value.
       low: least one allowed.
@@ -114,7 +114,7 @@ def minibatch_moments(layer: Any, x: Array, mask: ArrayLike | None, *, axis_name
 
 
 def nothing_to_learn_from(layer: Any, x: Array, moments: Moments) -> str | None:
-    """What to say of a minibatch with a single value per feature; None of any other."""
+    """The message for a minibatch with a single value per feature; None for any other."""
     if not isinstance(moments.size, int) or moments.size != 1:
         return None
     return (

@@ -1,4 +1,4 @@
-"""A small convolutional network, whose normalizers have one mean and variance a channel."""
+"""A small convolutional network, whose normalizers have one mean and variance per channel."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from bnrepro.models.normalizers import Normalizer, activate
 
 
 class CNN(nn.Module):
-    """Convolutions of 3 x 3 with stride 2, the mean over places, dropout, and a linear layer.
+    """3 x 3 convolutions with stride 2, the mean over positions, dropout, and a linear layer.
 
     Layer i is `activation(norm(conv(x)))`, of `conv_i` and, where there is a normalizer, `norm_i`,
     as in Inception ([BRN] 4). The output layer is `logits`.
@@ -29,7 +29,7 @@ class CNN(nn.Module):
       dropout: rate of `Dropout`, in [0, 1); None for none.
       norm_placement: one of `PLACEMENTS`.
       treatment: of the kernels of the hidden layers, one of `KERNELS`.
-      dtype: of activations, but for the logits (default: that of input and parameters).
+      dtype: of activations except the logits (default: that of input and parameters).
     """
 
     channels: Sequence[int]
@@ -60,7 +60,7 @@ class CNN(nn.Module):
         Args:
           x: the minibatch.
           train: whether normalizers take the minibatch's own statistics.
-          deterministic: drop nothing out; as a rule, that is in evaluation.
+          deterministic: drop nothing out (default: in evaluation).
         """
         if deterministic is None:
             deterministic = not train

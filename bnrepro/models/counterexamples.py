@@ -1,4 +1,4 @@
-"""Normalizers that do what the papers warn of, to measure what it does."""
+"""Normalizers that do what the papers warn against, to measure the effect."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from bnrepro.layers.functional import batch_moments, moving_average, normalize
 
 
 class StopGradientBatchNorm(nn.Module):
-    """Batch Norm whose gradient takes the minibatch's statistics for constants ([BN] 2).
+    """Batch Norm whose gradient treats the minibatch's statistics as constants ([BN] 2).
 
-    The forward pass, the moving averages and evaluation are those of Batch Norm. [BN] section 2
-    shows for the mean that such updates may grow without any effect on the loss.
+    The forward pass, the moving averages and evaluation are the same as in Batch Norm. [BN]
+    section 2 shows for the mean that such updates may grow without any effect on the loss.
 
     Attributes:
       use_running_average: normalize with the moving averages (evaluation).
@@ -59,15 +59,15 @@ class StopGradientBatchNorm(nn.Module):
         return y.astype(self.dtype or x.dtype)
 
     def _training_statistics(self, averages: Any, moments: Any) -> tuple[Any, Any]:
-        """Mean (without the shift that comes second) and variance to normalize with."""
+        """The mean (less the shift) and variance to normalize with, and the shift."""
         return (moments.offset, moments.var), moments.shift
 
 
 class MovingAverageNorm(StopGradientBatchNorm):
     """Normalizes with the moving averages in training, too ([BN] 2, [BRN] 3).
 
-    They are those before the minibatch, and constants to the gradient, which therefore does not
-    see that the averages will follow. Attributes: as `StopGradientBatchNorm`.
+    They are the averages before the minibatch, and constants to the gradient, which therefore
+    ignores that they will follow. Attributes: as `StopGradientBatchNorm`.
     """
 
     def _training_statistics(self, averages: Any, moments: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Dropout whose rate may be traced, as that of flax.linen may not."""
+"""Dropout whose rate may be traced, unlike flax.linen's."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 class Dropout(nn.Module):
-    """Sets values to zero at random and scales the others up, so that the mean stays.
+    """Sets values to zero at random and scales up the others, so that the mean is unchanged.
 
     Attributes:
       rate: share of values to drop, in [0, 1).

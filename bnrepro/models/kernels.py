@@ -1,4 +1,4 @@
-"""What is done to the kernel of a linear layer before it meets the input."""
+"""Transformations of the kernel of a linear layer, before it is applied to the input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-# Keeps the deviation of a kernel of equal weights from being zero.
+# Keeps the deviation of a kernel above zero if all its weights are equal.
 _EPSILON = 1e-5
 
 
@@ -20,7 +20,7 @@ def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inp
     """Weight standardization (Qiao et al. 2019, arXiv:1903.10520, section 3).
 
     `(w - mean(w)) / sqrt(var(w) + 1e-5)`, with the mean and variance of each feature's weights over
-    the inputs of a dense layer, or over the channels and places of a convolution's window.
+    the inputs of a dense layer, or over the channels and positions of a convolution's window.
     """
     kernel = centred(kernel)
     return kernel / jnp.sqrt(_mean(jnp.square(kernel)) + _EPSILON)
@@ -41,8 +41,8 @@ KERNELS: dict[str, Treatment] = {
 def promoted(treatment: Treatment) -> Callable[..., Any]:
     """The `promote_dtype` of a flax layer that applies one of `KERNELS` to its kernel.
 
-    Flax calls it with the stored kernel, which is therefore treated in full precision. Gradients
-    pass through the treatment, as both papers require.
+    Flax calls it with the stored kernel, which is therefore transformed in full precision.
+    Gradients pass through the transformation, as both papers require.
     """
 
     def promote(x: Array, kernel: Array, bias: Array | None, **settings: Any) -> Any:

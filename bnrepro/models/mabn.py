@@ -32,25 +32,25 @@ class MovingAverageBatchNorm(nn.Module):
     r = 1, as in the authors' code (megvii-model/MABN, MABN.py). Evaluation computes
     `scale * x / sqrt(average + epsilon) + bias`.
 
-    In a dense layer the means are over the minibatch alone. It may hold a single example, although
-    nothing before the layer learns from one until the warm-up has ended.
+    In a dense layer the means are over the minibatch only. It may hold a single example, but until
+    the warm-up ends nothing before the layer learns from one.
 
-    The statistics of the backward pass have to get out of it. Collection `batch_stats` holds
-    `average`, `count` and the last values that each bar is over, `squares` and `backward`, shaped
-    (window, features). The *cotangent* of `backward` is not a gradient but its new value;
-    `bnrepro.training.train_step` stores it. The loss must be a mean over examples. Where it is a
-    mean over M microbatches, each normalized by itself, `backward / M` has to be passed in, and the
-    cotangents add up to the mean of M new values. Values are kept in the unit of the gradient of a
-    single example's loss, and so do not depend on M, the batch size or the number of devices. Of M
-    microbatches, each sees its own value and, of earlier steps, the means over all M.
+    Collection `batch_stats` holds `average`, `count` and the last values that each bar averages,
+    `squares` and `backward`, shaped (window, features). The *cotangent* of `backward` is not a
+    gradient but its new value; `bnrepro.training.train_step` stores it. The loss must be a mean
+    over examples. If it is a mean over M microbatches, each normalized separately, pass in
+    `backward / M`, and the cotangents add up to the mean of M new values. Values have the unit of
+    the gradient of a single example's loss, so they do not depend on M, the batch size or the
+    number of devices. Each of M microbatches sees its own value and, for earlier steps, the means
+    over all M.
 
     Attributes:
       use_running_average: normalize with the exponential moving average (evaluation).
-      window: minibatches that a bar is over, at least 1. The paper simulates batches of 32, and so
-        takes 16 for minibatches of 2.
-      warmup: minibatches before the bars are used; the authors' code takes 100.
-      r_max: r is kept within [1 / r_max, r_max]; the authors' code takes 5.
-      momentum: of the exponential moving average, in [0, 1]; the authors' code takes 0.98.
+      window: minibatches that a bar averages over, at least 1. The paper simulates batches of 32,
+        so it uses 16 for minibatches of 2.
+      warmup: minibatches before the bars are used; the authors' code uses 100.
+      r_max: r is kept within [1 / r_max, r_max]; the authors' code uses 5.
+      momentum: of the exponential moving average, in [0, 1]; the authors' code uses 0.98.
       epsilon: added to mean squares, above 0.
       dtype: of the result (default: that of the input).
       use_scale: multiply by a learned `scale`.
@@ -106,7 +106,7 @@ def _divided(
 ) -> Float[Array, "*batch features"]:
     """`x / chi`, with the backward pass of the paper; the cotangent of `backward` is its new value.
 
-    Here chi is what `x` is divided by, epsilon included.
+    Here chi includes epsilon.
     """
     return x / _spread(chi, x)
 
@@ -130,16 +130,16 @@ _divided.defvjp(_forward, _backward)
 
 
 def _mean(x: Array, axis_name: Any) -> Array:
-    """The mean of each feature, over the mapped axis, too."""
+    """The mean of each feature, also over the mapped axis."""
     mean = x.mean(tuple(range(x.ndim - 1)))
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
 def _spread(value: Array, x: Array) -> Array:
-    """One value a feature, shaped to broadcast against `x`."""
+    """One value per feature, shaped to broadcast against `x`."""
     return jnp.expand_dims(value, tuple(range(x.ndim - 1)))
 
 
 def _pushed(latest: Array, value: Array) -> Array:
-    """The latest values with one more, and without the oldest."""
+    """The latest values with a new one, without the oldest."""
     return jnp.concatenate([latest[1:], value[None]])

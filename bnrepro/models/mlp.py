@@ -16,8 +16,8 @@ from bnrepro.models.normalizers import Normalizer, activate
 class MLP(nn.Module):
     """Hidden layers of `dropout(activation(norm(dense(x))))`, then a linear layer to the classes.
 
-    Hidden layer i consists of `dense_i` and, where there is a normalizer, `norm_i`; the latter's
-    bias takes the place of the former's ([BN] 3.2). Other placements: see `activate`. The output
+    Hidden layer i consists of `dense_i` and, if there is a normalizer, `norm_i`, whose bias
+    replaces that of `dense_i` ([BN] 3.2). Other placements: see `activate`. The output
     layer is `logits`.
 
     Attributes:
@@ -29,7 +29,7 @@ class MLP(nn.Module):
       dropout: rate of `Dropout`, in [0, 1); None for none.
       norm_placement: one of `PLACEMENTS`.
       treatment: of the kernels of the hidden layers, one of `KERNELS`.
-      dtype: of activations, but for the logits (default: that of input and parameters).
+      dtype: of activations except the logits (default: that of input and parameters).
     """
 
     hidden: Sequence[int]
@@ -56,7 +56,7 @@ class MLP(nn.Module):
         Args:
           x: the minibatch.
           train: whether normalizers take the minibatch's own statistics.
-          deterministic: drop nothing out; as a rule, that is in evaluation.
+          deterministic: drop nothing out (default: in evaluation).
         """
         if deterministic is None:
             deterministic = not train

@@ -48,21 +48,21 @@ def make_network(
       hidden: units of the layers of an mlp.
       channels: of the convolutions of a cnn.
       activation: one of `ACTIVATIONS`.
-      init: how all weights are drawn, one of `INITIALIZERS` (of `jax.nn.initializers`).
+      init: initializer of all weights, one of `INITIALIZERS` (of `jax.nn.initializers`).
       init_std: standard deviation of `normal`; may be traced.
       dropout: rate in [0, 1), of the hidden units of an mlp, of the features of a cnn; may be
         traced. A known zero costs nothing.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       norm_placement: one of `PLACEMENTS`.
-      kernel: what is done to the kernels of the hidden layers, one of `KERNELS`.
-      dtype: of activations, one of `DTYPES`; parameters and logits are of float32.
+      kernel: transformation of the kernels of the hidden layers, one of `KERNELS`.
+      dtype: of activations, one of `DTYPES`; parameters and logits are float32.
 
     Raises:
       ValueError: an unknown name.
     """
     if init not in INITIALIZERS:
-        raise ValueError(f"unknown init {init!r}; known are {', '.join(INITIALIZERS)}")
+        raise ValueError(f"unknown init {init!r}; choose from {', '.join(INITIALIZERS)}")
     kernel_init = nn.initializers.lecun_normal()
     if init == "normal":
         kernel_init = nn.initializers.normal(init_std)
@@ -80,4 +80,4 @@ def make_network(
         return MLP(hidden=tuple(hidden), **common)
     if name == "cnn":
         return CNN(channels=tuple(channels), **common)
-    raise ValueError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
+    raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")

@@ -21,7 +21,7 @@ NORMALIZERS = (
 )  # fmt: skip
 
 
-# Where the normalizer stands: on which sides of the nonlinearity.
+# Where the normalizer stands relative to the nonlinearity.
 PLACEMENTS = ("after", "before", "both")
 
 
@@ -37,7 +37,7 @@ def activate(
     """A nonlinearity with its normalizers; to be called within a compact module.
 
     Args:
-      x: what the linear layer puts out.
+      x: output of the linear layer.
       activation: the nonlinearity.
       normalizer: makes `norm_{layer}`; with placement both, also `norm_after_{layer}`. Or None.
       placement: one of `PLACEMENTS`.
@@ -129,4 +129,4 @@ def make_normalizer(
         return lambda use_running_average, name: FilterResponseNorm(name=name, **common)
     if name == "evonorm_s0":
         return lambda use_running_average, name: EvoNormS0(num_groups, name=name, **common)
-    raise ValueError(f"unknown normalizer {name!r}; known are {', '.join(NORMALIZERS)}")
+    raise ValueError(f"unknown normalizer {name!r}; choose from {', '.join(NORMALIZERS)}")

@@ -11,18 +11,18 @@ from jaxtyping import Array, Float
 class FilterResponseNorm(nn.Module):
     """Filter response normalization (Singh & Krishnan 2020, arXiv:1911.09737, section 3).
 
-    Each channel of each example by itself, over its places::
+    Each channel of each example is normalized separately, over its positions::
 
         nu^2 = mean(x^2),   y = scale * x / sqrt(nu^2 + epsilon) + bias
 
-    A feature of a dense layer has a single place, so nu^2 = x^2, and x / sqrt(x^2 + epsilon) is a
-    smooth sign of x. With a single place epsilon is therefore learned, as the paper has it:
-    it becomes `epsilon + |learned_epsilon|`, where the latter is one number a layer and starts at
+    A feature of a dense layer has a single position, so nu^2 = x^2, and x / sqrt(x^2 + epsilon) is
+    a smooth sign of x. With a single position epsilon is therefore learned, as in the paper: it
+    becomes `epsilon + |learned_epsilon|`, where the latter is one number per layer and starts at
     1e-4.
 
     Attributes:
-      epsilon: added to the mean square, above 0; the paper takes 1e-6.
-      use_scale: multiply by a learned `scale`, one a channel.
+      epsilon: added to the mean square, above 0; the paper uses 1e-6.
+      use_scale: multiply by a learned `scale`, one per channel.
       dtype: of the result (default: that of the input).
     """
 
@@ -46,7 +46,7 @@ class FilterResponseNorm(nn.Module):
 class ThresholdedLinearUnit(nn.Module):
     """`max(x, threshold)`, the nonlinearity of filter response normalization (its section 3).
 
-    The threshold is learned, one a channel, and starts at 0, where the unit is a ReLU.
+    The threshold is learned, one per channel, and starts at 0, where the unit is a ReLU.
     """
 
     @nn.compact
@@ -59,15 +59,15 @@ class ThresholdedLinearUnit(nn.Module):
 class EvoNormS0(nn.Module):
     """EvoNorm-S0, a normalizer and nonlinearity in one (Liu et al. 2020, arXiv:2004.02967).
 
-    The variance is that of an example's group of channels over all places; in a dense layer, over
-    the features of the group::
+    The variance is taken over an example's group of channels at all positions; in a dense layer,
+    over the features of the group::
 
         y = scale * x * sigmoid(v * x) / sqrt(var(x) + epsilon) + bias
 
     Attributes:
       num_groups: must divide the number of channels.
       epsilon: added to the biased variance, above 0.
-      use_scale: multiply by a learned `scale`, one a channel, as are `bias` and `v`.
+      use_scale: multiply by a learned `scale`, one per channel, as are `bias` and `v`.
       dtype: of the result (default: that of the input).
     """
 
@@ -90,7 +90,7 @@ class EvoNormS0(nn.Module):
 
 
 def per_channel(layer: nn.Module, name: str, init: Any, x: Array) -> Array:
-    """A parameter of a layer, one a channel, shaped to broadcast against `x`."""
+    """A parameter of a layer, one per channel, shaped to broadcast against `x`."""
     return jnp.expand_dims(layer.param(name, init, x.shape[-1:]), tuple(range(x.ndim - 1)))
 
 

@@ -1,4 +1,4 @@
-"""Shell commands that train something again."""
+"""Shell commands that repeat a training."""
 
 import shlex
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ def command_line(program: str, config: str, overrides: Mapping[str, Any]) -> str
 
 
 def config_flags(settings: Mapping[str, Any]) -> list[str]:
-    """The flags that set flat keys of a config, to the last digit."""
+    """The flags that set flat keys of a config, with all digits."""
     return [f"--config.{key}={shlex.quote(_flag(value))}" for key, value in settings.items()]
 
 

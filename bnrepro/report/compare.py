@@ -1,4 +1,4 @@
-"""Variants of any number of runs beside each other: a list, or a pivot by what they differ in."""
+"""Compares variants of any number of runs, in a list or a pivot by the settings that differ."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from bnrepro.report.statistics import estimate, holm
 from bnrepro.report.summary import estimate_columns
 
 _UNPAIRED, _OTHER_STEPS = "†", "‡"
-# What is said of the marks in a difference, beside those of `tables.star_notes`.
+# Notes on the marks in a difference, besides those of `tables.star_notes`.
 _NOTES = {
     _UNPAIRED: "† where no seed is common to both, so that the interval is Welch's",
     _OTHER_STEPS: "‡ where the baseline's value is of other steps",
@@ -26,10 +26,10 @@ class Comparison(NamedTuple):
     """The answer to a question.
 
     Attributes:
-      cells: as a person reads them; the index labels the rows.
+      cells: for a reader; the index labels the rows.
       best: which of them are the best.
-      caption: what they are, and what to beware of.
-      numbers: the same for a program, one row a variant.
+      caption: what they are, with caveats.
+      numbers: the same for a program, one row per variant.
     """
 
     cells: pd.DataFrame
@@ -39,10 +39,10 @@ class Comparison(NamedTuple):
 
 
 def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
-    """Compares all variants of the runs, given by what they are called.
+    """Compares all variants of the runs.
 
     Args:
-      runs: each holds what is asked for (`check_run`).
+      runs: by label; each has what the question asks for (`check_run`).
       question: what to compare.
 
     Raises:
@@ -60,7 +60,7 @@ def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
 def _list(
     entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row a variant."""
+    """One row per variant."""
     several = len({entry.run for entry in entries}) > 1
     names = list(question.rows) or ["run: variant" if several else "variant"]
     labels, rows = [], []
@@ -87,7 +87,7 @@ def _list(
 def _pivot(
     entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One cell a variant."""
+    """One cell per variant."""
 
     def row_of(entry: Entry) -> tuple[str, ...]:
         return entry.labels(question.rows) or (_title(question),)
@@ -117,9 +117,9 @@ def _cell(entry: Entry, question: Question, difference: str, seeds: bool) -> str
 
 
 def _best(entries: Sequence[Entry | None], question: Question) -> np.ndarray:
-    """Which of several on the same data set are best, as far as their shown digits tell.
+    """Which of several entries on one data set are best, judged by the digits shown.
 
-    What has a seed that diverged never is.
+    An entry with a seed that diverged never is.
     """
     unit = _unit(question)
     shown = [format(unit.scale * e.mean.mean, unit.form) if e else "nan" for e in entries]
@@ -224,14 +224,14 @@ def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
             title = f"steps_to_{question.steps_to:g}"
             measured |= {title: reached.mean, f"{title}_seeds": reached.n}
         keys = [key for key in (*question.rows, *question.columns) if key not in names]
-        # A config's `seeds` says how many were asked for, not how many there are.
+        # A config's `seeds` is the number requested, not the number there are.
         titles = [f"config.{key}" if key in measured else key for key in keys]
         rows.append(names | dict(zip(titles, entry.labels(keys, ""), strict=True)) | measured)
     return pd.DataFrame(rows)
 
 
 def _seeds_everywhere(entries: Sequence[Entry]) -> list[str]:
-    """How many seeds every entry has, if all have as many."""
+    """The number of seeds of every entry, if it is the same for all."""
     seeds = {_seeds(entry) for entry in entries}
     return list(seeds) if len(seeds) == 1 else []
 

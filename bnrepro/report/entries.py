@@ -1,4 +1,4 @@
-"""The variants of any number of runs, with what a comparison asks of each."""
+"""The variants of any number of runs, with the values that a comparison asks for."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,36 +14,36 @@ from bnrepro.report.question import Question, QuestionError
 from bnrepro.report.statistics import Estimate, difference, estimate
 from bnrepro.report.summary import evaluations, failures, finals, never, steps_to, with_failures
 
-# What stands for a setting, or a number, that is not there.
+# Shown for a setting or a number that is missing.
 MISSING = "–"
 
 
 class Difference(NamedTuple):
-    """To the baseline: whether `paired` by seed, and whether both were taken at the same steps."""
+    """The difference to the baseline; whether it is paired by seed, and taken at the same steps."""
 
     estimate: Estimate
     paired: bool
     same_steps: bool
 
 
-# Two entries are never equal, only the same: a Series has no truth value.
+# Entries are compared by identity: a Series has no truth value.
 @dataclass(frozen=True, eq=False)
 class Entry:
     """One variant of one run.
 
     Attributes:
-      run: what the run is called.
-      variant: what the variant is called.
+      run: the run's label.
+      variant: the variant's name.
       dataset: what it was trained on, with its version.
-      settings: by flat key; besides, `run` and `variant`.
-      finished: whether all seeds have got to their end.
+      settings: by flat key; also `run` and `variant`.
+      finished: whether all seeds have finished.
       trained: how many seeds have a finite value and did not diverge.
       diverged: how many seeds diverged.
-      values: the metric by seed, where it is finite; of accuracy, chance where a seed diverged.
+      values: the metric by seed, if finite; accuracy is at chance for a seed that diverged.
       mean: of the values.
-      steps: those of the evaluations that the values are chosen from.
-      reached: steps to the accuracy asked for by seed, infinity where it never got there.
-      baseline: what it is compared with, if anything.
+      steps: of the evaluations that the values are chosen from.
+      reached: steps to the requested accuracy by seed, infinity if it was never reached.
+      baseline: the entry that it is compared with, if any.
     """
 
     run: str
@@ -61,35 +61,35 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Of the variant among those of several runs."""
+        """The variant's name among those of several runs."""
         return f"{self.run}: {self.variant}"
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is what it is compared with."""
+        """Whether it is its own baseline."""
         return self.baseline is not None and self.baseline.name == self.name
 
     def labels(self, keys: Sequence[str], missing: str = MISSING) -> tuple[str, ...]:
-        """The settings of these keys, as tables have them."""
+        """The settings of these keys, as shown in tables."""
         return tuple(setting_text(self.settings.get(key, missing)) for key in keys)
 
     @cached_property
     def difference(self) -> Difference | None:
-        """To the baseline, if that is another on the same data set and both have values."""
+        """The difference to the baseline, if that is another entry on the same data set."""
         other = self.baseline
         if other is None or self.is_baseline or other.dataset != self.dataset:
             return None
         found, paired = difference(self.values, other.values)
-        # What diverged has none.
+        # An entry that diverged has none.
         same_steps = not self.steps or not other.steps or self.steps == other.steps
         return Difference(found, paired, same_steps) if found.n else None
 
 
 def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
-    """All variants of the runs, given by what they are called, with what is asked of each.
+    """All variants of the runs, given by label, with the values that are asked for.
 
     Raises:
-      QuestionError: the baseline is none of them, or more than one.
+      QuestionError: there is no such baseline, or it is ambiguous.
     """
     entries = [
         _entry(label, run, variant, question)
@@ -100,23 +100,23 @@ def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
 
 
 def setting_text(value: Any) -> str:
-    """A setting or a name as tables have it, in one line."""
+    """A setting or a name as shown in tables, in one line."""
     short = f"{value:g}" if isinstance(value, float) else ""
     text = short if short and float(short) == value else str(value)
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def short_text(value: Any) -> str:
-    """As `setting_text`, but for long numbers, as the points of a grid are."""
+    """As `setting_text`, but with long numbers, such as points of a grid, shortened."""
     text = setting_text(value)
     return f"{value:.4g}" if isinstance(value, float) and len(text) > 6 else text
 
 
 def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
-    """Makes sure that keys are known, and tell all entries apart if there are any.
+    """Makes sure that keys are known and, if there are any, distinguish all entries.
 
     Raises:
-      QuestionError: they do not; the sentence says which would.
+      QuestionError: they do not; the message says which would.
     """
     texts = [{key: setting_text(e.settings[key]) for key in e.settings} for e in entries]
     settings: Any = pd.DataFrame(texts).fillna(MISSING)
@@ -129,16 +129,16 @@ def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
     if keys and settings.duplicated(list(keys)).any():
         groups = settings.groupby(list(keys))
         differing = [key for key in known if (groups[key].nunique() > 1).any()]
-        # What a variant is called differs anyhow: no key of its own unless there is no other.
+        # Names always differ: suggest them only if nothing else does.
         differing = [key for key in differing if key not in ("run", "variant")] or differing
         raise QuestionError(
             f"rows and columns by {', '.join(keys)} put up to {groups.size().max()} variants in "
-            f"one place; add to them what else differs: {', '.join(differing[:5])}"
+            f"one cell; add a key that also differs: {', '.join(differing[:5])}"
         )
 
 
 def in_order(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
-    """By the values of the keys in turn: numbers by size, then all else as text."""
+    """Entries sorted by the values of the keys in turn: numbers by size, then the rest as text."""
 
     def place(entry: Entry, key: str) -> tuple[bool, float, str]:
         value = entry.settings.get(key, MISSING)
@@ -187,15 +187,15 @@ def _with_baseline(entries: Sequence[Entry], name: str) -> list[Entry]:
     named = named or [entry for entry in entries if entry.variant == name]
     if not named:
         known = [name for entry in entries for name in (entry.variant, entry.name)]
-        hint = _nearest(name, known, f"there is {known[0]!r}, for example")
-        raise QuestionError(f"there is no variant {name!r} to be the baseline; {hint}")
-    # Where several runs have it, each has its own.
+        hint = _nearest(name, known, f"{known[0]!r} is one, for example")
+        raise QuestionError(f"there is no variant {name!r} to use as the baseline; {hint}")
+    # If several runs have it, each uses its own.
     own = {entry.run: entry for entry in named}
     for entry in entries:
         if len(own) > 1 and entry.run not in own:
             raise QuestionError(
-                f"{entry.run} has no variant {name} to be its baseline, and {len(own)} others "
-                f"have one: name one of these, as in {named[0].name!r}"
+                f"{entry.run} has no variant {name} to use as its baseline, but {len(own)} others "
+                f"do: choose one of these, as in {named[0].name!r}"
             )
     return [replace(entry, baseline=own.get(entry.run, named[0])) for entry in entries]
 

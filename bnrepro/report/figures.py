@@ -1,4 +1,4 @@
-"""Figures of a comparison, drawn when they are shown or written."""
+"""Figures of a comparison, drawn only when they are shown or written."""
 
 import io
 import re
@@ -19,8 +19,8 @@ from bnrepro.records import Run, complete_file
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
 from bnrepro.report.summary import evaluations, failures
 
-# The same in all figures. Okabe and Ito's colours, told apart by the colour-blind as well, come
-# first.
+# The same in all figures. First come Okabe and Ito's colours, which the colour-blind can also
+# distinguish.
 _NORMALIZERS = {
     "none": "#000000",
     "batch_norm": "#0072B2",
@@ -35,7 +35,7 @@ _NORMALIZERS = {
 }
 _COLOURS = tuple(_NORMALIZERS.values())[:7]
 _STYLES = ("-", "--", ":", "-.")
-# More lines than this cannot be told apart.
+# More lines than this cannot be distinguished.
 MOST_LINES = len(_COLOURS) * len(_STYLES)
 _TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "font.size": 10,
     "legend.frameon": False,
-    # The same figure gives the same file.
+    # Equal figures give equal files.
     "svg.hashsalt": "bnrepro",
 }
 
@@ -78,9 +78,9 @@ def accuracy_figure(
 
     Args:
       run: what was measured.
-      variants: those to show, if not all.
+      variants: the variants to show, if not all.
       name: of the file.
-      splits: what to show, a panel each, with its title.
+      splits: the splits to show, one panel each, with titles.
     """
     names = run.variants if variants is None else list(variants)
     alt = f"Lines of accuracy in percent against training steps: {', '.join(splits.values())}."
@@ -101,7 +101,7 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(splits) > 1:
             axes.set_title(title, fontsize=9)
-    # The start, near chance, would flatten all that follows.
+    # The start, near chance, would flatten the rest.
     panels[0].set_ylim(min(_lower_limit(t.to_numpy()) for t in tables.values()), 100)
     panels[0].set(ylabel=next(iter(splits.values())) if len(splits) == 1 else "accuracy, %")
     panels[-1].legend(
@@ -115,7 +115,7 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
 
 
 def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
-    """Percent: one row a step, one column a (variant, seed)."""
+    """Accuracy in percent: one row per step, one column per (variant, seed)."""
     rows = evaluations(run, split)
     rows = rows[rows["variant"].isin(names)]
     accuracy = 100 * rows.pivot(index="step", columns=["variant", "seed"], values="value")
@@ -139,14 +139,14 @@ def _plot_mean(
 
 
 def _ends(seeds: int) -> str:
-    """What `Estimate.ends` are of so many seeds."""
+    """What `Estimate.ends` are for this many seeds."""
     return "95% interval" if seeds >= FEWEST else "minimum to maximum"
 
 
 def accuracy_against_figure(
     run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
 ) -> Picture:
-    """Final accuracy against a number: a line a title, {title: {number: variant}}."""
+    """Final accuracy against a number: one line per title, {title: {number: variant}}."""
     alt = f"Final test accuracy in percent against {xlabel}, one line each: {', '.join(lines)}."
     draw = partial(_draw_accuracy_against, run, summary, lines, xlabel)
     return Picture("accuracy_against", alt, draw)
@@ -166,7 +166,7 @@ def _draw_accuracy_against(
         numbers = [number for number, _ in points]
         means = 100 * np.array([finals[name].mean for _, name in points])
         ends = 100 * np.array([finals[name].ends for _, name in points])
-        # Of what was trained once for all numbers, one line without points.
+        # A variant trained once for all numbers is one line without points.
         once = len(set(lines[title].values())) == 1
         style: dict[str, Any] = {} if once else {"marker": "o", "ms": 3, "capsize": 2}
         bars = 0 if once else np.abs(ends.T - means)
@@ -188,7 +188,7 @@ def _draw_accuracy_against(
 def set_log_error_scale(axes: Axes, low: float, high: float) -> None:
     """The y axis from `low` to `high`, accuracies in percent, with errors on a log scale.
 
-    Both 71 against 92% and 97.3 against 97.9% can be seen.
+    It resolves both 71 against 92% and 97.3 against 97.9%.
     """
     axes.set_yscale("function", functions=(from_accuracy, to_accuracy))
     axes.set_yticks(log_error_ticks(low, high), minor=False)
@@ -265,10 +265,10 @@ def normalizers(run: Run, variants: Iterable[str]) -> dict[str, str]:
 def looks(kinds: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Colour and line style of each name, given its normalizer.
 
-    A normalizer has its own colour; the second line of one is dashed, and so on.
+    Each normalizer has its own colour; its second line is dashed, and so on.
 
-    With more than four of one, or an unknown one, all go by their order: seven colours, then the
-    same dashed, dotted, and both.
+    With more than four lines for one, or an unknown one, names get looks in order: seven colours,
+    then the same dashed, dotted, and both.
     """
     of_each = Counter(kinds.values())
     if max(of_each.values(), default=0) <= len(_STYLES) and of_each.keys() <= _NORMALIZERS.keys():
@@ -290,7 +290,7 @@ def _lower_limit(percent: np.ndarray) -> float:
 
 
 def figure_title(run: Run, text: str) -> str:
-    """The text, after the data set and what to beware of."""
+    """The text, after the data set and any warnings."""
     marks = ["PREVIEW"] * run.config["preview"] + ["STAND-IN DATA"] * run.provenance["stand_in"]
     return ", ".join([*marks, run.provenance["dataset"], text])
 
@@ -300,7 +300,7 @@ def inline_svg(picture: Picture, name: str) -> str:
 
     Args:
       picture: the figure.
-      name: of letters and digits, another for each figure of a page: its ids begin with it.
+      name: of letters and digits, unique on the page: the figure's ids begin with it.
     """
     file = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.fonttype": "none", "font.family": "sans-serif"}):
@@ -314,12 +314,12 @@ def inline_svg(picture: Picture, name: str) -> str:
 
 
 def measurement_figure(mean: Estimate, low: float, high: float) -> Picture:
-    """The values of a measurement, their mean and interval, and where a claim says that it is.
+    """The values of a measurement, their mean and interval, and the range that a claim gives.
 
     Args:
-      mean: of two values at least.
-      low: above which the claim says that the mean is, or minus infinity.
-      high: below which it says that, or infinity.
+      mean: of at least two values.
+      low: lower end of the claim's range, or minus infinity.
+      high: upper end of the claim's range, or infinity.
     """
     alt = f"{mean.n} dots, and their mean with its 95% interval; the rule's range is shaded."
     return Picture("measurement", alt, partial(_draw_measurement, mean, low, high))

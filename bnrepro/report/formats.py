@@ -13,9 +13,9 @@ from rich.text import Text
 from bnrepro.report.compare import Comparison
 from bnrepro.report.tables import terminal_table
 
-# Columns of a text that no terminal limits, or more where the table needs them.
+# Width of text that is not for a terminal; a wide table takes more.
 _WIDTH = 120
-# Characters of a terminal for a column, below which its numbers would break.
+# Terminal characters per column; with fewer, its numbers would wrap.
 _COLUMN = 12
 
 
@@ -57,7 +57,7 @@ def _markdown(table: pd.DataFrame, labels: str, caption: str) -> str:
 
 def _latex(table: pd.DataFrame, labels: str, caption: str) -> str:
     alignment = labels.ljust(table.shape[1], "r")
-    # Text mode has but a hyphen.
+    # LaTeX's text mode has only a hyphen.
     table = table.replace(r"(?<!\w)-(?=\d)", "$-$", regex=True)
     text = table.to_latex(index=False, escape=False, column_format=alignment)
     return f"\\begin{{table}}\n\\centering\n{text}\\caption{{{caption}}}\n\\end{{table}}\n"
@@ -65,12 +65,12 @@ def _latex(table: pd.DataFrame, labels: str, caption: str) -> str:
 
 def _html(table: pd.DataFrame, labels: str, caption: str) -> str:
     text = f"{table.style.hide().to_html(exclude_styles=True)}\n<p>{caption}</p>\n"
-    # Shown rightly whatever encoding the page around it has.
+    # ASCII is shown correctly in a page of any encoding.
     return text.encode("ascii", "xmlcharrefreplace").decode()
 
 
-# pandas escapes cells but no captions, and of LaTeX not what Computer Modern shows as something
-# else (<, >, |) nor what \\ takes for its own argument at the start of a row ([, *).
+# pandas escapes cells but not captions. In LaTeX it does not escape <, > and |, which Computer
+# Modern shows as something else, or [ and *, which \\ takes as its argument at the start of a row.
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",

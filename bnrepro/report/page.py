@@ -14,7 +14,7 @@ from bnrepro.records import Run
 from bnrepro.report.figures import Picture, inline_svg
 from bnrepro.report.report import Report
 
-# By which a page of ours is known.
+# Identifies our pages.
 GENERATOR = "bnrepro.report"
 
 
@@ -26,8 +26,8 @@ class Drawing(NamedTuple):
 
     @classmethod
     def of(cls, picture: Picture, name: str) -> "Drawing":
-        """The picture, drawn; no other on the page has this name, of letters and digits."""
-        # Matplotlib escapes what is written in a figure.
+        """The picture, drawn; `name`, of letters and digits, is unique on the page."""
+        # Matplotlib escapes the text in a figure.
         return cls(picture.alt, Markup(inline_svg(picture, name)))
 
 
@@ -37,11 +37,11 @@ class Measured(NamedTuple):
     Attributes:
       what: the number in words.
       number: a `Cell`, with its interval and the number of seeds.
-      rule: what the claim says of it, and `reason` why.
+      rule: what the claim says about it, and `reason` why.
       test: its p-value.
       verdict: of this number alone.
-      comparison: id of the `Section` that it is taken from, "" if that is not on the page.
-      drawing: its seeds beside the rule, if it has several.
+      comparison: id of the `Section` that it comes from, "" if that is not on the page.
+      drawing: its seeds with the rule, if it has several.
     """
 
     what: str
@@ -71,7 +71,7 @@ class ClaimSection(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A comparison: its table with what the numbers are, its figures, and how to repeat it."""
+    """A comparison: its table and caption, its figures, and how to repeat it."""
 
     id: str
     title: str
@@ -83,7 +83,7 @@ class Section(NamedTuple):
 
     @property
     def rows(self) -> list[tuple[Any, Sequence[Any]]]:
-        """Labels and cells of the table, which are what they were: pandas' iterrows copies them."""
+        """Labels and cells of the table, with their types, which pandas' iterrows would lose."""
         return list(zip(self.table.index, self.table.to_numpy(object).tolist(), strict=True))
 
     @classmethod
@@ -100,10 +100,10 @@ def render(
     comparisons: Sequence[Section],
     documents: Mapping[str, str],
 ) -> str:
-    """The page as HTML. What comes from records is escaped, and no script but the page's own runs.
+    """The page as HTML. Text from records is escaped, and only the page's own script runs.
 
     Args:
-      claims: of the ledger; none if there is no ledger.
+      claims: from the ledger; empty if there is none.
       caption: of the ledger.
       comparisons: in the order of the page.
       documents: that the claims quote, by their short names.
@@ -128,7 +128,7 @@ def render(
 
 
 def _environments(comparisons: Sequence[Section]) -> list[dict[str, Any]]:
-    """Where the comparisons were run: commit, versions and machine, with those of each."""
+    """The commits, versions and machines of the comparisons, each with its comparisons."""
     found: dict[str, dict[str, Any]] = {}
     for section in comparisons:
         origin = section.provenance

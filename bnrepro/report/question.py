@@ -1,4 +1,4 @@
-"""What a comparison is asked, and which runs can answer it."""
+"""The question that a comparison answers, and which runs can answer it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from bnrepro.records import RecordsError, Run
 
 
 class QuestionError(Exception):
-    """What the runs cannot be asked; the message is one sentence for the user."""
+    """The runs cannot answer a question; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Question:
     Attributes:
       metric: as SPLIT/NAME.
       at: "final", the last evaluation of each seed; "best"; or a step.
-      rows: settings, `run` or `variant`, that label the rows; none for a list of all variants.
-      columns: likewise the columns; none for a list.
+      rows: settings, `run` or `variant` that label the rows; none for a list of all variants.
+      columns: likewise for the columns; none for a list.
       baseline: the variant, or "run: variant", that the others are compared with, if any.
       steps_to: the accuracy in (0, 1] to show the steps to, if any.
 
@@ -41,17 +41,17 @@ class Question:
         twice = [key for key in keys if keys.count(key) > 1]
         wrong = None
         if not self.split or not self.name:
-            wrong = f"a metric is written SPLIT/NAME, as in test/accuracy, got {self.metric!r}"
+            wrong = f"a metric must be SPLIT/NAME, as in test/accuracy, got {self.metric!r}"
         elif not isinstance(self.at, int) and self.at not in ("final", "best"):
-            wrong = f"values are taken at final, best or a step, got {self.at!r}"
+            wrong = f"values can be taken at final, best or a step, got {self.at!r}"
         elif self.at == "best" and not self.sign:
-            wrong = f"only accuracy and loss have a best, {self.metric} has final or a step"
+            wrong = f"only accuracy and loss have a best; take {self.metric} at final or a step"
         elif twice:
             wrong = f"rows and columns name {twice[0]} twice"
         elif self.steps_to is not None and not 0 < self.steps_to <= 1:
-            wrong = f"the accuracy to show the steps to is in (0, 1], got {self.steps_to:g}"
+            wrong = f"the accuracy to show the steps to must be in (0, 1], got {self.steps_to:g}"
         elif self.steps_to is not None and self.columns:
-            wrong = "steps to an accuracy need a list: name all keys as rows, none as columns"
+            wrong = "steps to an accuracy need a list: give all keys as rows, none as columns"
         if wrong:
             raise QuestionError(wrong)
 
@@ -62,17 +62,17 @@ class Question:
 
     @property
     def name(self) -> str:
-        """Of the metric in its split; it may hold slashes itself."""
+        """The metric's name in its split; it may itself contain slashes."""
         return self.metric.partition("/")[2]
 
     @property
     def sign(self) -> int:
-        """1 where higher is better, -1 where lower is, 0 where neither is."""
+        """1 if higher is better, -1 if lower is, 0 if neither."""
         return {"accuracy": 1, "loss": -1}.get(self.name, 0)
 
 
 def run_labels(workdirs: Sequence[Path]) -> dict[str, Path]:
-    """Workdirs by what to call them: the folder's name or, where two share one, the path.
+    """Workdirs by label: the folder's name or, if two share it, the path.
 
     Raises:
       QuestionError: one is given twice.
@@ -88,10 +88,10 @@ def run_labels(workdirs: Sequence[Path]) -> dict[str, Path]:
 
 
 def check_run(run: Run, question: Question) -> None:
-    """Makes sure that a run holds what is asked for.
+    """Makes sure that a run has what is asked for.
 
     Raises:
-      RecordsError: it does not; the sentence says what it holds.
+      RecordsError: it does not; the message says what it has.
     """
     rows = run.metrics[run.metrics["metric"] != "diverged"]
     names = rows["split"] + "/" + rows["metric"]

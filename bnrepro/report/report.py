@@ -1,4 +1,4 @@
-"""What is said of a run: a table, what its numbers are, and figures."""
+"""The report of a run: a table with its caption, and figures."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,9 +15,9 @@ class Report(NamedTuple):
     """A report, which a terminal, a page or a notebook can show.
 
     Attributes:
-      summary: what `summarize` gave.
-      table: the same as a person reads it, with `Cell`s.
-      caption: what its numbers are, and what to beware of.
+      summary: from `summarize`.
+      table: the same for a reader, with `Cell`s.
+      caption: what its numbers are, with caveats.
       pictures: the figures.
     """
 

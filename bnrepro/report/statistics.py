@@ -1,7 +1,7 @@
-"""Means with their intervals, differences, families of tests, and verdicts: the one such module.
+"""Means with their intervals, differences, families of tests, and verdicts: the only such module.
 
-All tests are two-sided at 5% and all intervals 95%, so that an interval and a p-value beside it say
-the same. Three values are the fewest that have either: the spread of two tells next to nothing.
+All tests are two-sided at 5% and all intervals are 95%, so that an interval agrees with the p-value
+beside it. Both need at least three values: the spread of two says almost nothing.
 """
 
 import math
@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-# And not scipy.stats, which takes most of a second to import.
+# Not scipy.stats, which takes most of a second to import.
 from scipy import special
 
 LEVEL = 0.05
@@ -21,13 +21,13 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, and how sure it is.
+    """A mean and its uncertainty.
 
     Attributes:
-      mean: NaN of no values.
-      minimum, maximum: of the values; NaN of none.
-      n: how many values there are; in a difference without pairs, in the smaller sample.
-      standard_error: of the mean; NaN where there are too few values.
+      mean: NaN without values.
+      minimum, maximum: of the values; NaN without values.
+      n: how many values there are; for a difference without pairs, in the smaller sample.
+      standard_error: of the mean; NaN if there are too few values.
       df: the degrees of freedom of its Student's t distribution.
       sample: the values, in the order of seeds; none in a difference without pairs.
     """
@@ -57,7 +57,7 @@ class Estimate:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The 95% confidence interval or, where there is none, minimum and maximum."""
+        """The 95% confidence interval or, if there is none, minimum and maximum."""
         if self.has_interval:
             return self.ci95_low, self.ci95_high
         return self.minimum, self.maximum
@@ -89,10 +89,10 @@ def estimate(values: Sequence[float] | np.ndarray | pd.Series) -> Estimate:
 
 
 def pooled(samples: Sequence[Sequence[float] | np.ndarray | pd.Series]) -> list[Estimate]:
-    """The mean of each of many small samples, whose variances are taken to be the same.
+    """The mean of each of many small samples, whose variances are assumed to be equal.
 
-    The variance is that within the samples, as in an analysis of variance. If there are too few
-    values for it, each sample has its own.
+    The variance is taken within the samples, as in an analysis of variance. If there are too few
+    values for that, each sample has its own.
     """
     values = [_finite(sample) for sample in samples]
     means = [estimate(sample) for sample in values]
@@ -112,7 +112,7 @@ def difference(ours: pd.Series, theirs: pd.Series) -> tuple[Estimate, bool]:
 
     Returns:
       The estimate, and whether it is paired: over the seeds that both have, if there are any.
-      Otherwise, it is Welch's, whose samples may vary differently.
+      Otherwise it is Welch's, which allows unequal variances.
     """
     pairs = (ours - theirs).dropna()
     if len(pairs) or ours.empty or theirs.empty:
@@ -128,7 +128,7 @@ def difference(ours: pd.Series, theirs: pd.Series) -> tuple[Estimate, bool]:
     sizes = np.array([len(ours), len(theirs)])
     variances = np.array([ours.var(), theirs.var()]) / sizes
     total = float(variances.sum())
-    # By Welch and Satterthwaite; without any variance, as by Student.
+    # By Welch and Satterthwaite; without any variance, by Student.
     df = total**2 / float((variances**2 / (sizes - 1)).sum()) if total else float(sizes.sum()) - 2
     return replace(found, standard_error=math.sqrt(total), df=df), False
 
@@ -136,8 +136,8 @@ def difference(ours: pd.Series, theirs: pd.Series) -> tuple[Estimate, bool]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values of a family of tests, adjusted by Holm's step-down method.
 
-    Rejecting those below 5% makes one or more false rejections in at most 5% of families. NaN, of
-    what could not be tested, remains NaN and does not count.
+    Rejecting those below 5% makes one or more false rejections in at most 5% of families. NaN, for
+    what could not be tested, stays NaN and does not count.
     """
     values = np.asarray(p_values, float)
     # NaN is sorted last.
@@ -149,7 +149,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class Verdict(StrEnum):
-    """Of a statement about a mean."""
+    """The verdict on a statement about a mean."""
 
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold here"
@@ -158,13 +158,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What a statement says of a true mean, fixed before it is measured: low < mean < high.
+    """A statement about a true mean, fixed before it is measured: low < mean < high.
 
     `Rule(low=0.5)` says that it is above a threshold, `Rule(high=3)` that it is below one, and
     `Rule(-0.1, 0.1)` that it is zero within a margin.
 
     Raises:
-      ValueError: it has no bound, or they are in the wrong order.
+      ValueError: it has no finite bound, or the bounds are in the wrong order.
     """
 
     low: float = -math.inf
@@ -181,8 +181,8 @@ class Rule:
     def p_value(self, estimate: Estimate) -> float:
         """The p-value, in [0, 1], of the nearest bound, or NaN.
 
-        Below 5%, the 95% interval contains no bound. Between two bounds, these are the two
-        one-sided tests of equivalence, each at 2.5% (Schuirmann takes 5%, or a 90% interval).
+        Below 5%, the 95% interval contains no bound. With two bounds, these are the two one-sided
+        tests of equivalence, each at 2.5% (Schuirmann uses 5%, or a 90% interval).
         """
         return max(estimate.p_value(bound) for bound in self._bounds)
 

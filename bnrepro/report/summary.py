@@ -1,4 +1,4 @@
-"""From the metrics of a run to one number a variant, with its 95% interval over seeds.
+"""Summarizes the metrics of a run per variant, with 95% confidence intervals over seeds.
 
 A run that diverged is a failure: it counts at chance accuracy, and never reaches any accuracy.
 """
@@ -25,19 +25,19 @@ def failures(run: Run) -> pd.MultiIndex:
 
 
 def with_failures(values: pd.Series, run: Run, value: Callable[[str], float]) -> pd.Series:
-    """`values` by (variant, seed), and for each that diverged the `value` of its variant."""
+    """`values` by (variant, seed), plus the `value` of its variant for each that diverged."""
     failed = failures(run)
     others = [value(variant) for variant in failed.get_level_values("variant")]
     return pd.concat([values.astype(float), pd.Series(others, failed, dtype=float)])
 
 
 def never(variant: str) -> float:
-    """The step at which a run that diverged gets anywhere."""
+    """The step at which a run that diverged reaches an accuracy: infinity."""
     return np.inf
 
 
 def evaluations(run: Run, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-    """The rows of one metric in the order of steps, without those of seeds that diverged."""
+    """The rows of one metric in the order of steps, without seeds that diverged."""
     metrics = run.metrics
     rows = metrics[(metrics["split"] == split) & (metrics["metric"] == metric)]
     diverged = pd.MultiIndex.from_frame(rows[_SEED]).isin(failures(run))
@@ -50,7 +50,7 @@ def finals(rows: pd.DataFrame) -> pd.Series:
 
 
 def steps_to(rows: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
-    """The first step of each (variant, seed) with at least its threshold, infinity if none has."""
+    """The first step at which each (variant, seed) reaches its threshold; infinity if never."""
     rows = rows.set_index(_SEED)
     if isinstance(threshold, pd.Series):
         threshold = threshold.reindex(rows.index)
@@ -60,14 +60,14 @@ def steps_to(rows: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
 def by_seed(
     run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """What is summarized: one row a (variant, seed), one column a metric.
+    """The values to summarize: one row per (variant, seed), one column per metric.
 
-    Columns: `final` test accuracy; `final_minus_baseline`, of the same seed (NaN of the baseline
-    itself); `final_<split>`, final accuracy on what else was evaluated (`train_set`,
-    `test_minibatches`); `steps_to_<accuracy>`, the first evaluation that reaches it (infinity if
-    none does), for the given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the highest
-    of the baseline's run of the same seed (NaN if that diverged or is not there). Baselines are
-    those given for a variant, else the config's.
+    Columns: `final` test accuracy; `final_minus_baseline`, with the same seed (NaN for the baseline
+    itself); `final_<split>`, final accuracy on other splits (`train_set`, `test_minibatches`);
+    `steps_to_<accuracy>`, the first evaluation that reaches it (infinity if none does), for the
+    given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the highest accuracy of the
+    baseline with the same seed (NaN if that diverged or is missing). A variant's baseline is the
+    one in `baselines`, else the config's.
     """
     accuracy = evaluations(run)
     final = with_failures(finals(accuracy), run, run.chance).sort_index()
@@ -76,7 +76,7 @@ def by_seed(
     of = [(baselines or {}).get(variant, run.config["baseline"]) for variant in variants]
     baseline = pd.MultiIndex.from_arrays([of, seeds])
     deltas = final - final.reindex(baseline).to_numpy()
-    # A variant is not compared with itself: no test of a family.
+    # A variant is not compared with itself, which is no test of the family.
     table["final_minus_baseline"] = deltas.where(variants != of)
     measured = run.metrics.loc[run.metrics["metric"] == "accuracy", "split"]
     for split in sorted(set(measured) - {"train", "test"}):
@@ -98,8 +98,8 @@ def summarize(
 
     Returns:
       A table of `variant`, `metric`, `estimate`, `of`, `steps` and `dataset`. The estimate's n
-      counts seeds that have a finite value, and `of` those that could have one: for steps, also
-      seeds that never got there. `steps` is the length of the shortest run that did not diverge.
+      counts seeds with a finite value, and `of` those that could have one: for steps, also seeds
+      that never reached it. `steps` is the length of the shortest run that did not diverge.
     """
     table = by_seed(run, accuracies, baselines)
     lengths = evaluations(run).groupby(_SEED)["step"].max().groupby("variant").min()
@@ -124,6 +124,6 @@ def write_summary(run: Run, summary: pd.DataFrame) -> None:
 
 
 def estimate_columns(estimate: Estimate) -> dict[str, float]:
-    """An estimate as tables for programs have it."""
+    """An estimate as columns of a table for programs."""
     names = ("mean", "ci95_low", "ci95_high", "minimum", "maximum")
     return {name: getattr(estimate, name) for name in names} | {"seeds": estimate.n}

@@ -20,11 +20,11 @@ NORMALIZER = "normalizer.name"
 
 
 def sweep_table(run: Run) -> pd.DataFrame:
-    """A row a trial: the best first, then those pruned, last those without an accuracy.
+    """One row per trial: the best first, then pruned trials, last those without an accuracy.
 
-    Columns: the varied settings, to four digits; final accuracy, or the last one of a pruned trial,
-    and where a holdout chooses, that on the holdout before it; the seeds it is the mean of; and the
-    step that a trial was pruned at.
+    Columns: the varied settings, to four digits; accuracy on the holdout set, if that chooses;
+    final accuracy, or the last one of a pruned trial; the seeds it is the mean of; and the step
+    at which a trial was pruned.
     """
     keys, held = list(_space(run)), choosing_split(run.config) == "holdout"
     trials, rows = trials_of(run), {}
@@ -40,7 +40,7 @@ def sweep_table(run: Run) -> pd.DataFrame:
 
 
 def sweep_caption(run: Run) -> str:
-    """What the numbers of `sweep_table` are, and what to beware of."""
+    """What the numbers of `sweep_table` are, with caveats."""
     trials, sweep = trials_of(run), run.config["sweep"]
     finished = len(finished_trials(trials))
     pruned = sum(not trial.finished for trial in trials)
@@ -66,8 +66,8 @@ def sweep_caption(run: Run) -> str:
 def best_commands(run: Run) -> list[str]:
     """Shell commands that rerun the best finished trial of each normalizer.
 
-    Where the normalizer is not varied, the best of all. A normalizer none of whose trials finished
-    with all seeds is left out.
+    If the normalizer is not varied, the best of all trials. A normalizer is left out if none of its
+    trials finished with all seeds.
     """
     space, commands = _space(run), []
     for normalizer, trials in by_normalizer(run, trials_of(run)).items():
@@ -81,25 +81,25 @@ def best_commands(run: Run) -> list[str]:
 
 
 def _space(run: Run) -> dict[str, Any]:
-    """What the values of each key were taken from: a list, or a range with low, high and log."""
-    # As JSON has it, like settings: a tuple and a list are the same.
+    """The space of each key's values: a list, or a range with low, high and log."""
+    # As in JSON, like settings: a tuple and a list are the same.
     return json.loads(json.dumps(run.config["sweep"]["vary"]))
 
 
 def varied_of(run: Run) -> dict[str, Any]:
-    """What the values were taken from of those keys that have more than one."""
+    """The space of each key that has more than one value."""
     return {key: values for key, values in _space(run).items() if len(values) > 1}
 
 
 def trials_of(run: Run) -> list[Entry]:
-    """In the order of their numbers, with the accuracy that they are ranked by."""
+    """The trials in the order of their numbers, with the accuracy by which they are ranked."""
     return _entries(run, choosing_split(run.config))
 
 
 def _entries(run: Run, split: str) -> list[Entry]:
     entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
     whole = [trial for trial in finished_trials(entries) if not trial.diverged]
-    # Three values or so say too little of how much each trial varies.
+    # About three values say too little about how much each trial varies.
     means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
     entries = [replace(trial, mean=means.get(trial, trial.mean)) for trial in entries]
     return sorted(entries, key=lambda trial: int(trial.variant.rpartition(" ")[2]))
@@ -111,15 +111,15 @@ def percent(trial: Entry) -> float:
 
 
 def rank(trial: Entry) -> tuple[bool, bool, bool, float]:
-    """By which trials are sorted: the best first; those with a seed that diverged; those pruned.
+    """The sort key of trials: best first, then those with a diverged seed, then pruned ones.
 
-    Last those without a seed that did not diverge.
+    Trials whose seeds all diverged come last.
     """
     return not trial.trained, not trial.finished, trial.diverged > 0, -trial.mean.mean
 
 
 def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
-    """Those that have a final accuracy."""
+    """The trials that have a final accuracy."""
     return [trial for trial in trials if trial.finished and trial.trained]
 
 
@@ -135,6 +135,6 @@ def winner(trials: Sequence[Entry]) -> Entry | None:
 
 
 def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The trials of each normalizer; of some there may be none."""
+    """The trials of each normalizer; some may have none."""
     names = _space(run).get(NORMALIZER) or [trials[0].settings[NORMALIZER]]
     return {name: [t for t in trials if t.settings[NORMALIZER] == name] for name in names}

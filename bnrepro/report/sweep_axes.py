@@ -18,7 +18,7 @@ class Axis:
 
     Attributes:
       choices: all choices, in order; empty for a range.
-      even: whether the choices lie at 0, 1, ...; otherwise numbers lie at their own value.
+      even: whether the choices are placed at 0, 1, ...; if not, numbers are at their own value.
       log: whether the scale is logarithmic.
       low: the first place.
       high: the last place.

@@ -52,7 +52,7 @@ def sweep_figures(run: Run) -> list[Picture]:
 
     The normalizer, which colours tell, has a figure of its own only if nothing else varies.
     """
-    # Of a trial that was not even evaluated, there is nothing to draw.
+    # A trial that was never evaluated has nothing to draw.
     trials = [trial for trial in trials_of(run) if trial.mean.n]
     varied = varied_of(run)
     if not trials:
@@ -86,7 +86,7 @@ def _recurs(run: Run, key: str) -> bool:
 def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
     """The range of accuracies to show, in percent: down to ten times the error of the best.
 
-    A sweep has many trials near chance, which would press all others together.
+    A sweep has many trials near chance, which would squeeze all others together.
     """
     errors = np.array([100 - percent(trial) for trial in trials if trial.trained])
     if not len(errors):
@@ -348,7 +348,7 @@ def _points(
 
 def _colours(low: float, high: float) -> Any:
     """Colours by accuracy in percent, with errors on a log scale: a `ScalarMappable`."""
-    # Dark is good: where lines cross, the good ones are seen.
+    # Dark is good, so that good lines stand out where lines cross.
     return ScalarMappable(FuncNorm((from_accuracy, to_accuracy), low, high), "viridis_r")
 
 

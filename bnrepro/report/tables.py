@@ -14,7 +14,7 @@ from bnrepro.report.entries import MISSING
 from bnrepro.report.statistics import LEVEL, Estimate, holm
 from bnrepro.report.summary import failures
 
-# The metrics of a summary, by their columns, and what a caption says of these.
+# Column titles of a summary's metrics, and what a caption says about them.
 _TITLES = {
     "final": "final, %",
     "final_holdout": "holdout, %",
@@ -30,7 +30,7 @@ _EXPLANATIONS = {
 
 
 def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as a person reads it: one row a variant, cells like "97.92 ± 0.05"."""
+    """The summary for a reader: one row per variant, cells like "97.92 ± 0.05"."""
     baseline, failed = run.config["baseline"], failures(run).get_level_values("variant")
     titles = _TITLES | {
         "final_minus_baseline": f"final − {baseline}",
@@ -53,12 +53,12 @@ def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
     for variant, row in rows.items():
         seeds = cells.loc[(variant, "final"), "estimate"].n
         row["seeds"] = seeds_cell(seeds, int((failed == variant).sum()))
-    # As objects: pandas would make plain strings of them.
+    # As objects: pandas would turn them into plain strings.
     return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
 
 
 def pivot_table(summary: pd.DataFrame, places: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Final accuracy of the variant that `places` names for each (row, column), "" without one."""
+    """Final accuracy of the variant that `places` gives for each (row, column); "" if none."""
     finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
     rows: dict[str, dict[str, str]] = {}
     for (row, column), variant in places.items():
@@ -67,13 +67,13 @@ def pivot_table(summary: pd.DataFrame, places: Mapping[tuple[str, str], str]) ->
 
 
 def differences(summary: pd.DataFrame, variants: Sequence[str]) -> dict[str, str]:
-    """Final accuracy less that of the baseline, of these variants: a family of comparisons."""
+    """Final accuracy of these variants minus their baseline's: a family of comparisons."""
     rows = summary[summary["metric"] == "final_minus_baseline"].set_index("variant")["estimate"]
     return dict(zip(variants, difference_cells([rows[name] for name in variants]), strict=True))
 
 
 def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
-    """What the numbers of a table are of, and what to beware of."""
+    """What the numbers of a table are, with caveats."""
     config = run.config
     notes = [
         f"Test accuracy on {run.provenance['dataset']} after {config['steps']:,} steps: "
@@ -122,7 +122,7 @@ def mean_note(shown: str, seeds: str = "seeds") -> str:
 
 
 def star_notes(shown: str, tested: int) -> list[str]:
-    """What the marks of `difference_cells` in these cells say; so many of them have an interval."""
+    """What the marks of `difference_cells` mean; `tested` of these cells have an interval."""
     if "*" not in shown:
         return []
     if tested == 1:
@@ -134,7 +134,7 @@ def star_notes(shown: str, tested: int) -> list[str]:
 
 
 def failure_note(run: Run) -> str:
-    """Which runs diverged, and what they count as."""
+    """Which runs diverged, and how they count."""
     failed = failures(run).get_level_values("variant")
     if failed.empty:
         return "no run diverged"
@@ -159,7 +159,7 @@ def print_table(table: pd.DataFrame, caption: str, console: Console) -> None:
 
 
 def terminal_table(table: pd.DataFrame, bold: pd.DataFrame) -> Table:
-    """The table for a terminal, a column for each level of the index, with those in bold."""
+    """The table for a terminal, with a column for each index level and some cells in bold."""
     shown = Table()
     for name in table.index.names:
         shown.add_column(Text(str(name or "")), overflow="fold")
@@ -187,7 +187,7 @@ class Cell(str):
     """A number in a table.
 
     Attributes:
-      seeds: the values that it is the mean of, in the order of seeds; "" of none.
+      seeds: the values that it is the mean of, in the order of seeds; "" if none.
     """
 
     seeds: str
@@ -200,7 +200,7 @@ class Cell(str):
 
 
 def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "", marks: str = "") -> Cell:
-    """For example "97.92 ± 0.05", "97.50 (97.40 to 97.60)" of two values, or "97.50" of one.
+    """For example "97.92 ± 0.05", "97.50 (97.40 to 97.60)" for two values, or "97.50" for one.
 
     Marks follow.
     """
@@ -221,7 +221,7 @@ def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "", marks: str =
 def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> list[Cell]:
     """For example "+0.25 ± 0.14*", with * where the interval excludes zero.
 
-    Of several differences, ** where that survives Holm's correction over all of them.
+    With several differences, ** where that survives Holm's correction over all of them.
     """
     p_values = [one.p_value() for one in differences]
     several = sum(one.has_interval for one in differences) > 1
@@ -232,7 +232,7 @@ def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> l
 
 
 def steps_cell(steps: Estimate, of: int) -> str:
-    """For example "1,900 ± 282 (4 of 5)", of the seeds that got there."""
+    """For example "1,900 ± 282 (4 of 5)", over the seeds that reached it."""
     if of == 0:
         return MISSING
     if steps.n == 0:

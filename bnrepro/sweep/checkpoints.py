@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from bnrepro.training import CheckpointError, Checkpoints
 
-# Seconds between two checkpoints: shorter trials are quickly trained again.
+# Seconds between two checkpoints; shorter trials are quickly trained again.
 SAVE_EVERY = 30
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class GroupCheckpoints(Checkpoints):
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Locks the folder, to which a worker that was taken for dead might still write.
+        """Locks the folder, to which a worker presumed dead might still write.
 
         Raises:
           Timeout: another process has locked it.
@@ -59,12 +59,12 @@ class GroupCheckpoints(Checkpoints):
             self._lock.release()
 
     def remove(self) -> None:
-        """Deletes all of them, after `close`."""
+        """Deletes all checkpoints; call it after `close`."""
         shutil.rmtree(self._group, ignore_errors=True)
 
 
 def open_group(folder: Path | None, name: str, keep: int) -> GroupCheckpoints | None:
-    """The checkpoints of a group, by its name; None if there can be none."""
+    """The checkpoints of a group, by its name; None if they cannot be kept."""
     if folder is None:
         return None
     try:

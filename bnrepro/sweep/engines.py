@@ -22,15 +22,15 @@ from bnrepro.sweep.worker import work
 Watch = Callable[[], bool]
 
 _ROOT = Path(__file__).parents[2]
-# Seconds that workers get to save their trials when they are told to end.
+# Seconds that workers get to save their trials after SIGTERM.
 _PATIENCE = 20
 
 
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     """Runs workers as processes until no trials are left to take.
 
-    A worker that ends before that is replaced. Each gets one GPU if there are any; workers on the
-    same GPU split its memory.
+    A worker that exits earlier is replaced. Each gets one GPU if there are any; workers on the same
+    GPU split its memory.
 
     Args:
       plan: the sweep.
@@ -38,14 +38,14 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
       watch: see `Watch`.
 
     Raises:
-      SweepError: a worker cannot work; the message is its own.
+      SweepError: a worker cannot work; the message is the worker's.
     """
     gpus = _gpus()
     count = workers or len(gpus) or available_cores()
     plan = replace(plan, workers=count)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        # What one worker has compiled, the others and their replacements load from there.
+        # Programs that one worker has compiled, which the others load.
         shared = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"} | os.environ
         running: dict[int, subprocess.Popen[bytes]] = {}
         stack.callback(_end, running)
@@ -62,13 +62,13 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                     del running[i]
                 if code and code > 0:
                     message = (folder / f"{i}.txt").read_text()
-                    if code == 2:  # one sentence, perhaps after warnings
+                    if code == 2:  # the last line is the message; warnings may precede it
                         raise SweepError(message.splitlines()[-1])
-                    raise SweepError(f"a worker ended with code {code}: {message}")
+                    raise SweepError(f"a worker exited with code {code}: {message}")
 
 
 def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
-    """Runs workers as tasks of the Ray cluster that RAY_ADDRESS names, or of this machine's.
+    """Runs workers as tasks of the Ray cluster at RAY_ADDRESS, or on this machine.
 
     Args:
       plan: the sweep; every machine of the cluster must reach its storage.
@@ -76,7 +76,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
       watch: see `Watch`.
 
     Raises:
-      SweepError: there is no Ray, no cluster, or a worker cannot work.
+      SweepError: Ray or a cluster is missing, or a worker cannot work.
     """
     try:
         import ray
@@ -84,7 +84,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         raise SweepError("Ray is not installed: pip install ray") from error
 
     environment = {k: os.environ[k] for k in ("TFDS_DATA_DIR", "JAX_PLATFORMS") if k in os.environ}
-    # In addition to what .gitignore excludes.
+    # Excluded in addition to .gitignore.
     code = {"working_dir": str(_ROOT), "excludes": ["/results", "/tests"]}
     try:
         ray.init(
@@ -94,11 +94,11 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SweepError(f"there is no Ray cluster: {error}") from error
+        raise SweepError(f"cannot connect to a Ray cluster: {error}") from error
     try:
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         count = workers or gpus or cores
-        # Workers that share a GPU each take a part of it.
+        # Workers that share a GPU each get a part of it.
         resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
         task = ray.remote(max_retries=-1, **resources)(work)
         plan, running = replace(plan, workers=count), list[Any]()
@@ -120,7 +120,7 @@ def _start(plan: Plan, environment: dict[str, str], errors: Path) -> "subprocess
             stdin=subprocess.PIPE,
             stderr=stderr,
             env=environment,
-            # Ctrl-C reaches only the parent, which then ends its workers.
+            # Ctrl-C reaches only the parent, which then stops its workers.
             start_new_session=True,
         )
     with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The plan of a sweep, which all of its workers share, on any number of machines."""
+"""The plan of a sweep, shared by all of its workers on any number of machines."""
 
 import json
 import shlex
@@ -33,10 +33,10 @@ class Plan:
 
     Attributes:
       config: what all trials have in common, without variants.
-      space: what they vary.
+      space: the keys that vary, and their values.
       sampler: grid, random, tpe or qmc.
       trials: how many; for a grid with ranges, an upper bound.
-      prune: end trials that are below the median of the others at an evaluation.
+      prune: stop trials that are below the median of the others at an evaluation.
       at_once: how many trials to train together; None for as many as suit the device.
       storage: URL of the study's storage.
       name: of the study in that storage.
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The sweep as its records describe it."""
+        """The sweep as described in its records."""
         vary = space_to_json(self.space)
         return {
             "vary": vary, "sampler": self.sampler, "trials": self.count, "command": self.command,
@@ -94,7 +94,7 @@ class Plan:
     @cached_property
     def traced(self) -> tuple[str, ...]:
         """The keys in which trials of one program may differ."""
-        # A range is longer than one, too.
+        # A Range also has a length above one.
         return tuple(key for key in self.space if key in TRACED and len(self.space[key]) > 1)
 
     def groups(self, settings: Mapping[str, Mapping[str, Any]]) -> list[Group]:
@@ -109,7 +109,7 @@ class Plan:
 
 
 def identity(config: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells sweeps apart, given a config and the sweep as records describe it."""
+    """What distinguishes sweeps, given a config and the sweep as described in records."""
     vary, sampler, trials = (described.get(key) for key in ("vary", "sampler", "trials"))
     # The points of a grid depend on their number; any other sweep can be extended.
     size = {"trials": trials} if sampler == "grid" else {}
@@ -127,27 +127,27 @@ def make_plan(
     """The sweep that a command line describes.
 
     Args:
-      config: with variants or without.
-      varied: values by key, as the config file has them.
-      values: of the flags; what they vary comes on top.
+      config: with or without variants.
+      varied: values by key, from the config file.
+      values: of the flags, which can vary further keys.
       workdir: of the sweep.
-      file: that the config is from, with its argument.
-      overrides: what the command line changed of it, by flat key.
+      file: the config file, with its argument.
+      overrides: the command line's changes to the config, by flat key.
 
     Raises:
-      SweepError: a flag, or what is varied, cannot be.
-      ConfigError: a config that cannot be, in itself or with what is varied.
+      SweepError: a flag or a varied key is invalid.
+      ConfigError: the config is invalid, by itself or with the varied values.
     """
     if values["seeds"] is not None:
         config, overrides = ({**old, "seeds": values["seeds"]} for old in (config, overrides))
-    # As JSON has it, in which others read it.
+    # As in JSON, from which others read it.
     common = json.loads(json.dumps(common_config(config)))
     check_config(common)
     varied, again = dict(varied), set[str]()
     for text in values["vary"]:
         key, equals, given = (part.strip() for part in text.partition("="))
         if not equals:
-            raise SweepError(f"--vary is written KEY=VALUES, got {text!r}")
+            raise SweepError(f"--vary must be KEY=VALUES, got {text!r}")
         if key in again:
             raise SweepError(f"--vary is given twice for {key}")
         again.add(key)
@@ -157,8 +157,8 @@ def make_plan(
         points = len(grid(space, trials))
         trials = trials or points
     elif trials is None:
-        raise SweepError(f"say how many --trials, of sampler {values['sampler']}")
-    # SQLite's has a fixed name: a workdir may be renamed.
+        raise SweepError(f"give the number of --trials for sampler {values['sampler']}")
+    # In SQLite, the study has a fixed name, since a workdir may be renamed.
     database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
     return Plan(
         config=common,
@@ -176,7 +176,7 @@ def make_plan(
 
 
 def open_workdir(plan: Plan, workdir: Path) -> None:
-    """Makes a workdir for a sweep, or makes sure that what it holds is this sweep's.
+    """Makes a workdir for a sweep, or makes sure that it already belongs to this sweep.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
@@ -188,5 +188,5 @@ def open_workdir(plan: Plan, workdir: Path) -> None:
     if differing := differences(identity(config, held["sweep"]), plan.identity):
         raise RecordsError(
             f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
-            "the same values to go on"
+            "use the same values to resume"
         )

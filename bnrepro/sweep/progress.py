@@ -1,4 +1,4 @@
-"""What a sweep has given so far: as records, as numbers, and as a live table."""
+"""The results of a sweep so far: as records, as numbers, and as a live table."""
 
 import sys
 import time
@@ -23,7 +23,7 @@ from bnrepro.trackers import Tracker
 
 # How many of the best trials are shown.
 BEST = 10
-# Seconds between two writings of the records while the sweep runs.
+# Seconds between writes of the records while the sweep runs.
 _WRITE_EVERY = 30
 
 
@@ -33,13 +33,13 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
     Args:
       study: the study of the sweep.
       workdir: where the records are written.
-      trackers: told of each finished trial.
+      trackers: called for each finished trial.
 
     Raises:
       RecordsError: they cannot be written.
       SweepError: the storage cannot be used.
     """
-    # Whoever reads last writes last, even if several machines share the workdir.
+    # The last to read is the last to write, even if several machines share the workdir.
     with FileLock(workdir / LOCK):
         trials = {trial_name(index): trial for index, trial in finished(study.trials()).items()}
         if not trials:
@@ -68,11 +68,11 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
 
 
 class Progress(NamedTuple):
-    """How far a sweep is.
+    """The progress of a sweep.
 
     Attributes:
       trials: how many there are.
-      finished: how many have ended by themselves.
+      finished: how many have finished or were pruned.
       diverged: how many of these have a seed that diverged.
       pruned: how many of the others were pruned.
       running: how many are being trained.
@@ -90,20 +90,20 @@ class Progress(NamedTuple):
 
 
 def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
-    """How far a sweep with these trials, by index, is; `best` says how many of the best to list."""
+    """The progress of a sweep, from its trials by index, listing this many of the best."""
     ended = finished(trials)
     rows = {i: trial.user_attrs["result"]["rows"] for i, trial in ended.items()}
     diverged = {i for i, own in rows.items() if any(row[3] == "diverged" for row in own)}
     pruned = {i for i, trial in ended.items() if trial.state == TrialState.PRUNED}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
-    # The first trial of a group says how far all of its trials are.
+    # The first trial of a group has the progress of all of its trials.
     groups = [str(trial.user_attrs.get("group")) for trial in running]
     sizes = Counter(groups)
     steps = sum(
         trial.user_attrs.get("step", 0) * sizes[group]
         for trial, group in zip(running, groups, strict=True)
     )
-    # A pruned trial has a value as well: its last one.
+    # A pruned trial also has a value: its last one.
     scores = {i: trial.value or 0.0 for i, trial in ended.items() if i not in pruned}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]
     count = sum(index < plan.count for index in ended)
@@ -122,21 +122,21 @@ class Display:
     """Shows the best trials so far and the time left; writes the records meanwhile.
 
     Attributes:
-      live: the table, to be entered: what is printed at the end takes its place.
+      live: the table, a context manager; at the end, the final output replaces it.
     """
 
     def __init__(self, study: SharedStudy, workdir: Path, trackers: Sequence[Tracker]) -> None:
         self._study, self._workdir, self._trackers = study, workdir, trackers
-        # On stderr: what is piped on is the final table alone.
+        # On stderr, so that only the final table is piped on.
         self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
         self._began: tuple[float, float] | None = None
         self._written, self._finished = time.monotonic(), -1
 
     def update(self) -> bool:
-        """Requeues what dead workers left, shows the progress, and returns whether all is done."""
+        """Requeues dead workers' trials, shows the progress, and returns whether all are done."""
         progress = progress_of(self._study.plan, self._study.refill(), BEST)
         now = time.monotonic()
-        # What is already done at first may be the work of another day.
+        # Earlier progress may be from another day, so it does not count for the speed.
         began, done = self._began = self._began or (now, progress.done)
         speed = (progress.done - done) / max(now - began, 1e-9)
         line = _line(progress, (1 - progress.done) / speed if speed > 0 else None)
@@ -165,7 +165,7 @@ def _line(progress: Progress, left: float | None) -> str:
 
 
 def _table(progress: Progress) -> Table:
-    # What matters comes first: a narrow terminal cuts off the last columns.
+    # The most important columns come first: a narrow terminal cuts off the last ones.
     table = Table("trial", Column("accuracy, %", justify="right", no_wrap=True))
     for key in progress.best[0][1] if progress.best else ():
         table.add_column(key)

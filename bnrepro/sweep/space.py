@@ -1,4 +1,4 @@
-"""What a sweep varies: keys of a config, each with a range of numbers or a list of values."""
+"""The space of a sweep: config keys, each with a range of numbers or a list of values."""
 
 import ast
 import json
@@ -20,11 +20,11 @@ _CHECKED = 10_000
 
 
 class SweepError(Exception):
-    """A sweep that cannot be; the message is one sentence for the user."""
+    """An invalid or failed sweep; the message is one sentence for the user."""
 
 
 class Range(NamedTuple):
-    """All numbers from `low` to `high`, both included; on a logarithmic scale or not."""
+    """All numbers from `low` to `high`, inclusive, on a linear or logarithmic scale."""
 
     low: float
     high: float
@@ -40,11 +40,11 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
 
     Args:
       key: flat, as in optimizer.learning_rate.
-      values: `log(LOW,HIGH)`, `uniform(LOW,HIGH)` or values with commas between them, as a text; or
-        a list of values.
+      values: `log(LOW,HIGH)`, `uniform(LOW,HIGH)` or comma-separated values, as a string; or a list
+        of values.
 
     Raises:
-      SweepError: it is none of these, an empty or reversed range, or a log range from 0 or below.
+      SweepError: none of these, an empty or reversed range, or a log range from 0 or below.
     """
     if isinstance(values, list | tuple):
         # JSON has no NumPy numbers.
@@ -60,7 +60,9 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
     try:
         plain = json.loads(json.dumps(listed))
     except (TypeError, ValueError) as error:
-        raise SweepError(f"{key} has a value that no record can keep: {error}") from None
+        raise SweepError(
+            f"{key} has a value that cannot be stored in the records: {error}"
+        ) from None
     if any(value in plain[:i] for i, value in enumerate(plain)):
         raise SweepError(f"{key} has a value twice: {values}")
     return listed
@@ -105,7 +107,7 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
 
     Raises:
       SweepError: see `parse_values`; or a key cannot vary between trials.
-      ConfigError: the config lacks a key, or a key cannot have a value.
+      ConfigError: a key does not exist or has an invalid value.
     """
     if not varied:
         raise SweepError('say what to vary: --vary "optimizer.learning_rate=log(0.01,3)"')
@@ -139,7 +141,7 @@ def _ends(key: str, values: Range | list[Any]) -> list[Any]:
 
 
 def _examples(key: str, values: Range | list[Any]) -> Sequence[Any]:
-    """The values to check: all integers of a range, as some keys must divide others; else ends."""
+    """The values to check: a range's ends, or all its integers, as some keys must divide others."""
     ends = _ends(key, values)
     if isinstance(values, Range) and is_integer(key):
         return range(ends[0], min(ends[1], ends[0] + _CHECKED) + 1)
@@ -158,15 +160,17 @@ def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
     listed = [len(values) for values in space.values() if not isinstance(values, Range)]
     points = math.prod(listed)
     if ranges and trials is None:
-        raise SweepError(f"say how many --trials: the grid has as many points of {ranges[0]}")
+        raise SweepError(
+            f"give the number of --trials, which sets the points of {ranges[0]} in the grid"
+        )
     room = 1 if trials is None else trials // points
-    # The largest number of points along each range whose product there is room for.
+    # The largest number of points along each range whose product fits.
     along = max((n for n in range(room + 1) if n ** len(ranges) <= room), default=0)
     if trials is not None and (points > trials or (ranges and along < 2)):
         sizes = " x ".join(map(str, [*listed, *[2] * len(ranges)]))
         raise SweepError(
             f"the grid has {'at least ' * bool(ranges)}{points * 2 ** len(ranges):,} points "
-            f"({sizes}), and --trials is {trials:,}"
+            f"({sizes}), but --trials is {trials:,}"
         )
     axes = {key: _points(key, values, along) for key, values in space.items()}
     return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
@@ -184,14 +188,14 @@ def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
 def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
     """The first points of a scrambled Sobol sequence; the values of lists are drawn at random."""
     random = optuna.samplers.RandomSampler(seed=0)
-    with warnings.catch_warnings(action="ignore"):  # that lists are not part of the sequence
+    with warnings.catch_warnings(action="ignore"):  # lists are not part of the sequence
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random)
         study = optuna.create_study(sampler=sampler)
         return [_next_point(space, study) for _ in range(trials)]
 
 
 def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
-    """Points drawn at random, each from the seed that is its index."""
+    """Points drawn at random, each with its index as the seed."""
     samplers = (optuna.samplers.RandomSampler(seed=index) for index in range(trials))
     return [_next_point(space, optuna.create_study(sampler=sampler)) for sampler in samplers]
 
@@ -203,7 +207,7 @@ def _next_point(space: Space, study: optuna.Study) -> dict[str, Any]:
 
 
 def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """The settings of a trial; Optuna draws those that it does not have yet."""
+    """The settings of a trial; Optuna draws the missing ones."""
     for key, values in space.items():
         if not isinstance(values, Range):
             trial.suggest_categorical(key, [_encoded(value) for value in values])
@@ -220,7 +224,7 @@ def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from what Optuna has stored, in the order of the space."""
+    """Settings from Optuna's stored form, in the order of the space."""
     return {
         key: params[key]
         if isinstance(values, Range)
@@ -230,12 +234,12 @@ def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encoded(value: Any) -> Any:
-    """A choice as Optuna can store it: a list as text, anything else as it is."""
+    """A choice as Optuna can store it: a list as text, anything else unchanged."""
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as records describe it."""
+    """The space as described in records."""
     return {
         key: values._asdict() if isinstance(values, Range) else values
         for key, values in space.items()
@@ -243,5 +247,5 @@ def space_to_json(space: Space) -> dict[str, Any]:
 
 
 def _as_setting(key: str, number: float) -> Any:
-    """A number of a range, as the key takes it."""
+    """A number of a range, in the key's type."""
     return round(number) if is_integer(key) else number

@@ -1,4 +1,4 @@
-"""The state of a sweep: Optuna's study, which all of its workers share through a storage.
+"""The state of a sweep: an Optuna study that all of its workers share through a storage.
 
 Every trial has an index below the number of trials. Several trials have the same index if one was
 retried or two machines enqueued it at once; the first that did not fail counts. Trials that are
@@ -30,7 +30,7 @@ from bnrepro.sweep.space import SweepError, encode, suggest
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
-# A trial whose workers died this often is not retried any more.
+# A trial whose workers died this often is no longer retried.
 MAX_RETRIES = 10
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -76,13 +76,13 @@ class SharedStudy:
           RecordsError: it holds a study of that name with another plan.
         """
         self.plan = plan
-        # Trials that this process has taken and not finished, by id.
+        # Trials that this process has claimed and not finished, by id.
         self._held: dict[int, Claim] = {}
         # Whether trials that ran out of retries get another chance.
         self._forgiving = True
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
-        # SQLite has no row locks, by which other databases keep two workers from taking one trial.
+        # SQLite lacks the row locks that keep two workers from taking one trial in other databases.
         file = _sqlite_file(plan.storage)
         self._alone = FileLock(f"{file}.lock") if file else nullcontext()
         known = self._study.user_attrs.get("identity")
@@ -93,7 +93,8 @@ class SharedStudy:
             self.close()
             raise RecordsError(
                 f"{_without_password(plan.storage)} holds another sweep named {plan.name} "
-                f"({'; '.join(differing)}); choose another --workdir, or the same values to go on"
+                f"({'; '.join(differing)}); choose another --workdir, or use the same "
+                "values to resume"
             )
 
     def close(self) -> None:
@@ -104,7 +105,7 @@ class SharedStudy:
         """The trials that count, by index; the last one if all trials of an index failed.
 
         Raises:
-          SweepError: the storage cannot be used any more.
+          SweepError: the storage has become unusable.
         """
         with _told_in_a_sentence(self.plan):
             everything = self._study.get_trials(deepcopy=False)
@@ -116,13 +117,13 @@ class SharedStudy:
         return dict(sorted(counting.items()))
 
     def refill(self) -> dict[int, FrozenTrial]:
-        """Retries the trials of dead workers, and enqueues those that nobody has enqueued yet.
+        """Retries the trials of dead workers, and enqueues those not yet enqueued.
 
         Returns:
           The trials as they were before any was enqueued.
 
         Raises:
-          SweepError: a trial was begun many times and never ended; or see `trials`.
+          SweepError: a trial was started many times and never finished; or see `trials`.
         """
         # Optuna warns that this is experimental.
         with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
@@ -135,8 +136,9 @@ class SharedStudy:
                 retries = trial and RetryHeartbeatStaleTrialCallback.retry_history(trial)
                 if retries and len(retries) >= MAX_RETRIES and not self._forgiving:
                     raise SweepError(
-                        f"{trial_name(index)} was begun {MAX_RETRIES + 1} times and never ended: "
-                        "its workers died, for want of memory perhaps; take a smaller --at-once"
+                        f"{trial_name(index)} was started {MAX_RETRIES + 1} times and never "
+                        "finished: its workers died, perhaps for lack of memory; try a smaller "
+                        "--at-once"
                     )
                 self._enqueue(index, trial)
         self._forgiving = False
@@ -148,7 +150,7 @@ class SharedStudy:
         if self.plan.points:
             like = optuna.trial.FixedTrial(encode(self.plan.points[index]))
             suggest(self.plan.space, like)
-        # With its settings, each of which would cost another transaction later.
+        # With all settings, since each would cost another transaction later.
         trial = optuna.trial.create_trial(
             state=TrialState.WAITING,
             params=like.params if like else {},
@@ -164,8 +166,8 @@ class SharedStudy:
     def _waiting(
         self, trials: Mapping[int, FrozenTrial]
     ) -> tuple[list[list[FrozenTrial]], list[FrozenTrial]]:
-        """Whole groups whose workers died, and single trials, that nobody has taken."""
-        # There are trials beyond the last if an earlier command asked for more of them.
+        """Waiting trials: whole groups whose workers died, and single trials."""
+        # An earlier command may have asked for more trials.
         wanted = [trial for index, trial in trials.items() if index < self.plan.count]
         by_group = defaultdict[tuple[str, int] | None, list[FrozenTrial]](list)
         for trial in wanted:
@@ -175,26 +177,26 @@ class SharedStudy:
             waiting = [trial for trial in members if trial.state == TrialState.WAITING]
             if group and len(waiting) == group[1]:
                 groups.append(waiting)
-            # The missing trials of a group may be retried within moments.
+            # The missing trials of a group may soon be retried.
             elif not group or all(trial.state in _SETTLED for trial in members):
                 singles += waiting
         return groups, singles
 
     def claim(self, how_many: Callable[[Group, int], int]) -> list[Claim]:
-        """Takes trials out of the queue, so that nobody else gets them.
+        """Takes trials out of the queue, so that no other worker gets them.
 
         Args:
           how_many: returns the most trials of a group to take, given how many of the sweep have
             not finished.
 
         Returns:
-          A whole group whose worker died, or else trials that share a program, as far as their
-          settings are known beforehand. Empty if there is nothing to take.
+          A whole group whose worker died, or else trials that share a program if their settings
+          are known beforehand. Empty if there is nothing to take.
         """
         trials = self.trials()
         groups, singles = self._waiting(trials)
         for first, *others in groups:
-            # Whoever gets the first of a group gets the others.
+            # The worker that gets the first of a group gets the others.
             if claim := self._take(first):
                 return [claim, *filter(None, map(self._take, others))]
         unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
@@ -223,7 +225,7 @@ class SharedStudy:
         it records no heartbeat.
         """
         index, trial_id = waiting.user_attrs["index"], waiting._trial_id
-        # Before the trial is taken, since one without any heartbeat is never retried.
+        # Before taking the trial, since one without any heartbeat is never retried.
         self._storage.record_heartbeat(trial_id)
         try:
             with self._alone:
@@ -231,7 +233,7 @@ class SharedStudy:
                     return None
         except UpdateFinishedTrialError:
             return None
-        # Each trial has its own seed, or several workers would draw the same. Only TPE draws here:
+        # Each trial has its own seed, so that workers do not draw the same. Only TPE draws here;
         # with the other samplers, trials are enqueued with their settings.
         self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
@@ -241,10 +243,10 @@ class SharedStudy:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Records heartbeats of the trials that are taken; at the end, hands back unfinished ones.
+        """Records heartbeats of the claimed trials; at the end, hands back unfinished ones.
 
         Raises:
-          SweepError: the storage cannot be used any more.
+          SweepError: the storage has become unusable.
         """
         done = Event()
 
@@ -262,7 +264,7 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
-            with suppress(*_STORAGE_ERRORS):  # otherwise they are retried later
+            with suppress(*_STORAGE_ERRORS):  # if it fails, they are retried later
                 while self._held:
                     _, claim = self._held.popitem()
                     failed = self._study.tell(
@@ -279,8 +281,8 @@ class SharedStudy:
         return group[0]
 
     def report(self, first: Claim, step: int) -> None:
-        """Tells the other workers how far the group of this trial is."""
-        # If this worker was taken for dead, the trial may belong to another.
+        """Reports the progress of this trial's group to the other workers."""
+        # If this worker was presumed dead, the trial may belong to another.
         with suppress(UpdateFinishedTrialError):
             first.trial.set_user_attr("step", step)
 
@@ -295,7 +297,7 @@ class SharedStudy:
     def finish(
         self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
     ) -> None:
-        """Stores the result of a trial, unless it was taken for dead and belongs to another now."""
+        """Stores a trial's result, unless its worker was presumed dead and another has it now."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
         values, state = (None, TrialState.PRUNED) if pruned else (score, TrialState.COMPLETE)
         with suppress(UpdateFinishedTrialError):
@@ -304,20 +306,20 @@ class SharedStudy:
         self._held.pop(claim.trial._trial_id, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
-        """Stores where this worker's numbers come from.
+        """Stores the provenance of this worker's numbers.
 
         Raises:
-          RecordsError: earlier workers had another data set.
+          RecordsError: earlier workers have another data set.
         """
         known = self.provenance()
         if known and known["dataset"] != provenance["dataset"]:
             raise RecordsError(
-                f"this worker has {provenance['dataset']}, and the others {known['dataset']}"
+                f"this worker has {provenance['dataset']}, but the others have {known['dataset']}"
             )
         self._study.set_user_attr(f"worker {uuid4().hex}", dict(provenance))
 
     def provenance(self) -> dict[str, Any]:
-        """Where the numbers come from: what the first worker stored, and later ones' `workers`."""
+        """The provenance of the numbers: the first worker's, with later ones in `workers`."""
         attributes = self._study.user_attrs.items()
         workers = [value for key, value in attributes if key.startswith("worker ")]
         if not workers:
@@ -326,7 +328,7 @@ class SharedStudy:
         return first | {"workers": others}
 
     def discard(self) -> bool:
-        """Deletes the study if this made it and no trial was begun; returns whether it did."""
+        """Deletes the study if this made it and no trial was started; returns whether it did."""
         begun = (TrialState.RUNNING, *_FINISHED)
         if not self._made or any(trial.state in begun for trial in self.trials().values()):
             return False
@@ -335,12 +337,12 @@ class SharedStudy:
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The trials that ended by themselves, by index."""
+    """The trials that completed or were pruned, by index."""
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
 
 
 def _group(trial: FrozenTrial) -> tuple[str, int] | None:
-    # It names a folder and comes from a shared storage: accept only what `begin` makes.
+    # It names a folder and comes from a shared storage: accept only names that `begin` makes.
     match trial.user_attrs.get("group"):
         case [str(name), int(size)] if re.fullmatch("[0-9a-f]{32}", name):
             return name, size
@@ -348,20 +350,20 @@ def _group(trial: FrozenTrial) -> tuple[str, int] | None:
 
 
 def _sqlite_file(url: str) -> str | None:
-    """The file of an SQLite database, "" if it has none; None of another one."""
+    """The file of an SQLite database, "" if it has none; None for another database."""
     parts = sqlalchemy.make_url(url)
     return parts.database or "" if parts.get_backend_name() == "sqlite" else None
 
 
 def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
-    # Of several workers that make the tables at the same time, all but one fail.
+    # If several workers create the tables at the same time, all but one fail.
     attempts = 3
     while True:
         storage = None
         try:
             file = _sqlite_file(plan.storage)
             if file in ("", ":memory:"):
-                raise ValueError("workers share no memory; name a file, as in sqlite:///FILE")
+                raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
@@ -397,7 +399,7 @@ def _told_in_a_sentence(plan: Plan) -> Iterator[None]:
 
 
 def _unusable(plan: Plan, error: Exception) -> SweepError:
-    # Only the cause of a missing driver names it; SQLAlchemy's errors end with lines of advice.
+    # A missing driver is named only in the cause; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return SweepError(f"cannot use the storage {_without_password(plan.storage)}: {reason}")

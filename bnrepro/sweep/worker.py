@@ -38,8 +38,8 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
 
     Args:
       plan: the sweep.
-      should_end: asked repeatedly; once it returns True, trials that were begun are saved and
-        handed back for others to resume.
+      should_end: called repeatedly; once it returns True, unfinished trials are saved and handed
+        back for others to resume.
 
     Raises:
       SweepError: the storage cannot be used.
@@ -96,7 +96,7 @@ def _train(
     claims: Sequence[Claim],
     should_end: Callable[[], bool],
 ) -> bool:
-    """Trains some trials of a group together; returns False if it was told to end."""
+    """Trains some trials of a group together; returns False if it was asked to stop."""
     start, plan = perf_counter(), study.plan
     steps, eval_every = plan.config["steps"], plan.config["eval_every"]
     pruned, rows, ending = set[str](), list[Row](), False
@@ -160,17 +160,17 @@ def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:
 
 
 def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
-    """Mean accuracy, over seeds, on what chooses at a step; one that diverged counts as 0.
+    """Mean accuracy over seeds at a step, on the choosing split; a diverged seed counts as 0.
 
-    Reports count it at chance accuracy. Here, where trials are only ordered, less keeps the search
-    away from settings that diverge.
+    Reports count it at chance accuracy. Here trials are only ranked, and 0 keeps the search away
+    from settings that diverge.
     """
     chosen = (step, choosing_split(plan.config), "accuracy")
     return sum(row[5] for row in rows if row[2:5] == chosen) / plan.config["seeds"]
 
 
 def main() -> None:
-    """Runs a worker process, which saves its trials and ends on SIGTERM or when its parent ends.
+    """Runs a worker process, which saves its trials and exits on SIGTERM or when its parent exits.
 
     Raises:
       SystemExit: with code 2, after a sentence on stderr, if it cannot work.

@@ -1,4 +1,4 @@
-"""State, step, loop, evaluation: how a minibatch becomes a number."""
+"""Training: state, step, loop, evaluation, measures, devices and checkpoints."""
 
 from bnrepro.training.checkpoints import CheckpointError, Checkpoints
 from bnrepro.training.devices import STRATEGIES, Devices, fetch, make_devices

@@ -1,4 +1,4 @@
-"""Checkpoints of the states of all seeds: atomic, and known to be whole before they are used."""
+"""Checkpoints of the states of all seeds: written atomically, and verified before use."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 _log = logging.getLogger(__name__)
 
-# What Orbax writes beside the numbers, at most.
+# The most that Orbax writes in addition to the numbers.
 _BYTES_A_PROCESS, _BYTES_AN_ARRAY = 2**16, 2**11
 
 
@@ -29,17 +29,17 @@ class CheckpointError(Exception):
 class Checkpoints:
     """The last few checkpoints of one training, and the best.
 
-    Orbax writes a folder a step, in the background, renames it when it is complete, and removes
-    those that are not kept. What Orbax does not have stands beside the folder, in `<step>.json`:
-    the SHA-256 of its files. A checkpoint without that, or of other content, is not used.
+    Orbax writes a folder per step in the background, renames it when it is complete, and removes
+    those that are not kept. `<step>.json`, beside the folder, has the SHA-256 of its files. A
+    checkpoint without it, or with other content, is not used.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """Goes on with what `folder` holds.
+        """Continues with the checkpoints in `folder`.
 
         Args:
-          folder: made if it is missing.
-          keep: number of checkpoints to keep beside the best.
+          folder: created if it is missing.
+          keep: number of checkpoints to keep besides the best.
         """
         self._folder, self._keep = folder.absolute(), keep
 
@@ -54,13 +54,13 @@ class Checkpoints:
             best_fn=score,  # without one, Orbax would not write the metrics
             cleanup_tmp_directories=True,
             temporary_path_class=_Signed,
-            # Threads of two managers would take each other's directories for their own.
+            # Threads of two managers would mistake each other's directories for their own.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
     def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest whole checkpoint: its step, the states, and the notes kept with them.
+        """The newest intact checkpoint: its step, the states, and the notes saved with them.
 
         Damaged ones are removed, with a warning.
 
@@ -68,7 +68,7 @@ class Checkpoints:
           states: shapes, types and shardings of the states (`jax.ShapeDtypeStruct`).
 
         Returns:
-          None if none was ever completed.
+          None if no checkpoint was ever completed.
 
         Raises:
           CheckpointError: all are damaged.
@@ -77,13 +77,13 @@ class Checkpoints:
         whole = {step for step, wrong in damage.items() if wrong is None}
         for step in sorted(damage.keys() - whole, reverse=True):
             path = self._folder / str(step)
-            if path.with_suffix(".json").exists():  # or else it was not completed
+            if path.with_suffix(".json").exists():  # if not, it was never completed
                 if not whole:
                     raise CheckpointError(
-                        f"none of the {len(damage)} checkpoints in {self._folder} is whole (the "
-                        f"newest: {damage[step]}); --overwrite starts anew"
+                        f"none of the {len(damage)} checkpoints in {self._folder} is intact (the "
+                        f"newest: {damage[step]}); use --overwrite to start over"
                     )
-                why = "checkpoint %s is damaged (%s): going on from step %d"
+                why = "checkpoint %s is damaged (%s): resuming from step %d"
                 _log.warning(why, path, damage[step], max(whole))
             if jax.process_index() == 0:
                 shutil.rmtree(path)
@@ -93,10 +93,10 @@ class Checkpoints:
         """Starts to write a checkpoint, once the one before is written.
 
         Args:
-          step: larger than any before; what is there already is not written again.
+          step: larger than any before; one that exists is not written again.
           states: arrays.
           notes: as JSON.
-          score: the larger, the better.
+          score: larger is better.
 
         Raises:
           CheckpointError: this or the one before cannot be written.
@@ -126,11 +126,11 @@ class Checkpoints:
     def _check_room(self, states: Any, notes: dict[str, Any]) -> None:
         """Raises an OSError if the disk has no room for a checkpoint.
 
-        One that was begun would fail as well, but with tracebacks of TensorStore's threads; so it
-        does where something else fills up the disk meanwhile.
+        Without this check, writing would fail with tracebacks from TensorStore's threads. That can
+        still happen if something else fills up the disk meanwhile.
         """
         arrays = jax.tree.leaves(states)
-        # Of all processes, which share the folder, and as if nothing could be compressed.
+        # For all processes, which share the folder, and as if nothing could be compressed.
         needed = sum(array.nbytes for array in arrays) + len(json.dumps(notes))
         needed += jax.process_count() * _BYTES_A_PROCESS + len(arrays) * _BYTES_AN_ARRAY
         free = shutil.disk_usage(self._folder).free
@@ -140,12 +140,12 @@ class Checkpoints:
 
 
 class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """Has a checkpoint signed as soon as it is complete: only then Orbax removes older ones."""
+    """Signs a checkpoint as soon as it is complete, before Orbax removes older ones."""
 
     async def finalize(self) -> None:
         await super().finalize()
         folder = Path(self.get_final())
-        if folder.name.isdecimal():  # and not a part of a checkpoint
+        if folder.name.isdecimal():  # a checkpoint, not a part of one
             _remove_orphans(folder.parent)
             beside = folder.with_suffix(".partial")
             beside.write_text(json.dumps({"files": checksums(folder)}))
@@ -153,7 +153,7 @@ class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps that `folder` has a checkpoint of, whole or not."""
+    """The steps at which `folder` has a checkpoint, intact or not."""
     if not folder.is_dir():
         return []
     return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
@@ -178,7 +178,7 @@ def find_damage(folder: Path, step: int) -> str | None:
 
 
 def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
-    """The states and notes of a checkpoint that is whole.
+    """The states and notes of an intact checkpoint.
 
     Raises:
       CheckpointError: it holds other states than these.
@@ -223,7 +223,7 @@ def _in_one_sentence(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _all_or_none() -> Iterator[None]:
-    """Fails in all processes where one fails: those that went on would wait for it for ever."""
+    """Fails in all processes if one fails: the others would wait for it forever."""
     failure = None
     try:
         yield
@@ -237,6 +237,6 @@ def _all_or_none() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    if "No space left on device" in str(error):  # in the midst of paths and codes of TensorStore's
+    if "No space left on device" in str(error):  # within TensorStore's paths and codes
         return "no space left on the disk"
     return (str(error).strip() or type(error).__name__).splitlines()[0]

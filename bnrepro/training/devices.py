@@ -1,4 +1,4 @@
-"""Where the steps of several seeds run: on one device, on a mesh, or replicated. Same numbers."""
+"""Runs the steps of several seeds on one device, on a mesh, or replicated, with equal results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ STRATEGIES = ("jit", "pmap", "single")
 class Devices:
     """Maps functions of one seed over all seeds, on some devices.
 
-    States are stacked along a first axis, the seeds. Where a batch is spread over devices, what is
-    mapped sees its `share` of it and averages over `axis_name`.
+    States are stacked along a first axis, the seeds. If a batch is spread over devices, the mapped
+    function sees its `share` of it and averages over `axis_name`.
 
     Attributes:
-      strategy: `jit`, one program over a mesh; `pmap`, everything replicated but the batch;
-        `single`, the first device alone.
+      strategy: `jit`, one program over a mesh; `pmap`, everything replicated except the batch;
+        `single`, only the first device.
       mesh: devices along the axes `SEEDS` and `DATA`.
       synchronized: spread each microbatch over the devices of `DATA`, which then share statistics,
         instead of whole microbatches.
@@ -44,7 +44,7 @@ class Devices:
         return DATA if self.mesh.shape[DATA] > 1 else None
 
     def share(self, batches: Any) -> Any:
-        """Its part of arrays (steps, microbatches, size, ...); inside of what is mapped."""
+        """A device's part of arrays (steps, microbatches, size, ...); for the mapped function."""
         if self.axis_name is None:
             return batches
         axis = 2 if self.synchronized else 1
@@ -56,17 +56,17 @@ class Devices:
         return jax.tree.map(part, batches)
 
     def whole(self, outputs: Any) -> Any:
-        """The reverse of `share`, of arrays (microbatches, size, ...); inside of what is mapped."""
+        """The reverse of `share`, for arrays (microbatches, size, ...); for the mapped function."""
         if self.axis_name is None:
             return outputs
         gather = partial(lax.all_gather, axis_name=self.axis_name, tiled=True)
         return jax.tree.map(partial(gather, axis=1 if self.synchronized else 0), outputs)
 
     def train(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles f(state, arrays, fed, first, steps) for all seeds; takes the states over.
+        """Compiles f(state, arrays, fed, first, steps) for all seeds; donates the states.
 
-        States are as `spread` returns them, arrays as `replicate` does, what is fed as `feed` does;
-        the states that come out are as they went in.
+        States are placed as `spread` returns them, arrays as by `replicate`, and fed batches as by
+        `feed`; the returned states are placed like the given ones.
         """
         seeds = jax.vmap(one_seed, in_axes=(0, None, 0, None, None))
         if self.strategy == "pmap":
@@ -87,13 +87,13 @@ class Devices:
     def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles f(variables, data, batches) for all seeds.
 
-        Variables are as `gather` returns them, data as `place` does. Batches are (batches, ...), as
-        `place` returns them with `spread`; of these, what is mapped sees its share, and sums over
-        `evaluation_axis`.
+        Variables are placed as `gather` returns them, data as by `place`. Batches are
+        (batches, ...), as by `place` with `spread`; the mapped function sees its share of them, and
+        sums over `evaluation_axis`.
         """
 
         def seeds(variables: Any, data: Any, batches: Any) -> Any:
-            # One after the other: what a convolution makes of a batch takes much memory.
+            # One after another: the outputs of convolutions take much memory.
             return lax.map(lambda variables: one_seed(variables, data, batches), variables)
 
         if self.strategy == "jit":
@@ -108,32 +108,32 @@ class Devices:
 
     @property
     def evaluation_axis(self) -> str | None:
-        """As `axis_name`, in evaluation, where the copies of `pmap` have nothing to do."""
+        """As `axis_name`, for evaluation, in which the copies of `pmap` take no part."""
         return self.axis_name if self.strategy == "jit" else None
 
     def spread(self, states: Any) -> Any:
-        """Stacked states, placed as `sharding` says, to how they are trained."""
+        """Moves stacked states from the placement of `sharding` to that for training."""
         return self.replicate(states) if self.strategy == "pmap" else states
 
     def gather(self, states: Any) -> Any:
-        """The reverse of `spread`, also of what comes with the states: of replicas, the first."""
+        """The reverse of `spread`, also for other outputs of training: the first of replicas."""
         if self.strategy == "pmap":
             return jax.tree.map(lambda x: x.addressable_data(0)[0], states)
         return states
 
     def select(self, states: Any, runs: Sequence[int]) -> Any:
-        """Some of `gather`ed states, placed likewise."""
+        """Some of the states that `gather` returned, in the same placement."""
         index = np.array(runs)
         return jax.tree.map(lambda x: jax.device_put(x[index], self.sharding), states)
 
     def place(self, data: Any, *, spread: bool = False) -> Any:
-        """Arrays of the host to where they are evaluated with, spread along their first axis."""
+        """Moves arrays from the host to the devices, for evaluation; `spread` splits axis 0."""
         spec = P(DATA) if spread else P()
         sharding = NamedSharding(self.mesh, spec) if self.strategy == "jit" else self.sharding
         return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), data)
 
     def feed(self, batches: Any) -> Any:
-        """Arrays (runs, steps, microbatches, size, ...) of the host to where they are used."""
+        """Moves arrays (runs, steps, microbatches, size, ...) from the host to the devices."""
         if self.strategy == "jit":
             sharding = NamedSharding(self.mesh, self._fed)
             return jax.tree.map(lambda x: jax.device_put(x, sharding), batches)
@@ -146,11 +146,11 @@ class Devices:
 
     @property
     def _fed(self) -> P:
-        """Where the axes of what is fed lie: a batch is shared like `share` does."""
+        """How fed batches are placed: split over devices as `share` splits them."""
         return P(SEEDS, None, None, DATA) if self.synchronized else P(SEEDS, None, DATA)
 
     def replicate(self, data: Any) -> Any:
-        """Arrays to where they are trained with."""
+        """Moves arrays to the devices, for training."""
         if self.strategy != "pmap":
             return self.place(data)
         count, sharding = self.mesh.size, NamedSharding(self.mesh, P(DATA))
@@ -160,14 +160,14 @@ class Devices:
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
-        """Of stacked states, where they are evaluated and kept."""
+        """The placement of stacked states for evaluation and checkpoints."""
         if self.strategy == "jit":
             return NamedSharding(self.mesh, P(SEEDS))
         return jax.sharding.SingleDeviceSharding(self.mesh.devices.flat[0])
 
 
 def fetch(tree: Any) -> Any:
-    """Arrays to the host, of all processes to each."""
+    """Moves arrays to the host; with several processes, each gets those of all."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)
@@ -187,9 +187,9 @@ def make_devices(
 
     Args:
       strategy: one of `STRATEGIES`.
-      seeds: devices along the seeds; 0 for as many as keep most devices at work and, of these,
-        spread the seeds most, which need not talk to each other.
-      data: devices along the batch; 0 likewise.
+      seeds: devices to spread seeds over; 0: use as many devices as possible and, among these
+        choices, spread the seeds most, since they do not communicate.
+      data: devices to spread the batch over; 0: likewise.
       synchronized: see `Devices`.
       num_seeds: to be spread over `seeds`.
       batch_size: to be spread over `data`, in whole microbatches.
@@ -199,14 +199,14 @@ def make_devices(
       ValueError: an unknown strategy, or sizes that do not divide.
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}; known are {', '.join(STRATEGIES)}")
+        raise ValueError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
     if strategy != "jit" and jax.process_count() > 1:
         raise ValueError(
-            f"devices.strategy {strategy} runs in one process, and there are "
-            f"{jax.process_count()}; take jit"
+            f"devices.strategy {strategy} runs in one process, but there are "
+            f"{jax.process_count()}; use jit"
         )
     if strategy == "single" and max(seeds, data) > 1:
-        raise ValueError(f"devices.strategy single takes one device, got {seeds} x {data}")
+        raise ValueError(f"devices.strategy single uses one device, got {seeds} x {data}")
     if strategy == "pmap" and seeds > 1:
         raise ValueError(f"devices.strategy pmap does not spread seeds, got devices.seeds {seeds}")
     available = jax.devices()[:1] if strategy == "single" else jax.devices()
@@ -227,15 +227,15 @@ def make_devices(
     ]
     if not shapes:
         raise ValueError(
-            f"devices.seeds x devices.data is {max(seeds, 1)} x {max(data, 1)}, and there are "
-            f"{len(available)} devices"
+            f"devices.seeds x devices.data is {max(seeds, 1)} x {max(data, 1)}, but there are "
+            f"only {len(available)} devices"
         )
     shape = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]))
     used = shape[0] * shape[1]
     if used < len(available) and jax.process_count() > 1:
         raise ValueError(
             f"{num_seeds} seeds and {parts} {what} can be spread over {shape[0]} x {shape[1]} of "
-            f"the {len(available)} devices, and with several processes all must be used"
+            f"the {len(available)} devices, but with several processes all must be used"
         )
     return Devices(
         strategy, Mesh(np.array(available[:used]).reshape(shape), (SEEDS, DATA)), synchronized

@@ -1,4 +1,4 @@
-"""Loss and accuracy over a set of examples, one batch after the other to bound the memory."""
+"""Loss and accuracy over a set of examples, one batch after another to limit memory."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _BATCH = 1_000
 
 
 class Evaluated(NamedTuple):
-    """The variables that a measure at an evaluation has for a state."""
+    """The variables that a measure gets as its state at an evaluation."""
 
     params: Any
     batch_stats: Any
@@ -29,8 +29,8 @@ class Batches(NamedTuple):
     """Some examples in batches of one size.
 
     Attributes:
-      drawn: which they are, arrays (batches, size, ...).
-      present: (batches, size); 0 for what only fills the last batches.
+      drawn: which examples they are, arrays (batches, size, ...).
+      present: (batches, size); 0 for padding in the last batches.
     """
 
     drawn: Any
@@ -38,11 +38,11 @@ class Batches(NamedTuple):
 
 
 def in_batches(drawn: Any, *, size: int | None = None, spread: int = 1) -> Batches:
-    """Splits examples into batches, as many on each device.
+    """Splits examples into batches, the same number on each device.
 
     Args:
       drawn: arrays (examples, ...).
-      size: of a batch (default: at most 1,000, and such that little is filled up).
+      size: of a batch (default: at most 1,000, with little padding).
       spread: number of devices.
     """
     count = len(jax.tree.leaves(drawn)[0])
@@ -68,12 +68,12 @@ def evaluate(
 
     Args:
       variables: of the model.
-      arrays: that examples are taken from.
-      batches: the examples; of these, on each device its share.
+      arrays: the arrays that examples are taken from.
+      batches: the examples; each device has its share.
       model: called with images and `train`.
       take: makes a batch of what was drawn.
       microbatch_size: normalize microbatches of this size by their own statistics, as in training
-        ([BRN] 4.3); by default, by the stored averages. What is stored stays as it is.
+        ([BRN] 4.3); by default, by the stored averages. Stored averages do not change.
       axis_name: mapped axis over which the batches are spread.
     """
 
@@ -98,7 +98,7 @@ def evaluate(
 def measure_once(
     variables: Any, batch: Batch, *, model: nn.Module, measure: Measure
 ) -> dict[str, Float[Array, ""]]:
-    """What is measured at evaluations, on one batch with the stored averages."""
+    """The measures for evaluations, on one batch with the stored averages."""
     if measure.at_evaluation is None:
         return {}
     _, collections = model.apply(

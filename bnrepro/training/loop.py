@@ -14,9 +14,9 @@ from bnrepro.training.measures import make_measure
 from bnrepro.training.state import Build, Numbers, TrainState, initial_state
 from bnrepro.training.step import Batch, Task, split, train_step
 
-# What one step's minibatch consists of, from a key and the step; arrays with the batch first.
+# Draws what a step's minibatch consists of from a key and the step; arrays with the batch first.
 Draw = Callable[[Array, Array], Any]
-# The minibatch that was drawn from arrays on the devices, or fed.
+# Makes the minibatch that was drawn from arrays on the devices, or fed.
 Take = Callable[[Any, Any], Batch]
 TrainSteps = Callable[[Any, Any, Any, int, int], tuple[Any, dict[str, Array]]]
 
@@ -50,8 +50,8 @@ def make_train_steps(
 
     Args:
       build: makes model and optimizer of a run.
-      draw: draws what the minibatches consist of; None if it is fed.
-      take: makes a minibatch of that.
+      draw: draws what the minibatches consist of; None if they are fed.
+      take: makes a minibatch from it.
       steps_at_once: the most steps of a dispatch.
       microbatch_size: examples that are normalized together.
       ema_decay: see `Task`.
@@ -60,11 +60,11 @@ def make_train_steps(
       measure_every: steps from one measurement to the next.
 
     Returns:
-      A function of the states (whose buffers it takes over), the arrays that batches are taken
-      from, what is fed (`Devices.feed`; without a stream, nothing), the steps done before and the
-      number of steps. It returns the new states and what each step gave, (runs, `steps_at_once`):
-      loss, accuracy and, in steps that `measure_every` divides, what is measured. What there is
-      beyond the number of steps means nothing. How many steps a call takes changes no number.
+      A function of the states (which it donates), the arrays that batches are taken from, fed
+      batches (`Devices.feed`; nothing without a stream), the steps done before and the number of
+      steps. It returns the new states and the metrics of each step, (runs, `steps_at_once`): loss,
+      accuracy and, in steps that `measure_every` divides, the measures. Entries beyond the number
+      of steps are meaningless. Results do not depend on how many steps a call takes.
     """
 
     def microbatches(x: Array) -> Array:

@@ -1,9 +1,9 @@
-"""What can be measured beside loss and accuracy, by the names that `config.measures` takes.
+"""What can be measured besides loss and accuracy, by the names that `config.measures` takes.
 
 A measure is called as `measure(state, grads, captured, batch)` with the state before the update
-(at evaluations, the variables that are evaluated), the gradients of the loss (there, None), the
-outputs of modules by name, shaped (microbatches, size, ...), and the batch. It returns named
-numbers.
+(at evaluations, the variables that are evaluated), the gradients of the loss (at evaluations,
+None), the outputs of modules by name, shaped (microbatches, size, ...), and the batch. It returns
+named numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ Numbers = dict[str, Float[Array, ""]]
 _PERCENTILES = (15, 50, 85)
 # Where |x| is at most this, the sigmoid is within 0.02 of its tangent at 0, 1/2 + x/4.
 _NEAR_LINEAR = 1.0
-# Multiples of the step that the optimizer takes.
+# Multiples of the optimizer's step.
 _DISTANCES = (0.5, 1, 2, 4)
 
 
@@ -55,8 +55,8 @@ def near_linear(
 ) -> Numbers:
     """`near_linear/LAYER`: share of a nonlinearity's inputs within 1 of 0.
 
-    Where a normalizer with an affine map puts them out, `near_linear/LAYER/standardized` is that
-    share before the map.
+    If they come from a normalizer with an affine map, `near_linear/LAYER/standardized` is the
+    share before that map.
     """
     numbers = {}
     for name in inputs:
@@ -75,7 +75,7 @@ def sigmoid_input(
 ) -> Numbers:
     """`sigmoid_input/p15`, `p50`, `p85`: of the last nonlinearity's first input ([BN] figure 1).
 
-    Of a convolution, that is the first channel at all places.
+    After a convolution, that is the first channel at all positions.
     """
     unit = captured[inputs[-1]][..., 0]
     return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in _PERCENTILES}
@@ -84,8 +84,8 @@ def sigmoid_input(
 def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, *, task: Task) -> Numbers:
     """How loss and gradient change along the gradient, on the same batch.
 
-    `along_gradient/loss_K` and `along_gradient/gradient_K`: the loss' change, and the norm of the
-    gradient's, after K times the distance of the optimizer's own step.
+    `along_gradient/loss_K` and `along_gradient/gradient_K`: the change of the loss, and the norm of
+    the change of the gradient, after K times the length of the optimizer's own step.
     """
     updates, _ = task.optimizer.update(grads, state.opt_state, state.params)
     norm = optax.tree.norm(grads)
@@ -106,12 +106,12 @@ def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, *, task: T
 
 
 class Measure(NamedTuple):
-    """What some named measures need and give.
+    """Some named measures, combined.
 
     Attributes:
-      captures: of which modules they take the outputs (flax's `capture_intermediates`).
+      captures: the modules whose outputs they need (flax's `capture_intermediates`).
       in_training: the measures of a training step, as one.
-      at_evaluation: those of an evaluation.
+      at_evaluation: the measures of an evaluation, as one.
     """
 
     captures: Any
@@ -119,7 +119,7 @@ class Measure(NamedTuple):
     at_evaluation: Callable[[Any, Any, Any, Any], Numbers] | None
 
 
-# By name, whether they can be taken in a training step, and at an evaluation.
+# The measures that can be taken in a training step, and at an evaluation.
 _IN_TRAINING: dict[str, Callable[..., Numbers]] = {
     "along_gradient": along_gradient,
     "gradient_norms": gradient_norms,
@@ -139,8 +139,8 @@ def make_measure(names: Sequence[str], task: Task) -> Measure | None:
     """The measures of these names for a task; None if there are none.
 
     Args:
-      names: of `MEASURES`.
-      task: what they are taken of; its model tells the names of its nonlinearities' inputs.
+      names: some of `MEASURES`.
+      task: what is measured; its model gives the names of its nonlinearities' inputs.
     """
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""The optimizers a config can name, all of Optax."""
+"""The optimizers a config can name, all from Optax."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ def make_optimizer(
       learning_rate: above 0; may be traced.
       momentum: of sgd and rmsprop, in [0, 1); adam takes none; may be traced.
       weight_decay: of the penalty weight_decay / 2 * |w|^2 on all kernels, at least 0; its gradient
-        is added to that of the loss; may be traced.
-      schedule: see `make_schedule`, as for the three that follow.
+        is added to the gradient of the loss; may be traced.
+      schedule: see `make_schedule`, also for the next three.
       warmup: likewise.
       decay_rate: likewise.
       decay_every: likewise.
@@ -62,7 +62,7 @@ def make_optimizer(
             raise ValueError(f"adam takes no momentum, got {momentum}; set it to 0")
         optimizer = optax.adam(rate, eps=epsilon)
     else:
-        raise ValueError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
     before = []
     if clip_norm:
         before.append(optax.clip_by_global_norm(clip_norm))
@@ -83,11 +83,11 @@ def make_schedule(
     """A learning rate for each step: a number if it is constant, else a function of the step.
 
     Args:
-      name: one of `SCHEDULES`; cosine falls to 0 at the end, exponential by `decay_rate` every
-        `decay_every` steadily, and step at once.
-      learning_rate: at its highest; may be traced.
+      name: one of `SCHEDULES`; cosine falls to 0 at the end; exponential falls by `decay_rate` per
+        `decay_every`, continuously, and step does so in steps.
+      learning_rate: its highest value; may be traced.
       steps: length of the run.
-      warmup: share of the run in which it rises from 0 linearly, in [0, 1); the schedule begins
+      warmup: share of the run in which it rises linearly from 0, in [0, 1); the schedule begins
         after that.
       decay_rate: factor, in (0, 1].
       decay_every: share of the run, in (0, 1].
@@ -104,7 +104,7 @@ def make_schedule(
         "step": lambda: optax.exponential_decay(learning_rate, every, decay_rate, staircase=True),
     }
     if name not in schedules:
-        raise ValueError(f"unknown schedule {name!r}; known are {', '.join(SCHEDULES)}")
+        raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
     if begin:
         rise = optax.linear_schedule(0.0, learning_rate, begin)
         return optax.join_schedules([rise, schedules[name]()], [begin])

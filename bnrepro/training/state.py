@@ -1,4 +1,4 @@
-"""Everything a run needs to go on from where it is."""
+"""The state of a run: everything needed to continue it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 NOT_DIVERGED = -1
-# Settings that runs of one program differ in, by name; traced, each run sees its own.
+# Settings in which runs of one program differ, by name; traced, so that each run sees its own.
 Numbers = Mapping[str, Float[Array, "*runs"]]
 # Makes model and optimizer of a run, given its numbers.
 Build = Callable[[Numbers], tuple[nn.Module, optax.GradientTransformation]]
@@ -23,7 +23,7 @@ class TrainState:
 
     Attributes:
       step: updates done.
-      numbers: what the run's model and optimizer are built with, beside what all runs share.
+      numbers: what the run's model and optimizer are built with, besides what all runs share.
       sample_key: key of the sampler.
       params: of the model.
       batch_stats: moving averages of its normalizers.
@@ -53,8 +53,8 @@ def initial_state(
 ) -> TrainState:
     """The state before the first step; `example` is an input of shape (1, ...).
 
-    Initial weights and sampling have keys of their own, the same for every variant: runs of one
-    seed differ in nothing but what their configs say.
+    Initial weights and sampling have their own keys, the same for every variant: runs with one
+    seed differ only in what their configs say.
     """
     model, optimizer = build(numbers)
     init_key, sample_key = jax.random.split(jax.random.key(seed))

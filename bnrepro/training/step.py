@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
-# Apart from the steps, which the sampler's keys are made of.
+# Distinct from the step numbers, from which the sampler's keys are made.
 _DROPOUT = 2**32 - 1
 # The name in batch_stats of statistics of the backward pass. Their cotangent is not a gradient but
 # their new value (see `MovingAverageBatchNorm`).
@@ -34,9 +34,9 @@ class Task(NamedTuple):
     Attributes:
       model: called with a minibatch and `train`.
       optimizer: of its parameters.
-      ema_decay: of the averages of all parameters; 0 for none.
+      ema_decay: decay of the averages of all parameters; 0 for none.
       axis_name: mapped axis over which each batch is spread, if any.
-      captures: of which modules measures take the outputs (flax's `capture_intermediates`).
+      captures: modules whose outputs measures need (flax's `capture_intermediates`).
     """
 
     model: nn.Module
@@ -49,14 +49,14 @@ class Task(NamedTuple):
 def loss_and_gradients(
     params: Any, state: TrainState, batch: Batch, task: Task
 ) -> tuple[dict[str, Float[Array, ""]], Any, Any, Any]:
-    """Loss and accuracy in training mode, gradients of the loss, new batch_stats, and captured.
+    """Loss and accuracy in training mode, gradients, new batch_stats, and captured outputs.
 
     All but the last are averages over all examples, also over the mapped axis.
     """
     images, labels = batch["images"], batch["labels"]
     dropout_keys = _dropout_keys(state, len(images), task.axis_name)
     stats = flatten_dict(state.batch_stats)
-    # The loss is a mean over microbatches, and the cotangents of all of them are added up.
+    # The loss is a mean over microbatches, whose cotangents are added up.
     backward = {path: x / len(images) for path, x in stats.items() if path[-1] == _BACKWARD}
 
     def loss_fn(params: Any, backward: Any) -> tuple[Array, Any]:
@@ -80,11 +80,11 @@ def loss_and_gradients(
 def train_step(
     state: TrainState, batch: Batch, task: Task, measure: TakeMeasure = lambda *_: {}
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One update from the gradient over all microbatches, each normalized by itself.
+    """One update from the gradient over all microbatches, each normalized separately.
 
     Loss and gradients are averaged over all examples. New batch_stats are averaged over the
-    microbatches, which for a linear moving average is an update with their mean moments. Both also
-    over the mapped axis, if the batch is spread over one.
+    microbatches, which for a linear moving average is an update with their mean moments. If the
+    batch is spread over a mapped axis, both are also averaged over it.
 
     Args:
       state: before the step.
@@ -103,7 +103,7 @@ def train_step(
 
     average = state.average
     if task.ema_decay:
-        # A short memory at first, or the initial weights would stay in the average for long.
+        # A short memory at first, so that the initial weights soon leave the average.
         decay = jnp.minimum(task.ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(
             lambda old, new: _blend(old, new, decay),
@@ -132,10 +132,10 @@ def forward(
     model: nn.Module,
     captures: Any = False,
 ) -> tuple[Float[Array, "microbatches size classes"], Any, Any]:
-    """Logits in training mode, each microbatch normalized by itself, new batch_stats, captured.
+    """Logits in training mode, new batch_stats, and captured outputs.
 
-    Nothing is dropped out without keys. Captured are the outputs of the modules that `captures`
-    wants, by name.
+    Each microbatch is normalized separately. Without keys nothing is dropped out. Captured are the
+    outputs of the modules that `captures` selects, by name.
     """
 
     def one(images: Array, dropout_key: Any) -> tuple[Array, Any, Any]:
@@ -154,7 +154,7 @@ def forward(
         return logits, updates.get("batch_stats", {}), outputs(updates)
 
     if len(images) == 1:
-        # A mapped axis of length one would still turn each product into a batched one.
+        # A mapped axis of length one would still make each product a batched one.
         key = None if dropout_keys is None else dropout_keys[0]
         logits, batch_stats, captured = one(images[0], key)
         return logits[None], batch_stats, jax.tree.map(lambda x: x[None], captured)
@@ -171,7 +171,7 @@ def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
 def _dropout_keys(
     state: TrainState, microbatches: int, axis_name: str | None
 ) -> Key[Array, "microbatches"]:
-    """A key for each microbatch of this step, the same on however many devices they are."""
+    """A key for each microbatch of this step, the same for any number of devices."""
     first = 0 if axis_name is None else lax.axis_index(axis_name) * microbatches
     key = jax.random.fold_in(jax.random.fold_in(state.sample_key, _DROPOUT), state.step)
     return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(microbatches))
@@ -180,7 +180,7 @@ def _dropout_keys(
 def loss_and_accuracy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> dict[str, Float[Array, ""]]:
-    """Mean cross-entropy, in nats, and share of examples whose largest logit is the label's."""
+    """Mean cross-entropy, in nats, and the share of examples whose label has the largest logit."""
     losses, hits = losses_and_hits(logits, labels)
     return {"loss": losses.mean(), "accuracy": jnp.mean(hits)}
 
@@ -199,12 +199,12 @@ def split(batch: Shaped[Array, "batch ..."], microbatch_size: int) -> Shaped[Arr
 
 
 def _average(mapped: Array) -> Array:
-    """Mean over microbatches; counters are the same in all."""
+    """Mean over microbatches; counters are equal in all."""
     return mapped[0] if jnp.issubdtype(mapped.dtype, jnp.integer) else mapped.mean(0)
 
 
 def _average_over(axis_name: str, value: Array) -> Array:
-    """Mean over a mapped axis; counters are the same along it."""
+    """Mean over a mapped axis; counters are equal along it."""
     return value if jnp.issubdtype(value.dtype, jnp.integer) else lax.pmean(value, axis_name)
 
 

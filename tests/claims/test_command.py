@@ -84,7 +84,8 @@ def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkey
 
 
 def test_an_unknown_claim_is_refused_with_the_nearest(tmp_path, capsys):
-    assert mistake(capsys, "--only=B77").startswith("--only names no claim: 'B77'; did you mean B7")
+    said = mistake(capsys, "--only=B77")
+    assert said.startswith("--only names an unknown claim: 'B77'; did you mean B7")
     assert not list(tmp_path.iterdir())
 
 

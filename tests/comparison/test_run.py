@@ -287,7 +287,7 @@ def test_results_on_other_data_are_not_gone_on_with(copied, monkeypatch):
     other = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: other)
     before = (copied / "metrics.csv").read_bytes()
-    with pytest.raises(RecordsError, match=r"results on small/1\.0\.0, and now there is digits"):
+    with pytest.raises(RecordsError, match=r"on small/1\.0\.0, but the data found is digits"):
         run_comparison(config(), copied)
     assert (copied / "metrics.csv").read_bytes() == before
 

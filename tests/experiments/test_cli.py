@@ -56,9 +56,9 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
             ["--config.normalizer.name=layer_norm"],
             "--config.normalizer.name would change nothing: all variants set it (",
         ),
-        (["--only=plain,batchnorm"], "--only names no variant of the config: 'batchnorm'"),
-        (["--resume"], "--resume finds nothing to go on with"),
-        (["--resume", "--overwrite"], "--resume goes on with the workdir and --overwrite replaces"),
+        (["--only=plain,batchnorm"], "--only names an unknown variant: 'batchnorm'"),
+        (["--resume"], "--resume found nothing to resume"),
+        (["--resume", "--overwrite"], "--resume continues the workdir, --overwrite replaces it"),
         (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),
         (["--wandb="], "--wandb=PROJECT"),
         (["stray"], "unexpected argument 'stray'"),
@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
         finally:
             process.kill()
     assert process.returncode == 130
-    assert "goes on from there" in stderr
+    assert "resumes from there" in stderr
     assert set(read_run(workdir).metrics["variant"]) <= {"plain", "batch_norm", "batch_renorm"}
 
 
@@ -159,7 +159,7 @@ def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, f
     env = os.environ | digits_alone(tmp_path)
     result = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == 75, result.stderr
-    assert "goes on from there" in result.stderr
+    assert "resumes from there" in result.stderr
     assert "Traceback" not in result.stderr
     done = read_run(workdir)
     assert all(map(done.finished, done.variants)) == finished

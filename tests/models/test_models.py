@@ -224,7 +224,7 @@ def test_networks_are_made_by_name():
     mlp, cnn = (named(name, hidden=(50, 8), channels=(40, 4)) for name in ("mlp", "cnn"))
     assert (type(mlp), mlp.hidden, mlp.activation) == (MLP, (50, 8), nn.relu)
     assert (type(cnn), cnn.channels, cnn.num_classes) == (CNN, (40, 4), 3)
-    with pytest.raises(ValueError, match="'vgg'; known are cnn, mlp"):
+    with pytest.raises(ValueError, match="'vgg'; choose from cnn, mlp"):
         named("vgg")
 
 
@@ -235,7 +235,7 @@ def test_initializations_are_made_by_name(init, std):
     kernel = variables["params"]["dense_0"]["kernel"]
     np.testing.assert_allclose(np.std(kernel), std, rtol=0.01)
     assert np.abs(np.mean(kernel)) < std / 100
-    with pytest.raises(ValueError, match="'lecun'; known are lecun_normal, normal"):
+    with pytest.raises(ValueError, match="'lecun'; choose from lecun_normal, normal"):
         named("mlp", init="lecun")
 
 

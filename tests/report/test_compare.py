@@ -178,8 +178,8 @@ def test_each_run_is_compared_with_its_own_baseline_where_it_has_one():
 @pytest.mark.parametrize(
     ("baseline", "message"),
     [
-        ("plian", "no variant 'plian' to be the baseline; the nearest is 'plain'"),
-        ("§", "there is 'plain', for example"),
+        ("plian", "no variant 'plian' to use as the baseline; the nearest is 'plain'"),
+        ("§", "'plain' is one, for example"),
         ("plain", "three has no variant plain.*2 others.*'one: plain'"),
     ],
 )
@@ -240,7 +240,7 @@ def test_settings_are_those_of_the_variant_and_a_missing_one_has_a_dash():
         (["§"], "these differ: batch_size, optimizer.learning_rate, normalizer.name, run, variant"),
         (
             ["normalizer.name"],
-            "up to 4 variants in one place; .* differs: batch_size, optimizer.learning_rate$",
+            "up to 4 variants in one cell; .* differs: batch_size, optimizer.learning_rate$",
         ),
         (
             ["batch_size", "normalizer.name"],

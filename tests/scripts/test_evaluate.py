@@ -206,7 +206,7 @@ def test_population_statistics_of_another_normalizer_with_averages_are_refused(f
     restored, config = restore(finished)
     config["normalizer"] |= {"name": "moving_average_norm"}
     data, model = make_data(config, small_dataset()), make_model(config, 2)
-    with pytest.raises(ConfigError, match="moving_average_norm has others"):
+    with pytest.raises(ConfigError, match="not for moving_average_norm"):
         with_population_statistics(restored.variables, config, data, model)
 
 
@@ -215,16 +215,14 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
     damaged = damage(checkpoints / "20")
     table, _, err = output(capsys, copied, "--variants=batch_norm")
     name = damaged.relative_to(checkpoints / "20")
-    assert (
-        err == f"{checkpoints}/20 is not whole and is not used: {name} is not what was written.\n"
-    )
+    assert err == f"{checkpoints}/20 is damaged and is not used: {name} is not what was written.\n"
     assert_row_shows(table["batch_norm"], 10, recorded(copied, "batch_norm", 10))
 
     (checkpoints / "10.json").unlink()
     table, _, err = output(capsys, copied)
-    assert table["batch_norm"] == ["no whole checkpoint", "–", "–", "–"]
+    assert table["batch_norm"] == ["no intact checkpoint", "–", "–", "–"]
     assert table["renorm cnn"][0] == "20"
-    assert f"{checkpoints}/10 is not whole and is not used: it has no checksums.\n" in err
+    assert f"{checkpoints}/10 is damaged and is not used: it has no checksums.\n" in err
     assert {path.name for path in checkpoints.iterdir()} == {"10", "20", "20.json"}
 
 
@@ -257,7 +255,7 @@ def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none is no workdir: it has no config.json.\n"),
+        (["none"], "none is not a workdir: it has no config.json.\n"),
         (
             ["run", "--variants=batch_norm,bach_norm"],
             "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n",
@@ -265,9 +263,12 @@ def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished
         (["run", "--variants=x"], "run has no variant 'x'; it has batch_norm, renorm cnn.\n"),
         (
             ["run", "--checkpoint=15"],
-            "run has no whole checkpoint of batch_norm at step 15: it has 10, 20.\n",
+            "run has no intact checkpoint of batch_norm at step 15: it has 10, 20.\n",
         ),
-        (["run", "--checkpoint=newest"], "a checkpoint is last, best or a step, got 'newest'.\n"),
+        (
+            ["run", "--checkpoint=newest"],
+            "a checkpoint must be last, best or a step, got 'newest'.\n",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
@@ -284,10 +285,10 @@ CODE = "__import__('pathlib').Path('ran').touch()"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (foreign("wings"), "cannot use run/config.json: wings is no config key"),
+        (foreign("wings"), "cannot use run/config.json: wings is not a config key"),
         (lambda config: config["model"].update(hidden=CODE), "run/config.json: model.hidden must"),
         (lambda config: config["normalizer"].update(name=CODE), "normalizer.name is unknown: "),
-        (lambda config: config.update(dataset=CODE), "names no data set: "),
+        (lambda config: config.update(dataset=CODE), "is not the name of a data set: "),
         # A run of other seeds, and one of another network.
         (foreign("seeds"), "norm_0/mean is float32(2, 6) there and float32(1, 6) here.\n"),
         (lambda config: config["model"].update(hidden=[6, 4]), " is float32(2, 5) there and "),
@@ -323,7 +324,7 @@ def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys,
         monkeypatch.setattr(bnrepro.data, "load_dataset", lambda *_, **__: other)
 
     load_other(name="digits", stand_in=True)
-    assert "holds results on small/1.0.0, and now there is digits: " in refusal(
+    assert "holds results on small/1.0.0, but the data found is digits: " in refusal(
         capsys, evaluate.main, copied
     )
     larger = {split: np.zeros((60, 8, 8, 1), np.uint8) for split in ("train_images", "test_images")}

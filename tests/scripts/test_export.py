@@ -112,7 +112,7 @@ def test_of_seeds_that_diverged_none_is_exported(copied, capsys):
     assert "Seed 4 of batch_norm" in output(capsys, "run", "batch_norm", "--output=x")
     arguments = ["run", "batch_norm", "--output=y"]
     assert mistake(capsys, *arguments, "--seed=3") == (
-        "seed 3 of batch_norm had diverged: there are 4.\n"
+        "seed 3 of batch_norm had diverged: choose from 4.\n"
     )
     add_divergence(copied, seed=4, step=7)
     assert mistake(capsys, *arguments) == "all seeds of batch_norm had diverged by step 20.\n"
@@ -123,7 +123,7 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
     export.main(["run", "batch_norm", "--output=x"])
     captured = capsys.readouterr()
     assert "Seed 3 of batch_norm at step 10 " in captured.out
-    assert captured.err.startswith("run/checkpoints/batch_norm/20 is not whole and is not used: ")
+    assert captured.err.startswith("run/checkpoints/batch_norm/20 is damaged and is not used: ")
     assert captured.err.count("\n") == 1
 
 
@@ -133,7 +133,7 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
         (["run", "bach_norm"], "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n"),
         (
             ["run", "batch_norm", "--seed=1"],
-            "seed 1 of batch_norm was not trained: there are 3, 4.\n",
+            "seed 1 of batch_norm was not trained: choose from 3, 4.\n",
         ),
         (["run", "batch_norm", "--output="], "--output must name a file, got ..\n"),
         (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory.\n"),
@@ -158,7 +158,7 @@ def test_workdirs_of_another_network_or_strangers_are_one_sentence(copied, capsy
 def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
     (copied / "checkpoints" / "batch_norm").rename("elsewhere")
     message = mistake(capsys, "run", "batch_norm", "--output=x")
-    assert message == "run has no whole checkpoint of batch_norm.\n"
+    assert message == "run has no intact checkpoint of batch_norm.\n"
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     Path("mine").mkdir()
     Path("mine", "thesis.txt").write_text("mine")
     said = refused(capsys, "--runs=runs", "--output=mine")
-    assert said.startswith("mine holds something else than a page of ours (thesis.txt)")
+    assert said.startswith("mine holds something other than our page (thesis.txt)")
     assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_workdir_is_named_and_can_be_left_out(runs, capsys):
     [
         ("claim,measurement", "claim,what", "is not a ledger of claims"),
         ("-1 -1.1 -0.9", "-1 <b>", "is not a ledger of claims"),
-        ("final accuracy, batch_norm less plain", "something", "is of other claims than these"),
+        ("final accuracy, batch_norm less plain", "something", "has other claims than these"),
     ],
 )
 def test_a_ledger_that_is_none_or_of_other_claims_is_refused(runs, capsys, old, new, sentence):

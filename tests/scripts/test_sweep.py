@@ -95,7 +95,7 @@ def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     assert len(read_run(workdir).variants) == 6
     (tmp_path / "config.json").write_text("{}")
     code, _, err = sweep(tmp_path, f"--vary={RATE}=0.1,0.2")
-    assert (code, "no sweep" in err) == (2, True)
+    assert (code, "not a sweep" in err) == (2, True)
 
 
 def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(tmp_path):
@@ -106,7 +106,7 @@ def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(t
     time.sleep(1)  # so that it is at work, or about to
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, "told to end" in err) == (75, True)
+    assert (process.returncode, "asked to stop" in err) == (75, True)
     assert not Path(f"/proc/{workers[0]}").exists()
     assert sweep(tmp_path, *arguments)[0] == 0
     assert len(read_run(tmp_path).variants) == 2
@@ -148,8 +148,8 @@ def plan_of(workdir, varied=None, config=mnist_sigmoid, overrides=None, **flags)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"vary": [RATE]}, "--vary is written KEY=VALUES"),
-        ({"vary": [f"{RATE}=0.1,1"], "sampler": "random"}, "say how many --trials"),
+        ({"vary": [RATE]}, "--vary must be KEY=VALUES"),
+        ({"vary": [f"{RATE}=0.1,1"], "sampler": "random"}, "give the number of --trials"),
         ({"vary": [f"{RATE}=0.1,1"], "seeds": 0}, "seeds must be in"),
         ({"vary": [f"{RATE}=0.1", f"{RATE} =0.3"]}, f"--vary is given twice for {RATE}"),
     ],

@@ -63,7 +63,7 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         # Both ends go, and what lies between does not.
         ({"microbatch_size": "log(2,60)"}, "with microbatch_size=7: batch_size must be a multiple"),
         ({RATE: [1, 1.0]}, "twice"),
-        ({RATE: [1j]}, "no record can keep"),
+        ({RATE: [1j]}, "cannot be stored in the records"),
         ({}, "say what to vary"),
     ],
 )
@@ -111,9 +111,9 @@ def test_a_range_of_integers_is_drawn_from_as_integers():
 @pytest.mark.parametrize(
     ("space", "trials", "message"),
     [
-        ({NAME: ["a", "b"], RATE: [1, 2, 3]}, 5, r"has 6 points \(2 x 3\), and --trials is 5"),
+        ({NAME: ["a", "b"], RATE: [1, 2, 3]}, 5, r"has 6 points \(2 x 3\), but --trials is 5"),
         ({RATE: Range(0.1, 1, True), NAME: [1, 2]}, 3, r"at least 4 points \(2 x 2\)"),
-        ({RATE: Range(0.1, 1, True)}, None, "say how many --trials"),
+        ({RATE: Range(0.1, 1, True)}, None, "give the number of --trials"),
     ],
 )
 def test_a_grid_that_does_not_fit_the_trials_is_refused_with_its_size(space, trials, message):

@@ -264,7 +264,7 @@ def test_what_a_dead_worker_had_is_anothers_until_it_has_ended_too_many(
         assert (again.index, again.settings) == (dead.index, dead.settings)
         # What the dead one says after all is not heard.
         finish(study, dead, 0.75)
-        with pytest.raises(SweepError, match="trial 0 was begun 2 times"):
+        with pytest.raises(SweepError, match="trial 0 was started 2 times"):
             refill_until(study, 0, TrialState.WAITING)
         # What happened before is forgiven: the next command gives it more memory, perhaps.
         (last,) = take(opened(plan))
@@ -314,7 +314,7 @@ def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting
     [
         ("sqlite:////no/such/folder/x.db", "cannot use the storage sqlite"),
         ("nonsense", "cannot use the storage nonsense"),
-        ("sqlite://", "cannot use the storage sqlite://: workers share no memory"),
+        ("sqlite://", "cannot use the storage sqlite://: workers do not share memory"),
         ("mysql+nodriver://u:secret@localhost/x", "cannot use the storage"),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_worker_with_other_data_is_refused(tmp_path, opened):
     study = opened(make_plan(tmp_path))
     study.register({"dataset": "mnist", "started": "1"})
     study.register({"dataset": "mnist", "started": "2"})
-    with pytest.raises(RecordsError, match="digits, and the others mnist"):
+    with pytest.raises(RecordsError, match="digits, but the others have mnist"):
         study.register({"dataset": "digits", "started": "3"})
 
 

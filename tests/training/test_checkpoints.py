@@ -141,7 +141,7 @@ def test_damage_to_any_file_is_found_and_the_checkpoint_before_is_taken(folder, 
     with caplog.at_level(logging.WARNING):
         assert restore(folder)[0] == 4
     assert "is damaged" in caplog.text
-    assert "going on from step 4" in caplog.text
+    assert "resuming from step 4" in caplog.text
     assert sorted(saved_steps(folder)) == [2, 4]
 
 

@@ -203,7 +203,7 @@ def test_as_many_devices_as_divide_are_used(changes, shape):
         ({"seeds": 2, "data": 8}, "is 2 x 8, and there are 8 devices"),
         ({"strategy": "single", "data": 2}, "single takes one device, got 0 x 2"),
         ({"strategy": "pmap", "seeds": 2}, "pmap does not spread seeds, got devices.seeds 2"),
-        ({"strategy": "xmap"}, "'xmap'; known are jit, pmap, single"),
+        ({"strategy": "xmap"}, "'xmap'; choose from jit, pmap, single"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused_with_the_numbers(changes, message):
