@@ -165,7 +165,7 @@ def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
     ("change", "message"),
     [
         ({"params": {"bias": jnp.zeros((2, 3))}, "average": {}}, "/20 holds no network.\n"),
-        ({"wings": 1}, "/20 is of another version: it holds average, batch_stats, diverged_at, "),
+        ({"wings": 1}, "/20 was written by another version: it holds average, batch_stats, "),
     ],
 )
 def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, change, message):
