@@ -192,7 +192,7 @@ def test_the_table_is_that_of_population_statistics(finished, capsys):
     )
     assert table["renorm cnn"][3] == "2"
     assert "[BN] Algorithm 2" in " ".join(out.split())
-    assert "Batch Renorm's are those of each layer's inputs" in " ".join(out.split())
+    assert "Batch Renorm's are taken over each layer's inputs" in " ".join(out.split())
 
 
 def test_without_moving_averages_population_statistics_change_nothing(finished):
