@@ -20,7 +20,7 @@ def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = mnist_sigmoid.get_config()
     fast = shared(config, length, steps=(2_000, 1_000), evaluations=2)
-    every = 2 if fast else 1
+    every = 3 if fast else 1
     activations = {
         "sigmoid": {"activation": "sigmoid"},
         "relu": {"activation": "relu", "init": "lecun_normal"},
