@@ -29,22 +29,26 @@ INTERRUPTED = 130
 
 _told = threading.Event()
 
-# Called with the config as plain dicts, the workdir, whether to overwrite it, and the trackers.
-Experiment = Callable[[dict[str, Any], Path, bool, "Sequence[Tracker]"], None]
+# Makes the report of a finished run.
+Reporter = Callable[["Run"], "Report"]
+# Raises a ConfigError if a config, as plain dicts, cannot be reported.
+Check = Callable[[dict[str, Any]], None]
 
 
 def launch(
-    experiment: Experiment,
+    report: Reporter,
     *,
     doc: str,
+    check: Check = lambda config: None,
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
     own: Sequence[str] = (),
 ) -> None:
-    """Parses the command line, runs the experiment on the adapted config, and ends the process.
+    """Parses the command line, runs the comparison of the adapted config, and reports it.
 
     Args:
-      experiment: see `Experiment`.
+      report: see `Reporter`.
       doc: shown before the flags by --help.
+      check: see `Check`.
       adapt: turns the config that is given into the config that is run.
       own: names of the experiment's own flags, which are already defined.
 
@@ -53,14 +57,15 @@ def launch(
     saved: the same command resumes.
     """
     try:
-        _launch(experiment, doc, adapt, own)
+        _launch(report, doc, check, adapt, own)
     except KeyboardInterrupt:
         leave("interrupted", INTERRUPTED)
 
 
 def _launch(
-    experiment: Experiment,
+    report: Reporter,
     doc: str,
+    check: Check,
     adapt: Callable[[dict[str, Any]], dict[str, Any]],
     own: Sequence[str],
 ) -> None:
@@ -117,7 +122,7 @@ def _launch(
         variant_configs(config)
         # Only the first process writes, and needs the package and the account.
         trackers = make_trackers() if jax.process_index() == 0 else []
-        experiment(config, workdir, overwrite_flag.value, trackers)
+        run(config, workdir, overwrite_flag.value, trackers, report=report, check=check)
     except (ConfigError, DatasetError, RecordsError, CheckpointError, TrackerError) as error:
         fail(error)
     except Preempted:
@@ -275,9 +280,11 @@ def run(
     overwrite: bool,
     trackers: "Sequence[Tracker]",
     *,
-    report: "Callable[[Run], Report]",
+    report: Reporter,
+    check: Check = lambda config: None,
 ) -> None:
     """Runs the comparison; the process that writes also writes and shows its report."""
+    check(config)
     result = train(config, workdir, overwrite, trackers)
     if result is not None:
         show(result, report(result))

@@ -8,9 +8,7 @@ networks of growing depth. Shows test accuracy against depth, the curves of the 
 the form of the paper's figure 3, and the paper's ImageNet figures beside.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import cli
 from experiments.non_iid import PAPER, SPLITS, summarize
@@ -18,14 +16,6 @@ from experiments.non_iid import PAPER, SPLITS, summarize
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
-    from bnrepro.trackers import Tracker
-
-
-def main(
-    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
-) -> None:
-    """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> "Report":
@@ -66,4 +56,4 @@ def report(run: "Run") -> "Report":
 
 
 if __name__ == "__main__":
-    cli.launch(main, doc=__doc__)
+    cli.launch(report, doc=__doc__)

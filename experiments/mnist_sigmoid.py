@@ -8,26 +8,16 @@ the records, a table and figures (a) to (c) to the workdir, and shows the table.
 resumes what is not finished.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments import cli
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
-    from bnrepro.trackers import Tracker
 
 # The table shows the steps to these accuracies.
 ACCURACIES = (0.95, 0.97)
-
-
-def main(
-    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
-) -> None:
-    """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> "Report":
@@ -42,4 +32,4 @@ def report(run: "Run") -> "Report":
 
 
 if __name__ == "__main__":
-    cli.launch(main, doc=__doc__)
+    cli.launch(report, doc=__doc__)

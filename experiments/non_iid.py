@@ -8,8 +8,7 @@ own statistics, training accuracy, and the paper's ImageNet figures beside.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from bnrepro.records import Run
     from bnrepro.report.report import Report
-    from bnrepro.trackers import Tracker
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.3; 4.1 for i.i.d.).
 PAPER = {
@@ -36,13 +34,6 @@ SPLITS = {
     "train_set": "training set, moving averages",
     "test_minibatches": "test minibatches, own statistics",
 }
-
-
-def main(
-    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
-) -> None:
-    """Runs the comparison and reports it."""
-    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> "Report":
@@ -99,4 +90,4 @@ def _place(settings: Mapping[str, Any], name: str) -> tuple[float, int, str]:
 
 
 if __name__ == "__main__":
-    cli.launch(main, doc=__doc__)
+    cli.launch(report, doc=__doc__)

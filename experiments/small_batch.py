@@ -9,8 +9,6 @@ final accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and
 ImageNet figures beside.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli
@@ -18,7 +16,6 @@ from experiments import cli
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
-    from bnrepro.trackers import Tracker
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.1, 4.2): Batch Norm, Batch Renorm.
 PAPER = {"32": "78.3, 78.5", "4": "74.2, 76.5"}
@@ -27,13 +24,11 @@ CURVES_AT = 4
 _OF_MICROBATCHES = ("batch_", "moving_average_")
 
 
-def main(
-    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
-) -> None:
-    """Runs the comparison and reports it.
+def check(config: dict[str, Any]) -> None:
+    """Makes sure that each variant has a place of its own in the table.
 
     Raises:
-      ConfigError: two variants have the same place in the table.
+      ConfigError: two have the same.
     """
     from bnrepro.comparison.config import variant_configs
     from bnrepro.comparison.keys import ConfigError
@@ -50,7 +45,6 @@ def main(
                 f"{place[1]}, of which the table shows one: run experiments.train"
             )
         places[place] = name
-    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> "Report":
@@ -119,4 +113,4 @@ def _title(normalizer: str, kernel: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.launch(main, doc=__doc__)
+    cli.launch(report, doc=__doc__, check=check)

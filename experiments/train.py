@@ -10,8 +10,6 @@ Writes records, a table and figures to the workdir, and shows the table. The sam
 what is not finished.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -21,7 +19,6 @@ from experiments import cli
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
-    from bnrepro.trackers import Tracker
 
 _SINGLE = "single"
 
@@ -29,13 +26,6 @@ _SINGLE = "single"
 def alone(config: dict[str, Any]) -> dict[str, Any]:
     """The config with itself as its only variant."""
     return {**config, "variants": {_SINGLE: {}}, "baseline": _SINGLE}
-
-
-def main(
-    config: dict[str, Any], workdir: Path, overwrite: bool, trackers: "Sequence[Tracker]"
-) -> None:
-    """Trains the config and reports it."""
-    cli.run(config, workdir, overwrite, trackers, report=report)
 
 
 def report(run: "Run") -> "Report":
@@ -64,4 +54,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "variants", True, "With --novariants, train the config as it is, without its variants."
     )
-    cli.launch(main, doc=__doc__, adapt=_chosen, own=("variants",))
+    cli.launch(report, doc=__doc__, adapt=_chosen, own=("variants",))

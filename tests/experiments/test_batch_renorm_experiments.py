@@ -12,13 +12,17 @@ from bnrepro.report import figures
 from configs import labels_and_depth as labels_and_depth_config
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
-from experiments import labels_and_depth, non_iid, small_batch
+from experiments import cli, labels_and_depth, non_iid, small_batch
 from tests.small_dataset import small_dataset
 
 
 @pytest.fixture(autouse=True)
 def dataset(monkeypatch):
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
+
+
+def run(experiment, config, workdir):
+    cli.run(config, workdir, False, (), report=experiment.report)
 
 
 def shrunk(module, names):
@@ -33,7 +37,7 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
     tmp_path, capsys
 ):
     names = ["batch_norm 64", "batch_norm 4", "batch_renorm 4", "none"]
-    small_batch.main(shrunk(small_batch_config, names), tmp_path / "w", False, ())
+    run(small_batch, shrunk(small_batch_config, names), tmp_path / "w")
     lines = (tmp_path / "w" / "summary.md").read_text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5]]
     assert lines[0].split("|")[1].strip() == "microbatch size"
@@ -59,7 +63,7 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
 
 
 def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
-    small_batch.main(shrunk(small_batch_config, ["batch_norm 64"]), tmp_path / "w", False, ())
+    run(small_batch, shrunk(small_batch_config, ["batch_norm 64"]), tmp_path / "w")
     pictures = {path.name for path in (tmp_path / "w" / "figures").glob("*.png")}
     assert pictures == {"accuracy_against.png"}
 
@@ -68,7 +72,14 @@ def test_small_batch_refuses_two_variants_in_one_place_of_its_table(tmp_path):
     config = shrunk(small_batch_config, ["batch_norm 64", "none"])
     config["variants"]["another"] = config["variants"]["none"] | {"ema_decay": 0.9}
     with pytest.raises(ConfigError, match="none and another both have none at a microbatch size"):
-        small_batch.main(config, tmp_path / "w", False, ())
+        cli.run(
+            config,
+            tmp_path / "w",
+            False,
+            (),
+            report=small_batch.report,
+            check=small_batch.check,
+        )
     assert not (tmp_path / "w").exists()
 
 
@@ -80,7 +91,7 @@ def test_non_iid_draws_whatever_a_config_compares(tmp_path, monkeypatch):
         lambda run, names, splits: drawn.append((names, list(splits))) or picture,
     )
     config = shrunk(small_batch_config, ["batch_norm 64", "none"])
-    non_iid.main(config, tmp_path / "w", False, ())
+    run(non_iid, config, tmp_path / "w")
     assert drawn == [(["batch_norm 64", "none"], ["test"])]
 
 
@@ -93,7 +104,7 @@ def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_pa
         if "sampler" in variant:
             variant["sampler"]["examples_per_label"] = 8
     config["evaluation"] = {"train_examples": 50, "minibatches": 3}
-    non_iid.main(config, tmp_path / "w", False, ())
+    run(non_iid, config, tmp_path / "w")
     metrics = read_run(tmp_path / "w").metrics
     assert set(metrics["split"]) == {"test", "test_minibatches", "train", "train_set"}
     header = (tmp_path / "w" / "summary.md").read_text().splitlines()[0]
@@ -108,7 +119,7 @@ def test_non_iid_shows_no_difference_to_a_variant_that_was_left_out(tmp_path):
     for variant in config["variants"].values():
         variant |= {"batch_size": 16, "microbatch_size": 16}
     config["variants"][names[0]]["sampler"]["examples_per_label"] = 8
-    non_iid.main(config, tmp_path / "w", False, ())
+    run(non_iid, config, tmp_path / "w")
     table = (tmp_path / "w" / "summary.md").read_text().splitlines()
     header, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:5]]
     shown = {row[0]: row[header.index("final − batch_norm")] for row in rows[1:]}
@@ -129,7 +140,7 @@ def test_labels_and_depth_compares_each_variant_with_batch_norm_on_the_same_mini
     }
     config |= {"variants": renamed, "baseline": "2 16x2 batch_norm"}
     config["evaluation"] = {"train_examples": 10, "minibatches": 2}
-    labels_and_depth.main(config, tmp_path / "w", False, ())
+    run(labels_and_depth, config, tmp_path / "w")
     table = (tmp_path / "w" / "summary.md").read_text().splitlines()
     header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:7]]
     assert [row[0] for row in rows] == [
