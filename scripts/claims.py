@@ -88,7 +88,7 @@ def _register() -> None:
 def _measure(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from bnrepro.claims import caption, claims_table, make_ledger
+    from bnrepro.claims import LEDGER, caption, claims_table, make_ledger
     from bnrepro.comparison.provenance import here_and_now
     from bnrepro.data import DatasetError, load_dataset
     from bnrepro.records import check_writable, complete_file
@@ -120,7 +120,7 @@ def _measure(options: argparse.Namespace) -> None:
     }
     ledger = make_ledger(claims, evidence, _registered(claims), fast=options.fast)
     table, text = claims_table(claims, ledger), caption(ledger)
-    with complete_file(workdir / "ledger.csv") as path:
+    with complete_file(workdir / LEDGER) as path:
         ledger.to_csv(path, index=False)
     with complete_file(workdir / "ledger.md") as path:
         path.write_text(_page(claims, table, text), encoding="utf-8")
@@ -128,7 +128,7 @@ def _measure(options: argparse.Namespace) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     print_table(table, text, console)
-    print(f"The ledger is in {workdir}: ledger.csv, ledger.md.")
+    print(f"The ledger is in {workdir}: {LEDGER}, ledger.md.")
 
 
 def _chosen(only: str | None) -> "list[Claim]":

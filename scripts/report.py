@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bnrepro.report.page import ClaimSection, Section
     from bnrepro.report.report import Report
 
-PAGE, LEDGER = "index.html", "ledger.csv"
+PAGE = "index.html"
 # Drivers with their own report; the others use that of experiments.train.
 DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth")
 
@@ -87,6 +87,7 @@ def _check_output(output: Path) -> None:
 
 def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
     """The workdirs in a folder at any depth, and the folders that hold a ledger."""
+    from bnrepro.claims import LEDGER
     from bnrepro.records import CONFIG, RecordsError
 
     if not runs.is_dir():
@@ -105,30 +106,41 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
 
 def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Path, Section]":
     """A section for each workdir in which accuracy was measured."""
-    from bnrepro.records import RecordsError, read_run
-    from bnrepro.report.page import Section
+    from bnrepro.records import RecordsError
 
     sections: dict[Path, Section] = {}
     for workdir in workdirs:
+        title = workdir.relative_to(runs).as_posix() if workdir != runs else workdir.name
         try:
-            run = read_run(workdir)
-            if "accuracy" not in set(run.metrics["metric"]):
-                continue
-            title = workdir.relative_to(runs).as_posix() if workdir != runs else workdir.name
-            made = Section.of(run, report_of(run), f"c{len(sections)}", title)
+            section = _section(workdir, f"c{len(sections)}", title)
         except RecordsError as error:
             if not skip_bad:
                 raise
             print(f"left out: {error}", file=sys.stderr)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            # Records of others may lack anything.
-            message = f"no report can be made of {workdir}: {type(error).__name__}: {error}"
-            if not skip_bad:
-                raise RecordsError(message) from error
-            print(f"left out: {message}", file=sys.stderr)
         else:
-            sections[workdir] = made
+            if section is not None:
+                sections[workdir] = section
     return sections
+
+
+def _section(workdir: Path, id: str, title: str) -> "Section | None":
+    """The section of a workdir, if accuracy was measured in it.
+
+    Raises:
+      RecordsError: no report can be made of its records.
+    """
+    from bnrepro.records import RecordsError, read_run
+    from bnrepro.report.page import Section
+
+    run = read_run(workdir)
+    if "accuracy" not in set(run.metrics["metric"]):
+        return None
+    try:
+        return Section.of(run, report_of(run), id, title)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        # Other people's records may lack anything.
+        reason = f"{type(error).__name__}: {error}"
+        raise RecordsError(f"no report can be made of {workdir}: {reason}") from error
 
 
 def report_of(run: "Run") -> "Report":
@@ -150,7 +162,7 @@ def _ledger(
 
     A full ledger is preferred to a fast one.
     """
-    from bnrepro.claims import CLAIMS, caption, read_ledger
+    from bnrepro.claims import CLAIMS, LEDGER, caption, read_ledger
 
     found = {folder: read_ledger(folder / LEDGER, CLAIMS) for folder in folders}
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
@@ -202,6 +214,7 @@ def _claim(
     return ClaimSection(
         id=claim.id,
         statement=claim.statement,
+        sources=claim.sources,
         quotes=claim.quotes,
         reading=claim.reading,
         looked_into=claim.looked_into,

@@ -4,6 +4,7 @@ from bnrepro.claims.claim import DOCUMENTS, Claim, Measurement, Quote
 from bnrepro.claims.definitions import DEFINITIONS
 from bnrepro.claims.failures import FAILURES
 from bnrepro.claims.ledger import (
+    LEDGER,
     Evidence,
     Registered,
     caption,
@@ -22,6 +23,7 @@ CLAIMS = {claim.id: claim for claim in (*DEFINITIONS, *TRAINING, *FAILURES)}
 __all__ = [
     "CLAIMS",
     "DOCUMENTS",
+    "LEDGER",
     "Claim",
     "Evidence",
     "Measurement",

@@ -72,6 +72,11 @@ class Claim:
     looked_into: str = ""
 
     @property
+    def sources(self) -> list[str]:
+        """The documents that it quotes, each once."""
+        return list(dict.fromkeys(quote.document for quote in self.quotes))
+
+    @property
     def comparisons(self) -> list[str]:
         """The configs in `configs/claims/` that it reads, each once."""
         names = dict.fromkeys(measurement.comparison for measurement in self.measurements)

@@ -12,6 +12,8 @@ from bnrepro.records import RecordsError
 from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
 from bnrepro.report.tables import Cell
 
+# The file that holds a ledger.
+LEDGER = "ledger.csv"
 _NUMBERS = (
     "mean", "ci95_low", "ci95_high", "n", "low", "high", "p_value", "p_holm", "core_minutes",
 )  # fmt: skip
@@ -113,7 +115,7 @@ def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
         registered = str(lines[0]["registered"])[:7] or "not registered"
         rows[claim.id] = {
             "statement": claim.statement,
-            "source": ", ".join(dict.fromkeys(quote.document for quote in claim.quotes)),
+            "source": ", ".join(claim.sources),
             "papers": claim.papers or "–",
             "measured": "\n".join(map(_line, lines)),
             "verdict": str(combined(line["verdict"] for line in lines)),
@@ -202,16 +204,14 @@ def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
       RecordsError: it cannot be read, or has other claims than these.
     """
     try:
-        ledger = pd.read_csv(path, dtype={"registered": "str"}, keep_default_na=True)
-        ledger = ledger.fillna({"comparison": "", "registered": "", "commit": "", "values": ""})
-        ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].astype(float)
-        ledger["values"] = ledger["values"].astype(str)
-        ledger["values"].str.split().explode().astype(float)
-        known = {(one.id, m.what) for one in claims.values() for m in one.measurements}
+        ledger = pd.read_csv(path, dtype=str, keep_default_na=False)
         if list(ledger.columns) != list(COLUMNS) or ledger.empty:
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].replace("", "nan").astype(float)
+        ledger["values"].str.split().explode().astype(float)
+    except (OSError, ValueError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
+    known = {(one.id, m.what) for one in claims.values() for m in one.measurements}
     rows = zip(ledger["claim"], ledger["measurement"], strict=True)
     if unknown := [f"{claim}: {what}" for claim, what in rows if (claim, what) not in known]:
         raise RecordsError(

@@ -94,8 +94,9 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
     size = (4.4 * len(splits) + 2 * (len(splits) == 1), 4)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    styles = looks(normalizers(run, names))
     for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
-        for variant, (colour, style) in looks(normalizers(run, names)).items():
+        for variant, (colour, style) in styles.items():
             _plot_mean(axes, accuracy, variant, style, colour, band)
         axes.set(xlabel="training steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))

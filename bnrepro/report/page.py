@@ -59,6 +59,7 @@ class ClaimSection(NamedTuple):
 
     id: str
     statement: str
+    sources: Sequence[str]
     quotes: Sequence[tuple[str, str, str]]
     reading: str
     looked_into: str
