@@ -3,8 +3,11 @@
     python -m experiments.train --config=configs/moving_averages.py --workdir=runs/moving_averages
 
 Claim B8 of the ledger does not hold at its learning rate, 0.1: this looks for one at which it does.
-Network and normalizers are those of configs/claims/counterexamples.py. A name tells the normalizer
+Network and normalizers are those of configs/claims/counterexamples.py. A name gives the normalizer
 and the learning rate.
+
+Five seeds: with moving averages, the network trains at 0.1, diverges once at 0.3 and always from 1
+on; with Batch Norm, it trains up to 3: results/moving_averages. It takes two minutes on two cores.
 """
 
 from ml_collections import ConfigDict
