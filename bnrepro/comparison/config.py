@@ -5,7 +5,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bnrepro.comparison.keys import COMMON, KEYS, ConfigError, check_setting, nearest, require
+from bnrepro.comparison.keys import (
+    COMMON,
+    KEYS,
+    STEMS,
+    ConfigError,
+    check_setting,
+    nearest,
+    require,
+)
 
 # By flat key.
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
@@ -154,9 +162,20 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"{end} must be at least normalizer.warmup, got {flat[end]:g} and "
             f"{flat['normalizer.warmup']:g}",
         )
-    if name in ("evonorm_s0", "group_norm"):
+    network, stride = flat["model.name"], flat["model.stem_stride"]
+    known = STEMS.get(network, {})
+    require(
+        stride in (0, *known),
+        f"model.stem_stride of {network} must be {' or '.join(map(str, (0, *known)))}, got {stride}",
+    )
+    few = {"near_linear", "sigmoid_input"} & set(flat["measures"])
+    require(
+        not (few and network in STEMS),
+        f"measure {', '.join(sorted(few))} is for the few layers of a cnn or mlp, not of {network}",
+    )
+    if name in ("evonorm_s0", "group_norm") and network in ("cnn", "mlp"):
         groups = flat["normalizer.num_groups"]
-        key = "model.channels" if flat["model.name"] == "cnn" else "model.hidden"
+        key = "model.channels" if network == "cnn" else "model.hidden"
         require(
             all(size % groups == 0 for size in flat[key]),
             f"normalizer.num_groups must divide all of {key}, got {groups} and {flat[key]}",

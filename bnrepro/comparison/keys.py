@@ -17,7 +17,7 @@ MEASURES = (
     "along_gradient", "gradient_norms", "near_linear", "normalizer_outputs", "parameter_norms",
     "sigmoid_input",
 )  # fmt: skip
-NETWORKS = ("cnn", "mlp")
+NETWORKS = ("cnn", "inception", "mlp")
 NORMALIZERS = (
     "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "evonorm_s0", "filter_response_norm",
     "group_norm", "layer_norm", "moving_average_batch_norm", "moving_average_norm", "none",
@@ -26,6 +26,8 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PLACEMENTS = ("after", "before", "both")
 SAMPLERS = ("epochs", "labels", "with_replacement")
 SCHEDULES = ("constant", "cosine", "exponential", "step")
+# Strides of the stem that each network has, the paper's first, and the smallest images they take.
+STEMS = {"inception": {8: 75, 4: 25, 2: 13}}
 STRATEGIES = ("jit", "pmap", "single")
 
 
@@ -181,6 +183,20 @@ KEYS: dict[str, Key] = {
     "model.name": Key(Choice(NETWORKS), "mlp", "the network"),
     "model.hidden": Key(Sizes(), (100, 100, 100), "units of an mlp's layers"),
     "model.channels": Key(Sizes(), (16, 32, 32, 32), "channels of a cnn's convolutions"),
+    "model.width": Key(
+        Number(float, 0, 16, open_low=True), 1.0, "multiplier of the channels of inception"
+    ),
+    "model.stem_stride": Key(
+        Number(int, 0, 8),
+        0,
+        "of inception's stem: 8, or 4 or 2 for small images; 0: the paper's",
+    ),
+    "model.auxiliary": Key(
+        Is(bool), False, "give inception its auxiliary head, whose loss counts 0.4"
+    ),
+    "model.remat": Key(
+        Is(bool), False, "compute activations again in the backward pass, to save memory"
+    ),
     "model.activation": Key(
         Choice(ACTIVATIONS),
         "relu",

@@ -42,6 +42,9 @@ from bnrepro.training.state import TrainState
 
 # At most this many test images are used for measures at evaluations.
 _MEASURED = 10_000
+# Steps per dispatch: enough to make its overhead negligible, few enough to react to a signal.
+_STEPS_AT_ONCE = {"cnn": 50, "mlp": 50}
+_STEPS_AT_ONCE_OF_OTHERS = 5
 
 
 class Data(NamedTuple):
@@ -94,8 +97,15 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         others["holdout"] = all_of(dataset.holdout_images, dataset.holdout_labels)
     if count := evaluation["train_examples"]:
         others["train_set"] = fixed_examples(*train, count, digits)
+    source = resident(
+        *train,
+        sampler(dataset.train_labels),
+        take,
+        flip=config["random_flip"],
+        steps_at_once=_STEPS_AT_ONCE.get(config["model"]["name"], _STEPS_AT_ONCE_OF_OTHERS),
+    )
     return Data(
-        source=resident(*train, sampler(dataset.train_labels), take, flip=config["random_flip"]),
+        source=source,
         test=all_of(dataset.test_images, dataset.test_labels),
         others=others,
         test_sampler=sampler(dataset.test_labels) if evaluation["minibatches"] else None,

@@ -16,9 +16,16 @@ import pandas as pd
 from jax.experimental import multihost_utils
 
 from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
-from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.keys import STEMS, ConfigError
 from bnrepro.comparison.plan import Group, Programs, group_variants, side_by_side
-from bnrepro.comparison.program import Data, Program, compiled_once, make_data, make_program
+from bnrepro.comparison.program import (
+    Data,
+    Program,
+    compiled_once,
+    example_input,
+    make_data,
+    make_program,
+)
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data import Dataset, load_dataset
@@ -295,6 +302,15 @@ def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
         data = make_data(config, dataset)
     except ValueError as error:
         raise _DoesNotFitError(f"variant {name}: {error}") from None
+    network, stride = config["model"]["name"], config["model"]["stem_stride"]
+    if network in STEMS:
+        smallest = STEMS[network][stride or next(iter(STEMS[network]))]
+        _, height, width, _ = example_input(data).shape
+        if min(height, width) < smallest:
+            raise _DoesNotFitError(
+                f"variant {name}: {network} with this model.stem_stride takes images of at least "
+                f"{smallest} x {smallest}, got {height} x {width}: set a smaller model.stem_stride"
+            )
     try:
         devices = make_devices(
             **config["devices"],

@@ -63,6 +63,7 @@ def resident(
     take: Callable[[Any, Drawn], Batch],
     *,
     flip: bool,
+    steps_at_once: int = _STEPS_AT_ONCE,
 ) -> Source:
     """A source of images that live on the devices.
 
@@ -72,6 +73,7 @@ def resident(
       sampler: draws indices.
       take: see `take_images`.
       flip: mirror half of the drawn images, left to right.
+      steps_at_once: see `Source`.
     """
 
     def draw(key: Key[Array, ""], step: Int[Array, ""]) -> Drawn:
@@ -81,7 +83,7 @@ def resident(
             drawn["flip"] = jax.random.bernoulli(flip_key, shape=drawn["index"].shape[:1])
         return drawn
 
-    return Source((images, labels), draw, take)
+    return Source((images, labels), draw, take, steps_at_once=steps_at_once)
 
 
 def fixed_examples(images: np.ndarray, labels: np.ndarray, count: int, digits: int) -> Examples:

@@ -1,6 +1,7 @@
 """Networks built from the layers."""
 
 from bnrepro.models.cnn import CNN
+from bnrepro.models.inception import Inception
 from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.networks import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, make_network
@@ -16,6 +17,7 @@ __all__ = [
     "NETWORKS",
     "NORMALIZERS",
     "PLACEMENTS",
+    "Inception",
     "make_network",
     "make_normalizer",
 ]

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bnrepro.models.cnn import CNN
+from bnrepro.models.inception import Inception
 from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.normalizers import Normalizer
@@ -21,7 +22,7 @@ ACTIVATIONS = {
     "tlu": lambda x: ThresholdedLinearUnit()(x),
 }
 INITIALIZERS = ("lecun_normal", "normal")
-NETWORKS = ("cnn", "mlp")
+NETWORKS = ("cnn", "inception", "mlp")
 # None is that of the images, float32.
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": None}
 
@@ -40,6 +41,10 @@ def make_network(
     norm_placement: str = "before",
     kernel: str = "plain",
     dtype: str = "float32",
+    width: float = 1.0,
+    stem_stride: int = 0,
+    auxiliary: bool = False,
+    remat: bool = False,
 ) -> nn.Module:
     """The network of that name, called with a minibatch of images and `train`.
 
@@ -57,6 +62,10 @@ def make_network(
       norm_placement: one of `PLACEMENTS`.
       kernel: transformation of the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations, one of `DTYPES`; parameters and logits are float32.
+      width: of inception, as the next three; see `Inception`.
+      stem_stride: likewise; 0 for the paper's.
+      auxiliary: likewise.
+      remat: likewise.
 
     Raises:
       ValueError: an unknown name.
@@ -80,4 +89,8 @@ def make_network(
         return MLP(hidden=tuple(hidden), **common)
     if name == "cnn":
         return CNN(channels=tuple(channels), **common)
+    if name == "inception":
+        return Inception(
+            width=width, stem_stride=stem_stride or 8, auxiliary=auxiliary, remat=remat, **common
+        )
     raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")

@@ -45,7 +45,7 @@ def normalizer_outputs(state: Any, grads: Any, captured: Any, batch: Any) -> Num
     return {
         f"output/{name}/p{p}": jnp.percentile(y, p)
         for name, y in captured.items()
-        if name.startswith("norm")
+        if name.split("/")[-1].startswith("norm")
         for p in _PERCENTILES
     }
 

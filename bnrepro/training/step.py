@@ -17,6 +17,9 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Distinct from the step numbers, from which the sampler's keys are made.
 _DROPOUT = 2**32 - 1
+# Weight of the loss of an auxiliary head, as in Inception-v3's published code, and its name among
+# the captured outputs.
+_AUXILIARY = 0.4, "auxiliary_logits"
 # The name in batch_stats of statistics of the backward pass. Their cotangent is not a gradient but
 # their new value (see `MovingAverageBatchNorm`).
 _BACKWARD = "backward"
@@ -65,7 +68,10 @@ def loss_and_gradients(
             variables, images, dropout_keys, model=task.model, captures=task.captures
         )
         metrics = loss_and_accuracy(logits, labels)
-        return metrics["loss"], (metrics, batch_stats, captured)
+        loss, (weight, name) = metrics["loss"], _AUXILIARY
+        if name in captured:
+            loss += weight * loss_and_accuracy(captured[name], labels)["loss"]
+        return loss, (metrics, batch_stats, captured)
 
     gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
     (_, (metrics, batch_stats, captured)), (grads, backward) = gradient(params, backward)
@@ -163,9 +169,12 @@ def forward(
 
 
 def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
-    """Captured outputs by the names of their modules."""
-    captured = collections.get("intermediates", {})
-    return {name: calls["__call__"][0] for name, calls in captured.items()}
+    """Captured outputs by the names of their modules, and what a network has sown, by its name."""
+    captured = flatten_dict(collections.get("intermediates", {}))
+    return {
+        "/".join(name for name in path if name != "__call__"): values[0]
+        for path, values in captured.items()
+    }
 
 
 def _dropout_keys(

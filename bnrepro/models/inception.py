@@ -1,0 +1,317 @@
+"""Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567, table 1), the network of [BRN] 4."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bnrepro.models.convolution import convolution
+from bnrepro.models.dropout import Dropout
+from bnrepro.models.kernels import KERNELS, Treatment, promoted
+from bnrepro.models.normalizers import Normalizer, activate
+
+
+class Conv(NamedTuple):
+    """A convolution, whose output is normalized, and its nonlinearity.
+
+    Attributes:
+      channels: at width 1.
+      kernel: height and width.
+      stride: in both directions.
+      padding: `SAME` or `VALID`.
+    """
+
+    channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: str = "SAME"
+
+
+class Pool(NamedTuple):
+    """The average or maximum of 3 x 3 positions."""
+
+    function: Callable[..., Array]
+    stride: int
+    padding: str
+
+
+# What a branch consists of, in order. A dict is a fork, whose branches get the same input.
+Branch = Sequence[Conv | Pool | Mapping[str, Conv]]
+
+# An average of what is inside the image, not of the padding.
+AVERAGE = Pool(partial(nn.avg_pool, count_include_pad=False), 1, "SAME")
+MAXIMUM = Pool(nn.max_pool, 2, "VALID")
+
+# By the stem's stride: the stem, and the smallest image that leaves the last stage a position.
+# The first is the paper's; the others are for images of about 64 x 64 and 32 x 32.
+STEMS: dict[int, tuple[Branch, int]] = {
+    8: (
+        (
+            Conv(32, (3, 3), 2, "VALID"),
+            Conv(32, (3, 3), 1, "VALID"),
+            Conv(64, (3, 3)),
+            MAXIMUM,
+            Conv(80, (1, 1)),
+            Conv(192, (3, 3), 1, "VALID"),
+            MAXIMUM,
+        ),
+        75,
+    ),
+    **{
+        stride: (
+            (
+                Conv(32, (3, 3), stride // 2),
+                Conv(32, (3, 3)),
+                Conv(64, (3, 3)),
+                Conv(80, (1, 1)),
+                Conv(192, (3, 3)),
+                MAXIMUM._replace(padding="SAME"),
+            ),
+            smallest,
+        )
+        for stride, smallest in ((4, 25), (2, 13))
+    },
+}
+
+
+def _figure_5(pool: int) -> dict[str, Branch]:
+    """At 35 x 35: 256 channels, or 288 with a pool of 64."""
+    return {
+        "1x1": [Conv(64)],
+        "5x5": [Conv(48), Conv(64, (5, 5))],
+        "double_3x3": [Conv(64), Conv(96, (3, 3)), Conv(96, (3, 3))],
+        "pool": [AVERAGE, Conv(pool)],
+    }
+
+
+def _figure_6(channels: int) -> dict[str, Branch]:
+    """At 17 x 17, with 7 x 7 convolutions as 1 x 7 and 7 x 1: 768 channels."""
+    high, wide = Conv(channels, (7, 1)), Conv(channels, (1, 7))
+    return {
+        "1x1": [Conv(192)],
+        "7x7": [Conv(channels), wide, Conv(192, (7, 1))],
+        "double_7x7": [Conv(channels), high, wide, high, Conv(192, (1, 7))],
+        "pool": [AVERAGE, Conv(192)],
+    }
+
+
+def _figure_7() -> dict[str, Branch]:
+    """At 8 x 8: 2,048 channels."""
+    fork = {"1x3": Conv(384, (1, 3)), "3x1": Conv(384, (3, 1))}
+    return {
+        "1x1": [Conv(320)],
+        "3x3": [Conv(384), fork],
+        "double_3x3": [Conv(448), Conv(384, (3, 3)), fork],
+        "pool": [AVERAGE, Conv(192)],
+    }
+
+
+# Grid sizes are those of a 299 x 299 image.
+BLOCKS: dict[str, Mapping[str, Branch]] = {
+    "mixed_0": _figure_5(32),  # 35 x 35 x 256
+    "mixed_1": _figure_5(64),  # 35 x 35 x 288
+    "mixed_2": _figure_5(64),
+    "mixed_3": {  # 17 x 17 x 768
+        "3x3": [Conv(384, (3, 3), 2, "VALID")],
+        "double_3x3": [Conv(64), Conv(96, (3, 3)), Conv(96, (3, 3), 2, "VALID")],
+        "pool": [MAXIMUM],
+    },
+    "mixed_4": _figure_6(128),  # 17 x 17 x 768
+    "mixed_5": _figure_6(160),
+    "mixed_6": _figure_6(160),
+    "mixed_7": _figure_6(192),
+    "mixed_8": {  # 8 x 8 x 1,280
+        "3x3": [Conv(192), Conv(320, (3, 3), 2, "VALID")],
+        "7x7_3x3": [
+            Conv(192),
+            Conv(192, (1, 7)),
+            Conv(192, (7, 1)),
+            Conv(192, (3, 3), 2, "VALID"),
+        ],
+        "pool": [MAXIMUM],
+    },
+    "mixed_9": _figure_7(),  # 8 x 8 x 2,048
+    "mixed_10": _figure_7(),
+}
+# The auxiliary head takes its output (the paper's figure 8).
+_BEFORE_HEAD = "mixed_7"
+
+
+def _unit(
+    x: Array,
+    conv: Conv,
+    name: str,
+    *,
+    train: bool,
+    width: float,
+    activation: Callable[[Array], Array],
+    normalizer: Normalizer | None,
+    placement: str,
+    **settings: Any,
+) -> Array:
+    """Applies `conv_NAME`, `norm_NAME` and the nonlinearity; within a compact module."""
+    x = nn.Conv(
+        max(1, round(width * conv.channels)),
+        kernel_size=conv.kernel,
+        strides=conv.stride,
+        padding=conv.padding,
+        use_bias=normalizer is None,
+        conv_general_dilated=convolution,
+        name=f"conv_{name}",
+        **settings,
+    )(x)
+    return activate(x, activation, normalizer, placement, name, train=train)
+
+
+def _logits(x: Array, *, num_classes: int, kernel_init: Any) -> Array:
+    logits = nn.Dense(num_classes, kernel_init=kernel_init, name="logits")
+    return logits(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+
+class Block(nn.Module):
+    """Branches side by side, concatenated along the channels.
+
+    Attributes:
+      branches: by name; the modules of a branch's i-th layer are `conv_NAME_i` and `norm_NAME_i`.
+      unit: applies a `Conv` of some name.
+    """
+
+    branches: Mapping[str, Branch]
+    unit: Callable[[Array, Conv, str], Array]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns features"]:
+        """Applies all branches to `x`."""
+        ends = [self._branch(x, name, layers) for name, layers in self.branches.items()]
+        return jnp.concatenate(ends, axis=-1)
+
+    def _branch(self, x: Array, branch: str, layers: Branch) -> Array:
+        for i, layer in enumerate(layers):
+            if isinstance(layer, Pool):
+                x = layer.function(x, (3, 3), (layer.stride, layer.stride), layer.padding)
+            elif isinstance(layer, Conv):
+                x = self.unit(x, layer, f"{branch}_{i}")
+            else:
+                ends = [self.unit(x, conv, f"{branch}_{i}_{end}") for end, conv in layer.items()]
+                x = jnp.concatenate(ends, axis=-1)
+        return x
+
+
+class Inception(nn.Module):
+    """Inception-v3: a stem, eleven blocks, the mean over positions, dropout, and a linear layer.
+
+    Each convolution is `activation(norm(conv(x)))`, as in [BRN] 4. In training, the logits of the
+    auxiliary head are sown as `intermediates/auxiliary_logits`.
+
+    Attributes:
+      num_classes: number of logits.
+      activation: elementwise.
+      normalizer: makes a layer that is called as `layer(x)`, or None for none.
+      kernel_init: draws all weights.
+      dropout: rate of `Dropout`, in [0, 1); None for none.
+      norm_placement: one of `PLACEMENTS`.
+      treatment: of the kernels of all convolutions, one of `KERNELS`.
+      dtype: of activations except the logits (default: that of input and parameters).
+      width: multiplier of all channels, above 0.
+      stem_stride: of the stem, a key of `STEMS`.
+      auxiliary: have an auxiliary head.
+      remat: compute the activations within blocks again in the backward pass, to save memory.
+    """
+
+    num_classes: int
+    activation: Callable[[jax.Array], jax.Array]
+    normalizer: Normalizer | None
+    kernel_init: nn.initializers.Initializer
+    dropout: Any = None
+    norm_placement: str = "before"
+    treatment: Treatment = KERNELS["plain"]
+    dtype: Any = None
+    width: float = 1.0
+    stem_stride: int = 8
+    auxiliary: bool = False
+    remat: bool = False
+
+    def nonlinearity_inputs(self) -> tuple[str, ...]:
+        """None: measures of single layers' inputs are for networks with few of them."""
+        return ()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        *,
+        train: bool,
+        deterministic: bool | None = None,
+    ) -> Float[Array, "batch classes"]:
+        """Logits of a minibatch.
+
+        Args:
+          x: the minibatch.
+          train: whether normalizers take the minibatch's own statistics.
+          deterministic: drop nothing out (default: in evaluation).
+
+        Raises:
+          ValueError: images that are too small for the stem.
+        """
+        if deterministic is None:
+            deterministic = not train
+        stem, smallest = STEMS[self.stem_stride]
+        if min(x.shape[1:3]) < smallest:
+            raise ValueError(
+                f"images for stem_stride {self.stem_stride} must have at least {smallest} x "
+                f"{smallest} pixels, got {x.shape[1]} x {x.shape[2]}"
+            )
+
+        unit = partial(
+            _unit,
+            train=train,
+            width=self.width,
+            activation=self.activation,
+            normalizer=self.normalizer,
+            placement=self.norm_placement,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            promote_dtype=promoted(self.treatment),
+        )
+        logits = partial(_logits, num_classes=self.num_classes, kernel_init=self.kernel_init)
+        block = nn.remat(Block) if self.remat else Block
+        x = block({"stem": stem}, unit, name="stem")(x)
+        for name, branches in BLOCKS.items():
+            x = block(branches, unit, name=name)(x)
+            if self.auxiliary and train and name == _BEFORE_HEAD:
+                head = AuxiliaryHead(unit, logits, name="auxiliary")
+                self.sow("intermediates", "auxiliary_logits", head(x))
+        x = x.mean((1, 2))
+        if self.dropout is not None:
+            x = Dropout(self.dropout, name="dropout")(x, deterministic)
+        return logits(x)
+
+
+class AuxiliaryHead(nn.Module):
+    """The auxiliary classifier (Szegedy et al. 2016, figure 8).
+
+    Attributes:
+      unit: applies a `Conv` of some name.
+      logits: applies the linear layer.
+    """
+
+    unit: Callable[[Array, Conv, str], Array]
+    logits: Callable[[Array], Array]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch classes"]:
+        """Logits from what the head branches off; on small grids, windows are cut to the grid."""
+        rows, columns = (min(5, size) for size in x.shape[1:3])
+        x = nn.avg_pool(x, (rows, columns), (3, 3), "VALID")
+        x = self.unit(x, Conv(128), "0")
+        rows, columns = (min(5, size) for size in x.shape[1:3])
+        x = self.unit(x, Conv(768, (rows, columns), 1, "VALID"), "1")
+        return self.logits(x.mean((1, 2)))

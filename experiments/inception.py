@@ -1,0 +1,51 @@
+"""Inception-v3 with Batch Norm and Batch Renorm: the experiments of [BRN], section 4.
+
+    python -m experiments.inception --config=configs/inception.py:narrow \
+        --workdir=runs/inception_narrow
+
+Trains both on i.i.d. minibatches of 32, on microbatches of 4 and on minibatches of few labels. Shows
+test accuracy with moving averages and with the minibatches' own statistics, training accuracy, and
+the paper's ImageNet figures beside.
+"""
+
+from typing import TYPE_CHECKING
+
+from experiments import cli
+from experiments.non_iid import PAPER, SPLITS, summarize
+
+if TYPE_CHECKING:
+    from bnrepro.records import Run
+    from bnrepro.report.report import Report
+
+# [BRN] 4.2, in addition to those of 4.1 and 4.3; minibatches of few labels were 16 x 2.
+_MICROBATCHES = {"4 batch_norm": "74.2", "4 batch_renorm": "76.5"}
+
+
+def report(run: "Run") -> "Report":
+    """Accuracies beside the paper's, and curves."""
+    from bnrepro.report import figures, tables
+    from bnrepro.report.report import Report
+
+    # Each is compared with Batch Norm on the same minibatches, in whole.
+    partners = {
+        name: name.replace("batch_renorm", "batch_norm").removesuffix(" halves")
+        for name in run.variants
+    }
+    numbers, table = summarize(run, partners)
+    table = table.loc[list(run.variants)]
+    table["ImageNet, [BRN]"] = table.index.map(PAPER | _MICROBATCHES)
+    caption = tables.caption(
+        run,
+        table,
+        "A name tells labels x images of each minibatch, or the size of microbatches, and the "
+        "normalizer; differences are to Batch Norm on the same minibatches",
+        "The last column is Inception-v3 on ImageNet, as published",
+    )
+    measured = set(run.metrics["split"])
+    splits = {split: title for split, title in SPLITS.items() if split in measured}
+    picture = figures.accuracy_figure(run, list(run.variants), splits=splits)
+    return Report(numbers, table.fillna(""), caption, [picture])
+
+
+if __name__ == "__main__":
+    cli.launch(report, doc=__doc__)
