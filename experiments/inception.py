@@ -3,9 +3,9 @@
     python -m experiments.inception --config=configs/inception.py:narrow \
         --workdir=runs/inception_narrow
 
-Trains both on i.i.d. minibatches of 32, on microbatches of 4 and on minibatches of few labels. Shows
-test accuracy with moving averages and with the minibatches' own statistics, training accuracy, and
-the paper's ImageNet figures beside.
+Trains both on i.i.d. minibatches of 32, on microbatches of 4 and on minibatches of few labels.
+Shows test accuracy with moving averages and with the minibatches' own statistics, training
+accuracy, and the paper's ImageNet figures beside.
 """
 
 from typing import TYPE_CHECKING

@@ -166,7 +166,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     known = STEMS.get(network, {})
     require(
         stride in (0, *known),
-        f"model.stem_stride of {network} must be {' or '.join(map(str, (0, *known)))}, got {stride}",
+        f"model.stem_stride of {network} must be {' or '.join(map(str, (0, *known)))}, got "
+        f"{stride}",
     )
     few = {"near_linear", "sigmoid_input"} & set(flat["measures"])
     require(
