@@ -143,6 +143,18 @@ def check_config(config: Mapping[str, Any]) -> None:
         f"model.norm_placement before, got {flat['model.activation']} and "
         f"{flat['model.norm_placement']}",
     )
+    network = flat["model.name"]
+    require(
+        network != "resnet" or (name != "evonorm_s0" and flat["model.norm_placement"] == "before"),
+        "resnet has nonlinearities after sums: it needs model.norm_placement before and a "
+        f"normalizer without a nonlinearity, got {flat['model.norm_placement']} and {name}",
+    )
+    require(
+        not flat["model.zero_last_scale"]
+        or (network == "resnet" and name != "none" and flat["normalizer.use_scale"]),
+        "model.zero_last_scale needs model.name resnet and a normalizer with a scale, got "
+        f"{network}, {name} and normalizer.use_scale {flat['normalizer.use_scale']}",
+    )
     require(
         not (name == "none" and flat["model.kernel"] == "standardized"),
         "model.kernel standardized gives weights a variance of 1, which needs a normalizer: set "
@@ -156,10 +168,14 @@ def check_config(config: Mapping[str, Any]) -> None:
         )
     if name in ("evonorm_s0", "group_norm"):
         groups = flat["normalizer.num_groups"]
-        key = "model.channels" if flat["model.name"] == "cnn" else "model.hidden"
+        if network == "resnet":
+            key, sizes = "the channels of resnet", (max(1, round(64 * flat["model.width"])),)
+        else:
+            key = "model.channels" if network == "cnn" else "model.hidden"
+            sizes = flat[key]
         require(
-            all(size % groups == 0 for size in flat[key]),
-            f"normalizer.num_groups must divide all of {key}, got {groups} and {flat[key]}",
+            all(size % groups == 0 for size in sizes),
+            f"normalizer.num_groups must divide all of {key}, got {groups} and {sizes}",
         )
     require(
         not (flat["model.dropout"] and flat["devices.synchronized"]),

@@ -17,7 +17,7 @@ MEASURES = (
     "along_gradient", "gradient_norms", "near_linear", "normalizer_outputs", "parameter_norms",
     "sigmoid_input",
 )  # fmt: skip
-NETWORKS = ("cnn", "mlp")
+NETWORKS = ("cnn", "mlp", "resnet")
 NORMALIZERS = (
     "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "evonorm_s0", "filter_response_norm",
     "group_norm", "layer_norm", "moving_average_batch_norm", "moving_average_norm", "none",
@@ -181,6 +181,14 @@ KEYS: dict[str, Key] = {
     "model.name": Key(Choice(NETWORKS), "mlp", "the network"),
     "model.hidden": Key(Sizes(), (100, 100, 100), "units of an mlp's layers"),
     "model.channels": Key(Sizes(), (16, 32, 32, 32), "channels of a cnn's convolutions"),
+    "model.width": Key(
+        Number(float, 0, 16, open_low=True),
+        1.0,
+        "multiplier of the channels of inception and resnet",
+    ),
+    "model.zero_last_scale": Key(
+        Is(bool), False, "the last scale of each block of a resnet starts at 0"
+    ),
     "model.activation": Key(
         Choice(ACTIVATIONS),
         "relu",
@@ -198,12 +206,12 @@ KEYS: dict[str, Key] = {
     "model.dropout": Key(
         Number(float, 0, 1, open_high=True),
         0.0,
-        "rate at which hidden units, or a cnn's features, are dropped",
+        "rate at which an mlp's hidden units, or the last features of others, are dropped",
     ),
     "model.norm_placement": Key(
         Choice(PLACEMENTS),
         "before",
-        "normalize before the nonlinearity, after it, or both",
+        "normalize before the nonlinearity, after it, or both; before only in resnet",
     ),
     "model.dtype": Key(
         Choice(DTYPES), "float32", "of activations; parameters, statistics and loss are float32"

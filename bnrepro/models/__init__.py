@@ -5,6 +5,7 @@ from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.networks import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, make_network
 from bnrepro.models.normalizers import NORMALIZERS, PLACEMENTS, make_normalizer
+from bnrepro.models.resnet import ResNet
 
 __all__ = [
     "ACTIVATIONS",
@@ -16,6 +17,7 @@ __all__ = [
     "NETWORKS",
     "NORMALIZERS",
     "PLACEMENTS",
+    "ResNet",
     "make_network",
     "make_normalizer",
 ]

@@ -11,6 +11,7 @@ from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.normalizers import Normalizer
 from bnrepro.models.per_example import ThresholdedLinearUnit
+from bnrepro.models.resnet import ResNet
 
 # To be called within a compact module, in which tlu makes a module of its own for each layer.
 ACTIVATIONS = {
@@ -21,7 +22,7 @@ ACTIVATIONS = {
     "tlu": lambda x: ThresholdedLinearUnit()(x),
 }
 INITIALIZERS = ("lecun_normal", "normal")
-NETWORKS = ("cnn", "mlp")
+NETWORKS = ("cnn", "mlp", "resnet")
 # None is that of the images, float32.
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": None}
 
@@ -40,6 +41,8 @@ def make_network(
     norm_placement: str = "before",
     kernel: str = "plain",
     dtype: str = "float32",
+    width: float = 1.0,
+    zero_last_scale: bool = False,
 ) -> nn.Module:
     """The network of that name, called with a minibatch of images and `train`.
 
@@ -50,16 +53,18 @@ def make_network(
       activation: one of `ACTIVATIONS`.
       init: initializer of all weights, one of `INITIALIZERS` (of `jax.nn.initializers`).
       init_std: standard deviation of `normal`; may be traced.
-      dropout: rate in [0, 1), of the hidden units of an mlp, of the features of a cnn; may be
-        traced. A known zero costs nothing.
+      dropout: rate in [0, 1), of the hidden units of an mlp, of the features of the others;
+        may be traced. A known zero costs nothing.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      norm_placement: one of `PLACEMENTS`.
+      norm_placement: one of `PLACEMENTS`; a resnet takes only before.
       kernel: transformation of the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations, one of `DTYPES`; parameters and logits are float32.
+      width: multiplier of the channels of a resnet.
+      zero_last_scale: start with 0 as the last scale of each block of a resnet.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name, or a placement that the network does not have.
     """
     if init not in INITIALIZERS:
         raise ValueError(f"unknown init {init!r}; choose from {', '.join(INITIALIZERS)}")
@@ -72,12 +77,15 @@ def make_network(
         "normalizer": normalizer,
         "kernel_init": kernel_init,
         "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
-        "norm_placement": norm_placement,
         "treatment": KERNELS[kernel],
         "dtype": DTYPES[dtype],
     }
     if name == "mlp":
-        return MLP(hidden=tuple(hidden), **common)
+        return MLP(hidden=tuple(hidden), norm_placement=norm_placement, **common)
     if name == "cnn":
-        return CNN(channels=tuple(channels), **common)
+        return CNN(channels=tuple(channels), norm_placement=norm_placement, **common)
+    if name == "resnet":
+        if norm_placement != "before":
+            raise ValueError(f"a resnet takes norm_placement before, got {norm_placement!r}")
+        return ResNet(width=width, zero_last_scale=zero_last_scale, **common)
     raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")

@@ -163,9 +163,9 @@ def forward(
 
 
 def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
-    """Captured outputs by the names of their modules."""
-    captured = collections.get("intermediates", {})
-    return {name: calls["__call__"][0] for name, calls in captured.items()}
+    """Captured outputs by the names of their modules, such as norm_1 or conv2_1/norm_1."""
+    captured = flatten_dict(collections.get("intermediates", {}))
+    return {"/".join(path[:-1]): calls[0] for path, calls in captured.items()}
 
 
 def _dropout_keys(
