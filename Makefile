@@ -68,10 +68,11 @@ test-extras: setup
 	$(BIN)/pytest tests/scripts/test_sweep.py -k ray
 	$(BIN)/pytest tests/scripts/test_report.py
 
-# Compares the layers of other libraries with the papers' formulas.
+# Compares the layers of other libraries with the papers' formulas, and ResNet-50 with torchvision's.
 conformance: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	$(BIN)/python -m scripts.conformance
+	$(BIN)/pytest tests/test_layouts.py
 
 # Pins every transitive dependency for Python 3.11 and newer.
 lock: setup

@@ -33,8 +33,6 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
       ValueError: a name that is not a string or contains "/", an array outside any collection, or
         a value that is not an array of integers, bools, floats of 16 to 64 bits or complex64.
     """
-    from safetensors.numpy import save  # not needed to convert in memory
-
     path = Path(path)
     arrays = {}
     for names, value in flatten_dict(variables).items():
@@ -46,11 +44,25 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
         # safetensors writes further types, but cannot read them back.
         if not re.fullmatch(r"bool|u?int(8|16|32|64)|b?float(16|32|64)|complex64", str(dtype)):
             raise ValueError(f"cannot save {path}: {'/'.join(names)} cannot be of {dtype}.")
-        # safetensors 0.8 copies the bytes as they are in memory, which must be in C order.
-        arrays["/".join(names)] = np.asarray(value, order="C")
+        arrays["/".join(names)] = value
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes a safetensors file of arrays by name, complete or not at all.
+
+    Args:
+      path: as for `save_variables`.
+      arrays: with names of any kind, such as those of another library.
+    """
+    from safetensors.numpy import save  # not needed to convert in memory
+
+    path = Path(path)
+    # safetensors 0.8 copies the bytes as they are in memory, which must be in C order.
+    ordered = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(save(arrays))  # save_file would deny access to all other users
+        beside.write_bytes(save(ordered))  # save_file would deny access to all other users
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

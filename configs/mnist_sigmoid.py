@@ -53,15 +53,20 @@ def get_config(length: str = "full") -> ConfigDict:
     config.devices.synchronized = False
 
     config.model = ConfigDict()
-    config.model.name = "mlp"  # or cnn
+    config.model.name = "mlp"  # or cnn, resnet
     config.model.hidden = (100, 100, 100)  # of an mlp
     config.model.channels = (16, 32, 32, 32)  # of a cnn
+    config.model.width = 1.0  # multiplier of the channels of inception or a resnet
+    config.model.stem_stride = 0  # of these two; 0 is the paper's, smaller ones for small images
+    config.model.auxiliary = False  # the auxiliary head of inception
+    config.model.remat = False  # recompute their activations in the backward pass, to save memory
+    config.model.zero_last_scale = False  # start with 0 as the last scale of a resnet's blocks
     config.model.activation = "sigmoid"  # or identity, relu, tanh, tlu
     # The paper says "small random Gaussian" and gives no learning rate. Both are those that the
     # plain network ends best with, of configs/mnist_sigmoid_rates.py.
     config.model.init = "normal"  # or lecun_normal, of variance 1 / inputs
     config.model.init_std = 0.1
-    config.model.dropout = 0.0  # rate, of the hidden units of an mlp, of the features of a cnn
+    config.model.dropout = 0.0  # rate, of the hidden units of an mlp, of the features of others
     config.model.norm_placement = "before"  # the nonlinearity, or after, both
     config.model.kernel = "plain"  # or centred, standardized, of the hidden layers
     config.model.dtype = "float32"  # or bfloat16, of activations

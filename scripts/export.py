@@ -2,6 +2,7 @@
 
 Prints code that loads it. Needs no data set. For example:
 python -m scripts.export runs/small_batch "batch_renorm 4" --output=renorm.safetensors --linen
+With --layout=torchvision, a ResNet-50 is written for torchvision.models.resnet50.
 """
 
 import argparse
@@ -9,6 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# Of torchvision's Batch Norm.
+_TORCH_EPSILON = 1e-5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,6 +44,7 @@ def _export(options: argparse.Namespace) -> str:
     from bnrepro import save_variables, to_batch_norm
     from bnrepro.comparison import restored
     from bnrepro.comparison.program import make_model
+    from bnrepro.interchange import save_arrays
     from bnrepro.records import RecordsError, read_run
     from bnrepro.training import CheckpointError
 
@@ -68,15 +73,72 @@ def _export(options: argparse.Namespace) -> str:
         known = ", ".join(map(str, whole))
         raise CheckpointError(f"seed {seed} of {name} {why}: choose from {known}")
     variables = jax.tree.map(lambda x: x[seeds.index(seed)], checkpoint.variables)
-    if options.linen and config["normalizer"]["name"] == "batch_renorm":
+    write: Any = save_variables
+    snippet = _snippet(config, classes, options.output, linen=options.linen)
+    if options.layout == "torchvision":
+        write, variables = save_arrays, _torchvision(config, variables)
+        snippet = _torchvision_snippet(config, classes, options.output)
+    elif options.linen and config["normalizer"]["name"] == "batch_renorm":
         variables = to_batch_norm(variables, epsilon=config["normalizer"]["epsilon"])
     try:
-        save_variables(options.output, variables)
+        write(options.output, variables)
     except OSError as error:
         raise RecordsError(f"cannot write {options.output}: {error.strerror}") from error
     return (
         f"Seed {seed} of {name} at step {checkpoint.step:,} is in {options.output}. To use it:\n\n"
-        f"{_snippet(config, classes, options.output, linen=options.linen)}"
+        f"{snippet}"
+    )
+
+
+def _torchvision(config: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a variant, as torchvision has them.
+
+    Raises:
+      ConfigError: torchvision has no such network.
+    """
+    from bnrepro import to_batch_norm, to_batch_renorm
+    from bnrepro.comparison.config import setting
+    from bnrepro.comparison.keys import ConfigError
+    from bnrepro.layouts import to_torchvision
+
+    possible = {
+        "model.name": ("resnet",),
+        "model.activation": ("relu",),
+        "model.kernel": ("plain",),
+        "normalizer.name": ("batch_norm", "batch_renorm"),
+    }
+    for key, values in possible.items():
+        if (value := setting(config, key)) not in values:
+            raise ConfigError(
+                f"--layout=torchvision needs {key} {' or '.join(values)}, got {value}"
+            )
+    epsilon = config["normalizer"]["epsilon"]
+    if epsilon < _TORCH_EPSILON:
+        raise ConfigError(
+            f"--layout=torchvision needs normalizer.epsilon of at least {_TORCH_EPSILON:g}, which "
+            f"torchvision's Batch Norm adds, got {epsilon:g}"
+        )
+    if config["normalizer"]["name"] == "batch_norm":
+        variables = to_batch_renorm(variables, epsilon=epsilon, count=0)
+    # Other epsilons become part of the variance.
+    variables = to_batch_norm(variables, epsilon=_TORCH_EPSILON)
+    try:
+        return to_torchvision(variables)
+    except ValueError as error:
+        raise ConfigError(f"cannot use --layout=torchvision: {error}") from error
+
+
+def _torchvision_snippet(config: Mapping[str, Any], classes: int, output: Path) -> str:
+    """Python code that loads the file into torchvision's network."""
+    return "\n".join(
+        [
+            "from safetensors.torch import load_file",
+            "from torchvision.models import resnet50",
+            f"model = resnet50(num_classes={classes}).eval()",
+            f"model.load_state_dict(load_file({str(output)!r}))",
+            f"# images: float32 (batch, 3, height, width), pixels {_pixels(config)}",
+            "logits = model(images)\n",
+        ]
     )
 
 
@@ -90,17 +152,20 @@ def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bo
         normalizer = f"partial(nn.BatchNorm, {_arguments(fields)})"
     else:
         imports[-1] += ", make_normalizer"
-    pixels = "1 where above 127, else 0" if config["binary_input"] else "divided by 255"
     settings = _arguments({**config["model"], "num_classes": classes})
     return "\n".join(
         [
             *imports,
             f"normalizer = {normalizer}",
             f"model = make_network({settings}, normalizer=normalizer)",
-            f"# images: float32 (batch, height, width, channels), pixels {pixels}",
+            f"# images: float32 (batch, height, width, channels), pixels {_pixels(config)}",
             f"logits = model.apply(load_variables({str(output)!r}), images, train=False)\n",
         ]
     )
+
+
+def _pixels(config: Mapping[str, Any]) -> str:
+    return "1 where above 127, else 0" if config["binary_input"] else "divided by 255"
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
@@ -117,8 +182,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="default: the first that did not diverge")
     which = "default: %(default)s; best: the highest mean test accuracy among those kept"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
+    others = parser.add_mutually_exclusive_group()
     linen = "convert Batch Renorm's statistics for flax.linen.BatchNorm"
-    add("--linen", action="store_true", help=linen)
+    others.add_argument("--linen", action="store_true", help=linen)
+    layout = "names and shapes of a ResNet-50's arrays are those of torchvision"
+    others.add_argument("--layout", choices=["torchvision"], help=layout)
     return parser
 
 

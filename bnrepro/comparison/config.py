@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnrepro.comparison.keys import (
+    CHANNELS,
     COMMON,
     KEYS,
     STEMS,
@@ -151,6 +152,18 @@ def check_config(config: Mapping[str, Any]) -> None:
         f"model.norm_placement before, got {flat['model.activation']} and "
         f"{flat['model.norm_placement']}",
     )
+    network = flat["model.name"]
+    require(
+        network != "resnet" or (name != "evonorm_s0" and flat["model.norm_placement"] == "before"),
+        "resnet has nonlinearities after sums: it needs model.norm_placement before and a "
+        f"normalizer without a nonlinearity, got {flat['model.norm_placement']} and {name}",
+    )
+    require(
+        not flat["model.zero_last_scale"]
+        or (network == "resnet" and name != "none" and flat["normalizer.use_scale"]),
+        "model.zero_last_scale needs model.name resnet and a normalizer with a scale, got "
+        f"{network}, {name} and normalizer.use_scale {flat['normalizer.use_scale']}",
+    )
     require(
         not (name == "none" and flat["model.kernel"] == "standardized"),
         "model.kernel standardized gives weights a variance of 1, which needs a normalizer: set "
@@ -162,24 +175,22 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"{end} must be at least normalizer.warmup, got {flat[end]:g} and "
             f"{flat['normalizer.warmup']:g}",
         )
-    network, stride = flat["model.name"], flat["model.stem_stride"]
-    known = STEMS.get(network, {})
+    stride, known = flat["model.stem_stride"], (0, *STEMS.get(network, ()))
     require(
-        stride in (0, *known),
-        f"model.stem_stride of {network} must be {' or '.join(map(str, (0, *known)))}, got "
-        f"{stride}",
+        stride in known,
+        f"model.stem_stride of {network} must be {' or '.join(map(str, known))}, got {stride}",
     )
-    few = {"near_linear", "sigmoid_input"} & set(flat["measures"])
-    require(
-        not (few and network in STEMS),
-        f"measure {', '.join(sorted(few))} is for the few layers of a cnn or mlp, not of {network}",
-    )
-    if name in ("evonorm_s0", "group_norm") and network in ("cnn", "mlp"):
+    if name in ("evonorm_s0", "group_norm"):
         groups = flat["normalizer.num_groups"]
-        key = "model.channels" if network == "cnn" else "model.hidden"
+        if network in CHANNELS:
+            key = f"the channels of {network}"
+            sizes = tuple(max(1, round(flat["model.width"] * size)) for size in CHANNELS[network])
+        else:
+            key = "model.channels" if network == "cnn" else "model.hidden"
+            sizes = flat[key]
         require(
-            all(size % groups == 0 for size in flat[key]),
-            f"normalizer.num_groups must divide all of {key}, got {groups} and {flat[key]}",
+            all(size % groups == 0 for size in sizes),
+            f"normalizer.num_groups must divide all of {key}, got {groups} and {sizes}",
         )
     require(
         not (flat["model.dropout"] and flat["devices.synchronized"]),

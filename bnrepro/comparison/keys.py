@@ -17,7 +17,7 @@ MEASURES = (
     "along_gradient", "gradient_norms", "near_linear", "normalizer_outputs", "parameter_norms",
     "sigmoid_input",
 )  # fmt: skip
-NETWORKS = ("cnn", "inception", "mlp")
+NETWORKS = ("cnn", "inception", "mlp", "resnet")
 NORMALIZERS = (
     "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "evonorm_s0", "filter_response_norm",
     "group_norm", "layer_norm", "moving_average_batch_norm", "moving_average_norm", "none",
@@ -26,8 +26,14 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PLACEMENTS = ("after", "before", "both")
 SAMPLERS = ("epochs", "labels", "with_replacement")
 SCHEDULES = ("constant", "cosine", "exponential", "step")
+# Channels that are normalized in the networks whose `model.width` multiplies them. (All others of
+# a resnet are multiples of the first.)
+CHANNELS = {
+    "inception": (32, 48, 64, 80, 96, 128, 160, 192, 320, 384, 448),
+    "resnet": (64,),
+}
 # Strides of the stem that each network has, the paper's first, and the smallest images they take.
-STEMS = {"inception": {8: 75, 4: 25, 2: 13}}
+STEMS = {"inception": {8: 75, 4: 25, 2: 13}, "resnet": {4: 1, 1: 1}}
 STRATEGIES = ("jit", "pmap", "single")
 
 
@@ -184,18 +190,25 @@ KEYS: dict[str, Key] = {
     "model.hidden": Key(Sizes(), (100, 100, 100), "units of an mlp's layers"),
     "model.channels": Key(Sizes(), (16, 32, 32, 32), "channels of a cnn's convolutions"),
     "model.width": Key(
-        Number(float, 0, 16, open_low=True), 1.0, "multiplier of the channels of inception"
+        Number(float, 0, 16, open_low=True),
+        1.0,
+        "multiplier of the channels of inception and resnet",
     ),
     "model.stem_stride": Key(
         Number(int, 0, 8),
         0,
-        "of inception's stem: 8, or 4 or 2 for small images; 0: the paper's",
+        "8, or 4 or 2 for small images, of inception; 4 or 1 of resnet; 0: the paper's",
     ),
     "model.auxiliary": Key(
         Is(bool), False, "give inception its auxiliary head, whose loss counts 0.4"
     ),
+    "model.zero_last_scale": Key(
+        Is(bool), False, "the last scale of each block of a resnet starts at 0"
+    ),
     "model.remat": Key(
-        Is(bool), False, "compute activations again in the backward pass, to save memory"
+        Is(bool),
+        False,
+        "recompute activations of inception and resnet in the backward pass, to save memory",
     ),
     "model.activation": Key(
         Choice(ACTIVATIONS),
@@ -214,12 +227,12 @@ KEYS: dict[str, Key] = {
     "model.dropout": Key(
         Number(float, 0, 1, open_high=True),
         0.0,
-        "rate at which hidden units, or a cnn's features, are dropped",
+        "rate at which an mlp's hidden units, or the last features of others, are dropped",
     ),
     "model.norm_placement": Key(
         Choice(PLACEMENTS),
         "before",
-        "normalize before the nonlinearity, after it, or both",
+        "normalize before the nonlinearity, after it, or both; before only in resnet",
     ),
     "model.dtype": Key(
         Choice(DTYPES), "float32", "of activations; parameters, statistics and loss are float32"

@@ -129,7 +129,8 @@ def network_sizes(restored: Restored) -> tuple[int, int]:
     params = restored.variables["params"]
     try:
         last = params["logits"]
-        first = params.get("dense_0", params.get("conv_0", last))
+        stem = params.get("conv1", {}).get("conv_1", last)
+        first = params.get("dense_0", params.get("conv_0", stem))
         return first["kernel"].shape[-2], last["kernel"].shape[-1]
     except (AttributeError, IndexError, KeyError, TypeError):  # a foreign one may hold anything
         raise CheckpointError(f"{restored.path} holds no network") from None

@@ -6,6 +6,7 @@ from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.networks import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, make_network
 from bnrepro.models.normalizers import NORMALIZERS, PLACEMENTS, make_normalizer
+from bnrepro.models.resnet import ResNet
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,6 +19,7 @@ __all__ = [
     "NORMALIZERS",
     "PLACEMENTS",
     "Inception",
+    "ResNet",
     "make_network",
     "make_normalizer",
 ]

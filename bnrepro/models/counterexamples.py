@@ -22,6 +22,7 @@ class StopGradientBatchNorm(nn.Module):
       epsilon: added to the variance.
       dtype: of the result (default: that of the input).
       use_scale: multiply by a learned `scale`.
+      scale_init: initializer of `scale`.
       axis_name: mapped axis over which statistics are shared.
     """
 
@@ -30,6 +31,7 @@ class StopGradientBatchNorm(nn.Module):
     epsilon: Any = 1e-5
     dtype: Any = None
     use_scale: bool = True
+    scale_init: Any = nn.initializers.ones
     axis_name: Any = None
 
     @nn.compact
@@ -51,7 +53,7 @@ class StopGradientBatchNorm(nn.Module):
             x,
             given[0],
             jnp.sqrt(given[1] + self.epsilon),
-            self.param("scale", nn.initializers.ones, features) if self.use_scale else None,
+            self.param("scale", self.scale_init, features) if self.use_scale else None,
             self.param("bias", nn.initializers.zeros, features),
             axes=axes,
             shift=shift,

@@ -172,6 +172,16 @@ def _logits(x: Array, *, num_classes: int, kernel_init: Any) -> Array:
     return logits(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
 
+def _names(branch: str, layers: Branch) -> list[str]:
+    """Names of a branch's convolutions, in order."""
+    names = []
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Pool):
+            ends = [""] if isinstance(layer, Conv) else [f"_{end}" for end in layer]
+            names += [f"{branch}_{i}{end}" for end in ends]
+    return names
+
+
 class Block(nn.Module):
     """Branches side by side, concatenated along the channels.
 
@@ -238,8 +248,15 @@ class Inception(nn.Module):
     remat: bool = False
 
     def nonlinearity_inputs(self) -> tuple[str, ...]:
-        """None: measures of single layers' inputs are for networks with few of them."""
-        return ()
+        """Names of the modules whose outputs the nonlinearities take, block by block."""
+        direct = self.normalizer is None or self.norm_placement == "after"
+        stem, _ = STEMS[self.stem_stride]
+        return tuple(
+            f"{block}/{'conv' if direct else 'norm'}_{layer}"
+            for block, branches in {"stem": {"stem": stem}, **BLOCKS}.items()
+            for branch, layers in branches.items()
+            for layer in _names(branch, layers)
+        )
 
     @nn.compact
     def __call__(

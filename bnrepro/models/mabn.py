@@ -54,6 +54,7 @@ class MovingAverageBatchNorm(nn.Module):
       epsilon: added to mean squares, above 0.
       dtype: of the result (default: that of the input).
       use_scale: multiply by a learned `scale`.
+      scale_init: initializer of `scale`.
       axis_name: mapped axis over which statistics are shared, forward and backward.
     """
 
@@ -65,6 +66,7 @@ class MovingAverageBatchNorm(nn.Module):
     epsilon: Any = 1e-5
     dtype: Any = None
     use_scale: bool = True
+    scale_init: Any = nn.initializers.ones
     axis_name: Any = None
 
     @nn.compact

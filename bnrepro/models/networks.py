@@ -12,6 +12,7 @@ from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
 from bnrepro.models.normalizers import Normalizer
 from bnrepro.models.per_example import ThresholdedLinearUnit
+from bnrepro.models.resnet import ResNet
 
 # To be called within a compact module, in which tlu makes a module of its own for each layer.
 ACTIVATIONS = {
@@ -22,7 +23,7 @@ ACTIVATIONS = {
     "tlu": lambda x: ThresholdedLinearUnit()(x),
 }
 INITIALIZERS = ("lecun_normal", "normal")
-NETWORKS = ("cnn", "inception", "mlp")
+NETWORKS = ("cnn", "inception", "mlp", "resnet")
 # None is that of the images, float32.
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": None}
 
@@ -45,6 +46,7 @@ def make_network(
     stem_stride: int = 0,
     auxiliary: bool = False,
     remat: bool = False,
+    zero_last_scale: bool = False,
 ) -> nn.Module:
     """The network of that name, called with a minibatch of images and `train`.
 
@@ -55,20 +57,21 @@ def make_network(
       activation: one of `ACTIVATIONS`.
       init: initializer of all weights, one of `INITIALIZERS` (of `jax.nn.initializers`).
       init_std: standard deviation of `normal`; may be traced.
-      dropout: rate in [0, 1), of the hidden units of an mlp, of the features of a cnn; may be
-        traced. A known zero costs nothing.
+      dropout: rate in [0, 1), of the hidden units of an mlp, of the features of the others;
+        may be traced. A known zero costs nothing.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      norm_placement: one of `PLACEMENTS`.
+      norm_placement: one of `PLACEMENTS`; a resnet takes only before.
       kernel: transformation of the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations, one of `DTYPES`; parameters and logits are float32.
-      width: of inception, as the next three; see `Inception`.
-      stem_stride: likewise; 0 for the paper's.
-      auxiliary: likewise.
-      remat: likewise.
+      width: multiplier of the channels of inception and resnet.
+      stem_stride: of inception and resnet; 0 for the paper's.
+      auxiliary: give inception an auxiliary head.
+      remat: recompute activations of inception and resnet in the backward pass.
+      zero_last_scale: start with 0 as the last scale of each block of a resnet.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name, or a placement that the network does not have.
     """
     if init not in INITIALIZERS:
         raise ValueError(f"unknown init {init!r}; choose from {', '.join(INITIALIZERS)}")
@@ -81,16 +84,23 @@ def make_network(
         "normalizer": normalizer,
         "kernel_init": kernel_init,
         "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
-        "norm_placement": norm_placement,
         "treatment": KERNELS[kernel],
         "dtype": DTYPES[dtype],
     }
     if name == "mlp":
-        return MLP(hidden=tuple(hidden), **common)
+        return MLP(hidden=tuple(hidden), norm_placement=norm_placement, **common)
     if name == "cnn":
-        return CNN(channels=tuple(channels), **common)
+        return CNN(channels=tuple(channels), norm_placement=norm_placement, **common)
+    common |= {"width": width, "remat": remat}
     if name == "inception":
         return Inception(
-            width=width, stem_stride=stem_stride or 8, auxiliary=auxiliary, remat=remat, **common
+            norm_placement=norm_placement,
+            stem_stride=stem_stride or 8,
+            auxiliary=auxiliary,
+            **common,
         )
+    if name == "resnet":
+        if norm_placement != "before":
+            raise ValueError(f"a resnet takes norm_placement before, got {norm_placement!r}")
+        return ResNet(stem_stride=stem_stride or 4, zero_last_scale=zero_last_scale, **common)
     raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")

@@ -12,7 +12,7 @@ from bnrepro.models.counterexamples import MovingAverageNorm, StopGradientBatchN
 from bnrepro.models.mabn import MovingAverageBatchNorm
 from bnrepro.models.per_example import EvoNormS0, FilterResponseNorm
 
-# Makes a normalization layer, given `use_running_average` and `name`.
+# Makes a normalization layer, given `use_running_average`, `name` and perhaps `scale_init`.
 Normalizer = Callable[..., nn.Module]
 
 NORMALIZERS = (
@@ -72,7 +72,7 @@ def make_normalizer(
     axis_name: str | None = None,
     dtype: Any = None,
 ) -> Normalizer | None:
-    """The normalizer of that name, called with `use_running_average` and `name`.
+    """The normalizer of that name, called with `use_running_average`, `name`, `scale_init`.
 
     Momentum, epsilon, r_max and d_max may be traced.
 
@@ -122,11 +122,11 @@ def make_normalizer(
 
     # These take no statistics over the minibatch and are the same in training and evaluation.
     if name == "group_norm":
-        return lambda use_running_average, name: nn.GroupNorm(num_groups, name=name, **common)
+        return lambda use_running_average, **given: nn.GroupNorm(num_groups, **given, **common)
     if name == "layer_norm":
-        return lambda use_running_average, name: nn.LayerNorm(name=name, **common)
+        return lambda use_running_average, **given: nn.LayerNorm(**given, **common)
     if name == "filter_response_norm":
-        return lambda use_running_average, name: FilterResponseNorm(name=name, **common)
+        return lambda use_running_average, **given: FilterResponseNorm(**given, **common)
     if name == "evonorm_s0":
-        return lambda use_running_average, name: EvoNormS0(num_groups, name=name, **common)
+        return lambda use_running_average, **given: EvoNormS0(num_groups, **given, **common)
     raise ValueError(f"unknown normalizer {name!r}; choose from {', '.join(NORMALIZERS)}")

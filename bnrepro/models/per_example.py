@@ -23,11 +23,13 @@ class FilterResponseNorm(nn.Module):
     Attributes:
       epsilon: added to the mean square, above 0; the paper uses 1e-6.
       use_scale: multiply by a learned `scale`, one per channel.
+      scale_init: initializer of `scale`.
       dtype: of the result (default: that of the input).
     """
 
     epsilon: Any = 1e-6
     use_scale: bool = True
+    scale_init: Any = nn.initializers.ones
     dtype: Any = None
 
     @nn.compact
@@ -68,12 +70,14 @@ class EvoNormS0(nn.Module):
       num_groups: must divide the number of channels.
       epsilon: added to the biased variance, above 0.
       use_scale: multiply by a learned `scale`, one per channel, as are `bias` and `v`.
+      scale_init: initializer of `scale`.
       dtype: of the result (default: that of the input).
     """
 
     num_groups: int = 32
     epsilon: Any = 1e-5
     use_scale: bool = True
+    scale_init: Any = nn.initializers.ones
     dtype: Any = None
 
     @nn.compact
@@ -97,5 +101,5 @@ def per_channel(layer: nn.Module, name: str, init: Any, x: Array) -> Array:
 def affine(layer: Any, y: Array) -> Array:
     """`scale * y + bias` with parameters of the layer, without scale if it does not `use_scale`."""
     if layer.use_scale:
-        y = y * per_channel(layer, "scale", nn.initializers.ones, y)
+        y = y * per_channel(layer, "scale", layer.scale_init, y)
     return y + per_channel(layer, "bias", nn.initializers.zeros, y)

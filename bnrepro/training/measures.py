@@ -45,7 +45,7 @@ def normalizer_outputs(state: Any, grads: Any, captured: Any, batch: Any) -> Num
     return {
         f"output/{name}/p{p}": jnp.percentile(y, p)
         for name, y in captured.items()
-        if name.split("/")[-1].startswith("norm")
+        if _is_normalizer(name)
         for p in _PERCENTILES
     }
 
@@ -58,14 +58,13 @@ def near_linear(
     If they come from a normalizer with an affine map, `near_linear/LAYER/standardized` is the
     share before that map.
     """
-    numbers = {}
+    numbers, params = {}, flatten_dict(state.params, sep="/")
     for name in inputs:
-        y, parameters = captured[name], state.params.get(name, {})
+        y, (bias, scale) = captured[name], (params.get(f"{name}/{p}") for p in ("bias", "scale"))
         numbers[f"near_linear/{name}"] = jnp.mean(abs(y) <= _NEAR_LINEAR)
-        if {"scale", "bias"} <= set(parameters):
+        if bias is not None and scale is not None:
             axes = tuple(range(y.ndim - 1))
-            bias, scale = (jnp.expand_dims(parameters[key], axes) for key in ("bias", "scale"))
-            x_hat = (y - bias) / scale
+            x_hat = (y - jnp.expand_dims(bias, axes)) / jnp.expand_dims(scale, axes)
             numbers[f"near_linear/{name}/standardized"] = jnp.mean(abs(x_hat) <= _NEAR_LINEAR)
     return numbers
 
@@ -103,6 +102,10 @@ def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, *, task: T
         change = jax.tree.map(jnp.subtract, gradients, grads)
         numbers[f"along_gradient/gradient_{distance:g}"] = optax.tree.norm(change)
     return numbers
+
+
+def _is_normalizer(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("norm")
 
 
 class Measure(NamedTuple):
@@ -159,8 +162,8 @@ def make_measure(names: Sequence[str], task: Task) -> Measure | None:
         return lambda *arguments: {k: v for m in measures for k, v in m(*arguments).items()}
 
     def captures(module: Any, method: str) -> bool:
-        name = module.name or ""
-        return method == "__call__" and (name in inputs or name.startswith("norm"))
+        name = "/".join(module.path)
+        return method == "__call__" and (name in inputs or _is_normalizer(name))
 
     wanted = {"near_linear", "normalizer_outputs", "sigmoid_input"} & set(names)
     return Measure(captures if wanted else False, together(_IN_TRAINING), together(_AT_EVALUATION))

@@ -169,7 +169,10 @@ def forward(
 
 
 def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
-    """Captured outputs by the names of their modules, and what a network has sown, by its name."""
+    """Captured outputs by the names of their modules, such as norm_1 or conv2_1/norm_1.
+
+    What a network has sown is there by its own name.
+    """
     captured = flatten_dict(collections.get("intermediates", {}))
     return {
         "/".join(name for name in path if name != "__call__"): values[0]

@@ -123,6 +123,29 @@ def test_variants_differ_in_their_overrides_alone():
             one_variant(GROUP_NORM, name="cnn", channels=(20, 16)),
             r"num_groups .*model.channels, got 10 and \(20, 16\)",
         ),
+        (
+            one_variant(GROUP_NORM, name="resnet", width=0.5),
+            r"num_groups .*channels of resnet, got 10 and \(32,\)",
+        ),
+        (
+            one_variant(BATCH_NORM, name="resnet", norm_placement="after"),
+            "resnet has nonlinearities after sums.* got after and batch_norm",
+        ),
+        (
+            one_variant(EVONORM, name="resnet", activation="identity"),
+            "resnet has nonlinearities after sums.* got before and evonorm_s0",
+        ),
+        *(
+            (
+                one_variant(normalizer, name=name, zero_last_scale=True),
+                f"zero_last_scale needs .* got {name}, {normalizer['name']} and .*{scale}",
+            )
+            for normalizer, name, scale in (
+                ({"name": "none"}, "resnet", True),
+                (BATCH_NORM | {"use_scale": False}, "resnet", False),
+                (BATCH_NORM, "cnn", True),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(changes, message):

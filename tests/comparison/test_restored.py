@@ -1,14 +1,16 @@
 """What is known of a network from its checkpoint."""
 
+from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bnrepro.comparison.restored import Restored, network_sizes
-from bnrepro.models import make_network
+from bnrepro.models import make_network, resnet
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -29,3 +31,15 @@ def test_sizes_of_input_and_output_are_those_of_the_outer_layers(name, layers):
     variables = model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 7)), train=False)
     restored = Restored(Path("1"), 1, np.arange(1), frozenset(), variables, 0.0)
     assert network_sizes(restored) == (7, 4)
+
+
+def test_the_outer_layers_of_a_resnet_are_found(monkeypatch):
+    monkeypatch.setattr(resnet, "BLOCKS", (1,))
+    model = resnet.ResNet(4, nn.relu, None, nn.initializers.lecun_normal())
+    variables = jax.eval_shape(
+        partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 1, 7))
+    )
+    assert network_sizes(Restored(Path("1"), 1, np.arange(1), frozenset(), variables, 0.0)) == (
+        7,
+        4,
+    )

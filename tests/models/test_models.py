@@ -224,7 +224,7 @@ def test_networks_are_made_by_name():
     mlp, cnn = (named(name, hidden=(50, 8), channels=(40, 4)) for name in ("mlp", "cnn"))
     assert (type(mlp), mlp.hidden, mlp.activation) == (MLP, (50, 8), nn.relu)
     assert (type(cnn), cnn.channels, cnn.num_classes) == (CNN, (40, 4), 3)
-    with pytest.raises(ValueError, match="'vgg'; choose from cnn, inception, mlp"):
+    with pytest.raises(ValueError, match="'vgg'; choose from cnn, inception, mlp, resnet"):
         named("vgg")
 
 

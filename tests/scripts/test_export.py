@@ -1,5 +1,7 @@
 """Exported variables say in other Flax models what they said in the run's."""
 
+import dataclasses
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,8 +13,15 @@ from safetensors.numpy import load_file
 
 from bnrepro import load_variables
 from bnrepro.comparison import restored
+from bnrepro.comparison import run as run_module
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.program import make_model
+from bnrepro.comparison.run import run_comparison
+from bnrepro.layers import BatchNorm
+from bnrepro.layouts import from_torchvision
+from bnrepro.models import resnet
 from bnrepro.records import read_run
+from configs import mnist_sigmoid
 from scripts import export
 from tests.scripts.conftest import add_divergence, damage, edit, files, refusal
 from tests.small_dataset import small_dataset
@@ -57,14 +66,14 @@ class Plain(nn.Module):
         return nn.Dense(2, name="logits")(x)
 
 
-def our_logits(variant, index):
+def our_logits(variant, index, images=IMAGES):
     """Of the run's own model, with the variables of all seeds."""
     run = read_run(Path("run"))
     config = restored.checked_configs(run)[variant]
     steps, _ = restored.find_checkpoints(run, variant)
     checkpoint = restored.restore_variant(run, variant, config, steps, "last")
     variables = jax.tree.map(lambda x: x[index], checkpoint.variables)
-    return make_model(config, 2).apply(variables, IMAGES, train=False)
+    return make_model(config, 2).apply(variables, images, train=False)
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -135,6 +144,10 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
             ["run", "batch_norm", "--seed=1"],
             "seed 1 of batch_norm was not trained: choose from 3, 4.\n",
         ),
+        (
+            ["run", "batch_norm", "--layout=torchvision"],
+            "--layout=torchvision needs model.name resnet, got mlp.\n",
+        ),
         (["run", "batch_norm", "--output="], "--output must name a file, got ..\n"),
         (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory.\n"),
     ],
@@ -176,3 +189,62 @@ def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, 
     original = restored.restore
     monkeypatch.setattr(restored, "restore", restore)
     assert message in mistake(capsys, "run", "batch_norm", "--output=x")
+
+
+@pytest.fixture(scope="module")
+def resnets(tmp_path_factory):
+    """The folder of a `run` of ResNets with a single bottleneck, on images in colour."""
+    config = mnist_sigmoid.get_config().to_dict()
+    config |= {"seeds": 1, "steps": 2, "eval_every": 2, "batch_size": 8, "microbatch_size": 8}
+    config |= {"baseline": "batch_norm", "variants": {
+        "batch_norm": {"normalizer": {"name": "batch_norm"}},
+        "batch_renorm": {"normalizer": {"name": "batch_renorm"}},
+        "small epsilon": {"normalizer": {"name": "batch_norm", "epsilon": 1e-6}},
+    }}  # fmt: skip
+    config["model"] |= {"name": "resnet", "activation": "relu"}
+    config["normalizer"]["epsilon"] = 0.03
+    grey = small_dataset()
+    dataset = dataclasses.replace(
+        grey,
+        train_images=grey.train_images.repeat(3, -1),
+        test_images=grey.test_images.repeat(3, -1),
+    )
+    folder = tmp_path_factory.mktemp("resnets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "BLOCKS", (1,))
+        patch.setattr(run_module, "load_dataset", lambda *_, **__: dataset)
+        run_comparison(config, folder / "run")
+        patch.chdir(folder)
+        yield
+
+
+@pytest.mark.parametrize("variant", ["batch_norm", "batch_renorm"])
+def test_in_torchvisions_layout_a_network_says_the_same_with_torchvisions_epsilon(
+    resnets, capsys, variant
+):
+    output(capsys, "run", variant, "--output=x", "--layout=torchvision")
+    arrays = load_file("x")
+    assert arrays["layer1.0.downsample.0.weight"].shape == (256, 64, 1, 1)
+    images = IMAGES.repeat(3, -1)
+    config = restored.checked_configs(read_run(Path("run")))[variant]
+    model = make_model(config, 2).clone(normalizer=partial(BatchNorm, epsilon=1e-5))
+    logits = model.apply(from_torchvision(arrays), images, train=False)
+    expected = our_logits(variant, 0, images)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_epsilon_below_that_of_torchvision_is_refused(resnets, capsys):
+    said = mistake(capsys, "run", "small epsilon", "--output=y", "--layout=torchvision")
+    assert said == (
+        "--layout=torchvision needs normalizer.epsilon of at least 1e-05, which torchvision's "
+        "Batch Norm adds, got 1e-06.\n"
+    )
+
+
+def test_another_resnet_than_torchvisions_is_refused():
+    config = {"model": {"name": "resnet", "activation": "relu", "kernel": "plain"}}
+    config["normalizer"] = {"name": "batch_norm", "epsilon": 1e-5}
+    variables = {"batch_stats": {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}}
+    with pytest.raises(ConfigError, match=r"^cannot use --layout=torchvision: not the"):
+        export._torchvision(config, variables)

@@ -1,0 +1,104 @@
+"""Renames and transposes variables of networks to those of other libraries, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bnrepro.models import resnet
+
+# Of our variables, by collection and name, what torch.nn's modules call them.
+_TORCH = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+_CONV, _NORM, _DENSE = (("kernel",), ("scale", "bias", "mean", "var"), ("kernel", "bias"))
+
+
+def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The variables of a `ResNet` with Batch Norm, as `torchvision.models.resnet50` has them.
+
+    Both compute the same if its activation is ReLU, its kernels are plain, and its epsilon is
+    torchvision's, 1e-5; `to_batch_renorm` and `to_batch_norm` change an epsilon.
+
+    Args:
+      variables: `params` and `batch_stats`, for images of 3 channels, of width 1 and stem_stride 4.
+        Normalizers without a scale get one of 1.
+
+    Returns:
+      Arrays by their names in torchvision, such as layer1.0.conv1.weight; kernels are (outputs,
+      inputs, height, width). PyTorch's num_batches_tracked is not among them: it is 0 unless given.
+
+    Raises:
+      ValueError: these are not the variables of such a network.
+    """
+    flat = {path: np.asarray(value) for path, value in flatten_dict(variables).items()}
+    for collection, *layer, name in list(flat):
+        if (collection, name) == ("batch_stats", "mean"):
+            flat.setdefault(
+                ("params", *layer, "scale"), np.ones_like(flat[collection, *layer, name])
+            )
+    names = _resnet_names()
+    _check_names({"/".join(path) for path in flat}, {"/".join(path) for path in names})
+    if (shape := flat["params", "conv1", "conv_1", "kernel"].shape) != (7, 7, 3, 64):
+        raise ValueError(f"params/conv1/conv_1/kernel must be (7, 7, 3, 64), got {shape}")
+    return {
+        name: np.moveaxis(flat[path], (-1, -2), (0, 1)) if path[-1] == "kernel" else flat[path]
+        for path, name in names.items()
+    }
+
+
+def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `to_torchvision`: nested dicts of JAX arrays, for a `ResNet` with Batch Norm.
+
+    Args:
+      arrays: those of a `torchvision.models.resnet50`, by name; num_batches_tracked is ignored.
+
+    Raises:
+      ValueError: arrays are missing, or there are others.
+    """
+    names = _resnet_names()
+    given = {name for name in arrays if not name.endswith(".num_batches_tracked")}
+    _check_names(given, set(names.values()))
+    flat = {path: jnp.asarray(arrays[name]) for path, name in names.items()}
+    return unflatten_dict(
+        {
+            path: jnp.moveaxis(value, (0, 1), (-1, -2)) if path[-1] == "kernel" else value
+            for path, value in flat.items()
+        }
+    )
+
+
+def _check_names(given: set[str], wanted: set[str]) -> None:
+    for name in sorted(given ^ wanted):
+        problem = "is missing" if name in wanted else "does not belong"
+        raise ValueError(f"not the variables of a ResNet-50 with Batch Norm: {name} {problem}")
+
+
+def _resnet_names() -> dict[tuple[str, ...], str]:
+    """Paths of our variables -> names in torchvision."""
+    modules: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
+        (("conv1", "conv_1"), "conv1", _CONV),
+        (("conv1", "norm_1"), "bn1", _NORM),
+        (("logits",), "fc", _DENSE),
+    ]
+    for stage, blocks in enumerate(resnet.BLOCKS):
+        for i in range(blocks):
+            ours, theirs = f"conv{stage + 2}_{i + 1}", f"layer{stage + 1}.{i}"
+            for j in (1, 2, 3):
+                modules.append(((ours, f"conv_{j}"), f"{theirs}.conv{j}", _CONV))
+                modules.append(((ours, f"norm_{j}"), f"{theirs}.bn{j}", _NORM))
+            if i == 0:
+                modules.append(((ours, "conv_shortcut"), f"{theirs}.downsample.0", _CONV))
+                modules.append(((ours, "norm_shortcut"), f"{theirs}.downsample.1", _NORM))
+    return {
+        (collection, *ours, name): f"{theirs}.{torch_name}"
+        for ours, theirs, names in modules
+        for (collection, name), torch_name in _TORCH.items()
+        if name in names
+    }

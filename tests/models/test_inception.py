@@ -1,0 +1,143 @@
+"""Inception-v3 against the paper's table of layers, and Keras' number of parameters."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax.traverse_util import flatten_dict
+
+from bnrepro.comparison.keys import CHANNELS, STEMS
+from bnrepro.models import Inception, inception, make_network, make_normalizer
+
+SETTINGS = {"momentum": 0.99, "epsilon": 1e-3, "num_groups": 2, "steps": 100}
+SETTINGS |= {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
+
+
+def network(normalizer="batch_norm", classes=1_000, **fields):
+    """With gamma fixed, as in [BRN]."""
+    norm = make_normalizer(normalizer, use_scale=False, **SETTINGS)
+    return Inception(classes, nn.relu, norm, nn.initializers.lecun_normal(), **fields)
+
+
+def shapes(model, size, method="__call__"):
+    """Variables, and the output of each block with the batch axis left out."""
+
+    def run(images):
+        variables = model.init(jax.random.key(0), images, train=True)
+        _, captured = model.apply(
+            variables, images, train=False, capture_intermediates=True, mutable=["intermediates"]
+        )
+        return variables, captured["intermediates"]
+
+    variables, outputs = jax.eval_shape(run, jnp.zeros((1, size, size, 3)))
+    blocks = {name: outputs[name]["__call__"][0].shape[1:] for name in ("stem", *inception.BLOCKS)}
+    return variables, blocks
+
+
+@pytest.fixture(scope="module")
+def of_the_paper():
+    return shapes(network(), 299)
+
+
+def test_parameters_and_statistics_are_as_many_as_those_of_keras(of_the_paper):
+    """keras.applications.InceptionV3: 23,851,784 numbers, of which 34,432 are not trained."""
+    variables, _ = of_the_paper
+    sizes = {kind: sum(x.size for x in jax.tree.leaves(variables[kind])) for kind in variables}
+    assert sizes == {"params": 23_817_352, "batch_stats": 34_432}
+
+
+def test_every_stage_has_the_shape_of_the_papers_table(of_the_paper):
+    """Table 1 of arXiv:1512.00567, whose last stage is the first of 2,048 channels."""
+    _, blocks = of_the_paper
+    grids = {
+        (35, 35, 192): ["stem"],
+        (35, 35, 256): ["mixed_0"],
+        (35, 35, 288): ["mixed_1", "mixed_2"],
+        (17, 17, 768): ["mixed_3", "mixed_4", "mixed_5", "mixed_6", "mixed_7"],
+        (8, 8, 1_280): ["mixed_8"],
+        (8, 8, 2_048): ["mixed_9", "mixed_10"],
+    }
+    assert blocks == {name: shape for shape, names in grids.items() for name in names}
+
+
+@pytest.mark.parametrize("stride", inception.STEMS)
+def test_a_stem_takes_images_down_to_its_smallest_size(stride):
+    model, smallest = network(stem_stride=stride, width=1 / 16), STEMS["inception"][stride]
+    _, blocks = shapes(model, smallest)
+    assert blocks["mixed_10"][:2] == (1, 1)
+    with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels"):
+        shapes(model, smallest - 1)
+
+
+def test_width_multiplies_the_channels_and_nothing_else():
+    _, blocks = shapes(network(stem_stride=4, width=0.25), 64)
+    assert blocks["stem"] == (16, 16, 48) and blocks["mixed_10"] == (3, 3, 512)
+
+
+def test_the_config_knows_the_channels_and_the_stems():
+    variables = jax.eval_shape(
+        lambda x: network(auxiliary=False).init(jax.random.key(0), x, train=True),
+        jnp.zeros((1, 75, 75, 3)),
+    )
+    found = {x.shape[-1] for x in jax.tree.leaves(variables["batch_stats"])}
+    assert found == set(CHANNELS["inception"])
+    assert STEMS["inception"] == {stride: size for stride, (_, size) in inception.STEMS.items()}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A narrow network with an auxiliary head, the shapes of its variables, and images."""
+    model = network("batch_renorm", classes=3, width=1 / 16, stem_stride=2, auxiliary=True)
+    images = jnp.zeros((2, 13, 13, 3))
+    init = partial(model.init, jax.random.key(0), train=True)
+    return model, jax.eval_shape(init, images), images
+
+
+def intermediates(model, variables, images, train, captures=False):
+    def run(variables, images):
+        return model.apply(
+            variables,
+            images,
+            train=train,
+            capture_intermediates=captures,
+            mutable=["intermediates", "batch_stats"],
+        )[1].get("intermediates", {})
+
+    return jax.eval_shape(run, variables, images)
+
+
+def test_the_auxiliary_head_gives_logits_in_training_alone(small):
+    assert intermediates(*small, train=True)["auxiliary_logits"][0].shape == (2, 3)
+    assert intermediates(*small, train=False) == {}
+
+
+def test_the_inputs_of_all_nonlinearities_are_named(small):
+    model, *_ = small
+    captured = flatten_dict(intermediates(*small, train=False, captures=True))
+    norms = {"/".join(path[:-1]) for path in captured if path[-2:-1] and path[-2][:4] == "norm"}
+    assert set(model.nonlinearity_inputs()) == norms
+    assert len(norms) == 94  # as many as Inception-v3 has convolutions
+
+
+def test_activations_are_recomputed_on_demand_and_variables_keep_their_names(small):
+    model, variables, images = small
+    recomputing = model.clone(remat=True)
+    init = partial(recomputing.init, jax.random.key(0), train=True)
+    assert jax.eval_shape(init, images) == variables
+
+    def recomputed(model):
+        apply = partial(model.apply, train=False)
+        program = jax.make_jaxpr(apply)(variables, images)
+        names = [equation.primitive.name for equation in program.eqns]
+        return sum(name in ("checkpoint", "remat2") for name in names)
+
+    assert (recomputed(model), recomputed(recomputing)) == (0, 12)
+
+
+def test_zero_means_the_papers_stem():
+    settings = {"hidden": (1,), "channels": (1,), "activation": "relu", "init": "lecun_normal"}
+    settings |= {"init_std": 1.0, "dropout": 0.0, "num_classes": 3, "normalizer": None}
+    strides = {name: make_network(name, **settings).stem_stride for name in ("inception", "resnet")}
+    assert strides == {"inception": 8, "resnet": 4}

@@ -1,0 +1,168 @@
+"""ResNet-50 computes what torchvision's does, whose arrays it takes and gives."""
+
+import importlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from bnrepro.interchange import save_arrays
+from bnrepro.layers import BatchNorm
+from bnrepro.layouts import from_torchvision, to_torchvision
+from bnrepro.models import ResNet
+from scripts import export
+
+MODEL = ResNet(10, nn.relu, BatchNorm, nn.initializers.lecun_normal())
+
+
+def torchvision_shapes():
+    """Of the arrays of a resnet50 of 10 classes, by a rule."""
+    shapes = {"fc.weight": (10, 2048), "fc.bias": (10,)}
+
+    def add(conv, norm, outputs, inputs, size):
+        shapes[f"{conv}.weight"] = (outputs, inputs, size, size)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{name}"] = (outputs,)
+
+    add("conv1", "bn1", 64, 3, 7)
+    inputs = 64
+    for layer, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], start=1):
+        for block in range(blocks):
+            at = f"layer{layer}.{block}"
+            add(f"{at}.conv1", f"{at}.bn1", width, inputs, 1)
+            add(f"{at}.conv2", f"{at}.bn2", width, width, 3)
+            add(f"{at}.conv3", f"{at}.bn3", 4 * width, width, 1)
+            if block == 0:
+                add(f"{at}.downsample.0", f"{at}.downsample.1", 4 * width, inputs, 1)
+            inputs = 4 * width
+    return shapes
+
+
+def random_arrays():
+    """Kernels that keep the size of what passes, and statistics that nothing hides behind."""
+    rng = np.random.default_rng(0)
+
+    def array(name, shape):
+        if len(shape) > 1:
+            return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+        if name.endswith(("bias", "mean")):
+            return rng.uniform(-0.5, 0.5, shape)
+        return rng.uniform(0.5, 1.0, shape)
+
+    return {n: array(n, shape).astype(np.float32) for n, shape in torchvision_shapes().items()}
+
+
+def our_shapes(**fields):
+    def init():
+        return MODEL.clone(**fields).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True)
+
+    return jax.eval_shape(init)
+
+
+def import_torchvision():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    try:
+        return importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        pytest.skip("torchvision is not installed")
+    except RuntimeError:
+        # PyPI's is built for CUDA. Beside a PyTorch that is not, it lacks two operators, for
+        # detection, to be imported.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+        return importlib.import_module("torchvision")
+
+
+def test_torchvision_has_the_logits_of_ours_and_the_exported_file(tmp_path):
+    torchvision = import_torchvision()
+    import torch
+
+    theirs = torchvision.models.resnet50(num_classes=10).state_dict()
+    shapes = {name: tuple(x.shape) for name, x in theirs.items() if "num_batches" not in name}
+    assert shapes == torchvision_shapes()
+
+    arrays = random_arrays()
+    images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    ours = jax.jit(lambda variables: MODEL.apply(variables, jnp.asarray(images), train=False))
+    logits = ours(from_torchvision(arrays))
+
+    path = tmp_path / "resnet50.safetensors"
+    save_arrays(path, to_torchvision(from_torchvision(arrays)))
+    snippet = export._torchvision_snippet({"binary_input": False}, 10, path)
+    names = {"images": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
+    exec(snippet, names)
+    assert np.ptp(logits) > 1
+    np.testing.assert_allclose(logits, names["logits"].detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_names_and_shapes_are_those_of_our_network_and_of_torchvision():
+    arrays = {name: np.broadcast_to(np.float32(0), s) for name, s in torchvision_shapes().items()}
+    variables = from_torchvision(arrays)
+    shapes = jax.tree.map(lambda x: x.shape, our_shapes())
+    assert jax.tree.map(lambda x: x.shape, variables) == shapes
+    assert {n: x.shape for n, x in to_torchvision(variables).items()} == torchvision_shapes()
+    counters = {"bn1.num_batches_tracked": np.int64(3)}
+    assert jax.tree.structure(from_torchvision(arrays | counters)) == jax.tree.structure(variables)
+
+
+def test_values_go_where_they_belong_and_kernels_are_transposed():
+    arrays = random_arrays()
+    flat = flatten_dict(from_torchvision(arrays), sep="/")
+    np.testing.assert_array_equal(
+        flat["params/conv3_1/conv_2/kernel"][0, 2, 5, 7],
+        arrays["layer2.0.conv2.weight"][7, 5, 0, 2],
+    )
+    np.testing.assert_array_equal(
+        flat["params/conv5_1/conv_shortcut/kernel"][0, 0, 5, 7],
+        arrays["layer4.0.downsample.0.weight"][7, 5, 0, 0],
+    )
+    for ours, theirs in {
+        "params/conv4_6/norm_3/scale": "layer3.5.bn3.weight",
+        "params/conv2_1/norm_shortcut/bias": "layer1.0.downsample.1.bias",
+        "batch_stats/conv1/norm_1/mean": "bn1.running_mean",
+        "batch_stats/conv2_3/norm_1/var": "layer1.2.bn1.running_var",
+    }.items():
+        np.testing.assert_array_equal(flat[ours], arrays[theirs])
+    np.testing.assert_array_equal(flat["params/logits/kernel"], arrays["fc.weight"].T)
+    back = to_torchvision(from_torchvision(arrays))
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+def zeros(shapes):
+    return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
+
+
+def test_a_fixed_scale_becomes_one():
+    def unscaled(**fields):
+        return BatchNorm(use_scale=False, **fields)
+
+    arrays = to_torchvision(zeros(our_shapes(normalizer=unscaled)))
+    assert {name: x.shape for name, x in arrays.items()} == torchvision_shapes()
+    np.testing.assert_array_equal(arrays["layer4.0.bn3.weight"], np.ones(2048))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"normalizer": None}, "batch_stats/conv1/norm_1/mean is missing"),
+        ({"stem_stride": 1}, r"conv_1/kernel must be \(7, 7, 3, 64\), got \(3, 3, 3, 64\)"),
+        ({"width": 0.5}, r"must be \(7, 7, 3, 64\), got \(7, 7, 3, 32\)"),
+    ],
+)
+def test_other_networks_are_refused_in_one_sentence(fields, message):
+    with pytest.raises(ValueError, match=message):
+        to_torchvision(zeros(our_shapes(**fields)))
+
+
+def test_other_files_are_refused_in_one_sentence():
+    arrays = {name: np.float32(0) for name in torchvision_shapes()}
+    with pytest.raises(ValueError, match="50 with Batch Norm: extra does not belong"):
+        from_torchvision(arrays | {"extra": np.float32(0)})
+    del arrays["layer1.0.bn1.bias"]
+    with pytest.raises(ValueError, match=r"layer1.0.bn1.bias is missing"):
+        from_torchvision(arrays)
