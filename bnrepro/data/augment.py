@@ -119,12 +119,10 @@ def change_hue(pixels: _Pixels, turn: np.float32) -> _Pixels:
         [green - blue, blue - red + 2 * chroma],
         red - green + 4 * chroma,
     )
-    hue = np.divide(sixths, chroma, out=np.zeros_like(chroma), where=chroma > 0) + 6 * turn
-    channels = []
-    for offset in (5, 3, 1):
-        k = (offset + hue) % 6
-        channels.append(value - chroma * np.clip(np.minimum(k, 4 - k), 0, 1))
-    return np.stack(channels)
+    hue = np.divide(sixths, chroma, out=np.zeros_like(chroma), where=chroma > 0)
+    hue = (hue + 6 * turn) % 6
+    full = np.stack([np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4)])
+    return value - chroma * (1 - np.clip(full, 0, 1))
 
 
 def _resized(
