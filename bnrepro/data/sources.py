@@ -152,12 +152,12 @@ def take_images(
 
 def _shifted(images: Array, crop: Array) -> Array:
     shape = images.shape[-3:]
-    most = np.array([shape[0] // 8, shape[1] // 8, 0])
-    starts = jnp.floor(crop * (2 * most[:2] + 1)).astype(jnp.int32)
+    most = np.array(shape[:2]) // 8
 
-    def one(image: Array, start: Array) -> Array:
-        padded = jnp.pad(image, [(n, n) for n in most])
-        return lax.dynamic_slice(padded, (start[0], start[1], 0), shape)
+    def one(image: Array, crop: Array) -> Array:
+        top, left = jnp.floor(crop * (2 * most + 1)).astype(jnp.int32)
+        padded = jnp.pad(image, [*((n, n) for n in most), (0, 0)])
+        return lax.dynamic_slice(padded, (top, left, 0), shape)
 
-    flat = jax.vmap(one)(images.reshape(-1, *shape), starts.reshape(-1, 2))
+    flat = jax.vmap(one)(images.reshape(-1, *shape), crop.reshape(-1, 2))
     return flat.reshape(images.shape)
