@@ -101,7 +101,7 @@ def make_draw(sampler: Sampler, *, flip: bool, crop: bool) -> Draw:
     return draw
 
 
-def fixed_examples(images: np.ndarray, labels: np.ndarray, count: int, digits: int) -> Examples:
+def fixed_examples(images: Any, labels: np.ndarray, count: int, digits: int) -> Examples:
     """The first `count` examples, or all; with several images side by side, `count` pictures.
 
     The pictures go through all labels in turn; their images are drawn once and then fixed.
