@@ -114,7 +114,7 @@ def with_population_statistics(
         for index in _microbatches(len(labels), config["batch_size"], config["microbatch_size"]):
             drawn = jax.tree.map(lambda x, index=index: x[index], examples.drawn)
             if read is not None:
-                drawn = read(examples.arrays, drawn, np.ones(index.shape, bool))
+                drawn = jax.device_put(read(examples.arrays, drawn, np.ones(index.shape, bool)))
             yield data.source.take(arrays, drawn)["images"]
 
     with np.errstate(all="ignore"):  # seeds that diverged

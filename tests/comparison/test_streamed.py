@@ -27,10 +27,10 @@ def data_dir(tmp_path_factory):
 def config(data_dir, **changes):
     result = mnist_sigmoid.get_config().to_dict()
     result |= {"dataset": "squares", "data_dir": str(data_dir), "binary_input": False}
-    result |= {"seeds": 2, "steps": 6, "eval_every": 6, "batch_size": 12, "microbatch_size": 6}
+    result |= {"seeds": 2, "steps": 6, "eval_every": 6, "batch_size": 6, "microbatch_size": 3}
     result["model"]["hidden"] = (6, 5)
     result["measures"] = ("sigmoid_input",)
-    result["evaluation"] |= {"train_examples": 7, "minibatches": 1, "holdout": 3}
+    result["evaluation"] |= {"train_examples": 20, "minibatches": 1, "holdout": 3}
     result["sampler"] |= {"name": "labels", "labels_per_batch": 3, "examples_per_label": 2}
     result["variants"] = {"batch_norm": {"normalizer": {"name": "batch_norm"}}}
     result["baseline"] = "batch_norm"
@@ -67,7 +67,7 @@ def test_population_statistics_are_those_of_the_whole_streamed_training_set(data
     [
         ({"augment": "inception", "image_size": 8}, "needs stream True and an image_size, got Fal"),
         ({"augment": "inception", "stream": True}, "needs stream True and an image_size, got True"),
-        ({"stream": True, "sampler": {"labels_per_batch": 4, "repeat_labels": False}}, "at most 3"),
+        ({"stream": True, "sampler": {"labels_per_batch": 6, "repeat_labels": False}}, "at most 3"),
     ],
     ids=["resident", "no size", "labels"],
 )
