@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import pathlib
+import resource
 import typing
 from collections.abc import Callable
 
@@ -20,6 +21,8 @@ _FEATURES = "features.json"
 # Sets whose split `test` has no labels.
 _UNLABELLED_TEST = ("imagenet2012",)
 _MODES = {1: "L", 3: "RGB"}
+# Files that a process may have open besides those of a split.
+_OTHER_FILES = 1_024
 
 
 class DatasetError(Exception):
@@ -152,6 +155,9 @@ class Shards:
 
     Attributes:
       shape: height, width and channels; None for those that differ between images.
+
+    Raises:
+      DatasetError: the system lets this process open too few files.
     """
 
     def __init__(
@@ -160,6 +166,7 @@ class Shards:
         labels: Int[np.ndarray, "n"],
         shape: tuple[int | None, ...],
     ):
+        _allow_open_files(len(files) + _OTHER_FILES)
         self.shape = shape
         self._files, self._labels, self._first = files, labels, 0
         self._records = _record_source(files)
@@ -223,6 +230,16 @@ class Shards:
         shard = int(np.searchsorted(ends, self._first + index, side="right"))
         path, length = self._files[shard]
         return f"{path}, record {self._first + index - ends[shard] + length:,},"
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises the process's own limit, often 1,024: each shard stays open, and ImageNet has more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise DatasetError(f"A stream needs {count:,} open files: raise `ulimit -n` from {hard:,}.")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _record_source(files: list[tuple[str, int]]) -> typing.Any:

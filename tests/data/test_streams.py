@@ -1,6 +1,7 @@
 """Streams: what is read from shards is what a resident set gives, whenever it is read."""
 
 import json
+import resource
 from functools import partial
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 
 from bnrepro.data import (
     DatasetError,
+    Shards,
     load_dataset,
     make_draw,
     make_sampler,
     resident,
+    shards,
     stream,
     take_images,
 )
@@ -200,3 +203,16 @@ def test_a_missing_shard_is_named_before_anything_is_read(data_dir):
     shard.unlink()
     with pytest.raises(DatasetError, match=f"{shard.name} is missing"):
         load_dataset("squares", data_dir, stream=True)
+
+
+def test_a_set_may_have_more_files_than_a_process_may_usually_open(data_dir, monkeypatch):
+    """The limits are those of many systems, and of one whose own is as low."""
+    limits, asked = [(1_024, 4_096), (1_024, 1_024)], []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits.pop(0))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: asked.append(limit))
+    files = [("none", 1)] * 1_100
+    monkeypatch.setattr(shards, "_record_source", lambda files: None)
+    Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))
+    assert asked == [(2_124, 4_096)]
+    with pytest.raises(DatasetError, match=r"needs 2,124 open files: raise `ulimit -n` from 1,024"):
+        Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))
