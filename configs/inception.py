@@ -5,12 +5,15 @@
 
 After the colon: `paper`, ImageNet as published, 130,000 steps of 50 x 32 images; `tiny`, Tiny
 ImageNet at 64 x 64 and full width, for a GPU; `narrow`, a quarter of the width and Tiny ImageNet at
-32 x 32, for two CPU cores; `smoke`, a minute of that. All have the paper's optimizer and its ramp
-of r_max and d_max, which are scaled to the length of the run.
+32 x 32, for two CPU cores; `smoke`, 60 steps of that. All have the paper's optimizer and ramp of
+r_max and d_max, scaled to the length of the run.
 
 A name tells how minibatches are drawn or split, and the normalizer: `4` are microbatches of 4;
 `16x2`, 16 labels x 2 images; "halves" hold one image of each pair. Narrow and smoke draw 4 labels x
 8 images, since of their labels 16 are too many to do harm.
+
+No preset has given a result yet: with its settings, narrow gets to less than 5% of 100 labels in
+its 6,000 steps, with Batch Norm and Batch Renorm alike, which is too little to compare them.
 """
 
 from ml_collections import ConfigDict
@@ -23,10 +26,6 @@ _IMAGENET, _GRADIENT = 1_281_167, 1_600
 
 def get_config(preset: str = "narrow") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
-    if preset not in ("paper", "tiny", "narrow", "smoke"):
-        raise ValueError(
-            f"after the colon, a config takes paper, tiny, narrow or smoke, got {preset!r}"
-        )
     config = small_batch_cnn.get_config()
     # No other experiment, and no trial of this one, used these seeds.
     config.first_seed = 31_000
@@ -45,19 +44,53 @@ def get_config(preset: str = "narrow") -> ConfigDict:
     config.optimizer.decay_every = 2 * _IMAGENET / _GRADIENT / 130_000
     config.normalizer.use_scale = False
     config.normalizer.epsilon = 1e-3
-    config.random_flip = True
     config.evaluation.train_examples = 5_000
     config.evaluation.minibatches = 100
     config.microbatch_size = 32
-    return {"narrow": _narrow, "smoke": _smoke}[preset](config)
+    config.baseline = "iid batch_norm"
+    presets = {"paper": _paper, "tiny": _tiny, "narrow": _narrow, "smoke": _smoke}
+    if preset not in presets:
+        raise ValueError(f"after the colon, a config takes {', '.join(presets)}, got {preset!r}")
+    return presets[preset](config)
+
+
+def _paper(config: ConfigDict) -> ConfigDict:
+    config.dataset = "imagenet2012"
+    config.stream = True
+    config.image_size = 299
+    config.augment = "inception"
+    config.data_workers = 8
+    config.optimizer.clip_norm = 2.0  # also of that section
+    config.batch_size = _GRADIENT
+    config.steps = 130_000
+    config.eval_every = 5_000
+    config.checkpoint.every = 1
+    config.ema_decay = 0.9999
+    config.variants = _variants(labels=16, images=2)
+    return config
+
+
+def _tiny(config: ConfigDict) -> ConfigDict:
+    config.dataset = "tiny_imagenet/200"
+    config.augment = "crop"
+    config.random_flip = True
+    config.model.stem_stride = 4
+    config.batch_size = 320
+    config.steps = 10_000
+    config.eval_every = 1_000
+    config.checkpoint.every = 1
+    config.ema_decay = 0.999
+    config.variants = _variants(labels=16, images=2)
+    return config
 
 
 def _narrow(config: ConfigDict) -> ConfigDict:
     config.dataset = "tiny_imagenet/100"
     config.image_size = 32
-    # The norm of the gradient is above 100 at first: the published rate, of gradients over 1,600,
-    # learns nothing in 300 steps, with or without clipping. Of 0.0018, 0.005, 0.01, 0.045 and 0.2,
-    # this gave the training loss that fell fastest at step 400, on another seed.
+    config.random_flip = True
+    # The norm of the gradient is above 100 at first, so that the published rate, of gradients over
+    # 1,600 images, learns nothing here. Of 0.0018, 0.005, 0.01, 0.045 and 0.2, the training loss
+    # fell fastest with this, at step 400 and with another seed.
     config.optimizer.learning_rate = 0.005
     config.model.width = 0.25
     config.model.stem_stride = 4
@@ -66,7 +99,10 @@ def _narrow(config: ConfigDict) -> ConfigDict:
     config.eval_every = 1_000
     config.checkpoint.every = 1
     config.ema_decay = 0.999
-    return _variants(config, labels=4, images=8, kinds=NARROW)
+    variants = _variants(labels=4, images=8)
+    left_out = ("iid batch_renorm", "4x8 batch_norm halves")
+    config.variants = {name: own for name, own in variants.items() if name not in left_out}
+    return config
 
 
 def _smoke(config: ConfigDict) -> ConfigDict:
@@ -78,9 +114,8 @@ def _smoke(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _variants(
-    config: ConfigDict, *, labels: int, images: int, kinds: tuple[str, ...]
-) -> ConfigDict:
+def _variants(labels: int, images: int) -> dict[str, dict]:
+    """The seven trainings of the paper's table, with so many labels x images in a minibatch."""
     iid = {"name": "with_replacement"}
     few = {
         "name": "labels",
@@ -88,24 +123,16 @@ def _variants(
         "examples_per_label": images,
         "repeat_labels": True,
     }
-    samplers = {"iid": iid, "4": iid, "few": few, "halves": few}
-    sizes = {"iid": 32, "4": 4, "few": 32, "halves": 16}
-    names = {
-        "iid": "iid",
-        "4": "4",
-        "few": f"{labels}x{images}",
-        "halves": f"{labels}x{images} halves",
+    kinds = {
+        "iid batch_norm": (iid, 32, "batch_norm"),
+        "iid batch_renorm": (iid, 32, "batch_renorm"),
+        "4 batch_norm": (iid, 4, "batch_norm"),
+        "4 batch_renorm": (iid, 4, "batch_renorm"),
+        f"{labels}x{images} batch_norm": (few, 32, "batch_norm"),
+        f"{labels}x{images} batch_norm halves": (few, 16, "batch_norm"),
+        f"{labels}x{images} batch_renorm": (few, 32, "batch_renorm"),
     }
-    config.variants = {}
-    for kind in kinds:
-        drawn, normalizer = kind.split()
-        config.variants[f"{names[drawn]} {normalizer}"] = {
-            "sampler": samplers[drawn],
-            "microbatch_size": sizes[drawn],
-            "normalizer": {"name": normalizer},
-        }
-    config.baseline = "iid batch_norm"
-    return config
-
-
-NARROW = ("iid batch_norm", "4 batch_norm", "4 batch_renorm", "few batch_norm", "few batch_renorm")
+    return {
+        name: {"sampler": sampler, "microbatch_size": size, "normalizer": {"name": normalizer}}
+        for name, (sampler, size, normalizer) in kinds.items()
+    }

@@ -23,7 +23,10 @@ def get_config(length: str = "full") -> ConfigDict:
     # Data: a TFDS name, and the only folder to look into ("" for TFDS_DATA_DIR and TFDS's own).
     config.dataset = "mnist"
     config.data_dir = ""
+    config.stream = False  # read minibatches from disk instead of keeping all on the device
+    config.data_workers = 0  # threads that read a stream, if one alone is too slow
     config.image_size = 0  # average images down to this height and width; 0: as stored
+    config.augment = "none"  # crop; or inception, for a stream
     config.random_flip = False  # mirror half of the training images
     config.digits = 1  # images side by side in a picture, which then has 10 ** digits labels
     config.binary_input = True  # pixels above 127 are 1, others 0

@@ -77,7 +77,10 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
             )
     # The config's data folder may be on another machine, and is not to be trusted.
     dataset = load_dataset(
-        run.config["dataset"], options.data_dir, image_size=run.config.get("image_size", 0)
+        run.config["dataset"],
+        options.data_dir,
+        image_size=run.config.get("image_size", 0),
+        stream=run.config.get("stream", False),
     )
     restored.check_dataset(run, dataset)
 

@@ -1,7 +1,7 @@
 """Prepares a data set ahead of time, for example `python -m scripts.prepare_data mnist`.
 
-MNIST needs only a network connection. Any other set is prepared by TFDS's own code for it, which
-may need TensorFlow.
+MNIST and tiny_imagenet/200 need only a network connection. Any other set is prepared by TFDS's own
+code for it, which may need TensorFlow.
 """
 
 import argparse
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder, _ = found
         elif wanted in datasets.MNIST:
             folder = prepare.prepare_mnist(target)
+        elif wanted in datasets.TINY_IMAGENET:
+            folder = prepare.prepare_tiny_imagenet(target)
         else:
             builder = tfds.builder(options.name, data_dir=target)
             builder.download_and_prepare(file_format="array_record")

@@ -122,6 +122,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key, value in flat.items():
         check_setting(key, value)
 
+    require(
+        flat["augment"] != "inception" or (flat["stream"] and flat["image_size"] > 0),
+        "augment inception crops while it reads: it needs stream True and an image_size, got "
+        f"{flat['stream']} and {flat['image_size']}",
+    )
     batch_size, microbatch_size = flat["batch_size"], flat["microbatch_size"]
     require(
         batch_size % microbatch_size == 0,

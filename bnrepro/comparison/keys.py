@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+AUGMENTATIONS = ("crop", "inception", "none")
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "tlu")
 DTYPES = ("bfloat16", "float32")
 INITIALIZERS = ("lecun_normal", "normal")
@@ -153,8 +154,25 @@ KEYS: dict[str, Key] = {
     # --- data ---
     "dataset": Key(Is(str), "mnist", "TFDS name, and version if you like"),
     "data_dir": Key(Is(str), "", "folder of prepared data sets; if given, the only one searched"),
+    "stream": Key(
+        Is(bool), False, "read minibatches from disk instead of keeping all images on the device"
+    ),
+    "data_workers": Key(
+        Number(int, 0, 1_024),
+        0,
+        "threads that read and decode a stream; 0: in the one that feeds it",
+    ),
     "image_size": Key(
-        Number(int, 0, 2**12), 0, "height and width that images are averaged down to; 0: as stored"
+        Number(int, 0, 2**12),
+        0,
+        "height and width that images are averaged down to, or a stream's are cropped and resized "
+        "to; 0: as stored",
+    ),
+    "augment": Key(
+        Choice(AUGMENTATIONS),
+        "none",
+        "of training images: crop shifts them by up to an eighth; inception, for a stream, crops, "
+        "mirrors and distorts colours as Inception's training does",
     ),
     "random_flip": Key(Is(bool), False, "mirror half of the training images, left to right"),
     "digits": Key(
@@ -325,8 +343,9 @@ TRACED = (
     "model.dropout", "model.init_std",
 )  # fmt: skip
 # These apply to a whole comparison; a variant cannot change them.
-COMMON = {"variants", "baseline", "dataset", "data_dir", "image_size", "seeds", "first_seed",
-           "steps", "eval_every", "preview", "checkpoint", "measures", "measure_every"}  # fmt: skip
+COMMON = {"variants", "baseline", "dataset", "data_dir", "stream", "data_workers", "image_size",
+          "seeds", "first_seed", "steps", "eval_every", "preview", "checkpoint", "measures",
+          "measure_every"}  # fmt: skip
 
 
 def check_setting(key: str, value: Any) -> None:

@@ -13,14 +13,18 @@ import optax
 from jaxtyping import Array, Float, UInt8
 
 from bnrepro.comparison.config import with_settings
+from bnrepro.comparison.keys import STEMS
 from bnrepro.data import (
     Dataset,
     Examples,
     Sampler,
+    Shards,
     Source,
     fixed_examples,
+    make_draw,
     make_sampler,
     resident,
+    stream,
     take_images,
 )
 from bnrepro.models import DTYPES, make_network, make_normalizer
@@ -38,13 +42,13 @@ from bnrepro.training import (
     measure_once,
 )
 from bnrepro.training.devices import DATA
-from bnrepro.training.state import TrainState
+from bnrepro.training.evaluation import Batches, Totals
+from bnrepro.training.state import TrainState, run_keys
 
-# At most this many test images are used for measures at evaluations.
-_MEASURED = 10_000
-# Steps per dispatch: enough to make its overhead negligible, few enough to react to a signal.
-_STEPS_AT_ONCE = {"cnn": 50, "mlp": 50}
-_STEPS_AT_ONCE_OF_OTHERS = 5
+# At most this many test images are used for measures at evaluations, and so many of a stream.
+_MEASURED, _MEASURED_OF_STREAM = 10_000, 1_000
+# Steps per dispatch of a network whose step takes a while, so that it reacts to a signal.
+_STEPS_AT_ONCE = dict.fromkeys(STEMS, 5)
 
 
 class Data(NamedTuple):
@@ -52,6 +56,7 @@ class Data(NamedTuple):
 
     Attributes:
       source: of its minibatches.
+      train: images and labels of the training set.
       test: the test set.
       others: further sets to evaluate on: `holdout`, the images held out of training, and
         `train_set`, training images.
@@ -60,6 +65,7 @@ class Data(NamedTuple):
     """
 
     source: Source
+    train: tuple[Any, np.ndarray]
     test: Examples
     others: Mapping[str, Examples]
     test_sampler: Sampler | None
@@ -72,10 +78,15 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     Raises:
       ValueError: the data set cannot supply such images or minibatches.
     """
-    evaluation, digits = config["evaluation"], config["digits"]
+    evaluation, digits, augment = config["evaluation"], config["digits"], config["augment"]
     dataset = dataset.hold_out(evaluation["holdout"])
     classes, preprocess = len(dataset.class_names), preprocessing(config)
     num_classes = classes**digits
+    streamed = isinstance(dataset.train_images, Shards)
+    if augment == "inception" and not (streamed and dataset.train_images.shape[2] == 3):
+        raise ValueError(
+            f"augment inception takes colour images from a stream, which {dataset.name} has not"
+        )
 
     def sampler(labels: np.ndarray) -> Sampler:
         return make_sampler(
@@ -86,7 +97,7 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         batch = take_images(arrays, drawn, classes=classes, digits=digits)
         return {**batch, "images": preprocess(batch["images"])}
 
-    def all_of(images: np.ndarray, labels: np.ndarray) -> Examples:
+    def all_of(images: Any, labels: np.ndarray) -> Examples:
         # With several images per picture, there is at least one picture of each label.
         count = len(labels) if digits == 1 else max(len(labels), num_classes)
         return fixed_examples(images, labels, count, digits)
@@ -97,15 +108,26 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         others["holdout"] = all_of(dataset.holdout_images, dataset.holdout_labels)
     if count := evaluation["train_examples"]:
         others["train_set"] = fixed_examples(*train, count, digits)
-    source = resident(
-        *train,
-        sampler(dataset.train_labels),
-        take,
-        flip=config["random_flip"],
-        steps_at_once=_STEPS_AT_ONCE.get(config["model"]["name"], _STEPS_AT_ONCE_OF_OTHERS),
+    draw = make_draw(
+        sampler(dataset.train_labels), flip=config["random_flip"], crop=augment == "crop"
     )
+    if streamed:
+        source = stream(
+            *train,
+            draw,
+            take,
+            run_key=lambda seed: run_keys(seed)[1],
+            runs=config["seeds"],
+            image_size=config["image_size"],
+            distorted=augment == "inception",
+            workers=config["data_workers"],
+        )
+    else:
+        source = resident(*train, draw, take)
+    most = _STEPS_AT_ONCE.get(config["model"]["name"], source.steps_at_once)
     return Data(
-        source=source,
+        source=source._replace(steps_at_once=min(most, source.steps_at_once)),
+        train=train,
         test=all_of(dataset.test_images, dataset.test_labels),
         others=others,
         test_sampler=sampler(dataset.test_labels) if evaluation["minibatches"] else None,
@@ -182,8 +204,10 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
 
 def example_input(data: Data) -> Float[Array, "one height width channels"]:
     """An input of the network; only its shape matters."""
-    first = jax.tree.map(lambda x: x[:1], data.test.drawn)
-    images = jax.eval_shape(data.source.take, data.test.arrays, first)["images"]
+    first, arrays = jax.tree.map(lambda x: x[:1], data.test.drawn), data.test.arrays
+    if data.source.read is not None:
+        first, arrays = data.source.read(arrays, first, np.ones(1, bool)), ()
+    images = jax.eval_shape(data.source.take, arrays, first)["images"]
     return jnp.zeros(images.shape, images.dtype)
 
 
@@ -230,16 +254,22 @@ def make_evaluate(
 ) -> Callable[[Any, Numbers], dict[str, dict[str, Array]]]:
     """Evaluates the variables of all runs in one compiled call: {split: {metric: (runs,)}}.
 
-    The call also takes the runs' numbers, from which `build` makes the model.
+    The call also takes the runs' numbers, from which `build` makes the model. A stream takes a
+    compiled call for each batch (of each device), and reads the next one meanwhile.
 
-    Splits: `test`, with the measures taken at evaluations, on at most the first 10,000 test images;
-    the other sets of `data`; and `test_minibatches`, minibatches of test images with their own
-    statistics, the same ones at each evaluation.
+    Splits: `test`, with the measures taken at evaluations, on at most the first 10,000 test images
+    (1,000 of a stream); the other sets of `data`; and `test_minibatches`, minibatches of test
+    images with their own statistics, the same ones at each evaluation.
     """
-    take = data.source.take
+    take, read = data.source.take, data.source.read
     spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
     sets = {"test": data.test, **data.others}
-    batches = {split: in_batches(examples.drawn, spread=spread) for split, examples in sets.items()}
+    # A stream's images are moved to the devices batch by batch, so these are no larger than others.
+    size = None if read is None else config["batch_size"]
+    batches = {
+        split: in_batches(examples.drawn, size=size, spread=spread)
+        for split, examples in sets.items()
+    }
     sizes = dict.fromkeys(sets)
     if data.test_sampler is not None:
         sets["test_minibatches"] = data.test
@@ -248,18 +278,27 @@ def make_evaluate(
         drawn = {"index": index.reshape(-1, *index.shape[2:])}
         batches["test_minibatches"] = in_batches(drawn, size=config["batch_size"], spread=spread)
         sizes["test_minibatches"] = config["microbatch_size"]
-    # Arguments of the compiled function, not constants in it; each set's arrays only once.
-    unique = {id(examples.arrays): examples.arrays for examples in sets.values()}
-    placed = {key: devices.place(arrays) for key, arrays in unique.items()}
-    arrays = {split: placed[id(examples.arrays)] for split, examples in sets.items()}
-    first = devices.place(jax.tree.map(lambda x: x[:_MEASURED], data.test.drawn))
-    spread_batches = devices.place(batches, spread=True)
+
+    first = jax.tree.map(
+        lambda x: x[: _MEASURED if read is None else _MEASURED_OF_STREAM], data.test.drawn
+    )
+    if read is None:
+        # Arguments of the compiled function, not constants in it; each set's arrays only once.
+        unique = {id(examples.arrays): examples.arrays for examples in sets.values()}
+        placed = {key: devices.place(arrays) for key, arrays in unique.items()}
+        arrays = {split: placed[id(examples.arrays)] for split, examples in sets.items()}
+        spread_batches = devices.place(batches, spread=True)
+    else:
+        arrays = dict.fromkeys(sets, ())
+        if config["measures"]:
+            first = read(data.test.arrays, first, np.ones(len(first["index"]), bool))
+    first = devices.place(first) if config["measures"] else None
 
     def one_run(run: tuple[Any, Numbers], data: Any, batches: Any) -> Any:
         variables, numbers = run
         model, optimizer = build(numbers)
         arrays, first = data
-        splits = {
+        totals = {
             split: evaluate(
                 variables,
                 arrays[split],
@@ -272,15 +311,43 @@ def make_evaluate(
             for split in batches
         }
         measure = make_measure(config["measures"], Task(model, optimizer))
-        if measure:
-            batch = take(arrays["test"], first)
-            splits["test"] |= measure_once(variables, batch, model=model, measure=measure)
-        return splits
+        if measure is None or first is None:
+            return totals, {}
+        batch = take(arrays["test"], first)
+        return totals, measure_once(variables, batch, model=model, measure=measure)
 
     all_runs = devices.evaluate(one_run)
-    return lambda variables, numbers: all_runs(
-        (variables, numbers), (arrays, first), spread_batches
-    )
+
+    def read_and_sum(run: Any) -> Any:
+        assert read is not None
+        totals: dict[str, Totals] = {}
+        measured: dict[str, Array] = {}
+        for split, (drawn, present) in batches.items():
+            for start in range(0, len(present), spread):
+                part = slice(start, start + spread)
+                here = devices.placed_here(*present[part].shape)
+                some = read(sets[split].arrays, jax.tree.map(lambda x, i=part: x[i], drawn), here)
+                # The devices evaluated the batches before meanwhile; they keep only one.
+                jax.block_until_ready(totals)
+                batch = devices.place(Batches(some, present[part]), spread=True)
+                measuring = first if (split, start) == ("test", 0) else None
+                new, measures = all_runs(run, (arrays, measuring), {split: batch})
+                before = totals.get(split)
+                totals[split] = jax.tree.map(jnp.add, before, new[split]) if before else new[split]
+                measured |= measures
+        return totals, measured
+
+    def evaluate_all(variables: Any, numbers: Numbers) -> dict[str, dict[str, Array]]:
+        run = variables, numbers
+        if read is None:
+            totals, measured = all_runs(run, (arrays, first), spread_batches)
+        else:
+            totals, measured = read_and_sum(run)
+        splits = {split: sums.means() for split, sums in totals.items()}
+        splits["test"] |= measured
+        return splits
+
+    return evaluate_all
 
 
 def preprocessing(config: Mapping[str, Any]) -> Callable[[Array], Array]:

@@ -96,7 +96,7 @@ def with_population_statistics(
         (name := config["normalizer"]["name"]) in ("batch_norm", "batch_renorm"),
         f"population statistics exist for batch_norm and batch_renorm, not for {name}",
     )
-    images, labels = data.source.arrays
+    images, labels = data.train
     examples = fixed_examples(images, labels, len(labels), config["digits"])
 
     def apply(variables: Any, microbatches: Array, mutable: list[str]) -> Any:
@@ -109,9 +109,12 @@ def with_population_statistics(
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(microbatches, variables)
 
     def batches() -> Iterator[Float[Array, "microbatches size h w c"]]:
-        arrays = jax.device_put(examples.arrays)
+        read = data.source.read
+        arrays = jax.device_put(examples.arrays) if read is None else ()
         for index in _microbatches(len(labels), config["batch_size"], config["microbatch_size"]):
             drawn = jax.tree.map(lambda x, index=index: x[index], examples.drawn)
+            if read is not None:
+                drawn = jax.device_put(read(examples.arrays, drawn, np.ones(index.shape, bool)))
             yield data.source.take(arrays, drawn)["images"]
 
     with np.errstate(all="ignore"):  # seeds that diverged

@@ -101,7 +101,10 @@ def run_comparison(
     """
     variants, common = variant_configs(config), common_config(config)
     dataset = load_dataset(
-        common["dataset"], common["data_dir"] or None, image_size=common["image_size"]
+        common["dataset"],
+        common["data_dir"] or None,
+        image_size=common["image_size"],
+        stream=common["stream"],
     )
     jobs = {}
     for name, variant in variants.items():

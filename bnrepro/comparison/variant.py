@@ -143,16 +143,20 @@ class _Feed:
         return self._ahead.pop((*seeds, first, count)).result()
 
     def _read(self, seeds: Sequence[int], first: int, count: int) -> Any:
-        source, config = self._program.source, self._program.config
+        source, config, devices = self._program.source, self._program.config, self._program.devices
         assert source.feed is not None
+        size = config["microbatch_size"]
+        here = devices.fed_here(len(seeds), config["batch_size"] // size, size)
         # The compiled loop takes arrays of one shape, and uses only the steps it is told to.
         missing = source.steps_at_once - count
 
         def whole(x: np.ndarray) -> np.ndarray:
-            x = np.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)])
-            return x.reshape(*x.shape[:2], -1, config["microbatch_size"], *x.shape[3:])
+            if missing:
+                x = np.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)])
+            return x.reshape(*x.shape[:2], -1, size, *x.shape[3:])
 
-        return self._program.devices.feed(jax.tree.map(whole, source.feed(seeds, first, count)))
+        fed = source.feed(seeds, first, count, here.reshape(len(seeds), -1))
+        return devices.feed(jax.tree.map(whole, fed))
 
     def close(self) -> None:
         """Stops reading."""

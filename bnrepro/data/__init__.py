@@ -2,7 +2,16 @@
 
 from bnrepro.data.datasets import Dataset, DatasetError, load_dataset
 from bnrepro.data.samplers import SAMPLERS, Sampler, make_sampler
-from bnrepro.data.sources import Examples, Source, fixed_examples, resident, take_images
+from bnrepro.data.shards import Shards
+from bnrepro.data.sources import (
+    Examples,
+    Source,
+    fixed_examples,
+    make_draw,
+    resident,
+    take_images,
+)
+from bnrepro.data.streams import stream
 
 __all__ = [
     "SAMPLERS",
@@ -10,10 +19,13 @@ __all__ = [
     "DatasetError",
     "Examples",
     "Sampler",
+    "Shards",
     "Source",
     "fixed_examples",
     "load_dataset",
+    "make_draw",
     "make_sampler",
     "resident",
+    "stream",
     "take_images",
 ]

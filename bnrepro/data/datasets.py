@@ -6,7 +6,6 @@ from the cache does not import TFDS either.
 """
 
 import dataclasses
-import io
 import json
 import logging
 import os
@@ -14,31 +13,38 @@ import pathlib
 import re
 import tempfile
 import typing
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
+
+from bnrepro.data.shards import (
+    INFO,
+    DatasetError,
+    Shards,
+    first_line,
+    open_prepared,
+    read_labels,
+    read_split,
+)
 
 _log = logging.getLogger(__name__)
 
 _NAME = r"(?P<name>[A-Za-z]\w*)(/(?P<config>\w[\w.+-]*))?"
 _VERSION = r"(?P<version>\d+\.\d+\.\d+)"
-_INFO = "dataset_info.json"
 _TFDS_FOLDER = "~/tensorflow_datasets"
-_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-
-
-class DatasetError(Exception):
-    """A data set is unavailable or damaged; the message is one sentence for the user."""
+_LABELS = ("train_labels", "test_labels")
+_ARRAYS = (*_LABELS, "train_images", "test_images")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A labelled set of images of one size, entirely in memory.
+    """A labelled set of images: in memory and of one size, or left in shards.
 
     Attributes:
       name: as records and tables show it: "mnist/3.0.1", or "digits (scikit-learn 8x8, stand-in
         for mnist)".
-      train_images, test_images: pixels in [0, 255].
+      train_images, test_images: uint8 arrays (examples, height, width, channels), or `Shards`.
       train_labels, test_labels: indices into class_names.
       class_names: one for each label.
       stand_in: whether scikit-learn's digits stand in for MNIST.
@@ -47,13 +53,13 @@ class Dataset:
     """
 
     name: str
-    train_images: UInt8[np.ndarray, "train height width channels"]
+    train_images: typing.Any
     train_labels: Int32[np.ndarray, "train"]
-    test_images: UInt8[np.ndarray, "test height width channels"]
+    test_images: typing.Any
     test_labels: Int32[np.ndarray, "test"]
     class_names: tuple[str, ...]
     stand_in: bool
-    holdout_images: UInt8[np.ndarray, "holdout height width channels"] | None = None
+    holdout_images: typing.Any = None
     holdout_labels: Int32[np.ndarray, "holdout"] | None = None
 
     def hold_out(self, count: int) -> "Dataset":
@@ -88,10 +94,18 @@ class Reference(typing.NamedTuple):
 
 # The names of the only set that is downloaded, or replaced by a stand-in, if it is not found.
 MNIST = (Reference("mnist"), Reference("mnist", version="3.0.1"))
+TINY_IMAGENET = (
+    Reference("tiny_imagenet", "200"),
+    Reference("tiny_imagenet", "200", version="1.0.0"),
+)
 
 
 def load_dataset(
-    name: str, data_dir: str | os.PathLike[str] | None = None, *, image_size: int = 0
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    image_size: int = 0,
+    stream: bool = False,
 ) -> Dataset:
     """Reads a data set into memory; downloads MNIST if it is not found and no folder was named.
 
@@ -103,20 +117,27 @@ def load_dataset(
         only config are taken.
       data_dir: the folder to search; None for `$TFDS_DATA_DIR`, then TFDS's default folder.
       image_size: height and width to which images are reduced by averaging equal blocks of pixels;
-        0 to leave them as stored.
+        0 to leave them as stored. A stream resizes them itself.
+      stream: read only the labels, and leave the images in their shards.
 
     Returns:
-      The set, with TFDS's split `test`, or `validation` if there is no `test`, as the test set.
+      The set, with TFDS's split `test`, or `validation` if there is no labelled `test`, as the test
+      set. A stand-in is in memory in any case.
 
     Raises:
       DatasetError: a malformed name; a set that is not found, or is found in several configs; a
-        damaged or foreign file, which the message names; a size that does not divide the images'.
+        damaged or foreign file, which the message names; a size that does not divide the images';
+        a stream of images that differ in size, without a size.
     """
-    dataset = _load(name, data_dir)
+    dataset = _load(name, data_dir, stream)
+    if isinstance(dataset.train_images, Shards):
+        if not image_size and None in dataset.train_images.shape:
+            raise DatasetError(f"The images of {dataset.name} differ in size: set image_size.")
+        return dataset
     return _resized(dataset, image_size) if image_size else dataset
 
 
-def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> Dataset:
     wanted = parse_name(name)
     folders = data_folders(data_dir)
     found = find_prepared(wanted, folders)
@@ -148,12 +169,44 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
         fingerprint = _fingerprint(folder)
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    cache = _cache_folder() / f"{full_name.replace('/', '-')}.npz"
-    dataset = _read_cache(cache, full_name, fingerprint)
-    if dataset is None:
-        dataset = _read_prepared(folder, full_name)
-        _write_cache(cache, dataset, fingerprint)
+    cache = _cache_folder() / f"{full_name.replace('/', '-')}{'-labels' if stream else ''}.npz"
+    if stream:
+        return _open_stream(folder, full_name, cache, fingerprint)
+    cached = _read_cache(cache, fingerprint, (*_ARRAYS, "class_names"))
+    if cached is not None:
+        class_names = tuple(cached.pop("class_names").tolist())
+        return Dataset(full_name, **cached, class_names=class_names, stand_in=False)
+    dataset = _read_prepared(folder, full_name)
+    arrays = {key: getattr(dataset, key) for key in _ARRAYS}
+    _write_cache(cache, fingerprint, {**arrays, "class_names": np.array(dataset.class_names)})
     return dataset
+
+
+def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
+    prepared = open_prepared(folder, name)
+    train, test = (read_split(prepared, split) for split in ("train", "test"))
+    return Dataset(name, *train, *test, class_names=prepared.class_names, stand_in=False)
+
+
+def _open_stream(folder: pathlib.Path, name: str, cache: pathlib.Path, fingerprint: str) -> Dataset:
+    prepared = open_prepared(folder, name)
+    labels = _read_cache(cache, fingerprint, _LABELS)
+    if labels is None:
+        labels = {key: read_labels(prepared, key.removesuffix("_labels")) for key in _LABELS}
+        _write_cache(cache, fingerprint, labels)
+    train, test = (
+        Shards(files, labels[f"{split}_labels"], prepared.shape)
+        for split, files in prepared.files.items()
+    )
+    return Dataset(
+        name,
+        train,
+        labels["train_labels"],
+        test,
+        labels["test_labels"],
+        class_names=prepared.class_names,
+        stand_in=False,
+    )
 
 
 def _resized(dataset: Dataset, size: int) -> Dataset:
@@ -223,7 +276,7 @@ def find_prepared(
 
 def _prepared(folder: pathlib.Path, name: str = "*") -> list[Reference]:
     """The sets in a data folder, or only those of one name."""
-    infos = [path for depth in ("*", "*/*") for path in folder.glob(f"{name}/{depth}/{_INFO}")]
+    infos = [path for depth in ("*", "*/*") for path in folder.glob(f"{name}/{depth}/{INFO}")]
     full_names = [info.parent.relative_to(folder).as_posix() for info in infos]
     matches = [re.fullmatch(f"{_NAME}/{_VERSION}", full_name, re.ASCII) for full_name in full_names]
     return [Reference(**match.groupdict()) for match in matches if match]
@@ -231,115 +284,6 @@ def _prepared(folder: pathlib.Path, name: str = "*") -> list[Reference]:
 
 def _or(folders: list[pathlib.Path]) -> str:
     return " or ".join(map(str, folders))
-
-
-def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
-    """Reads the files that TFDS wrote; a DatasetError names a file that is wrong."""
-    for path in (folder / _INFO, folder / "features.json"):
-        try:
-            json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path} is not the JSON that TFDS writes: {error}.") from error
-
-    import tensorflow_datasets as tfds  # here, since it takes a second, which a cached set saves
-
-    try:
-        builder = tfds.builder_from_directory(folder)
-        info = builder.info
-        shards = {
-            split: list(zip(map(str, files.filepaths), files.shard_lengths, strict=True))
-            for split, files in info.splits.items()
-        }
-    except Exception as error:  # TFDS and protobuf raise many kinds
-        raise DatasetError(
-            f"{folder / _INFO} and features.json do not describe a set: {first_line(error)}."
-        ) from error
-    if info.full_name != name:
-        raise DatasetError(f"{folder / _INFO} describes {info.full_name}, not {name}.")
-    image, label = (dict(info.features).get(key) for key in ("image", "label"))
-    if not isinstance(image, tfds.features.Image) or not isinstance(
-        label, tfds.features.ClassLabel
-    ):
-        raise DatasetError(
-            f"{folder / 'features.json'} must have an image (Image) and a label (ClassLabel), "
-            f"but has {', '.join(info.features)}."
-        )
-    test_split = "test" if "test" in shards else "validation"
-    for split in ("train", test_split):
-        if not any(length for _, length in shards.get(split, [])):
-            raise DatasetError(f"{folder / _INFO} has no examples in a split named {split}.")
-    train_images, train_labels = _read_split(builder, "train", shards["train"])
-    test_images, test_labels = _read_split(builder, test_split, shards[test_split])
-    return Dataset(
-        name, train_images, train_labels, test_images, test_labels, tuple(label.names), False
-    )
-
-
-def _read_split(
-    builder: typing.Any, split: str, shards: list[tuple[str, int]]
-) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, "n"]]:
-    """All images and labels of a split, in the order of its shards, (file, size) each."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    for path, length in shards:
-        _check_shard(path, length)
-    # TFDS could also parse and decode, but takes twice as long as the lines below.
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    source = builder.as_data_source(split, deserialize_method=raw)
-    num_classes = builder.info.features["label"].num_classes
-    shape = builder.info.features["image"].shape
-    total = sum(length for _, length in shards)
-    images = np.empty(0, np.uint8)
-    labels = np.empty(total, np.int32)
-    end = 0
-    for path, length in shards:
-        start, end = end, end + length
-        try:
-            for index, record in enumerate(source.__getitems__(range(start, end)), start):
-                example = tf_example_pb2.Example.FromString(record).features.feature
-                (encoded,) = example["image"].bytes_list.value
-                (label,) = example["label"].int64_list.value
-                image = _decode(encoded)
-                if not images.size:  # the first image gives a size that features.json leaves out
-                    shape = tuple(n or m for n, m in zip(shape, image.shape, strict=True))
-                    images = np.empty((total, *shape), np.uint8)
-                if image.shape != shape or image.dtype != np.uint8:
-                    raise ValueError(
-                        f"image {index - start} is {image.dtype} {image.shape}, not uint8 {shape}"
-                    )
-                if not 0 <= label < num_classes:
-                    raise ValueError(f"label {label} is not in [0, {num_classes})")
-                images[index], labels[index] = image, label
-        except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
-            raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
-    return images, labels
-
-
-def _check_shard(path: str, length: int) -> None:
-    from array_record.python import array_record_module
-
-    reader = array_record_module.ArrayRecordReader(path)  # never raises
-    if not reader.ok():
-        raise DatasetError(f"{path} is missing, cut short, or not an ArrayRecord file.")
-    if reader.num_records() != length:
-        raise DatasetError(
-            f"{path} holds {reader.num_records()} examples, but {_INFO} says {length}."
-        )
-    reader.close()
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def first_line(error: Exception) -> str:
-    """Another library's error message, as part of a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def _fingerprint(folder: pathlib.Path) -> str:
@@ -353,16 +297,16 @@ def _cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
 
 
-def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | None:
-    """The set in a cache file; None if it holds another one, or is damaged or missing."""
+def _read_cache(
+    path: pathlib.Path, fingerprint: str, keys: Iterable[str]
+) -> dict[str, typing.Any] | None:
+    """The arrays in a cache file; None if it holds another set, or is damaged or missing."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
             if cached["fingerprint"] != fingerprint:
                 _log.info("%s is out of date: reading the data set again.", path)
                 return None
-            arrays = {key: cached[key] for key in _ARRAYS}
-            class_names = tuple(cached["class_names"].tolist())
-            return Dataset(name, **arrays, class_names=class_names, stand_in=False)
+            return {key: cached[key] for key in keys}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
@@ -370,19 +314,14 @@ def _read_cache(path: pathlib.Path, name: str, fingerprint: str) -> Dataset | No
         return None
 
 
-def _write_cache(path: pathlib.Path, dataset: Dataset, fingerprint: str) -> None:
-    """Writes a set to a cache file, which is complete or absent at any moment."""
+def _write_cache(path: pathlib.Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays of a set to a cache file, which is complete or absent at any moment."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             temporary = pathlib.Path(file.name)
-            np.savez(
-                file,
-                fingerprint=fingerprint,
-                class_names=dataset.class_names,
-                **{key: getattr(dataset, key) for key in _ARRAYS},
-            )
+            np.savez(file, fingerprint=fingerprint, **arrays)  # type: ignore[arg-type]
         temporary.replace(path)
     except OSError as error:
         _log.warning("%s cannot be cached: %s.", path, error)

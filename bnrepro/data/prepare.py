@@ -1,4 +1,4 @@
-"""MNIST as TFDS prepares it, without TensorFlow."""
+"""MNIST and Tiny ImageNet as TFDS prepares them, without TensorFlow."""
 
 import gzip
 import io
@@ -9,6 +9,7 @@ import struct
 import tempfile
 import types
 import typing
+import zipfile
 import zlib
 from collections.abc import Iterator
 
@@ -17,7 +18,8 @@ import requests
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
-from tensorflow_datasets.core.download import download_manager
+from tensorflow_datasets.core.download import checksums, download_manager
+from tensorflow_datasets.core.utils import Size
 from tensorflow_datasets.image_classification import mnist
 
 from bnrepro.data.datasets import DatasetError, first_line
@@ -46,16 +48,90 @@ class _Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
             yield index, {"image": encoded.getvalue(), "label": int(label)}
 
 
+class _TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """All 200 classes of Tiny ImageNet; its labelled validation images are the test set."""
+
+    name = "tiny_imagenet"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: typing.ClassVar = [tfds.core.BuilderConfig(name="200")]
+    URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    url_infos: typing.ClassVar = {
+        URL: checksums.UrlInfo(
+            size=Size(248_100_043),
+            checksum="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
+            filename="tiny-imagenet-200.zip",
+        )
+    }
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=200),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: typing.Any) -> typing.Any:
+        archive = zipfile.ZipFile(dl_manager.download(self.URL))
+        ids = archive.read("tiny-imagenet-200/wnids.txt").decode().split()
+        self.info.features["label"].names = sorted(ids)
+        return {split: self._generate_examples(archive, split) for split in ("train", "validation")}
+
+    def _generate_examples(
+        self, archive: zipfile.ZipFile, split: str
+    ) -> Iterator[tuple[str, dict[str, typing.Any]]]:
+        folder = f"tiny-imagenet-200/{'train' if split == 'train' else 'val'}"
+        label_of = {}
+        if split == "validation":
+            lines = archive.read(f"{folder}/val_annotations.txt").decode().splitlines()
+            label_of = dict(line.split("\t")[:2] for line in lines)
+        for path in archive.namelist():
+            if path.startswith(folder) and path.endswith(".JPEG"):
+                file = path.rsplit("/", 1)[1]
+                # The images of a class to train on are called after it.
+                label = label_of.get(file, file.split("_")[0])
+                yield file, {"image": _rgb(archive.read(path)), "label": label}
+
+
+def _rgb(encoded: bytes) -> bytes:
+    """The same JPEG, or a grey one written again in RGB, without visible loss."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode == "RGB":
+            return encoded
+        again = io.BytesIO()
+        image.convert("RGB").save(again, format="JPEG", quality=95, subsampling=0)
+    return again.getvalue()
+
+
 def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
     """Downloads MNIST and writes it as TFDS does; does nothing if it is already there.
+
+    See `_prepare` for what is returned and raised.
+    """
+    return _prepare(_Mnist, data_dir)
+
+
+def prepare_tiny_imagenet(data_dir: str | os.PathLike[str]) -> pathlib.Path:
+    """Downloads Tiny ImageNet and writes it as TFDS does, as `tiny_imagenet/200`.
+
+    Source: http://cs231n.stanford.edu/tiny-imagenet-200.zip. See `_prepare` for what is returned
+    and raised.
+    """
+    return _prepare(_TinyImagenet, data_dir)
+
+
+def _prepare(
+    builder_class: type[tfds.core.DatasetBuilder], data_dir: str | os.PathLike[str]
+) -> pathlib.Path:
+    """Downloads a set and writes it as TFDS does; does nothing if it is already there.
 
     The set appears when it is complete; a failed attempt leaves nothing behind.
 
     Args:
+      builder_class: writes the set; its files are those of its `url_infos`.
       data_dir: the folder for data sets, created if needed.
 
     Returns:
-      The folder of the set, `data_dir/mnist/3.0.1`.
+      The folder of the set in data_dir, such as `mnist/3.0.1`.
 
     Raises:
       DatasetError: a downloaded file does not match TFDS's checksum, or something else is where
@@ -63,15 +139,16 @@ def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
       OSError: the download failed, or data_dir cannot be written.
     """
     data_dir = pathlib.Path(data_dir).expanduser()
-    folder = data_dir / _Mnist.name / str(_Mnist.VERSION)
+    configs = [config.name for config in builder_class.BUILDER_CONFIGS]
+    folder = data_dir.joinpath(builder_class.name, *configs, str(builder_class.VERSION))
     if (folder / "dataset_info.json").exists():
         return folder
     if folder.exists():
         raise DatasetError(f"{folder} has no dataset_info.json: move it away to prepare the set.")
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=data_dir) as workdir:
-        _download(pathlib.Path(workdir))
-        builder = _Mnist(data_dir=workdir)
+        _download(builder_class.url_infos, pathlib.Path(workdir))
+        builder = builder_class(data_dir=workdir)
         try:
             builder.download_and_prepare(
                 download_dir=workdir,
@@ -84,18 +161,18 @@ def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
             raise DatasetError(
                 f"The download does not match TFDS's checksums: {first_line(error)}."
             ) from error
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.exists():  # another process may have been faster
             pathlib.Path(builder.data_dir).rename(folder)
     return folder
 
 
-def _download(folder: pathlib.Path) -> None:
-    """Downloads the files of MNIST to where TFDS looks for manually downloaded files.
+def _download(url_infos: typing.Any, folder: pathlib.Path) -> None:
+    """Downloads files to where TFDS looks for manually downloaded files.
 
     TFDS's own downloader has no timeout and tries an unresponsive host for 200 s.
     """
-    for url, registered in _Mnist.url_infos.items():
+    for url, registered in url_infos.items():
         try:
             response = requests.get(url, timeout=_TIMEOUT)
             response.raise_for_status()

@@ -52,6 +52,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         plan.config["dataset"],
         plan.config["data_dir"] or None,
         image_size=plan.config["image_size"],
+        stream=plan.config["stream"],
     )
 
     def make(group: Group) -> Program:

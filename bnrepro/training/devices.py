@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 SEEDS, DATA = "seeds", "data"
 STRATEGIES = ("jit", "pmap", "single")
@@ -128,21 +128,36 @@ class Devices:
 
     def place(self, data: Any, *, spread: bool = False) -> Any:
         """Moves arrays from the host to the devices, for evaluation; `spread` splits axis 0."""
+        sharding = self._placed(spread)
+        put = _put_own if spread else jax.device_put
+        return jax.tree.map(lambda x: put(np.asarray(x), sharding), data)
+
+    def _placed(self, spread: bool) -> jax.sharding.Sharding:
         spec = P(DATA) if spread else P()
-        sharding = NamedSharding(self.mesh, spec) if self.strategy == "jit" else self.sharding
-        return jax.tree.map(lambda x: jax.device_put(np.asarray(x), sharding), data)
+        return NamedSharding(self.mesh, spec) if self.strategy == "jit" else self.sharding
 
     def feed(self, batches: Any) -> Any:
         """Moves arrays (runs, steps, microbatches, size, ...) from the host to the devices."""
         if self.strategy == "jit":
             sharding = NamedSharding(self.mesh, self._fed)
-            return jax.tree.map(lambda x: jax.device_put(x, sharding), batches)
+            return jax.tree.map(lambda x: _put_own(x, sharding), batches)
         if self.strategy == "pmap":
             axis = self._fed.index(DATA)
             parts = jax.tree.map(lambda x: np.stack(np.split(x, self.mesh.size, axis)), batches)
             sharding = NamedSharding(self.mesh, P(DATA))
             return jax.tree.map(lambda x: jax.device_put(x, sharding), parts)
         return jax.device_put(batches, self.sharding)
+
+    def fed_here(self, runs: int, microbatches: int, size: int) -> Bool[np.ndarray, "r m s"]:
+        """Which examples of batches that `feed` moves go to devices of this process."""
+        if self.strategy != "jit":  # there is only one
+            return np.ones((runs, microbatches, size), bool)
+        fed = NamedSharding(self.mesh, self._fed)
+        return _held(fed, (runs, 1, microbatches, size))[:, 0]
+
+    def placed_here(self, batches: int, size: int) -> Bool[np.ndarray, "b s"]:
+        """Which examples of batches that `place` spreads go to devices of this process."""
+        return _held(self._placed(spread=True), (batches, size))
 
     @property
     def _fed(self) -> P:
@@ -164,6 +179,18 @@ class Devices:
         if self.strategy == "jit":
             return NamedSharding(self.mesh, P(SEEDS))
         return jax.sharding.SingleDeviceSharding(self.mesh.devices.flat[0])
+
+
+def _put_own(x: np.ndarray, sharding: jax.sharding.Sharding) -> Array:
+    """Moves an array to devices; of several processes, each moves what its own devices get."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def _held(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> Bool[np.ndarray, "..."]:
+    held = np.zeros(shape, bool)
+    for index in sharding.addressable_devices_indices_map(shape).values():
+        held[index] = True
+    return held
 
 
 def fetch(tree: Any) -> Any:

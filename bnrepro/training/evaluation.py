@@ -54,6 +54,18 @@ def in_batches(drawn: Any, *, size: int | None = None, spread: int = 1) -> Batch
     return Batches(jax.tree.map(lambda x: np.asarray(x)[here], drawn), present)
 
 
+class Totals(NamedTuple):
+    """Sums over examples, and how many there are; those of several parts can be added."""
+
+    loss: Float[Array, "*runs"]
+    hits: Float[Array, "*runs"]
+    number: Float[Array, "*runs"]
+
+    def means(self) -> dict[str, Float[Array, "*runs"]]:
+        """Mean loss, in nats, and accuracy, in [0, 1]."""
+        return {"loss": self.loss / self.number, "accuracy": self.hits / self.number}
+
+
 def evaluate(
     variables: Any,
     arrays: Any,
@@ -63,8 +75,8 @@ def evaluate(
     take: Callable[[Any, Any], Batch],
     microbatch_size: int | None = None,
     axis_name: str | None = None,
-) -> dict[str, Float[Array, ""]]:
-    """Mean loss, in nats, and accuracy, in [0, 1].
+) -> Totals:
+    """Loss and correct predictions, summed over examples.
 
     Args:
       variables: of the model.
@@ -77,7 +89,7 @@ def evaluate(
       axis_name: mapped axis over which the batches are spread.
     """
 
-    def sums(batch: Batches) -> tuple[Array, Array, Array]:
+    def sums(batch: Batches) -> Totals:
         examples = take(arrays, batch.drawn)
         images, labels, present = examples["images"], examples["labels"], batch.present
         if microbatch_size is None:
@@ -86,13 +98,10 @@ def evaluate(
             logits, _, _ = forward(variables, split(images, microbatch_size), model=model)
             labels, present = split(labels, microbatch_size), split(present, microbatch_size)
         losses, hits = losses_and_hits(logits, labels)
-        return jnp.sum(losses * present), jnp.sum(hits * present), present.sum()
+        return Totals(jnp.sum(losses * present), jnp.sum(hits * present), present.sum())
 
     totals = jax.tree.map(jnp.sum, lax.map(sums, batches))
-    if axis_name is not None:
-        totals = lax.psum(totals, axis_name)
-    loss, hits, count = totals
-    return {"loss": loss / count, "accuracy": hits / count}
+    return totals if axis_name is None else lax.psum(totals, axis_name)
 
 
 def measure_once(

@@ -48,6 +48,11 @@ class TrainState:
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def run_keys(seed: Int[Array, ""]) -> Key[Array, "2"]:
+    """The keys that a run's initial weights and its minibatches are drawn with."""
+    return jax.random.split(jax.random.key(seed))
+
+
 def initial_state(
     seed: Int[Array, ""], numbers: Numbers, *, build: Build, example: Any, ema_decay: float
 ) -> TrainState:
@@ -57,7 +62,7 @@ def initial_state(
     seed differ only in what their configs say.
     """
     model, optimizer = build(numbers)
-    init_key, sample_key = jax.random.split(jax.random.key(seed))
+    init_key, sample_key = run_keys(seed)
     variables = model.init(init_key, example, train=True)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(

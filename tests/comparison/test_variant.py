@@ -157,7 +157,8 @@ def stream(data):
             index = np.asarray(data.source.draw(key, jnp.int32(step))["index"])
             yield {"images": images[index], "labels": labels[index]}
 
-    def feed(seeds, first, count):
+    def feed(seeds, first, count, here):
+        assert here.shape == (len(seeds), 12) and here.all()
         fed.append((first, count))
         of_runs = [list(batches(seed, first, count)) for seed in seeds]
         return {

@@ -1,12 +1,19 @@
 import gzip
+import hashlib
+import io
 import socket
+import zipfile
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.core.download import checksums
+from tensorflow_datasets.core.utils import Size
 
 from bnrepro.data import DatasetError, load_dataset, prepare
 from scripts import prepare_data
+from tests.data.conftest import serving
 from tests.scripts.conftest import refusal
 
 pytestmark = pytest.mark.usefixtures("isolated")
@@ -87,8 +94,8 @@ def test_an_interrupted_preparation_leaves_nothing(server, tmp_path, monkeypatch
 def test_another_process_that_was_faster_is_no_error(server, tmp_path, monkeypatch):
     download = prepare._download
 
-    def be_overtaken(folder):
-        download(folder)
+    def be_overtaken(url_infos, folder):
+        download(url_infos, folder)
         monkeypatch.setattr(prepare, "_download", download)
         prepare.prepare_mnist(tmp_path)
 
@@ -174,3 +181,42 @@ def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert "file" in refusal(capsys, prepare_data.main, "mnist", f"--data_dir={tmp_path / 'file'}")
+
+
+def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_in_rgb(
+    isolated, tmp_path, monkeypatch
+):
+    rng, wnids = np.random.default_rng(0), [f"n{n:08}" for n in range(200)]
+    pixels = {"RGB": rng.integers(0, 256, (64, 64, 3), np.uint8)}
+    pixels["L"] = pixels["RGB"][..., 0]
+    images = {}
+    for mode, array in pixels.items():
+        encoded = io.BytesIO()
+        Image.fromarray(array).save(encoded, format="JPEG")
+        images[mode] = encoded.getvalue()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        root = "tiny-imagenet-200"
+        archive.writestr(f"{root}/wnids.txt", "\n".join(reversed(wnids)))  # in no order
+        archive.writestr(f"{root}/train/{wnids[7]}/images/{wnids[7]}_0.JPEG", images["RGB"])
+        archive.writestr(f"{root}/train/{wnids[9]}/images/{wnids[9]}_0.JPEG", images["L"])
+        archive.writestr(f"{root}/val/val_annotations.txt", f"val_0.JPEG\t{wnids[3]}\t0\t0\t9\t9\n")
+        archive.writestr(f"{root}/val/images/val_0.JPEG", images["RGB"])
+        archive.writestr(f"{root}/test/images/test_0.JPEG", images["RGB"])
+    name, content = "tiny-imagenet-200.zip", content.getvalue()
+    with serving({name: content}) as (url, _):
+        info = checksums.UrlInfo(Size(len(content)), hashlib.sha256(content).hexdigest(), name)
+        monkeypatch.setattr(prepare._TinyImagenet, "URL", url + name)
+        monkeypatch.setattr(prepare._TinyImagenet, "url_infos", {url + name: info})
+        folder = prepare.prepare_tiny_imagenet(tmp_path)
+    assert folder == tmp_path / "tiny_imagenet" / "200" / "1.0.0"
+    dataset = load_dataset("tiny_imagenet/200", tmp_path)
+    assert dataset.class_names == tuple(wnids)
+    decoded = np.asarray(Image.open(io.BytesIO(images["RGB"])))
+    np.testing.assert_array_equal(dataset.test_images, decoded[None])
+    assert dataset.test_labels.tolist() == [3]
+    by_label = dict(zip(dataset.train_labels.tolist(), dataset.train_images, strict=True))
+    assert set(by_label) == {7, 9}
+    np.testing.assert_array_equal(by_label[7], decoded)
+    grey = np.asarray(Image.open(io.BytesIO(images["L"])))
+    assert np.abs(by_label[9].astype(int) - grey[..., None].astype(int)).max() <= 8

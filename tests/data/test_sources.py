@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnrepro.data import fixed_examples, make_sampler, resident, take_images
+from bnrepro.data import fixed_examples, make_draw, make_sampler, take_images
 from bnrepro.data.samplers import by_label, with_replacement
 
 KEY = jax.random.key(3)
@@ -34,14 +34,34 @@ def test_a_picture_shows_its_images_from_left_to_right_and_its_label_reads_like_
 
 def test_half_of_the_training_images_are_mirrored_others_at_each_step():
     sampler = with_replacement(15, 200)
-    source = resident(IMAGES, LABELS, sampler, partial(take_images, classes=3, digits=1), flip=True)
-    drawn = [source.draw(KEY, jnp.int32(step)) for step in (4, 5)]
+    draw = make_draw(sampler, flip=True, crop=False)
+    drawn = [draw(KEY, jnp.int32(step)) for step in (4, 5)]
     np.testing.assert_array_equal(drawn[0]["index"], sampler(KEY, jnp.int32(4)))
     images, originals = taken(drawn[0])["images"], IMAGES[np.asarray(drawn[0]["index"])]
     mirrored = (images == originals[:, :, ::-1]).all((1, 2, 3))
     assert ((images == originals).all((1, 2, 3)) != mirrored).all()
     assert stats.binomtest(int(mirrored.sum()), 200).pvalue > 1e-4
     assert (np.asarray(drawn[1]["flip"]) != mirrored).any()
+
+
+def test_cropped_images_are_shifted_by_up_to_an_eighth_each_way_alike_often():
+    images = np.random.default_rng(0).integers(1, 256, (4, 16, 24, 1)).astype(np.uint8)
+    index = np.asarray(with_replacement(4, 3_000)(KEY, jnp.int32(6)))
+    drawn = make_draw(with_replacement(4, 3_000), flip=False, crop=True)(KEY, jnp.int32(6))
+    arrays = jnp.asarray(images), jnp.zeros(4, jnp.int32)
+    cropped = np.asarray(take_images(arrays, drawn, classes=1, digits=1)["images"])
+    padded = np.pad(images, [(0, 0), (2, 2), (3, 3), (0, 0)])
+    shifts = {
+        (i, y, x): padded[i, y : y + 16, x : x + 24].tobytes()
+        for i in range(4)
+        for y in range(5)
+        for x in range(7)
+    }
+    which = {pixels: shift for shift, pixels in shifts.items()}
+    seen = np.array([which[image.tobytes()] for image in cropped])
+    np.testing.assert_array_equal(seen[:, 0], index)
+    counts = np.bincount(seen[:, 1] * 7 + seen[:, 2], minlength=35)
+    assert stats.chisquare(counts).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("repeat_labels", [True, False])

@@ -31,7 +31,7 @@ def folders(monkeypatch):
     """The folders that the data set was looked for in."""
     asked = []
 
-    def load(name, data_dir, image_size):
+    def load(name, data_dir, image_size, stream):
         asked.append(data_dir)
         return small_dataset()
 

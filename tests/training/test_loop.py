@@ -130,7 +130,7 @@ def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer()
 
 def evaluated(variables, data, index, common, **options):
     batches = in_batches({"index": np.asarray(index)}, **options.pop("batches", {}))
-    return evaluate(variables, data, batches, model=common["model"], take=take, **options)
+    return evaluate(variables, data, batches, model=common["model"], take=take, **options).means()
 
 
 @pytest.mark.parametrize("size", [None, 7])

@@ -1,0 +1,286 @@
+"""Sets as TFDS writes them: their descriptions, their ArrayRecord files, and the examples there."""
+
+import io
+import json
+import logging
+import pathlib
+import resource
+import typing
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+if typing.TYPE_CHECKING:
+    from PIL import Image
+
+_log = logging.getLogger(__name__)
+
+INFO = "dataset_info.json"
+_FEATURES = "features.json"
+# Sets whose split `test` has no labels.
+_UNLABELLED_TEST = ("imagenet2012",)
+_MODES = {1: "L", 3: "RGB"}
+# Files that a process may have open besides those of a split.
+_OTHER_FILES = 1_024
+
+
+class DatasetError(Exception):
+    """A data set is unavailable or damaged; the message is one sentence for the user."""
+
+
+class Prepared(typing.NamedTuple):
+    """A set that TFDS wrote, as its two JSON files describe it.
+
+    Attributes:
+      files: (path, number of examples) of each shard, in order, of the splits `train` and `test`.
+      shape: height, width and channels of the images; None for those that differ between them.
+      class_names: one for each label.
+    """
+
+    files: dict[str, list[tuple[str, int]]]
+    shape: tuple[int | None, ...]
+    class_names: tuple[str, ...]
+
+
+def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
+    """Reads the description of the set in a folder, and makes sure that its shards are whole.
+
+    Raises:
+      DatasetError: a file is missing or damaged, or describes another set; the message names it.
+    """
+    for path in (folder / INFO, folder / _FEATURES):
+        try:
+            json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path} is not the JSON that TFDS writes: {error}.") from error
+
+    import tensorflow_datasets as tfds  # here, since it takes a second, which a cached set saves
+
+    try:
+        info = tfds.builder_from_directory(folder).info
+        shards = {
+            split: list(zip(map(str, files.filepaths), files.shard_lengths, strict=True))
+            for split, files in info.splits.items()
+        }
+    except Exception as error:  # TFDS and protobuf raise many kinds
+        raise DatasetError(
+            f"{folder / INFO} and {_FEATURES} do not describe a set: {first_line(error)}."
+        ) from error
+    if info.full_name != name:
+        raise DatasetError(f"{folder / INFO} describes {info.full_name}, not {name}.")
+    image, label = (dict(info.features).get(key) for key in ("image", "label"))
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise DatasetError(
+            f"{folder / _FEATURES} must have an image (Image) and a label (ClassLabel), "
+            f"but has {', '.join(info.features)}."
+        )
+    labelled = "test" in shards and info.name not in _UNLABELLED_TEST
+    splits = {"train": "train", "test": "test" if labelled else "validation"}
+    for split in splits.values():
+        if not any(length for _, length in shards.get(split, [])):
+            raise DatasetError(f"{folder / INFO} has no examples in a split named {split}.")
+        for shard, length in shards[split]:
+            _check_shard(shard, length)
+    files = {split: shards[stored] for split, stored in splits.items()}
+    return Prepared(files, tuple(image.shape), tuple(label.names))
+
+
+def read_split(
+    prepared: Prepared, split: str
+) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, "n"]]:
+    """All images and labels of a split, in the order of its shards.
+
+    Raises:
+      DatasetError: an example is damaged or unlike the others; the message names its shard.
+    """
+    total = sum(length for _, length in prepared.files[split])
+    shape: tuple[typing.Any, ...] = prepared.shape
+    images = np.empty(0, np.uint8)
+
+    def add(index: int, place: int, encoded: bytes) -> None:
+        nonlocal shape, images
+        image = _pixels(encoded)
+        if not images.size:  # the first image gives a size that features.json leaves out
+            shape = tuple(n or m for n, m in zip(shape, image.shape, strict=True))
+            images = np.empty((total, *shape), np.uint8)
+        if image.shape != shape or image.dtype != np.uint8:
+            raise ValueError(f"image {place} is {image.dtype} {image.shape}, not uint8 {shape}")
+        images[index] = image
+
+    labels = read_labels(prepared, split, add)
+    return images, labels
+
+
+def read_labels(
+    prepared: Prepared,
+    split: str,
+    also: Callable[[int, int, bytes], None] = lambda index, place, encoded: None,
+) -> Int32[np.ndarray, "n"]:
+    """All labels of a split, in the order of its shards.
+
+    Args:
+      prepared: the set.
+      split: `train` or `test`.
+      also: called with the number of each example in the split and in its shard, and its image.
+
+    Raises:
+      DatasetError: an example is damaged; the message names its shard.
+    """
+    files, num_classes = prepared.files[split], len(prepared.class_names)
+    records = _record_source(files)
+    labels = np.empty(len(records), np.int32)
+    end = 0
+    for path, length in files:
+        start, end = end, end + length
+        try:
+            for place, record in enumerate(records.__getitems__(range(start, end))):
+                encoded, label = _parse(record)
+                also(start + place, place, encoded)
+                if not 0 <= label < num_classes:
+                    raise ValueError(f"label {label} is not in [0, {num_classes})")
+                labels[start + place] = label
+        except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
+            raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
+    return labels
+
+
+class Shards:
+    """The images of a split, left in its shards and decoded one at a time.
+
+    A slice is a view of some of them. A damaged image is replaced by the next intact one of the
+    same label, whoever asks for it and when, and reported once.
+
+    Attributes:
+      shape: height, width and channels; None for those that differ between images.
+
+    Raises:
+      DatasetError: the system lets this process open too few files.
+    """
+
+    def __init__(
+        self,
+        files: list[tuple[str, int]],
+        labels: Int[np.ndarray, "n"],
+        shape: tuple[int | None, ...],
+    ):
+        _allow_open_files(len(files) + _OTHER_FILES)
+        self.shape = shape
+        self._files, self._labels, self._first = files, labels, 0
+        self._records = _record_source(files)
+        self._damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, part: slice) -> "Shards":
+        view = object.__new__(Shards)
+        vars(view).update(vars(self))
+        view._labels = self._labels[part]
+        view._first = self._first + range(len(self))[part].start
+        return view
+
+    def image(self, index: int) -> "Image.Image":
+        """An image, in grey or RGB as the set's shape says.
+
+        Raises:
+          DatasetError: more than one image in a thousand is damaged, or all of this label.
+        """
+        try:
+            return self._image(index)
+        except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
+            self._report(index, error)
+        alike = np.flatnonzero(self._labels == self._labels[index])
+        for other in np.roll(alike, -1 - int(np.searchsorted(alike, index)))[:-1]:
+            try:
+                return self._image(int(other))
+            except Exception as error:
+                self._report(int(other), error)
+        raise DatasetError(f"{self._where(index)} and all others of its label are damaged.")
+
+    def _image(self, index: int) -> "Image.Image":
+        from PIL import Image
+
+        encoded, _ = _parse(self._records[self._first + index])
+        with Image.open(io.BytesIO(encoded)) as opened:
+            image = opened.convert(_MODES[self.shape[2] or 3])
+        # A size that features.json leaves out may be any.
+        if any(n and n != m for n, m in zip(self.shape, (image.height, image.width), strict=False)):
+            raise ValueError(f"it has {image.height} x {image.width} pixels")
+        return image
+
+    def _report(self, index: int, error: Exception) -> None:
+        number = self._first + index
+        if number in self._damaged:
+            return
+        self._damaged.add(number)
+        where, why = self._where(index), first_line(error)
+        most = max(1, sum(length for _, length in self._files) // 1000)
+        if len(self._damaged) > most:
+            raise DatasetError(
+                f"{where} is damaged ({why}), as are {len(self._damaged) - 1:,} others: prepare "
+                f"the set again; at most {most:,} damaged images are replaced."
+            ) from error
+        _log.warning("%s is damaged (%s): others of its label replace it.", where, why)
+
+    def _where(self, index: int) -> str:
+        ends = np.cumsum([length for _, length in self._files])
+        shard = int(np.searchsorted(ends, self._first + index, side="right"))
+        path, length = self._files[shard]
+        return f"{path}, record {self._first + index - ends[shard] + length:,},"
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises the process's own limit, often 1,024: each shard stays open, and ImageNet has more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise DatasetError(f"A stream needs {count:,} open files: raise `ulimit -n` from {hard:,}.")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def _record_source(files: list[tuple[str, int]]) -> typing.Any:
+    """All records of some files by number, read when asked for."""
+    from array_record.python import array_record_data_source
+
+    # TFDS could also parse and decode, but takes twice as long.
+    return array_record_data_source.ArrayRecordDataSource([path for path, _ in files])
+
+
+def _parse(record: bytes) -> tuple[bytes, int]:
+    """The encoded image and the label of an example."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(record).features.feature
+    (encoded,) = example["image"].bytes_list.value
+    (label,) = example["label"].int64_list.value
+    return encoded, label
+
+
+def _check_shard(path: str, length: int) -> None:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(path)  # never raises
+    if not reader.ok():
+        raise DatasetError(f"{path} is missing, cut short, or not an ArrayRecord file.")
+    if reader.num_records() != length:
+        raise DatasetError(
+            f"{path} holds {reader.num_records()} examples, but {INFO} says {length}."
+        )
+    reader.close()
+
+
+def _pixels(encoded: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def first_line(error: Exception) -> str:
+    """Another library's error message, as part of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -1,0 +1,90 @@
+"""A comparison on a set that is streamed, from config to records, against the same in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.comparison.config import common_config
+from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.program import make_data, make_model
+from bnrepro.comparison.reevaluation import with_population_statistics
+from bnrepro.comparison.run import run_comparison
+from bnrepro.data import DatasetError, load_dataset
+from configs import mnist_sigmoid
+from tests.small_shards import write_set
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streamed")
+    write_set(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield folder / "data"
+
+
+def config(data_dir, **changes):
+    result = mnist_sigmoid.get_config().to_dict()
+    result |= {"dataset": "squares", "data_dir": str(data_dir), "binary_input": False}
+    result |= {"seeds": 2, "steps": 6, "eval_every": 6, "batch_size": 6, "microbatch_size": 3}
+    result["model"]["hidden"] = (6, 5)
+    result["measures"] = ("sigmoid_input",)
+    result["evaluation"] |= {"train_examples": 20, "minibatches": 1, "holdout": 3}
+    result["sampler"] |= {"name": "labels", "labels_per_batch": 3, "examples_per_label": 2}
+    result["variants"] = {"batch_norm": {"normalizer": {"name": "batch_norm"}}}
+    result["baseline"] = "batch_norm"
+    return result | {"augment": "crop", "random_flip": True} | changes
+
+
+def test_a_streamed_run_records_what_a_resident_one_does(data_dir, tmp_path):
+    resident, streamed = (
+        run_comparison(config(data_dir, stream=stream), tmp_path / str(stream)).metrics
+        for stream in (False, True)
+    )
+    assert set(resident["split"]) == {"train", "test", "holdout", "train_set", "test_minibatches"}
+    keys = ["variant", "seed", "step", "split", "metric"]
+    assert streamed[keys].equals(resident[keys])
+    np.testing.assert_allclose(streamed["value"], resident["value"], rtol=1e-4, atol=1e-6)
+
+
+def test_population_statistics_are_those_of_the_whole_streamed_training_set(data_dir):
+    statistics = []
+    for stream in (False, True):
+        dataset = load_dataset("squares", data_dir, stream=stream)
+        common = common_config(config(data_dir, stream=stream))
+        common["normalizer"]["name"] = "batch_norm"
+        data, model = make_data(common, dataset), make_model(common, 3)
+        variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=True)
+        variables = jax.tree.map(lambda x: x[None], dict(variables))  # of one seed
+        found = with_population_statistics(variables, common, data, model)
+        statistics.append(found["batch_stats"])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *statistics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment": "inception", "image_size": 8}, "needs stream True and an image_size, got Fal"),
+        ({"augment": "inception", "stream": True}, "needs stream True and an image_size, got True"),
+        ({"stream": True, "sampler": {"labels_per_batch": 6, "repeat_labels": False}}, "at most 3"),
+    ],
+    ids=["resident", "no size", "labels"],
+)
+def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(
+    data_dir, tmp_path, changes, message
+):
+    changed = config(data_dir)
+    changed["sampler"] |= changes.pop("sampler", {})
+    changed["sampler"]["examples_per_label"] = 1
+    with pytest.raises(ConfigError, match=message):
+        run_comparison(changed | changes, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_half_prepared_set_is_refused_before_anything_is_written(tmp_path):
+    folder = write_set(tmp_path / "data")
+    (folder / "squares-validation.array_record-00001-of-00002").unlink()
+    with pytest.raises(DatasetError, match=r"squares-validation\S* is missing, cut"):
+        run_comparison(config(tmp_path / "data", stream=True), tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,58 @@
+"""Prints the peak memory, in MiB, of a process that streams from a set of so many JPEGs."""
+
+import io
+import resource
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from bnrepro.data import make_draw, make_sampler, shards, stream, take_images
+
+
+class Records:
+    """As many records as asked for, all of them one of a few."""
+
+    def __init__(self, count):
+        rng, self.count, self.few = np.random.default_rng(0), count, []
+        for _ in range(4):
+            encoded = io.BytesIO()
+            pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(encoded, format="JPEG")
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(encoded.getvalue())
+            example.features.feature["label"].int64_list.value.append(0)
+            self.few.append(example.SerializeToString())
+
+    def __getitem__(self, index):
+        assert 0 <= index < self.count
+        return self.few[index % 4]
+
+
+def main(count):
+    shards._record_source = lambda files: Records(count)
+    labels = (np.arange(count) % 1_000).astype(np.int32)
+    images = shards.Shards([("none", count)], labels, (None, None, 3))
+    sampler = make_sampler(
+        "labels", labels, 32, labels_per_batch=16, examples_per_label=2, repeat_labels=True
+    )
+    source = stream(
+        images,
+        labels,
+        make_draw(sampler, flip=False, crop=False),
+        lambda arrays, drawn: take_images(arrays, drawn, classes=1_000, digits=1),
+        run_key=jax.random.key,
+        runs=1,
+        image_size=64,
+        distorted=True,
+        workers=2,
+    )
+    for step in range(0, 100, 10):
+        source.feed([0], step, 10, np.ones((1, 32), bool))
+    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

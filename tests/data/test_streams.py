@@ -1,0 +1,218 @@
+"""Streams: what is read from shards is what a resident set gives, whenever it is read."""
+
+import json
+import resource
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnrepro.data import (
+    DatasetError,
+    Shards,
+    load_dataset,
+    make_draw,
+    make_sampler,
+    resident,
+    shards,
+    stream,
+    take_images,
+)
+from bnrepro.data.augment import central, inception
+from tests.small_shards import CLASSES, TEST, TRAIN, write_set
+
+pytestmark = pytest.mark.usefixtures("isolated")
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    write_set(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def run_key(seed):
+    return jax.random.key(seed)
+
+
+take = partial(take_images, classes=CLASSES, digits=1)
+
+
+def make_parts(dataset, flip=True, crop=True):
+    sampler = make_sampler(
+        "labels",
+        dataset.train_labels,
+        8,
+        labels_per_batch=4,
+        examples_per_label=2,
+        repeat_labels=True,
+    )
+    return (
+        dataset.train_images,
+        dataset.train_labels,
+        make_draw(sampler, flip=flip, crop=crop),
+        take,
+    )
+
+
+def make_stream(data_dir, *, image_size=0, distorted=False, workers=0, **draw):
+    dataset = load_dataset("squares", data_dir, image_size=image_size, stream=True)
+    options = {"image_size": image_size, "distorted": distorted, "workers": workers}
+    return stream(*make_parts(dataset, **draw), run_key=run_key, runs=2, **options)
+
+
+def fed(source, seeds, first, count, here=None):
+    here = np.ones((len(seeds), 8), bool) if here is None else here
+    return source.feed(seeds, first, count, here)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+INCEPTION = {"image_size": 8, "distorted": True}
+
+
+@pytest.mark.parametrize("options", [{}, INCEPTION], ids=["as stored", "inception"])
+def test_a_minibatch_depends_on_seed_and_step_alone(data_dir, options):
+    whole = fed(make_stream(data_dir, **options), [3, 5], 10, 6)
+    # Another process, one run of the two, resumed in between.
+    part = fed(make_stream(data_dir, **options), [5], 13, 2)
+    assert_same(part, jax.tree.map(lambda x: x[1:, 3:5], whole))
+    images = whole["images"].reshape(12, -1)
+    assert len(np.unique(images, axis=0)) == 12
+
+
+def test_worker_threads_change_nothing(data_dir):
+    alone, together = (
+        fed(make_stream(data_dir, workers=n, **INCEPTION), [3], 0, 5) for n in (0, 3)
+    )
+    assert_same(together, alone)
+
+
+def test_a_stream_gives_the_minibatches_of_the_resident_set(data_dir):
+    dataset = load_dataset("squares", data_dir)
+    images, labels, draw, _ = make_parts(dataset)
+    source, streamed = resident(images, labels, draw, take), make_stream(data_dir)
+    batches = fed(streamed, [7], 2, 3)
+    for i in range(3):
+        expected = take(
+            (jnp.asarray(images), jnp.asarray(labels)), source.draw(run_key(7), jnp.int32(2 + i))
+        )
+        batch = take((), jax.tree.map(lambda x, i=i: jnp.asarray(x[0, i]), batches))
+        assert_same(jax.tree.map(np.asarray, batch), jax.tree.map(np.asarray, expected))
+
+
+def test_two_hosts_read_disjoint_shares_that_are_the_whole(data_dir, monkeypatch):
+    source = make_stream(data_dir, **INCEPTION)
+    whole = fed(source, [3, 5], 0, 2)["images"]
+    first = np.zeros((2, 8), bool)
+    first[:, :4] = True
+    shares = [fed(source, [3, 5], 0, 2, here)["images"] for here in (first, ~first)]
+    for share, missing in zip(shares, (~first, first), strict=True):
+        assert not np.moveaxis(share, 1, 2)[missing].any()
+    assert_same(shares[0] + shares[1], whole)
+
+
+def test_a_distorted_image_has_a_generator_of_its_seed_step_and_place(data_dir):
+    dataset = load_dataset("squares", data_dir, stream=True)
+    source = make_stream(data_dir, **INCEPTION)
+    images = fed(source, [3], 4, 1)["images"]
+    index = make_parts(dataset)[2](run_key(3), jnp.int32(4))["index"]
+    for place in (0, 7):
+        image = dataset.train_images.image(int(index[place]))
+        expected = inception(image, 8, np.random.default_rng([3, 4, place]))
+        np.testing.assert_array_equal(images[0, 0, place], expected)
+
+
+def test_evaluation_reads_the_centre_of_each_image(data_dir):
+    dataset = load_dataset("squares", data_dir, image_size=8, stream=True)
+    source = make_stream(data_dir, **INCEPTION)
+    arrays = dataset.test_images, dataset.test_labels
+    read = source.read(arrays, {"index": np.array([4, 1])}, np.ones(2, bool))
+    for image, label, n in zip(read["images"], read["labels"], (4, 1), strict=True):
+        np.testing.assert_array_equal(image, central(dataset.test_images.image(n), 8))
+        assert label == n % CLASSES
+
+
+def test_what_is_held_out_is_the_end_of_the_training_set(data_dir):
+    whole = load_dataset("squares", data_dir).hold_out(5)
+    streamed = load_dataset("squares", data_dir, stream=True).hold_out(5)
+    assert len(streamed.train_images) == TRAIN - 5
+    np.testing.assert_array_equal(streamed.holdout_labels, whole.holdout_labels)
+    for n in range(5):
+        pixels = np.asarray(streamed.holdout_images.image(n))
+        np.testing.assert_array_equal(pixels, whole.holdout_images[n])
+
+
+def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, tmp_path, monkeypatch):
+    from bnrepro.data import datasets
+
+    first = load_dataset("squares", data_dir, stream=True)
+    monkeypatch.setattr(datasets, "read_labels", None)
+    again = load_dataset("squares", data_dir, stream=True)
+    np.testing.assert_array_equal(again.train_labels, np.arange(TRAIN) % CLASSES)
+    np.testing.assert_array_equal(again.test_labels, first.test_labels)
+
+
+def test_validation_is_the_test_set_of_imagenet_whose_test_set_has_no_labels(tmp_path):
+    folder = write_set(tmp_path / "data", splits=("train", "validation"))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    unlabelled = {**info["splits"][1], "name": "test"}
+    info |= {"name": "imagenet2012", "splits": [*info["splits"], unlabelled]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    for shard in folder.glob("squares-*"):
+        shard.rename(folder / shard.name.replace("squares", "imagenet2012"))
+    folder.parent.rename(folder.parents[1] / "imagenet2012")
+    dataset = load_dataset("imagenet2012", tmp_path / "data", stream=True)
+    assert (len(dataset.train_images), len(dataset.test_images)) == (TRAIN, TEST)
+
+
+# Damage and mistakes
+
+
+def test_a_damaged_image_is_named_once_and_the_next_of_its_label_takes_its_place(tmp_path, caplog):
+    write_set(tmp_path / "data", damaged=[22])
+    images = load_dataset("squares", tmp_path / "data", stream=True).train_images
+    replaced = [np.asarray(images.image(22)) for _ in range(2)]
+    # Labels are 0, 1, 2 in turn: after 22 comes, from the start, 1.
+    assert_same(replaced, [np.asarray(images.image(1))] * 2)
+    (record,) = caplog.records
+    assert "squares-train.array_record-00001-of-00002, record 10, is damaged" in record.message
+
+
+def test_more_than_one_damaged_image_in_a_thousand_are_an_error(tmp_path):
+    write_set(tmp_path / "data", damaged=[22, 5])
+    images = load_dataset("squares", tmp_path / "data", stream=True).train_images
+    images.image(22)
+    with pytest.raises(DatasetError, match=r"00000-of-00002, record 5, is damaged .*at most 1 dam"):
+        images.image(5)
+
+
+def test_images_of_several_sizes_need_a_size(tmp_path):
+    write_set(tmp_path / "data", sizes=((16, 12), (9, 20)))
+    with pytest.raises(DatasetError, match=r"images of squares/1\.0\.0 differ in size: set image_"):
+        load_dataset("squares", tmp_path / "data", stream=True)
+    source = make_stream(tmp_path / "data", image_size=8)
+    assert fed(source, [1], 0, 1)["images"].shape == (1, 1, 8, 8, 8, 3)
+
+
+def test_a_missing_shard_is_named_before_anything_is_read(data_dir):
+    shard = data_dir / "squares" / "1.0.0" / "squares-train.array_record-00001-of-00002"
+    shard.unlink()
+    with pytest.raises(DatasetError, match=f"{shard.name} is missing"):
+        load_dataset("squares", data_dir, stream=True)
+
+
+def test_a_set_may_have_more_files_than_a_process_may_usually_open(data_dir, monkeypatch):
+    """The limits are those of many systems, and of one whose own is as low."""
+    limits, asked = [(1_024, 4_096), (1_024, 1_024)], []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits.pop(0))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: asked.append(limit))
+    files = [("none", 1)] * 1_100
+    monkeypatch.setattr(shards, "_record_source", lambda files: None)
+    Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))
+    assert asked == [(2_124, 4_096)]
+    with pytest.raises(DatasetError, match=r"needs 2,124 open files: raise `ulimit -n` from 1,024"):
+        Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))

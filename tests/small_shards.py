@@ -1,0 +1,80 @@
+"""A small set of colour images in shards, as TFDS prepares it."""
+
+import io
+import json
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+CLASSES, TRAIN, TEST = 3, 24, 6
+
+
+def jpeg(array):
+    encoded = io.BytesIO()
+    Image.fromarray(array).save(encoded, format="JPEG")
+    return encoded.getvalue()
+
+
+def write_shards(folder, split, examples):
+    """Two shards, as TFDS names them."""
+    for i, part in enumerate((examples[: len(examples) // 2], examples[len(examples) // 2 :])):
+        path = folder / f"squares-{split}.array_record-0000{i}-of-00002"
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for encoded, label in part:
+            example = tf_example_pb2.Example()
+            example.features.feature["image"].bytes_list.value.append(encoded)
+            example.features.feature["label"].int64_list.value.append(label)
+            example.features.feature["file_name"].bytes_list.value.append(b"x.jpg")
+            writer.write(example.SerializeToString())
+        writer.close()
+
+
+def examples_of(count, seed, sizes):
+    rng = np.random.default_rng(seed)
+    return [
+        (jpeg(rng.integers(0, 256, (*sizes[n % len(sizes)], 3), np.uint8)), n % CLASSES)
+        for n in range(count)
+    ]
+
+
+def write_set(data_dir, sizes=((16, 16),), damaged=(), splits=("train", "validation")):
+    """A set of three labels in turn; images of one size or of several in turn."""
+    folder = data_dir / "squares" / "1.0.0"
+    folder.mkdir(parents=True)
+    shape = (*sizes[0], 3) if len(sizes) == 1 else (None, None, 3)
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape, encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=CLASSES),
+            "file_name": tfds.features.Text(),
+        }
+    )
+    features.save_config(folder)
+    counts = dict(zip(splits, (TRAIN, TEST), strict=True))
+    for i, (split, count) in enumerate(counts.items()):
+        examples = examples_of(count, i, sizes)
+        if split == "train":
+            examples = [
+                (b"no image", y) if n in damaged else (x, y) for n, (x, y) in enumerate(examples)
+            ]
+        write_shards(folder, split, examples)
+    info = {
+        "name": "squares",
+        "version": "1.0.0",
+        "fileFormat": "array_record",
+        "moduleName": "__main__",
+        "splits": [
+            {
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "name": split,
+                "numBytes": "1000",
+                "shardLengths": [str(count // 2)] * 2,
+            }
+            for split, count in counts.items()
+        ],
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    return folder
