@@ -182,6 +182,7 @@ def make_devices(
     num_seeds: int,
     batch_size: int,
     microbatch_size: int,
+    available: Sequence[jax.Device] | None = None,
 ) -> Devices:
     """Chooses devices.
 
@@ -194,6 +195,7 @@ def make_devices(
       num_seeds: to be spread over `seeds`.
       batch_size: to be spread over `data`, in whole microbatches.
       microbatch_size: to be spread over `data`, if synchronized.
+      available: to choose from, even if they are only described (default: `jax.devices()`).
 
     Raises:
       ValueError: an unknown strategy, or sizes that do not divide.
@@ -209,7 +211,9 @@ def make_devices(
         raise ValueError(f"devices.strategy single uses one device, got {seeds} x {data}")
     if strategy == "pmap" and seeds > 1:
         raise ValueError(f"devices.strategy pmap does not spread seeds, got devices.seeds {seeds}")
-    available = jax.devices()[:1] if strategy == "single" else jax.devices()
+    available = jax.devices() if available is None else available
+    if strategy == "single":
+        available = available[:1]
     parts, what = batch_size // microbatch_size, f"microbatches ({batch_size} / {microbatch_size})"
     if synchronized:
         parts, what = microbatch_size, "examples of a microbatch"
