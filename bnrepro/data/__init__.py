@@ -1,6 +1,7 @@
 """Data sets as arrays, the samplers that draw from them, and sources of minibatches."""
 
 from bnrepro.data.datasets import Dataset, DatasetError, load_dataset
+from bnrepro.data.descriptions import describe_dataset
 from bnrepro.data.samplers import SAMPLERS, Sampler, make_sampler
 from bnrepro.data.sources import Examples, Source, fixed_examples, resident, take_images
 
@@ -11,6 +12,7 @@ __all__ = [
     "Examples",
     "Sampler",
     "Source",
+    "describe_dataset",
     "fixed_examples",
     "load_dataset",
     "make_sampler",

@@ -158,6 +158,34 @@ class Devices:
             lambda x: jax.device_put(jnp.broadcast_to(x, (count, *x.shape)), sharding), data
         )
 
+    def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
+        """What `train` compiles for, as shapes, types and placements; the devices need not exist.
+
+        Args:
+          states: of all runs, stacked, as shapes and types.
+          arrays: as given to `replicate`; only shapes and types matter, as for the next.
+          fed: as given to `feed`.
+        """
+
+        def placed(tree: Any, spec: P, split: int | None = None) -> Any:
+            count, sharding = self.mesh.size, self.sharding
+            if self.strategy != "single":
+                spec = P(DATA) if self.strategy == "pmap" else spec
+                sharding = NamedSharding(self.mesh, spec)
+
+            def one(x: Any) -> jax.ShapeDtypeStruct:
+                shape = list(x.shape)
+                if self.strategy == "pmap":
+                    if split is not None:
+                        shape[split] //= count
+                    shape = [count, *shape]
+                return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+            return jax.tree.map(one, tree)
+
+        fed = placed(fed, self._fed, self._fed.index(DATA))
+        return placed(states, P(SEEDS)), placed(arrays, P()), fed
+
     @property
     def sharding(self) -> jax.sharding.Sharding:
         """The placement of stacked states for evaluation and checkpoints."""
