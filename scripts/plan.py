@@ -269,10 +269,10 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
     if first["topology"] == LOCAL:
         return table, f"{caption} Median of single steps, each a dispatch of its own."
     caption += (
-        " Nothing was run: times are lower bounds. The roofline takes the chip's published peaks "
-        "for operations and memory; communication, for its links. Hours add communication to the "
-        "compiler's estimate or, where the compiler does not know an operation's time, the "
-        f"roofline. JAX {first['jax']}, libtpu {first['libtpu']}."
+        " Nothing was run, and times leave out all overheads. The roofline takes the chip's "
+        "published peaks for operations and memory; communication, for its links. Hours add "
+        "communication to the compiler's estimate or, where the compiler does not know an "
+        f"operation's time, to the roofline. JAX {first['jax']}, libtpu {first['libtpu']}."
     )
     return table, caption
 
