@@ -190,6 +190,8 @@ def _described(topology: str) -> "Sequence[jax.Device]":
     # Otherwise the compiler looks for the TPU of this machine and complains that there is none.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Its lock keeps processes from sharing a TPU; several may compile for one that is not there.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     import jax
     from jax.experimental import topologies
 

@@ -1,11 +1,6 @@
 """What a step takes on each device, as its compiled program says."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jaxtyping
@@ -15,7 +10,6 @@ import pytest
 from bnrepro.comparison.config import variant_configs, with_settings
 from bnrepro.comparison.footprint import (
     Collective,
-    DoesNotFitError,
     collectives,
     compile_step,
     footprint,
@@ -24,7 +18,6 @@ from bnrepro.comparison.footprint import (
 from bnrepro.comparison.run import make_job
 from bnrepro.data import DatasetError, describe_dataset
 from configs import small_batch
-
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +31,7 @@ HloModule step
 
 %body (arg: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
   %x = f32[4,8]{1,0:T(8,128)} get-tuple-element(%arg), index=1
-  %all-reduce.1 = (f32[4,8]{1,0:T(8,128)S(1)}, /*index=1*/bf16[3]{0}) all-reduce(%x, %y), to_apply=%add
+  %all-reduce.1 = (f32[4,8]{1,0:T(8,128)S(1)}, /*index=1*/bf16[3]{0}) all-reduce(%x, %y)
   %all-gather-start.2 = (f32[4,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%x), dimensions={0}
   %all-gather-done.2 = f32[16,8]{1,0} all-gather-done(%all-gather-start.2)
   ROOT %psum.3 = pred[] all-reduce(%flag), metadata={op_name="all-gather(x)"}
