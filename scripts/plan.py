@@ -146,8 +146,16 @@ def plan(
     changes: dict[str, Any] = {}
     while True:
         settings = with_settings(config, changes)
+        job = make_job(name, settings, dataset, devices)
+        used = job.devices.mesh.size
+        if chip and used not in (1, len(devices)):
+            raise ConfigError(
+                f"variant {name} can be spread over {used} of the {len(devices)} chips of "
+                f"{topology}, but a slice is used as a whole: change seeds, batch_size, "
+                "microbatch_size or devices, or choose another slice"
+            )
         try:
-            step = footprint.compile_step(make_job(name, settings, dataset, devices))
+            step = footprint.compile_step(job)
             break
         except footprint.DoesNotFitError as error:
             smaller = _smaller(settings, dataset, chip)

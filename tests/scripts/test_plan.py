@@ -63,6 +63,8 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(untyped):
     assert row["collectives"].startswith("1 all-reduce")
     with pytest.raises(ConfigError, match="v5e:3x3 cannot be described"):
         planned("v5e:3x3")
+    with pytest.raises(ConfigError, match="over 3 of the 4 chips of v5e:2x2, but"):
+        planned("v5e:2x2", seeds=3, **{"devices.data": 1})
 
 
 def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
