@@ -11,7 +11,7 @@ a step does not fit a chip, settings that make it smaller are named and planned 
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import jax
     import pandas as pd
 
+    from bnrepro.comparison.run import Job
     from bnrepro.data import Dataset
 
 
@@ -66,6 +67,7 @@ def main() -> None:
     topologies = flags.FLAGS.topology
     variant = flags.FLAGS.variant or config["baseline"]
     flag = flags.FLAGS["config"]
+    overrides = config_flags.get_override_values(flag)
     try:
         for topology in topologies:
             _check(topology)
@@ -73,7 +75,7 @@ def main() -> None:
             known = ", ".join(config["variants"])
             raise ValueError(f"--variant is unknown: {variant!r}; the config has {known}")
         chosen = {**config, "variants": {variant: config["variants"][variant]}, "baseline": variant}
-        cli.check_overrides(chosen, config_flags.get_override_values(flag))
+        cli.check_overrides(chosen, overrides)
     except ValueError as error:
         cli.fail(error)
 
@@ -85,6 +87,7 @@ def main() -> None:
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.data import DatasetError, describe_dataset
     from bnrepro.records import RecordsError, complete_file
+    from bnrepro.report import commands
     from bnrepro.report.tables import print_table
 
     cli.quiet_logging()
@@ -93,7 +96,11 @@ def main() -> None:
         dataset = describe_dataset(
             settings["dataset"], settings["data_dir"] or None, image_size=settings["image_size"]
         )
-        common = {"config": config_flags.get_config_filename(flag), "variant": variant}
+        common = {
+            "config": config_flags.get_config_filename(flag),
+            "overrides": " ".join(commands.config_flags(overrides)),
+            "variant": variant,
+        }
         rows = [
             common | plan(settings, dataset, variant, topology)
             for topology in topologies or [LOCAL]
@@ -102,7 +109,7 @@ def main() -> None:
         if flags.FLAGS.output:
             with complete_file(Path(flags.FLAGS.output)) as path:
                 records.to_csv(path, index=False)
-    except (ConfigError, DatasetError, RecordsError, ValueError) as error:
+    except (ConfigError, DatasetError, RecordsError) as error:
         cli.fail(error)
     console = Console()
     if not console.is_terminal:
@@ -140,6 +147,7 @@ def plan(
     from bnrepro.comparison.config import with_settings
     from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import make_job
+    from bnrepro.report import commands
 
     chip = CHIPS.get(topology.partition(":")[0])
     devices = _described(topology) if chip else jax.devices()
@@ -158,16 +166,16 @@ def plan(
             step = footprint.compile_step(job)
             break
         except footprint.DoesNotFitError as error:
-            smaller = _smaller(settings, dataset, chip)
+            smaller = _smaller(job, dataset, chip)
             if not smaller:
-                even = f" even with {_flags(changes)}" if changes else ""
+                even = f" even with {' '.join(commands.config_flags(changes))}" if changes else ""
                 raise ConfigError(f"{name} does not fit {topology}{even}: {error}") from None
             changes |= smaller
     taken = footprint.footprint(step)
     row = {
         "topology": topology,
         "chips": len(devices),
-        "changes": _flags(changes),
+        "changes": " ".join(commands.config_flags(changes)),
         "runs": settings["seeds"],
         "batch_size": settings["batch_size"],
         "steps": settings["steps"],
@@ -211,27 +219,28 @@ def _described(topology: str) -> "Sequence[jax.Device]":
         raise ConfigError(f"--topology {topology} cannot be described: {error}") from None
 
 
-def _smaller(
-    config: Mapping[str, Any], dataset: "Dataset", chip: Chip | None
-) -> dict[str, Any] | None:
-    """The next setting with which a step takes less memory; those that change least come first."""
-    model, batch = config["model"], config["batch_size"]
-    if chip and not config.get("stream", True) and dataset.train_images.nbytes > chip.memory / 2:
+def _smaller(job: "Job", dataset: "Dataset", chip: Chip | None) -> dict[str, Any] | None:
+    """The next setting with which a step takes less memory and still uses all chips.
+
+    Those that change results least come first.
+    """
+    from bnrepro.training.devices import DATA, SEEDS
+
+    config, mesh = job.config, job.devices.mesh.shape
+    model, batch_size = config["model"], config["batch_size"]
+    too_large = chip is not None and dataset.train_images.nbytes > chip.memory / 2
+    if too_large and not config.get("stream", False):
         return {"stream": True}
-    if config["seeds"] > 1:
-        return {"seeds": 1}
+    if config["seeds"] > mesh[SEEDS]:
+        return {"seeds": mesh[SEEDS]}
     if not model.get("remat", True):
         return {"model.remat": True}
     if model["dtype"] == "float32":
         return {"model.dtype": "bfloat16"}
-    microbatches = batch // config["microbatch_size"]
-    if microbatches % 2 == 0:
-        return {"batch_size": batch // 2}
+    spread = 1 if config["devices"]["synchronized"] else mesh[DATA]
+    if batch_size // config["microbatch_size"] % (2 * spread) == 0:
+        return {"batch_size": batch_size // 2}
     return None
-
-
-def _flags(changes: Mapping[str, Any]) -> str:
-    return " ".join(f"--config.{key}={value}" for key, value in changes.items())
 
 
 def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
@@ -255,7 +264,10 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
             cells["does not fit without"] = row["changes"]
         for key in ("parameters", "arguments", "outputs", "temporaries", "memory", "bytes_moved"):
             cells[f"{key.replace('_', ' ')}, MB"] = f"{row[key] / 1e6:,.1f}"
-        cells |= {"GFLOP": f"{row['flops'] / 1e9:,.3g}", "collectives": row["collectives"]}
+        cells |= {
+            "GFLOP": f"{row['flops'] / 1e9:,.3g}",
+            "collectives": row["collectives"] or "none",
+        }
         if row["topology"] == LOCAL:
             cells["measured, µs"] = micro(row["seconds"])
         else:
@@ -269,11 +281,14 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
             "images/s per chip": f"{row['runs'] * row['batch_size'] / row['seconds'] / used:,.0f}",
         }
 
-    rows = records.fillna({"changes": "", "collectives": ""}).to_dict("records")
+    # A file has nothing where a text is empty.
+    texts = {"overrides": "", "changes": "", "collectives": ""}
+    rows = records.fillna(texts).to_dict("records")
     table = pd.DataFrame({row["topology"]: column(row) for row in rows}).fillna("")
     first = rows[0]
     caption = (
-        f"A step of all {first['runs']} runs of {first['variant']}, {first['config']}: what each "
+        f"A step of all {first['runs']} runs of {first['variant']}, "
+        f"{' '.join([first['config'], first['overrides']]).strip()}: what each "
         "chip holds, computes and exchanges."
     )
     if first["topology"] == LOCAL:

@@ -77,7 +77,7 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
         return compile_step(job)
 
     monkeypatch.setattr(footprint, "compile_step", compile_on_a_small_device)
-    row = planned(plan.LOCAL)
+    row = planned(plan.LOCAL, **{"devices.seeds": 1, "devices.data": 1})
     assert asked == [
         (2, "float32", 64),
         (1, "float32", 64),
@@ -87,7 +87,7 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
     assert row["changes"] == (
         "--config.seeds=1 --config.model.dtype=bfloat16 --config.batch_size=32"
     )
-    table, _ = plan.report(pd.DataFrame([{"config": "c", "variant": NAME} | row]))
+    table, _ = plan.report(pd.DataFrame([{"config": "c", "overrides": "", "variant": NAME} | row]))
     assert table.loc["does not fit without", plan.LOCAL] == row["changes"]
 
 
