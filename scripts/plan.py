@@ -152,6 +152,8 @@ def plan(
     chip = CHIPS.get(topology.partition(":")[0])
     devices = _described(topology) if chip else jax.devices()
     changes: dict[str, Any] = {}
+    if chip and dataset.train_images.nbytes > chip.memory and not config.get("stream", False):
+        changes["stream"] = True  # the compiler would take minutes to refuse
     while True:
         settings = with_settings(config, changes)
         job = make_job(name, settings, dataset, devices)
@@ -166,7 +168,7 @@ def plan(
             step = footprint.compile_step(job)
             break
         except footprint.DoesNotFitError as error:
-            smaller = _smaller(job, dataset, chip)
+            smaller = _smaller(job)
             if not smaller:
                 even = f" even with {' '.join(commands.config_flags(changes))}" if changes else ""
                 raise ConfigError(f"{name} does not fit {topology}{even}: {error}") from None
@@ -219,7 +221,7 @@ def _described(topology: str) -> "Sequence[jax.Device]":
         raise ConfigError(f"--topology {topology} cannot be described: {error}") from None
 
 
-def _smaller(job: "Job", dataset: "Dataset", chip: Chip | None) -> dict[str, Any] | None:
+def _smaller(job: "Job") -> dict[str, Any] | None:
     """The next setting with which a step takes less memory and still uses all chips.
 
     Those that change results least come first.
@@ -228,9 +230,6 @@ def _smaller(job: "Job", dataset: "Dataset", chip: Chip | None) -> dict[str, Any
 
     config, mesh = job.config, job.devices.mesh.shape
     model, batch_size = config["model"], config["batch_size"]
-    too_large = chip is not None and dataset.train_images.nbytes > chip.memory / 2
-    if too_large and not config.get("stream", False):
-        return {"stream": True}
     if config["seeds"] > mesh[SEEDS]:
         return {"seeds": mesh[SEEDS]}
     if not model.get("remat", True):
