@@ -170,7 +170,7 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
 
 
 def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
-    """Parses the command line: a command's own flags, and the flags that all commands share.
+    """Parses the command line of a command that writes to a workdir.
 
     Args:
       doc: shown before the flags by --help.
@@ -179,15 +179,28 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
     Returns:
       The config as plain dicts, and the workdir.
     """
-    config_flag = config_flags.DEFINE_config_file(
-        "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
-    )
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder that all results are written to.")
     flags.DEFINE_string(
         "wandb", None, "Log to this project of Weights & Biases, too (pip install wandb)."
     )
+    config = parse_config(doc, ("workdir", *own, "wandb"))
+    try:
+        if not workdir_flag.value:
+            raise ValueError("give the folder for the results: --workdir=runs/NAME")
+        if flags.FLAGS.wandb == "":
+            raise ValueError("give the project of Weights & Biases: --wandb=PROJECT")
+    except ValueError as error:
+        fail(error)
+    return config, Path(workdir_flag.value)
+
+
+def parse_config(doc: str, own: Sequence[str]) -> dict[str, Any]:
+    """As `parse`, without a workdir."""
+    config_flag = config_flags.DEFINE_config_file(
+        "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
+    )
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        known = (flags.FLAGS[name] for name in ("config", "workdir", *own, "wandb"))
+        known = (flags.FLAGS[name] for name in ("config", *own))
         print("\n".join([doc, *(f"  --{flag.name}: {flag.help}" for flag in known)]))
         print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():
@@ -201,11 +214,7 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
         rest = flags.FLAGS(sys.argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
-        if not workdir_flag.value:
-            raise ValueError("give the folder for the results: --workdir=runs/NAME")
-        if flags.FLAGS.wandb == "":
-            raise ValueError("give the project of Weights & Biases: --wandb=PROJECT")
-        return config_flag.value.to_dict(), Path(workdir_flag.value)
+        return config_flag.value.to_dict()
     except Exception as error:  # absl and ml_collections raise many kinds
         fail(error)
 

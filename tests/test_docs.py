@@ -4,10 +4,11 @@ import functools
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from bnrepro.comparison import run as run_module
-from scripts import pendulum
+from scripts import pendulum, plan
 from tests.pages import LINKS, run_code, run_notebook
 from tests.small_dataset import small_dataset
 
@@ -72,3 +73,11 @@ def test_the_tables_of_speed_are_those_of_the_results():
         result = (ROOT / "results" / "benchmarks" / f"{name}.md").read_text()
         tables = [part for part in result.split("\n\n") if part.startswith("|")]
         assert tables and all(table in page for table in tables)
+
+
+def test_the_table_of_scale_is_that_of_the_result():
+    records = pd.read_csv(ROOT / "results" / "scale" / "labels_and_depth.csv")
+    table, caption = plan.report(records)
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert table.to_markdown(disable_numparse=True) in page
+    assert caption in " ".join(page.split())

@@ -43,7 +43,7 @@ from bnrepro.training import (
 )
 from bnrepro.training.devices import DATA
 from bnrepro.training.evaluation import Batches, Totals
-from bnrepro.training.state import TrainState, run_keys
+from bnrepro.training.state import Build, TrainState, run_keys
 
 # At most this many test images are used for measures at evaluations, and so many of a stream.
 _MEASURED, _MEASURED_OF_STREAM = 10_000, 1_000
@@ -135,13 +135,27 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     )
 
 
+class Training(NamedTuple):
+    """What trains all runs of a config, for any seeds and numbers.
+
+    Attributes:
+      build: makes model and optimizer of a run.
+      init: makes the states of all runs before the first step from their seeds and numbers.
+      train_steps: see `make_train_steps`.
+    """
+
+    build: Build
+    init: Callable[[Any, Any], TrainState]
+    train_steps: TrainSteps
+
+
 class Program(NamedTuple):
     """What is compiled once for all runs of a config, for any seeds and numbers.
 
     Attributes:
       config: what the runs share.
       devices: where they run.
-      init: makes the states of all runs before the first step from their seeds and numbers.
+      init: see `Training`.
       source: of minibatches.
       arrays: the source's, as `train_steps` takes them.
       train_steps: see `make_train_steps`.
@@ -165,6 +179,20 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
       data: what it is trained and evaluated on.
       devices: where it is trained.
     """
+    training = make_training(config, data, devices)
+    return Program(
+        config=config,
+        devices=devices,
+        init=training.init,
+        source=data.source,
+        arrays=devices.replicate(data.source.arrays),
+        train_steps=training.train_steps,
+        evaluate=make_evaluate(config, data, training.build, devices),
+    )
+
+
+def make_training(config: Mapping[str, Any], data: Data, devices: Devices) -> Training:
+    """As `make_program`, without evaluation; moves nothing to the devices."""
     source = data.source
     axis_name = devices.axis_name if devices.synchronized else None
 
@@ -181,9 +209,8 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
         example=example_input(data),
         ema_decay=config["ema_decay"],
     )
-    return Program(
-        config=config,
-        devices=devices,
+    return Training(
+        build=build,
         init=jax.jit(init, out_shardings=devices.sharding),
         train_steps=make_train_steps(
             build=partial(build, axis_name=axis_name),
@@ -196,9 +223,6 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
             measures=config["measures"],
             measure_every=config["measure_every"],
         ),
-        source=source,
-        arrays=devices.replicate(source.arrays),
-        evaluate=make_evaluate(config, data, build, devices),
     )
 
 

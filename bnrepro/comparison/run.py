@@ -282,8 +282,13 @@ def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, fl
     )
 
 
-def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
-    """Makes what is needed to train the variant of that name.
+def make_job(
+    name: str,
+    config: dict[str, Any],
+    dataset: Dataset,
+    available: Sequence[jax.Device] | None = None,
+) -> Job:
+    """Makes what is needed to train the variant of that name, on some of the `available` devices.
 
     Raises:
       ConfigError: a setting does not fit the data set or the devices.
@@ -320,6 +325,7 @@ def make_job(name: str, config: dict[str, Any], dataset: Dataset) -> Job:
             num_seeds=config["seeds"],
             batch_size=config["batch_size"],
             microbatch_size=config["microbatch_size"],
+            available=available,
         )
     except ValueError as error:
         raise ConfigError(f"variant {name}: {error}") from None

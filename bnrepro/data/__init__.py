@@ -1,6 +1,7 @@
 """Data sets as arrays, the samplers that draw from them, and sources of minibatches."""
 
 from bnrepro.data.datasets import Dataset, DatasetError, load_dataset
+from bnrepro.data.descriptions import describe_dataset
 from bnrepro.data.samplers import SAMPLERS, Sampler, make_sampler
 from bnrepro.data.shards import Shards
 from bnrepro.data.sources import (
@@ -21,6 +22,7 @@ __all__ = [
     "Sampler",
     "Shards",
     "Source",
+    "describe_dataset",
     "fixed_examples",
     "load_dataset",
     "make_draw",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -30,20 +29,28 @@ def convolution(
     if isinstance(padding, str):
         pads = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
     rows, columns = (size + sum(pair) for size, pair in zip(x.shape[1:3], pads, strict=True))
+
+    def as_convolution(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
+
     if (
-        jax.default_backend() != "cpu"
-        or any(number != 1 for number in dilations + groups)
+        any(number != 1 for number in dilations + groups)
         or min(min(pair) for pair in pads) < 0
         or rows < height
         or columns < width
     ):
-        return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    starts = [(row, column) for row in range(height) for column in range(width)]
-    # The last start of a patch, plus one.
-    stops = x.shape[1] - height + 1, x.shape[2] - width + 1
-    patches = [
-        x[:, row : row + stops[0] : strides[0], column : column + stops[1] : strides[1]]
-        for row, column in starts
-    ]
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
+        return as_convolution(x, kernel)
+
+    def as_product(x: Array, kernel: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        starts = [(row, column) for row in range(height) for column in range(width)]
+        # The last start of a patch, plus one.
+        stops = x.shape[1] - height + 1, x.shape[2] - width + 1
+        patches = [
+            x[:, row : row + stops[0] : strides[0], column : column + stops[1] : strides[1]]
+            for row, column in starts
+        ]
+        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
+
+    # By the platform compiled for, which need not be that of this machine.
+    return lax.platform_dependent(x, kernel, cpu=as_product, default=as_convolution)

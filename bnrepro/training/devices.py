@@ -173,6 +173,34 @@ class Devices:
             lambda x: jax.device_put(jnp.broadcast_to(x, (count, *x.shape)), sharding), data
         )
 
+    def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
+        """What `train` compiles for, as shapes, types and placements; the devices need not exist.
+
+        Args:
+          states: of all runs, stacked, as shapes and types.
+          arrays: as given to `replicate`; only shapes and types matter, as for the next.
+          fed: as given to `feed`.
+        """
+
+        def placed(tree: Any, spec: P, split: int | None = None) -> Any:
+            count, sharding = self.mesh.size, self.sharding
+            if self.strategy != "single":
+                spec = P(DATA) if self.strategy == "pmap" else spec
+                sharding = NamedSharding(self.mesh, spec)
+
+            def one(x: Any) -> jax.ShapeDtypeStruct:
+                shape = list(x.shape)
+                if self.strategy == "pmap":
+                    if split is not None:
+                        shape[split] //= count
+                    shape = [count, *shape]
+                return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+            return jax.tree.map(one, tree)
+
+        fed = placed(fed, self._fed, self._fed.index(DATA))
+        return placed(states, P(SEEDS)), placed(arrays, P()), fed
+
     @property
     def sharding(self) -> jax.sharding.Sharding:
         """The placement of stacked states for evaluation and checkpoints."""
@@ -209,6 +237,7 @@ def make_devices(
     num_seeds: int,
     batch_size: int,
     microbatch_size: int,
+    available: Sequence[jax.Device] | None = None,
 ) -> Devices:
     """Chooses devices.
 
@@ -221,6 +250,7 @@ def make_devices(
       num_seeds: to be spread over `seeds`.
       batch_size: to be spread over `data`, in whole microbatches.
       microbatch_size: to be spread over `data`, if synchronized.
+      available: to choose from, even if they are only described (default: `jax.devices()`).
 
     Raises:
       ValueError: an unknown strategy, or sizes that do not divide.
@@ -236,7 +266,9 @@ def make_devices(
         raise ValueError(f"devices.strategy single uses one device, got {seeds} x {data}")
     if strategy == "pmap" and seeds > 1:
         raise ValueError(f"devices.strategy pmap does not spread seeds, got devices.seeds {seeds}")
-    available = jax.devices()[:1] if strategy == "single" else jax.devices()
+    available = jax.devices() if available is None else available
+    if strategy == "single":
+        available = available[:1]
     parts, what = batch_size // microbatch_size, f"microbatches ({batch_size} / {microbatch_size})"
     if synchronized:
         parts, what = microbatch_size, "examples of a microbatch"

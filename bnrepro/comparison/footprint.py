@@ -1,0 +1,210 @@
+"""What one training step takes on each device, from the program compiled for it.
+
+Nothing is placed on the devices, so they may only be described (`jax.experimental.topologies`), and
+so may the data set (`describe_dataset`).
+"""
+
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bnrepro.comparison.program import (
+    Data,
+    Training,
+    example_input,
+    make_training,
+    preprocessing,
+)
+from bnrepro.comparison.run import Job
+from bnrepro.data import Examples, Source
+from bnrepro.training.devices import SEEDS
+
+_KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+# An instruction of HLO text: `%name = type kind(operands)`. Of one split into start and done only
+# the latter, since the type of a start may hold the operands, too.
+_COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?\S+ = (.*?) ({_KINDS})(?:-done)?\(", re.MULTILINE)
+_ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+# Dispatches of one step that are timed.
+_TIMED = 5
+
+
+class DoesNotFitError(Exception):
+    """A program needs more memory than a device has; the message is the compiler's."""
+
+
+class Collective(NamedTuple):
+    """Collective operations of one kind.
+
+    Attributes:
+      number: of operations in a step.
+      bytes: that a device gets from them, without padding.
+    """
+
+    number: int
+    bytes: int
+
+
+class Footprint(NamedTuple):
+    """What one step of all runs takes on each device.
+
+    Attributes:
+      seeds: devices along which the runs are spread.
+      data: devices along which each batch is spread.
+      parameters: bytes of the parameters of the runs on the device, without padding.
+      arguments: bytes of the states, and of the data set or the minibatch that is fed.
+      outputs: bytes of the new states, which take the place of the old, and of the metrics.
+      temporaries: bytes of everything in between.
+      memory: bytes to be allocated in all, with the program's own.
+      flops: floating-point operations.
+      bytes_moved: between memory and processor, as the compiler counts them.
+      compiler_seconds: the compiler's estimate of the time without communication; None if it does
+        not know the time of some operation.
+      collectives: by kind, such as "all-reduce".
+    """
+
+    seeds: int
+    data: int
+    parameters: int
+    arguments: int
+    outputs: int
+    temporaries: int
+    memory: int
+    flops: float
+    bytes_moved: float
+    compiler_seconds: float | None
+    collectives: Mapping[str, Collective]
+
+
+class Step(NamedTuple):
+    """A step of all runs, compiled.
+
+    Attributes:
+      job: what it was made from.
+      training: likewise.
+      fed: a black minibatch for each run (runs, 1, microbatches, size, ...) if the data set is
+        streamed; otherwise nothing.
+      compiled: called like `train_steps`.
+      counted: the same, but fed. Of images taken from the devices, a compiler counts all as moved.
+    """
+
+    job: Job
+    training: Training
+    fed: Any
+    compiled: jax.stages.Compiled
+    counted: jax.stages.Compiled
+
+
+def compile_step(job: Job) -> Step:
+    """Compiles what trains, for one step in a dispatch.
+
+    A compiler counts the body of a loop once, but would count the drawing of the minibatches of all
+    the steps that a dispatch may take.
+
+    Raises:
+      DoesNotFitError: it needs more memory than a device has.
+    """
+    data = job.data._replace(source=job.data.source._replace(steps_at_once=1))
+    streamed, fed = _streamed(job.config, data)
+    training, counted = _compile(job._replace(data=streamed), fed)
+    if job.config["stream"]:
+        return Step(job._replace(data=streamed), training, fed, counted, counted)
+    job = job._replace(data=data)
+    training, compiled = _compile(job, ())
+    return Step(job, training, (), compiled, counted)
+
+
+def _compile(job: Job, fed: Any) -> tuple[Training, jax.stages.Compiled]:
+    config, data, devices = job
+    training = make_training(config, data, devices)
+    states = jax.eval_shape(training.init, np.arange(config["seeds"]), {})
+    arguments = devices.abstract(states, data.source.arrays, fed)
+    train_steps: Any = training.train_steps
+    try:
+        return training, train_steps.lower(*arguments, 0, 1).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFitError(str(error).splitlines()[0]) from error
+
+
+def _streamed(config: Mapping[str, Any], data: Data) -> tuple[Data, Any]:
+    """The data as if its images were fed, and a black minibatch for each run."""
+    preprocess, shape = preprocessing(config), example_input(data).shape[1:]
+
+    def take(arrays: Any, drawn: Any) -> Any:
+        return {**drawn, "images": preprocess(drawn["images"])}
+
+    def black(*batch: int) -> dict[str, np.ndarray]:
+        images = np.broadcast_to(np.uint8(0), (*batch, *shape))
+        return {"images": images, "labels": np.zeros(batch, np.int32)}
+
+    size = config["microbatch_size"]
+    fed = black(config["seeds"], 1, config["batch_size"] // size, size)
+    source = Source((), None, take, steps_at_once=1)
+    return data._replace(source=source, test=Examples((), black(1))), fed
+
+
+def footprint(step: Step) -> Footprint:
+    """What the compiler says about a step."""
+    config, _, devices = step.job
+    mesh = devices.mesh.shape
+    states = jax.eval_shape(step.training.init, np.arange(config["seeds"]), {})
+    parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states.params))
+    memory: Any = step.compiled.memory_analysis()
+    cost: Any = step.counted.cost_analysis()
+    # An operation whose time is unknown counts -1 s.
+    seconds = cost.get("optimal_seconds", -1.0)
+    return Footprint(
+        seeds=mesh[SEEDS],
+        data=devices.mesh.size // mesh[SEEDS],
+        parameters=parameters // mesh[SEEDS],
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        memory=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        flops=cost["flops"],
+        bytes_moved=cost["bytes accessed"],
+        compiler_seconds=seconds if seconds > 0 else None,
+        collectives=collectives(step.compiled.as_text() or ""),
+    )
+
+
+def collectives(hlo: str) -> dict[str, Collective]:
+    """The collective operations in the text of a compiled HLO module, by kind.
+
+    Each counts once, also in a loop.
+    """
+    number: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for type_, kind in _COLLECTIVE.findall(hlo):
+        number[kind] += 1
+        for _, bits, shape in _ARRAY.findall(type_):
+            count = math.prod(int(length) for length in shape.split(",") if length)
+            size[kind] += count * int(bits or 8) // 8
+    return {kind: Collective(number[kind], size[kind]) for kind in sorted(number)}
+
+
+def measured_seconds(step: Step) -> float:
+    """The median time of a dispatch of one step on devices that are there, on black images."""
+    config, data, devices = step.job
+    seeds = config["first_seed"] + np.arange(config["seeds"])
+    states = devices.spread(step.training.init(seeds, {}))
+    arrays, fed = devices.replicate(data.source.arrays), devices.feed(step.fed) if step.fed else ()
+    times = []
+    for number in range(_TIMED + 1):
+        start = perf_counter()
+        states, metrics = step.compiled(states, arrays, fed, number, 1)
+        jax.block_until_ready((states, metrics))
+        times.append(perf_counter() - start)
+    return statistics.median(times[1:])  # the first warms up

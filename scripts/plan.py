@@ -1,0 +1,308 @@
+r"""Plans a training on TPUs that are not there: memory, work, communication and hours per chip.
+
+    python -m scripts.plan --config=configs/labels_and_depth.py --topology=v5e:2x2 \
+        --topology=v5e:4x4 --output=results/scale/labels_and_depth.csv
+
+Compiles one step of the variant, as the experiments run it, for each slice. The machine needs no
+TPU, only its compiler (pip install "bnrepro[tpu]"); MNIST and ImageNet need not be there either. If
+a step does not fit a chip, settings that make it smaller are named and planned with. Without
+--topology, a step is timed on the devices of this machine.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    import jax
+    import pandas as pd
+
+    from bnrepro.comparison.run import Job
+    from bnrepro.data import Dataset
+
+
+class Chip(NamedTuple):
+    """What a chip can do at best, as cloud.google.com/tpu/docs publishes it.
+
+    Attributes:
+      memory: in bytes.
+      flops: bfloat16, per second; products of float32 matrices are computed in it by default.
+      bandwidth: of the memory, in bytes per second.
+      interconnect: bytes per second to other chips: half of the published sum of both directions.
+    """
+
+    memory: float
+    flops: float
+    bandwidth: float
+    interconnect: float
+
+
+CHIPS = {
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9),
+    "v5p": Chip(95 * 2**30, 459e12, 2_765e9, 600e9),
+    "v6e": Chip(32 * 2**30, 918e12, 1_600e9, 400e9),
+}
+LOCAL = "this machine"
+
+
+def main() -> None:
+    """Plans what the command line describes.
+
+    Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr.
+    """
+    flags.DEFINE_multi_string(
+        "topology", [], "A slice, such as v5e:4x4 or v5p:2x2x1; once for each."
+    )
+    flags.DEFINE_string("variant", None, "A variant of the config; by default, its baseline.")
+    flags.DEFINE_string("output", None, "A CSV file for the numbers.")
+    config = cli.parse_config(__doc__ or "", ("topology", "variant", "output"))
+    topologies = flags.FLAGS.topology
+    variant = flags.FLAGS.variant or config["baseline"]
+    flag = flags.FLAGS["config"]
+    overrides = config_flags.get_override_values(flag)
+    try:
+        for topology in topologies:
+            _check(topology)
+        if variant not in config["variants"]:
+            known = ", ".join(config["variants"])
+            raise ValueError(f"--variant is unknown: {variant!r}; the config has {known}")
+        chosen = {**config, "variants": {variant: config["variants"][variant]}, "baseline": variant}
+        cli.check_overrides(chosen, overrides)
+    except ValueError as error:
+        cli.fail(error)
+
+    # Imported only now, so that --help and a mistyped flag need not wait for JAX.
+    import pandas as pd
+    from rich.console import Console
+
+    from bnrepro.comparison.config import variant_configs
+    from bnrepro.comparison.keys import ConfigError
+    from bnrepro.data import DatasetError, describe_dataset
+    from bnrepro.records import RecordsError, complete_file
+    from bnrepro.report import commands
+    from bnrepro.report.tables import print_table
+
+    cli.quiet_logging()
+    try:
+        settings = variant_configs(chosen)[variant]
+        dataset = describe_dataset(
+            settings["dataset"], settings["data_dir"] or None, image_size=settings["image_size"]
+        )
+        common = {
+            "config": config_flags.get_config_filename(flag),
+            "overrides": " ".join(commands.config_flags(overrides)),
+            "variant": variant,
+        }
+        rows = [
+            common | plan(settings, dataset, variant, topology)
+            for topology in topologies or [LOCAL]
+        ]
+        records = pd.DataFrame(rows)
+        if flags.FLAGS.output:
+            with complete_file(Path(flags.FLAGS.output)) as path:
+                records.to_csv(path, index=False)
+    except (ConfigError, DatasetError, RecordsError) as error:
+        cli.fail(error)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    print_table(*report(records), console)
+
+
+def _check(topology: str) -> None:
+    chip = topology.partition(":")[0]
+    if chip not in CHIPS:
+        known = ", ".join(CHIPS)
+        raise ValueError(f"--topology is CHIP:SIZE with one of {known}, got {topology!r}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError('--topology needs the compiler for TPUs: pip install "bnrepro[tpu]"')
+
+
+def plan(
+    config: dict[str, Any], dataset: "Dataset", name: str, topology: str
+) -> dict[str, str | float | None]:
+    """What a step of a variant takes on each chip of a slice, or of this machine; by column.
+
+    Args:
+      config: the variant's.
+      dataset: what it is trained on; only its sizes matter.
+      name: the variant's.
+      topology: a slice, or `LOCAL`.
+
+    Raises:
+      ConfigError: there is no such slice; a setting does not fit the data set or the devices; the
+        step does not fit a chip, however it is made smaller.
+    """
+    import jax
+
+    from bnrepro.comparison import footprint
+    from bnrepro.comparison.config import with_settings
+    from bnrepro.comparison.keys import ConfigError
+    from bnrepro.comparison.run import make_job
+    from bnrepro.report import commands
+
+    chip = CHIPS.get(topology.partition(":")[0])
+    devices = _described(topology) if chip else jax.devices()
+    changes: dict[str, Any] = {}
+    if chip and dataset.train_images.nbytes > chip.memory and not config["stream"]:
+        changes["stream"] = True  # the compiler would take minutes to refuse
+    while True:
+        settings = with_settings(config, changes)
+        if settings["augment"] == "inception":  # on the host, which no plan is about
+            settings["augment"] = "none"
+        job = make_job(name, settings, dataset, devices)
+        used = job.devices.mesh.size
+        if chip and used not in (1, len(devices)):
+            raise ConfigError(
+                f"variant {name} can be spread over {used} of the {len(devices)} chips of "
+                f"{topology}, but a slice is used as a whole: change seeds, batch_size, "
+                "microbatch_size or devices, or choose another slice"
+            )
+        try:
+            step = footprint.compile_step(job)
+            break
+        except footprint.DoesNotFitError as error:
+            smaller = _smaller(job)
+            if not smaller:
+                even = f" even with {' '.join(commands.config_flags(changes))}" if changes else ""
+                raise ConfigError(f"{name} does not fit {topology}{even}: {error}") from None
+            changes |= smaller
+    taken = footprint.footprint(step)
+    row = {
+        "topology": topology,
+        "chips": len(devices),
+        "changes": " ".join(commands.config_flags(changes)),
+        "runs": settings["seeds"],
+        "batch_size": settings["batch_size"],
+        "steps": settings["steps"],
+        **taken._asdict(),
+        "collectives": ", ".join(
+            f"{each.number} {kind} ({each.bytes / 1e6:,.3g} MB)"
+            for kind, each in taken.collectives.items()
+        ),
+    }
+    if chip is None:
+        return row | {"jax": jax.__version__, "seconds": footprint.measured_seconds(step)}
+    roofline = max(taken.flops / chip.flops, taken.bytes_moved / chip.bandwidth)
+    # In an all-reduce, each chip gets parts to add up and then the sums of the other parts.
+    moved = sum(
+        (2 if kind == "all-reduce" else 1) * each.bytes for kind, each in taken.collectives.items()
+    )
+    communication = moved / chip.interconnect
+    return row | {
+        "roofline_seconds": roofline,
+        "communication_seconds": communication,
+        "seconds": (taken.compiler_seconds or roofline) + communication,
+        "jax": jax.__version__,
+        "libtpu": version("libtpu"),
+    }
+
+
+def _described(topology: str) -> "Sequence[jax.Device]":
+    # Otherwise the compiler looks for the TPU of this machine and complains that there is none.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Its lock keeps processes from sharing a TPU; several may compile for one that is not there.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    import jax
+    from jax.experimental import topologies
+
+    from bnrepro.comparison.keys import ConfigError
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(f"--topology {topology} cannot be described: {error}") from None
+
+
+def _smaller(job: "Job") -> dict[str, Any] | None:
+    """The next setting with which a step takes less memory and still uses all chips.
+
+    Those that change results least come first.
+    """
+    from bnrepro.comparison.keys import STEMS
+    from bnrepro.training.devices import DATA, SEEDS
+
+    config, mesh = job.config, job.devices.mesh.shape
+    model, batch_size = config["model"], config["batch_size"]
+    if config["seeds"] > mesh[SEEDS]:
+        return {"seeds": mesh[SEEDS]}
+    if model["name"] in STEMS and not model["remat"]:
+        return {"model.remat": True}
+    if model["dtype"] == "float32":
+        return {"model.dtype": "bfloat16"}
+    spread = 1 if config["devices"]["synchronized"] else mesh[DATA]
+    if batch_size // config["microbatch_size"] % (2 * spread) == 0:
+        return {"batch_size": batch_size // 2}
+    return None
+
+
+def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
+    """The table for a reader, a column for each topology, and its caption.
+
+    Args:
+      records: the rows of `plan`, also as read from a file.
+    """
+    import pandas as pd
+
+    def micro(seconds: float) -> str:
+        return "unknown" if pd.isna(seconds) else f"{1e6 * seconds:,.1f}"
+
+    def column(row: Any) -> dict[str, str]:
+        used = row["seeds"] * row["data"]
+        cells = {
+            "chips used": f"{used} of {row['chips']}",
+            "runs, batch spread over": f"{row['seeds']} x {row['data']}",
+        }
+        if row["changes"]:
+            cells["does not fit without"] = row["changes"]
+        for key in ("parameters", "arguments", "outputs", "temporaries", "memory", "bytes_moved"):
+            cells[f"{key.replace('_', ' ')}, MB"] = f"{row[key] / 1e6:,.1f}"
+        cells |= {
+            "GFLOP": f"{row['flops'] / 1e9:,.3g}",
+            "collectives": row["collectives"] or "none",
+        }
+        if row["topology"] == LOCAL:
+            cells["measured, µs"] = micro(row["seconds"])
+        else:
+            cells |= {
+                "compiler's estimate, µs": micro(row["compiler_seconds"]),
+                "roofline, µs": micro(row["roofline_seconds"]),
+                "communication, µs": micro(row["communication_seconds"]),
+            }
+        return cells | {
+            f"hours to {row['steps']:,} steps": f"{row['seconds'] * row['steps'] / 3600:,.3g}",
+            "images/s per chip": f"{row['runs'] * row['batch_size'] / row['seconds'] / used:,.0f}",
+        }
+
+    # A file has nothing where a text is empty.
+    texts = {"overrides": "", "changes": "", "collectives": ""}
+    rows = records.fillna(texts).to_dict("records")
+    table = pd.DataFrame({row["topology"]: column(row) for row in rows}).fillna("")
+    first = rows[0]
+    caption = (
+        f"A step of all {first['runs']} runs of {first['variant']}, "
+        f"{' '.join([first['config'], first['overrides']]).strip()}: what each "
+        "chip holds, computes and exchanges."
+    )
+    if first["topology"] == LOCAL:
+        return table, f"{caption} Median of single steps, each a dispatch of its own."
+    caption += (
+        " Nothing was run, and times leave out all overheads. The roofline takes the chip's "
+        "published peaks for operations and memory; communication, for its links. Hours add "
+        "communication to the compiler's estimate or, where the compiler does not know an "
+        f"operation's time, to the roofline. JAX {first['jax']}, libtpu {first['libtpu']}."
+    )
+    return table, caption
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What a step takes on each device, as its compiled program says."""
+
+import json
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+from bnrepro.comparison.config import variant_configs, with_settings
+from bnrepro.comparison.footprint import (
+    Collective,
+    collectives,
+    compile_step,
+    footprint,
+    measured_seconds,
+)
+from bnrepro.comparison.run import make_job
+from bnrepro.data import DatasetError, describe_dataset
+from configs import small_batch
+
+
+@pytest.fixture(autouse=True)
+def untyped(monkeypatch):
+    """States that are only described are no arrays, as which their fields are annotated."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+HLO = """\
+HloModule step
+
+%body (arg: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %x = f32[4,8]{1,0:T(8,128)} get-tuple-element(%arg), index=1
+  %all-reduce.1 = (f32[4,8]{1,0:T(8,128)S(1)}, /*index=1*/bf16[3]{0}) all-reduce(%x, %y)
+  %all-gather-start.2 = (f32[4,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%x), dimensions={0}
+  %all-gather-done.2 = f32[16,8]{1,0} all-gather-done(%all-gather-start.2)
+  ROOT %psum.3 = pred[] all-reduce(%flag), metadata={op_name="all-gather(x)"}
+}
+"""
+
+
+def job(available=None, **settings):
+    config = json.loads(json.dumps(small_batch.get_config().to_dict() | {"seeds": 2}))
+    config = with_settings(variant_configs(config)["batch_norm 4"], {"model.hidden": (20, 10)})
+    config = {**with_settings(config, settings), "stream": settings.get("stream", False)}
+    return make_job("batch_norm 4", config, describe_dataset("mnist"), available)
+
+
+def test_collectives_are_counted_with_their_bytes():
+    # 4 * 8 * 4 + 3 * 2 and one; 16 * 8 * 4, the result without the operand.
+    assert collectives(HLO) == {
+        "all-gather": Collective(1, 512),
+        "all-reduce": Collective(2, 135),
+    }
+
+
+# 784 x 20, 20 x 10 and 10 x 10 weights, two scales and biases of normalizers, and the last bias.
+PARAMETERS = 4 * (784 * 20 + 20 * 10 + 10 * 10 + 2 * (20 + 10) + 10)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("strategy", ["jit", "pmap", "single"])
+def test_a_step_on_four_devices_takes_what_a_calculation_by_hand_says(strategy, stream):
+    settings = {"devices.strategy": strategy, "devices.seeds": int(strategy == "pmap")}
+    taken = footprint(compile_step(job(jax.devices()[:4], **settings, stream=stream)))
+    seeds, data = {"jit": (2, 2), "pmap": (1, 4), "single": (1, 1)}[strategy]
+    assert (taken.seeds, taken.data) == (seeds, data)
+    runs = 2 // seeds
+    assert taken.parameters == runs * PARAMETERS
+    # Three products of two operations, for outputs, gradients of weights and, except in the first
+    # layer, of inputs. Everything elementwise is about a tenth of that.
+    products = runs * 64 // data * 2 * (2 * 784 * 20 + 3 * (20 * 10 + 10 * 10))
+    assert products < taken.flops < 1.3 * products
+    images = runs * 64 // (1 if strategy == "single" else data) * 784 if stream else 60_000 * 785
+    assert images < taken.arguments < images + 200_000 + 60_000 * 3 * (not stream)
+    if strategy == "single":
+        assert not taken.collectives
+    else:
+        # Gradients, moving averages of means and variances, loss and accuracy of each run.
+        reduced = runs * (PARAMETERS + 4 * (2 * (20 + 10) + 2))
+        assert taken.collectives["all-reduce"].bytes == reduced
+
+
+def test_synchronized_statistics_are_exchanged_as_well():
+    devices = {"devices.seeds": 1, "devices.data": 4}
+    own, shared = (
+        footprint(compile_step(job(**devices, **{"devices.synchronized": synchronized})))
+        for synchronized in (False, True)
+    )
+    assert shared.collectives["all-reduce"].number > own.collectives["all-reduce"].number
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_streamed_step_is_timed_on_black_images(strategy):
+    step = compile_step(job(**{"devices.strategy": strategy}, stream=True))
+    assert 0 < measured_seconds(step) < 10
+
+
+def test_imagenet_is_described_without_memory_for_its_images():
+    dataset = describe_dataset("imagenet2012", image_size=224)
+    assert dataset.train_images.shape == (1_281_167, 224, 224, 3)
+    assert dataset.train_images.strides == (0, 0, 0, 0)
+    assert np.bincount(dataset.test_labels).tolist() == [50] * 1_000
+    with pytest.raises(DatasetError, match="give an image_size"):
+        describe_dataset("imagenet2012")

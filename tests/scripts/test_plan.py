@@ -1,0 +1,111 @@
+"""scripts/plan.py as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxtyping
+import pandas as pd
+import pytest
+
+from bnrepro.comparison import footprint
+from bnrepro.comparison.config import variant_configs, with_settings
+from bnrepro.comparison.keys import ConfigError
+from bnrepro.data import describe_dataset
+from configs import small_batch
+from scripts import plan
+
+ROOT = Path(__file__).parents[2]
+NAME = "batch_norm 4"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.plan", "--config=configs/small_batch.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+
+
+def planned(topology, **settings):
+    config = variant_configs(small_batch.get_config().to_dict())[NAME]
+    settings = {"seeds": 2, "model.hidden": [20], **settings}
+    return plan.plan(with_settings(config, settings), describe_dataset("mnist"), NAME, topology)
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """States that are only described are no arrays, as which their fields are annotated."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def test_a_step_is_timed_on_this_machine_and_shown_as_a_table(tmp_path):
+    output = tmp_path / "plan.csv"
+    result = run(f"--variant={NAME}", "--config.model.hidden=(20,)", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    assert "hours to 6,000 steps" in result.stdout and "batch_norm 4" in result.stdout
+    (row,) = pd.read_csv(output).to_dict("records")
+    assert (row["topology"], row["variant"]) == ("this machine", NAME)
+    assert 0 < row["seconds"] < 10
+
+
+def test_a_step_is_compiled_for_chips_that_are_not_there(untyped):
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install bnrepro[tpu]")
+    row = planned("v5e:2x2")
+    assert (row["chips"], row["seeds"], row["data"]) == (4, 2, 2)
+    assert row["parameters"] == 4 * (784 * 20 + 20 * 10 + 2 * 20 + 10)
+    # Outputs and gradients of weights of both layers, and of inputs of the second.
+    products = 32 * 2 * (2 * 784 * 20 + 3 * 20 * 10)
+    assert products < row["flops"] < 1.5 * products
+    assert row["collectives"].startswith("1 all-reduce")
+    with pytest.raises(ConfigError, match="v5e:3x3 cannot be described"):
+        planned("v5e:3x3")
+    with pytest.raises(ConfigError, match="over 3 of the 4 chips of v5e:2x2, but"):
+        planned("v5e:2x2", seeds=3, **{"devices.data": 1})
+
+
+def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
+    compile_step, asked = footprint.compile_step, []
+
+    def compile_on_a_small_device(job):
+        asked.append((job.config["seeds"], job.config["model"]["dtype"], job.config["batch_size"]))
+        if job.config["batch_size"] > 32:
+            raise footprint.DoesNotFitError("too large")
+        return compile_step(job)
+
+    monkeypatch.setattr(footprint, "compile_step", compile_on_a_small_device)
+    row = planned(plan.LOCAL, **{"devices.seeds": 1, "devices.data": 1})
+    assert asked == [
+        (2, "float32", 64),
+        (1, "float32", 64),
+        (1, "bfloat16", 64),
+        (1, "bfloat16", 32),
+    ]
+    assert row["changes"] == (
+        "--config.seeds=1 --config.model.dtype=bfloat16 --config.batch_size=32"
+    )
+    table, _ = plan.report(pd.DataFrame([{"config": "c", "overrides": "", "variant": NAME} | row]))
+    assert table.loc["does not fit without", plan.LOCAL] == row["changes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology=v9:2x2"], "--topology is CHIP:SIZE with one of v5e, v5p, v6e, got 'v9:2x2'"),
+        (["--variant=batchnorm"], "--variant is unknown: 'batchnorm'"),
+        ([f"--variant={NAME}", "--config.microbatch_size=8"], "would change nothing"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, message):
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_topology_needs_the_compiler_for_tpus(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "bnrepro\[tpu\]"'):
+        plan._check("v5e:2x2")
