@@ -128,6 +128,21 @@ def test_variants_differ_in_their_overrides_alone():
             r"num_groups .*channels of resnet, got 10 and \(32,\)",
         ),
         (
+            one_variant(GROUP_NORM, name="inception", width=0.25),
+            r"num_groups .*channels of inception, got 10 and \(8, 12, ",
+        ),
+        *(
+            (
+                one_variant(BATCH_NORM, name=name, stem_stride=3),
+                f"stem_stride of {name} must be {known}, got 3",
+            )
+            for name, known in (
+                ("inception", "0 or 8 or 4 or 2"),
+                ("resnet", "0 or 4 or 1"),
+                ("cnn", "0"),
+            )
+        ),
+        (
             one_variant(BATCH_NORM, name="resnet", norm_placement="after"),
             "resnet has nonlinearities after sums.* got after and batch_norm",
         ),

@@ -224,3 +224,39 @@ def test_learning_rates_follow_their_schedule(schedule, right):
         np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-7)
     without = {"steps": 100, "warmup": 0.0, "decay_rate": 0.5, "decay_every": 0.1}
     assert make_schedule("constant", 0.8, **without) == 0.8
+
+
+def test_the_loss_of_an_auxiliary_head_counts_two_fifths_and_is_not_recorded():
+    """Its gradient is 0.4 / n * (softmax - one-hot) x, which the other logits do not change."""
+
+    class TwoHeads(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            head = nn.Dense(3, use_bias=False, name="head")
+            self.sow("intermediates", "auxiliary_logits", head(x))
+            return nn.Dense(3, name="logits")(x)
+
+    model, optimizer = TwoHeads(), make_optimizer("sgd", learning_rate=1.0)
+    state = initial_state(
+        jnp.int32(0),
+        {},
+        build=lambda numbers: (model, optimizer),
+        example=jnp.zeros((1, 5)),
+        ema_decay=0.0,
+    )
+    examples = batch(2, 4)
+    new, metrics = train_step(state, examples, Task(model, optimizer))
+
+    x = np.asarray(examples["images"], np.float64).reshape(8, 5)
+    one_hot = np.eye(3)[np.asarray(examples["labels"]).ravel()]
+
+    def softmax(logits):
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    kernel = np.asarray(state.params["head"]["kernel"], np.float64)
+    expected = kernel - 0.4 / 8 * x.T @ (softmax(x @ kernel) - one_hot)
+    assert_close(new.params["head"]["kernel"], expected)
+    logits = state.params["logits"]
+    predicted = softmax(x @ np.asarray(logits["kernel"], np.float64) + np.asarray(logits["bias"]))
+    assert_close(metrics["loss"], -np.log((predicted * one_hot).sum(1)).mean())
