@@ -281,8 +281,8 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
         }
 
     # A file has nothing where a text is empty.
-    texts = {"overrides": "", "changes": "", "collectives": ""}
-    rows = records.fillna(texts).to_dict("records")
+    texts = dict.fromkeys(("overrides", "changes", "collectives"), "")
+    rows = records.astype(dict.fromkeys(texts, object)).fillna(texts).to_dict("records")
     table = pd.DataFrame({row["topology"]: column(row) for row in rows}).fillna("")
     first = rows[0]
     caption = (
