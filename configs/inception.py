@@ -47,6 +47,7 @@ def get_config(preset: str = "narrow") -> ConfigDict:
     config.evaluation.train_examples = 5_000
     config.evaluation.minibatches = 100
     config.microbatch_size = 32
+    config.checkpoint.every = 1
     config.baseline = "iid batch_norm"
     presets = {"paper": _paper, "tiny": _tiny, "narrow": _narrow, "smoke": _smoke}
     if preset not in presets:
@@ -64,7 +65,6 @@ def _paper(config: ConfigDict) -> ConfigDict:
     config.batch_size = _GRADIENT
     config.steps = 130_000
     config.eval_every = 5_000
-    config.checkpoint.every = 1
     config.ema_decay = 0.9999
     config.variants = _variants(labels=16, images=2)
     return config
@@ -78,7 +78,6 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.batch_size = 320
     config.steps = 10_000
     config.eval_every = 1_000
-    config.checkpoint.every = 1
     config.ema_decay = 0.999
     config.variants = _variants(labels=16, images=2)
     return config
@@ -97,7 +96,6 @@ def _narrow(config: ConfigDict) -> ConfigDict:
     config.batch_size = 64
     config.steps = 6_000
     config.eval_every = 1_000
-    config.checkpoint.every = 1
     config.ema_decay = 0.999
     variants = _variants(labels=4, images=8)
     left_out = ("iid batch_renorm", "4x8 batch_norm halves")

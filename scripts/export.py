@@ -43,6 +43,7 @@ def _export(options: argparse.Namespace) -> str:
 
     from bnrepro import save_variables, to_batch_norm
     from bnrepro.comparison import restored
+    from bnrepro.comparison.config import smallest_image
     from bnrepro.comparison.program import make_model
     from bnrepro.interchange import save_arrays
     from bnrepro.records import RecordsError, read_run
@@ -61,7 +62,9 @@ def _export(options: argparse.Namespace) -> str:
         raise CheckpointError(f"{run.workdir} has no intact checkpoint of {name}")
     checkpoint = restored.restore_variant(run, name, config, steps, options.checkpoint)
     inputs, classes = restored.network_sizes(checkpoint)
-    restored.check_model(checkpoint, make_model(config, classes), jnp.zeros((1, 1, 1, inputs)))
+    size = smallest_image(config)
+    example = jnp.zeros((1, size, size, inputs))
+    restored.check_model(checkpoint, make_model(config, classes), example)
 
     seeds = checkpoint.seeds.tolist()
     whole = [seed for seed in seeds if seed not in checkpoint.diverged]

@@ -97,6 +97,12 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
     return (config[section] if section else config)[field]
 
 
+def smallest_image(config: Mapping[str, Any]) -> int:
+    """Height and width, in pixels, of the smallest images that a config's network takes."""
+    stems = STEMS.get(config["model"]["name"], {1: 1})
+    return stems[config["model"]["stem_stride"] or next(iter(stems))]
+
+
 def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config with some values replaced, given by flat key; they may be traced."""
     changed = {

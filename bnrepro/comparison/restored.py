@@ -129,8 +129,10 @@ def network_sizes(restored: Restored) -> tuple[int, int]:
     params = restored.variables["params"]
     try:
         last = params["logits"]
-        stem = params.get("conv1", {}).get("conv_1", last)
-        first = params.get("dense_0", params.get("conv_0", stem))
+        stem = params.get("conv1") or params.get("stem", {})
+        firsts = [params.get("dense_0"), params.get("conv_0")]
+        firsts += [stem.get("conv_1"), stem.get("conv_stem_0")]
+        first = next((layer for layer in firsts if layer is not None), last)
         return first["kernel"].shape[-2], last["kernel"].shape[-1]
     except (AttributeError, IndexError, KeyError, TypeError):  # a foreign one may hold anything
         raise CheckpointError(f"{restored.path} holds no network") from None

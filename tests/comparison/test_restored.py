@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnrepro.comparison.restored import Restored, network_sizes
-from bnrepro.models import make_network, resnet
+from bnrepro.models import Inception, make_network, resnet
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
@@ -33,13 +33,10 @@ def test_sizes_of_input_and_output_are_those_of_the_outer_layers(name, layers):
     assert network_sizes(restored) == (7, 4)
 
 
-def test_the_outer_layers_of_a_resnet_are_found(monkeypatch):
-    monkeypatch.setattr(resnet, "BLOCKS", (1,))
-    model = resnet.ResNet(4, nn.relu, None, nn.initializers.lecun_normal())
-    variables = jax.eval_shape(
-        partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, 1, 1, 7))
-    )
-    assert network_sizes(Restored(Path("1"), 1, np.arange(1), frozenset(), variables, 0.0)) == (
-        7,
-        4,
-    )
+def test_the_outer_layers_of_networks_of_blocks_are_found():
+    fields = (4, nn.relu, None, nn.initializers.lecun_normal())
+    for model, size in ((resnet.ResNet(*fields), 1), (Inception(*fields, stem_stride=2), 13)):
+        images = jnp.zeros((1, size, size, 7))
+        variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+        restored = Restored(Path("1"), 1, np.arange(1), frozenset(), variables, 0.0)
+        assert network_sizes(restored) == (7, 4)
