@@ -66,6 +66,7 @@ def _paper(config: ConfigDict) -> ConfigDict:
     config.steps = 130_000
     config.eval_every = 5_000
     config.ema_decay = 0.9999
+    config.evaluation.labels_per_batch = 25  # [BRN] 4.3
     config.variants = _variants(labels=16, images=2)
     return config
 

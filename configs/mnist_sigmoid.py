@@ -37,6 +37,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.steps = 3_000 if config.preview else 50_000
     config.batch_size = 60  # examples the gradient is over
     config.microbatch_size = 60  # examples normalized together
+    config.accumulation_steps = 1  # parts that a gradient is computed in, to save memory
     config.eval_every = 250 if config.preview else 500
     config.ema_decay = 0.0  # averages of all parameters to evaluate with; 0 for none
 
@@ -100,6 +101,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.train_examples = 0
     config.evaluation.minibatches = 0
+    config.evaluation.labels_per_batch = 0  # of those, with sampler labels; 0: as in training
     config.evaluation.holdout = 0  # last training images, to choose by instead of the test set
     # What else to measure: bnrepro/training/measures.py; in training, in every so many steps.
     config.measures = ("sigmoid_input",)

@@ -232,16 +232,18 @@ def _smaller(job: "Job") -> dict[str, Any] | None:
     from bnrepro.training.devices import DATA, SEEDS
 
     config, mesh = job.config, job.devices.mesh.shape
-    model, batch_size = config["model"], config["batch_size"]
+    model = config["model"]
     if config["seeds"] > mesh[SEEDS]:
         return {"seeds": mesh[SEEDS]}
     if model["name"] in STEMS and not model["remat"]:
         return {"model.remat": True}
+    spread = 1 if config["devices"]["synchronized"] else mesh[DATA]
+    microbatches = config["batch_size"] // config["microbatch_size"] // spread
+    for parts in range(config["accumulation_steps"] + 1, microbatches + 1):
+        if microbatches % parts == 0:
+            return {"accumulation_steps": parts}
     if model["dtype"] == "float32":
         return {"model.dtype": "bfloat16"}
-    spread = 1 if config["devices"]["synchronized"] else mesh[DATA]
-    if batch_size // config["microbatch_size"] % (2 * spread) == 0:
-        return {"batch_size": batch_size // 2}
     return None
 
 

@@ -103,6 +103,22 @@ def smallest_image(config: Mapping[str, Any]) -> int:
     return stems[config["model"]["stem_stride"] or next(iter(stems))]
 
 
+def of_test_minibatches(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the sizes of test minibatches in place of those of training.
+
+    With `evaluation.labels_per_batch`, a batch has as many minibatches, and a minibatch as many
+    microbatches, as in training.
+    """
+    sampler, labels = config["sampler"], config["evaluation"]["labels_per_batch"]
+    if sampler["name"] != "labels" or not labels:
+        return config
+    sizes = {
+        key: config[key] * labels // sampler["labels_per_batch"]
+        for key in ("batch_size", "microbatch_size")
+    }
+    return with_settings(config, {"sampler.labels_per_batch": labels, **sizes})
+
+
 def with_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config with some values replaced, given by flat key; they may be traced."""
     changed = {
@@ -138,9 +154,22 @@ def check_config(config: Mapping[str, Any]) -> None:
         batch_size % microbatch_size == 0,
         f"batch_size must be a multiple of microbatch_size, got {batch_size} and {microbatch_size}",
     )
+    parts, microbatches = flat["accumulation_steps"], batch_size // microbatch_size
+    require(
+        microbatches % parts == 0,
+        f"accumulation_steps must divide the number of microbatches, {batch_size} / "
+        f"{microbatch_size}, got {parts}",
+    )
     require(
         flat["steps"] % flat["eval_every"] == 0,
         f"steps must be a multiple of eval_every, got {flat['steps']} and {flat['eval_every']}",
+    )
+    labels, trained = flat["evaluation.labels_per_batch"], flat["sampler.labels_per_batch"]
+    require(
+        flat["sampler.name"] != "labels" or microbatch_size * labels % trained == 0,
+        "evaluation.labels_per_batch must make whole microbatches of the test images, but "
+        f"{microbatch_size} x {labels} / {trained} is none (microbatch_size, these, and "
+        "sampler.labels_per_batch)",
     )
     name = flat["normalizer.name"]
     require(

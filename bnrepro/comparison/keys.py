@@ -185,6 +185,12 @@ KEYS: dict[str, Key] = {
     "steps": Key(Number(int, 1, 10**9), 6_000, "updates; a multiple of eval_every"),
     "batch_size": Key(_BATCH, 64, "examples the gradient is over"),
     "microbatch_size": Key(_BATCH, 64, "examples normalized together; divides batch_size"),
+    "accumulation_steps": Key(
+        _BATCH,
+        1,
+        "parts that a batch's gradient is computed in, one after the other, to save memory; "
+        "divides the number of microbatches",
+    ),
     "eval_every": Key(Number(int, 1, 10**9), 500, "steps between evaluations"),
     "ema_decay": Key(
         Number(float, 0, 1, open_high=True),
@@ -304,6 +310,9 @@ KEYS: dict[str, Key] = {
         Number(int, 0, 2**20),
         0,
         "test minibatches to evaluate with their own statistics (test_minibatches)",
+    ),
+    "evaluation.labels_per_batch": Key(
+        Number(int, 0, 2**20), 0, "of these minibatches, with sampler labels; 0: as in training"
     ),
     "evaluation.holdout": Key(
         Number(int, 0, 2**31 - 1),

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, UInt8
 
-from bnrepro.comparison.config import with_settings
+from bnrepro.comparison.config import of_test_minibatches, with_settings
 from bnrepro.comparison.keys import STEMS
 from bnrepro.data import (
     Dataset,
@@ -88,7 +88,7 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
             f"augment inception takes colour images from a stream, which {dataset.name} has not"
         )
 
-    def sampler(labels: np.ndarray) -> Sampler:
+    def sampler(labels: np.ndarray, config: Mapping[str, Any] = config) -> Sampler:
         return make_sampler(
             **config["sampler"], labels=labels, batch_size=config["batch_size"], digits=digits
         )
@@ -124,13 +124,16 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         )
     else:
         source = resident(*train, draw, take)
+    test_sampler = None
+    if evaluation["minibatches"]:
+        test_sampler = sampler(dataset.test_labels, of_test_minibatches(config))
     most = _STEPS_AT_ONCE.get(config["model"]["name"], source.steps_at_once)
     return Data(
         source=source._replace(steps_at_once=min(most, source.steps_at_once)),
         train=train,
         test=all_of(dataset.test_images, dataset.test_labels),
         others=others,
-        test_sampler=sampler(dataset.test_labels) if evaluation["minibatches"] else None,
+        test_sampler=test_sampler,
         num_classes=num_classes,
     )
 
@@ -220,6 +223,7 @@ def make_training(config: Mapping[str, Any], data: Data, devices: Devices) -> Tr
             microbatch_size=config["microbatch_size"],
             ema_decay=config["ema_decay"],
             devices=devices,
+            accumulation_steps=config["accumulation_steps"],
             measures=config["measures"],
             measure_every=config["measure_every"],
         ),
@@ -299,9 +303,9 @@ def make_evaluate(
         sets["test_minibatches"] = data.test
         draw = partial(data.test_sampler, jax.random.key(config["first_seed"]))
         index = jax.vmap(draw)(jnp.arange(config["evaluation"]["minibatches"]))
-        drawn = {"index": index.reshape(-1, *index.shape[2:])}
-        batches["test_minibatches"] = in_batches(drawn, size=config["batch_size"], spread=spread)
-        sizes["test_minibatches"] = config["microbatch_size"]
+        drawn, own = {"index": index.reshape(-1, *index.shape[2:])}, of_test_minibatches(config)
+        batches["test_minibatches"] = in_batches(drawn, size=own["batch_size"], spread=spread)
+        sizes["test_minibatches"] = own["microbatch_size"]
 
     first = jax.tree.map(
         lambda x: x[: _MEASURED if read is None else _MEASURED_OF_STREAM], data.test.drawn

@@ -28,9 +28,9 @@ def reevaluate(
       config: its variant's config.
       dataset: with its test set and, for "population", its training set.
       statistics: what the normalizers use: "moving", the stored averages; "minibatch", each
-        microbatch's own, in minibatches of test images sampled as in training, as many as the
-        config asks for or else as many as cover the test set once; "population", statistics of
-        the whole training set ([BN] Algorithm 2).
+        microbatch's own, in minibatches of test images sampled as in training's evaluations, as
+        many as the config asks for or else as many as cover the test set once; "population",
+        statistics of the whole training set ([BN] Algorithm 2).
 
     Raises:
       CheckpointError: the checkpoint belongs to other data or another model.
@@ -39,7 +39,7 @@ def reevaluate(
     covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
     asked = {"train_examples": 0, "minibatches": minibatches, "holdout": 0}
-    config = {**config, "evaluation": asked, "measures": ()}
+    config = {**config, "evaluation": config["evaluation"] | asked, "measures": ()}
     try:
         data = make_data(config, dataset)
     except ValueError as error:

@@ -324,6 +324,7 @@ def make_job(
             num_seeds=config["seeds"],
             batch_size=config["batch_size"],
             microbatch_size=config["microbatch_size"],
+            accumulation_steps=config["accumulation_steps"],
             available=available,
         )
     except ValueError as error:

@@ -237,6 +237,7 @@ def make_devices(
     num_seeds: int,
     batch_size: int,
     microbatch_size: int,
+    accumulation_steps: int = 1,
     available: Sequence[jax.Device] | None = None,
 ) -> Devices:
     """Chooses devices.
@@ -250,6 +251,7 @@ def make_devices(
       num_seeds: to be spread over `seeds`.
       batch_size: to be spread over `data`, in whole microbatches.
       microbatch_size: to be spread over `data`, if synchronized.
+      accumulation_steps: parts of a batch, each of which is spread by itself.
       available: to choose from, even if they are only described (default: `jax.devices()`).
 
     Raises:
@@ -270,6 +272,9 @@ def make_devices(
     if strategy == "single":
         available = available[:1]
     parts, what = batch_size // microbatch_size, f"microbatches ({batch_size} / {microbatch_size})"
+    if accumulation_steps > 1:
+        parts //= accumulation_steps
+        what = f"microbatches at once ({batch_size} / {microbatch_size} / {accumulation_steps})"
     if synchronized:
         parts, what = microbatch_size, "examples of a microbatch"
     if seeds and num_seeds % seeds:

@@ -43,6 +43,7 @@ def make_train_steps(
     microbatch_size: int,
     ema_decay: float,
     devices: Devices,
+    accumulation_steps: int = 1,
     measures: Sequence[str] = (),
     measure_every: int = 1,
 ) -> TrainSteps:
@@ -56,6 +57,7 @@ def make_train_steps(
       microbatch_size: examples that are normalized together.
       ema_decay: see `Task`.
       devices: where it runs.
+      accumulation_steps: see `Task`; of each device's part of a batch.
       measures: names of what is measured.
       measure_every: steps from one measurement to the next.
 
@@ -78,7 +80,7 @@ def make_train_steps(
         num_steps: Int[Array, ""],
     ) -> tuple[TrainState, dict[str, Num[Array, "steps"]]]:
         model, optimizer = build(state.numbers)
-        task = Task(model, optimizer, ema_decay, devices.axis_name)
+        task = Task(model, optimizer, ema_decay, devices.axis_name, accumulation_steps)
         measure = make_measure(measures, task)
         in_training = measure.in_training if measure else None
         if measure and in_training:

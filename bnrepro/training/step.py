@@ -39,6 +39,8 @@ class Task(NamedTuple):
       optimizer: of its parameters.
       ema_decay: decay of the averages of all parameters; 0 for none.
       axis_name: mapped axis over which each batch is spread, if any.
+      accumulation_steps: parts of as many microbatches each, which are computed one after the
+        other, so that only one's activations are in memory.
       captures: modules whose outputs measures need (flax's `capture_intermediates`).
     """
 
@@ -46,6 +48,7 @@ class Task(NamedTuple):
     optimizer: optax.GradientTransformation
     ema_decay: float = 0.0
     axis_name: str | None = None
+    accumulation_steps: int = 1
     captures: Any = False
 
 
@@ -56,26 +59,12 @@ def loss_and_gradients(
 
     All but the last are averages over all examples, also over the mapped axis.
     """
-    images, labels = batch["images"], batch["labels"]
-    dropout_keys = _dropout_keys(state, len(images), task.axis_name)
-    stats = flatten_dict(state.batch_stats)
-    # The loss is a mean over microbatches, whose cotangents are added up.
-    backward = {path: x / len(images) for path, x in stats.items() if path[-1] == _BACKWARD}
-
-    def loss_fn(params: Any, backward: Any) -> tuple[Array, Any]:
-        variables = {"params": params, "batch_stats": unflatten_dict(stats | backward)}
-        logits, batch_stats, captured = forward(
-            variables, images, dropout_keys, model=task.model, captures=task.captures
-        )
-        metrics = loss_and_accuracy(logits, labels)
-        loss, (weight, name) = metrics["loss"], _AUXILIARY
-        if name in captured:
-            loss += weight * loss_and_accuracy(captured[name], labels)["loss"]
-        return loss, (metrics, batch_stats, captured)
-
-    gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
-    (_, (metrics, batch_stats, captured)), (grads, backward) = gradient(params, backward)
-    batch_stats = unflatten_dict(flatten_dict(batch_stats) | backward)
+    of_part = partial(_of_part, params=params, batch_stats=state.batch_stats, task=task)
+    whole = dict(batch), _dropout_keys(state, len(batch["images"]), task.axis_name)
+    if task.accumulation_steps == 1:
+        (metrics, grads, batch_stats), captured = of_part(whole)
+    else:
+        (metrics, grads, batch_stats), captured = _in_turn(of_part, whole, task.accumulation_steps)
     if task.axis_name is not None:
         grads, metrics, batch_stats = jax.tree.map(
             partial(_average_over, task.axis_name), (grads, metrics, batch_stats)
@@ -178,6 +167,50 @@ def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
         "/".join(name for name in path if name != "__call__"): values[0]
         for path, values in captured.items()
     }
+
+
+def _of_part(part: tuple[Batch, Any], *, params: Any, batch_stats: Any, task: Task) -> Any:
+    """Means over a part of the microbatches: ((metrics, grads, batch_stats), captured outputs)."""
+    batch, dropout_keys = part
+    images, labels = batch["images"], batch["labels"]
+    stats = flatten_dict(batch_stats)
+    # The loss is a mean over microbatches, whose cotangents are added up.
+    backward = {path: x / len(images) for path, x in stats.items() if path[-1] == _BACKWARD}
+
+    def loss_fn(params: Any, backward: Any) -> tuple[Array, Any]:
+        variables = {"params": params, "batch_stats": unflatten_dict(stats | backward)}
+        logits, batch_stats, captured = forward(
+            variables, images, dropout_keys, model=task.model, captures=task.captures
+        )
+        metrics = loss_and_accuracy(logits, labels)
+        loss, (weight, name) = metrics["loss"], _AUXILIARY
+        if name in captured:
+            loss += weight * loss_and_accuracy(captured[name], labels)["loss"]
+        return loss, (metrics, batch_stats, captured)
+
+    gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (_, (metrics, new_stats, captured)), (grads, backward) = gradient(params, backward)
+    new_stats = unflatten_dict(flatten_dict(new_stats) | backward)
+    return (metrics, grads, new_stats), captured
+
+
+def _in_turn(function: Callable[[Any], tuple[Any, Any]], whole: Any, parts: int) -> tuple[Any, Any]:
+    """Means of a function's first results over equal parts, and its second results joined."""
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), whole)
+    shapes, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(totals: Any, part: Any) -> tuple[Any, Any]:
+        means, others = function(part)
+        return jax.tree.map(jnp.add, totals, means), others
+
+    totals, others = lax.scan(add, zeros, split)
+    means = jax.tree.map(
+        # Counters are equal in all parts.
+        lambda x: x // parts if jnp.issubdtype(x.dtype, jnp.integer) else x / parts,
+        totals,
+    )
+    return means, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), others)
 
 
 def _dropout_keys(

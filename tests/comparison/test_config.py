@@ -80,6 +80,16 @@ def test_variants_differ_in_their_overrides_alone():
         ({"steps": True}, "steps must be an integer, got True"),
         ({"seeds": -1}, r"seeds must be in \[1, 10,000\], got -1"),
         ({"batch_size": 50}, "multiple of microbatch_size, got 50 and 60"),
+        ({"accumulation_steps": 2}, "the number of microbatches, 60 / 60, got 2"),
+        (
+            {
+                "sampler__name": "labels",
+                "evaluation__labels_per_batch": 1,
+                "batch_size": 63,
+                "microbatch_size": 63,
+            },
+            "whole microbatches of the test images, but 63 x 1 / 2 is none",
+        ),
         ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"ema_decay": "x"}, "ema_decay must be a number, got 'x'"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnrepro.comparison import program as program_module
-from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.comparison.config import common_config, of_test_minibatches, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
@@ -145,6 +145,26 @@ def test_test_minibatches_are_not_drawn_before_they_are_evaluated(monkeypatch):
 
     monkeypatch.setattr(program_module, "make_sampler", sampler)
     make_job("x", with_settings(config(), {"evaluation.minibatches": 3}), small_dataset())
+
+
+def test_test_minibatches_may_have_another_number_of_labels_than_those_of_training():
+    """With batches of two minibatches of 2 labels x 3 images, normalized in whole, in training."""
+    own = with_settings(
+        config(),
+        {
+            "sampler.name": "labels",
+            "sampler.labels_per_batch": 2,
+            "sampler.examples_per_label": 3,
+            "evaluation.minibatches": 1,
+            "evaluation.labels_per_batch": 1,
+        },
+    )
+    dataset = small_dataset()
+    data = make_job("x", own, dataset).data
+    drawn = data.test_sampler(jax.random.key(0), jnp.int32(0))
+    for minibatch in dataset.test_labels[drawn].reshape(2, 3):
+        assert len(set(minibatch)) == 1
+    assert of_test_minibatches(own)["microbatch_size"] == 3
 
 
 def stream(data):

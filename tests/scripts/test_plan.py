@@ -71,22 +71,15 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
     compile_step, asked = footprint.compile_step, []
 
     def compile_on_a_small_device(job):
-        asked.append((job.config["seeds"], job.config["model"]["dtype"], job.config["batch_size"]))
-        if job.config["batch_size"] > 32:
+        asked.append((job.config["seeds"], job.config["accumulation_steps"]))
+        if job.config["accumulation_steps"] < 4:
             raise footprint.DoesNotFitError("too large")
         return compile_step(job)
 
     monkeypatch.setattr(footprint, "compile_step", compile_on_a_small_device)
     row = planned(plan.LOCAL, **{"devices.seeds": 1, "devices.data": 1})
-    assert asked == [
-        (2, "float32", 64),
-        (1, "float32", 64),
-        (1, "bfloat16", 64),
-        (1, "bfloat16", 32),
-    ]
-    assert row["changes"] == (
-        "--config.seeds=1 --config.model.dtype=bfloat16 --config.batch_size=32"
-    )
+    assert asked == [(2, 1), (1, 1), (1, 2), (1, 4)]
+    assert row["changes"] == "--config.seeds=1 --config.accumulation_steps=4"
     table, _ = plan.report(pd.DataFrame([{"config": "c", "overrides": "", "variant": NAME} | row]))
     assert table.loc["does not fit without", plan.LOCAL] == row["changes"]
 

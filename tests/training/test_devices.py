@@ -38,7 +38,14 @@ def take(arrays, drawn):
 
 
 def after_50_steps(
-    name, sampling, microbatch_size, strategy, shape=(0, 0), synchronized=False, dropout=None
+    name,
+    sampling,
+    microbatch_size,
+    strategy,
+    shape=(0, 0),
+    synchronized=False,
+    dropout=None,
+    parts=1,
 ):
     """The states after 50 steps, each step's metrics, and an evaluation, on the host."""
     devices = make_devices(
@@ -49,6 +56,7 @@ def after_50_steps(
         num_seeds=len(SEEDS),
         batch_size=BATCH,
         microbatch_size=microbatch_size,
+        accumulation_steps=parts,
     )
     ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
     normalizer, synchronized_normalizer = (
@@ -82,6 +90,7 @@ def after_50_steps(
         microbatch_size=microbatch_size,
         ema_decay=0.9,
         devices=devices,
+        accumulation_steps=parts,
         measures=("near_linear", "gradient_norms"),
         measure_every=7,
     )
@@ -164,6 +173,11 @@ def test_the_same_units_are_dropped_on_however_many_devices(strategy, shape):
     assert np.abs(spread[3]["loss"] - whole[3]["loss"]).max() > 0.01
 
 
+def test_a_gradient_that_is_computed_in_parts_is_the_same():
+    in_parts = after_50_steps("batch_renorm", "labels", 4, "jit", (2, 2), dropout=0.3, parts=2)
+    assert_same(in_parts, alone("batch_renorm", "labels", 4, dropout=0.3))
+
+
 def test_without_synchronization_devices_share_no_statistics():
     apart = after_50_steps("batch_norm", "iid", 8, "jit", (1, 4))
     together = alone("batch_norm", "iid", BATCH)
@@ -186,6 +200,7 @@ def choose(strategy="jit", **changes):
         ({"num_seeds": 1, "microbatch_size": 32, "synchronized": True}, (1, 8)),
         ({"seeds": 1}, (1, 8)),
         ({"data": 2}, (2, 2)),
+        ({"num_seeds": 1, "accumulation_steps": 4}, (1, 2)),
         ({"strategy": "pmap"}, (1, 8)),
         ({"strategy": "single"}, (1, 1)),
     ],
@@ -200,6 +215,7 @@ def test_as_many_devices_as_divide_are_used(changes, shape):
         ({"seeds": 3}, "seeds must divide the 2 seeds, got 3"),
         ({"data": 3}, r"data must divide the 8 microbatches \(32 / 4\), got 3"),
         ({"data": 8, "synchronized": True}, "divide the 4 examples of a microbatch, got 8"),
+        ({"data": 4, "accumulation_steps": 4}, r"2 microbatches at once \(32 / 4 / 4\), got 4"),
         ({"seeds": 2, "data": 8}, "is 2 x 8, but there are only 8 devices"),
         ({"strategy": "single", "data": 2}, "single uses one device, got 0 x 2"),
         ({"strategy": "pmap", "seeds": 2}, "pmap does not spread seeds, got devices.seeds 2"),

@@ -27,7 +27,7 @@ class Network(nn.Module):
         return nn.Dense(3, name="logits")(nn.relu(x))
 
 
-def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1):
+def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1, parts=1):
     model, optimizer = Network(norm), make_optimizer("sgd", learning_rate=learning_rate)
     state = initial_state(
         jnp.int32(0),
@@ -36,8 +36,8 @@ def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1):
         example=jnp.zeros((1, 5)),
         ema_decay=ema_decay,
     )
-    step = jax.jit(partial(train_step, task=Task(model, optimizer, ema_decay)))
-    return model, state, step
+    task = Task(model, optimizer, ema_decay, accumulation_steps=parts)
+    return model, state, jax.jit(partial(train_step, task=task))
 
 
 def batch(microbatches, size, seed=0):
@@ -81,22 +81,35 @@ def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
     assert int(new_state.step) == 1
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize(
     "norm", [BatchNorm, BatchRenorm, partial(MovingAverageBatchNorm, window=2, warmup=3)]
 )
-def test_gradient_and_statistics_are_the_means_of_what_each_microbatch_gives_by_itself(norm):
-    _, state, step = setup(norm)
+def test_gradient_and_statistics_are_the_means_of_what_each_microbatch_gives_by_itself(norm, parts):
+    _, state, alone = setup(norm)
+    *_, step = setup(norm, parts=parts)
     for seed in range(1, 5):  # past the warm-up
-        state, _ = step(state, batch(1, 4, seed))
-    given = batch(3, 4)
+        state, _ = alone(state, batch(1, 4, seed))
+    given = batch(4, 4)
     new_state, metrics = step(state, given)
-    alone = [step(state, microbatch(given, i)) for i in range(3)]
+    each = [alone(state, microbatch(given, i)) for i in range(4)]
     # Of SGD, the mean of the updates is the update of the mean gradient.
     for field in ("params", "batch_stats"):
-        mean = jax.tree.map(lambda *x: sum(x) / 3, *(getattr(new, field) for new, _ in alone))
+        mean = jax.tree.map(lambda *x: sum(x) / 4, *(getattr(new, field) for new, _ in each))
         assert_close(getattr(new_state, field), mean)
     for metric in ("loss", "accuracy"):
-        assert_close(metrics[metric], sum(m[metric] for _, m in alone) / 3)
+        assert_close(metrics[metric], sum(m[metric] for _, m in each) / 4)
+
+
+def test_a_gradient_computed_in_parts_needs_less_memory():
+    given = batch(64, 32)
+
+    def temporaries(parts):
+        _, state, step = setup(parts=parts)
+        update = jax.jit(lambda given: step(state, given)[0].params)
+        return update.lower(given).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8) < temporaries(1) / 4
 
 
 def test_microbatches_do_not_see_each_other():
