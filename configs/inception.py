@@ -12,8 +12,8 @@ A name tells how minibatches are drawn or split, and the normalizer: `4` are mic
 `16x2`, 16 labels x 2 images; "halves" hold one image of each pair. Narrow and smoke draw 4 labels x
 8 images, since of their labels 16 are too many to do harm.
 
-No preset has given a result yet: with its settings, narrow gets to less than 5% of 100 labels in
-its 6,000 steps, with Batch Norm and Batch Renorm alike, which is too little to compare them.
+Fixed before narrow was run: with its one seed, a difference of less than three points of test
+accuracy says nothing, which is about three standard errors of two accuracies on 5,000 images.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ def get_config(preset: str = "narrow") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = small_batch_cnn.get_config()
     # No other experiment, and no trial of this one, used these seeds.
-    config.first_seed = 31_000
+    config.first_seed = 32_000
     config.seeds = 1
     config.model.name = "inception"
     # Szegedy et al. 2016, section 8: RMSProp with decay 0.9 and epsilon 1, momentum 0.9, and the
@@ -88,16 +88,19 @@ def _narrow(config: ConfigDict) -> ConfigDict:
     config.dataset = "tiny_imagenet/100"
     config.image_size = 32
     config.random_flip = True
-    # The norm of the gradient is above 100 at first, so that the published rate, of gradients over
-    # 1,600 images, learns nothing here. Of 0.0018, 0.005, 0.01, 0.045 and 0.2, the training loss
-    # fell fastest with this, at step 400 and with another seed.
-    config.optimizer.learning_rate = 0.005
+    # The paper's decay, in as many parts, would leave so short a run the steps of a fifth of it.
+    config.optimizer.schedule = "cosine"
     config.model.width = 0.25
-    config.model.stem_stride = 4
+    # With 4, all but i.i.d. minibatches of 32 would have few values to normalize in the last
+    # blocks, whose grids then have one position.
+    config.model.stem_stride = 2
     config.batch_size = 64
-    config.steps = 6_000
-    config.eval_every = 1_000
-    config.ema_decay = 0.999
+    config.steps = 2_400
+    config.eval_every = 600
+    # Of the averages, as large a part of the run as the paper's 10,000 steps of 130,000.
+    config.ema_decay = 0.995
+    config.evaluation.train_examples = 2_000
+    config.evaluation.minibatches = 50
     variants = _variants(labels=4, images=8)
     left_out = ("iid batch_renorm", "4x8 batch_norm halves")
     config.variants = {name: own for name, own in variants.items() if name not in left_out}
