@@ -39,11 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _export(options: argparse.Namespace) -> str:
     """Writes the file; returns the message to print."""
     import jax
-    import jax.numpy as jnp
 
     from bnrepro import save_variables, to_batch_norm
     from bnrepro.comparison import restored
-    from bnrepro.comparison.config import smallest_image
     from bnrepro.comparison.program import make_model
     from bnrepro.interchange import save_arrays
     from bnrepro.records import RecordsError, read_run
@@ -61,9 +59,7 @@ def _export(options: argparse.Namespace) -> str:
     if not steps:
         raise CheckpointError(f"{run.workdir} has no intact checkpoint of {name}")
     checkpoint = restored.restore_variant(run, name, config, steps, options.checkpoint)
-    inputs, classes = restored.network_sizes(checkpoint)
-    size = smallest_image(config)
-    example = jnp.zeros((1, size, size, inputs))
+    example, classes = restored.network_ends(run, config)
     restored.check_model(checkpoint, make_model(config, classes), example)
 
     seeds = checkpoint.seeds.tolist()

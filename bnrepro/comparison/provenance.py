@@ -29,8 +29,9 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
       dataset: what is trained on.
 
     Returns:
-      Among others `classes`, the number of labels, and `seconds`, for the time each variant takes
-      alongside others, including compilation and evaluation.
+      Among others `classes`, the number of labels; `image_shape`, height and width (None if they
+      differ) and channels of an image; and `seconds`, for the time each variant takes alongside
+      others, including compilation and evaluation.
     """
     if before:
         return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
@@ -38,6 +39,7 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
         "dataset": dataset.name,
         "stand_in": dataset.stand_in,
         "classes": len(dataset.class_names),
+        "image_shape": list(dataset.train_images.shape[1:]),
         **here_and_now(),
         "seconds": {},
     }

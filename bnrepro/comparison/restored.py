@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.data import Dataset
+from bnrepro.data import Dataset, DatasetError, describe_dataset
 from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
 from bnrepro.training import CheckpointError, TrainState
 from bnrepro.training.checkpoints import find_damage, restore, saved_steps
@@ -120,22 +121,35 @@ def restore_variant(
     return _restore(run, variant, config, int(which))
 
 
-def network_sizes(restored: Restored) -> tuple[int, int]:
-    """The last axes of the network's input and of its output.
+def network_ends(
+    run: Run, config: Mapping[str, Any]
+) -> tuple[Float[Array, "one height width channels"], int]:
+    """An input of a variant's network, of which only the shape matters, and its number of classes.
 
     Raises:
-      CheckpointError: it holds no network.
+      CheckpointError: the run is older than the record of these, and its data set is not found.
     """
-    params = restored.variables["params"]
     try:
-        last = params["logits"]
-        stem = params.get("conv1") or params.get("stem", {})
-        firsts = [params.get("dense_0"), params.get("conv_0")]
-        firsts += [stem.get("conv_1"), stem.get("conv_stem_0")]
-        first = next((layer for layer in firsts if layer is not None), last)
-        return first["kernel"].shape[-2], last["kernel"].shape[-1]
-    except (AttributeError, IndexError, KeyError, TypeError):  # a foreign one may hold anything
-        raise CheckpointError(f"{restored.path} holds no network") from None
+        height, width, channels = run.provenance["image_shape"]
+        classes = run.provenance["classes"]
+    except KeyError:
+        try:
+            dataset = describe_dataset(
+                run.provenance["dataset"],
+                config["data_dir"] or None,
+                image_size=config["image_size"],
+            )
+        except DatasetError as error:
+            raise CheckpointError(
+                f"{run.workdir} does not record the shape of its images, and its data set cannot "
+                f"tell it: {error}"
+            ) from error
+        height, width, channels = dataset.train_images.shape[1:]
+        classes = len(dataset.class_names)
+    if size := config["image_size"]:
+        height = width = size
+    digits = config["digits"]
+    return jnp.zeros((1, height, digits * width, channels)), classes**digits
 
 
 def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one h w c"]) -> None:

@@ -1,42 +1,39 @@
-"""What is known of a network from its checkpoint."""
+"""What is known of a network from the run that trained it."""
 
-from functools import partial
-from pathlib import Path
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
+import pandas as pd
 import pytest
 
-from bnrepro.comparison.restored import Restored, network_sizes
-from bnrepro.models import Inception, make_network, resnet
+from bnrepro.comparison.restored import network_ends
+from bnrepro.data import DatasetError
+from bnrepro.records import Run
+from bnrepro.training import CheckpointError
+
+RECORDED = {"dataset": "small/1.0.0", "classes": 3, "image_shape": [4, 6, 2]}
+CONFIG = {"data_dir": "", "image_size": 0, "digits": 1}
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-@pytest.mark.parametrize("layers", [0, 1, 11])
-def test_sizes_of_input_and_output_are_those_of_the_outer_layers(name, layers):
-    # Names sort dense_10 before dense_2.
-    sizes = {"hidden": range(20, 20 + layers), "channels": range(20, 20 + layers)}
-    model = make_network(
-        *(name,),
-        **sizes,
-        activation="relu",
-        init="lecun_normal",
-        init_std=None,
-        dropout=0,
-        num_classes=4,
-        normalizer=None,
-    )
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 7)), train=False)
-    restored = Restored(Path("1"), 1, np.arange(1), frozenset(), variables, 0.0)
-    assert network_sizes(restored) == (7, 4)
+def ends(tmp_path, provenance, **changes):
+    run = Run(tmp_path, {}, pd.DataFrame(), provenance)
+    example, classes = network_ends(run, CONFIG | changes)
+    return example.shape, classes
 
 
-def test_the_outer_layers_of_networks_of_blocks_are_found():
-    fields = (4, nn.relu, None, nn.initializers.lecun_normal())
-    for model, size in ((resnet.ResNet(*fields), 1), (Inception(*fields, stem_stride=2), 13)):
-        images = jnp.zeros((1, size, size, 7))
-        variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-        restored = Restored(Path("1"), 1, np.arange(1), frozenset(), variables, 0.0)
-        assert network_sizes(restored) == (7, 4)
+@pytest.mark.parametrize(
+    ("provenance", "changes", "expected"),
+    [
+        (RECORDED, {}, ((1, 4, 6, 2), 3)),
+        (RECORDED, {"digits": 2}, ((1, 4, 12, 2), 9)),
+        (RECORDED | {"image_shape": [None, None, 2]}, {"image_size": 5}, ((1, 5, 5, 2), 3)),
+        ({"dataset": "mnist/3.0.1"}, {}, ((1, 28, 28, 1), 10)),  # older than the record
+    ],
+)
+def test_input_and_classes_are_those_of_the_data_and_the_config(
+    tmp_path, provenance, changes, expected
+):
+    assert ends(tmp_path, provenance, **changes) == expected
+
+
+def test_an_older_run_on_data_that_are_not_there_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="does not record the shape of its images") as refused:
+        ends(tmp_path, {"dataset": "small/1.0.0"}, data_dir=str(tmp_path))
+    assert isinstance(refused.value.__cause__, DatasetError)

@@ -177,7 +177,7 @@ def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"params": {"bias": jnp.zeros((2, 3))}, "average": {}}, "/20 holds no network.\n"),
+        ({"params": {"bias": jnp.zeros((2, 3))}, "average": {}}, "/20 has another network, "),
         ({"wings": 1}, "/20 was written by another version: it holds average, batch_stats, "),
     ],
 )
