@@ -28,7 +28,7 @@ def get_config(preset: str = "narrow") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = small_batch_cnn.get_config()
     # No other experiment, and no trial of this one, used these seeds.
-    config.first_seed = 32_000
+    config.first_seed = 33_000
     config.seeds = 1
     config.model.name = "inception"
     # Szegedy et al. 2016, section 8: RMSProp with decay 0.9 and epsilon 1, momentum 0.9, and the
@@ -95,10 +95,10 @@ def _narrow(config: ConfigDict) -> ConfigDict:
     # blocks, whose grids then have one position.
     config.model.stem_stride = 2
     config.batch_size = 64
-    config.steps = 2_400
-    config.eval_every = 600
+    config.steps = 3_600
+    config.eval_every = 900
     # Of the averages, as large a part of the run as the paper's 10,000 steps of 130,000.
-    config.ema_decay = 0.995
+    config.ema_decay = 0.9964
     config.evaluation.train_examples = 2_000
     config.evaluation.minibatches = 50
     variants = _variants(labels=4, images=8)

@@ -133,12 +133,11 @@ def network_ends(
         height, width, channels = run.provenance["image_shape"]
         classes = run.provenance["classes"]
     except KeyError:
+        # Recorded as name[/config]/version.
+        name = ":".join(run.provenance["dataset"].rsplit("/", 1))
+        size, folder = config["image_size"], config["data_dir"] or None
         try:
-            dataset = describe_dataset(
-                run.provenance["dataset"],
-                config["data_dir"] or None,
-                image_size=config["image_size"],
-            )
+            dataset = describe_dataset(name, folder, image_size=size)
         except DatasetError as error:
             raise CheckpointError(
                 f"{run.workdir} does not record the shape of its images, and its data set cannot "
