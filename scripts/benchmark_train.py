@@ -101,7 +101,7 @@ def training_call(program: Program, steps: int) -> Call:
 def _peers(images: np.ndarray, labels: np.ndarray) -> list[tuple[str, Call]]:
     """The same network with flax.linen's Batch Norm, in a scan and step by step, and PyTorch's."""
     norm = partial(nn.BatchNorm, momentum=0.99)
-    model = MLP(_FEATURES[1:-1], 10, nn.sigmoid, norm, nn.initializers.normal(0.1))
+    model = MLP(10, nn.sigmoid, norm, nn.initializers.normal(0.1), hidden=_FEATURES[1:-1])
     optimizer = optax.sgd(_RATE)
     stored, known = jnp.asarray(images), jnp.asarray(labels)
 

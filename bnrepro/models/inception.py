@@ -5,14 +5,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrepro.models.convolution import convolution
-from bnrepro.models.dropout import Dropout
-from bnrepro.models.kernels import KERNELS, Treatment, promoted
-from bnrepro.models.normalizers import Normalizer, activate
+from bnrepro.models.network import Network, logits
 
 
 class Conv(NamedTuple):
@@ -146,12 +143,9 @@ def _unit(
     conv: Conv,
     name: str,
     *,
-    train: bool,
     width: float,
-    activation: Callable[[Array], Array],
-    normalizer: Normalizer | None,
-    placement: str,
-    **settings: Any,
+    activated: Callable[..., Array],
+    **linear: Any,
 ) -> Array:
     """Applies `conv_NAME`, `norm_NAME` and the nonlinearity; within a compact module."""
     x = nn.Conv(
@@ -159,17 +153,11 @@ def _unit(
         kernel_size=conv.kernel,
         strides=conv.stride,
         padding=conv.padding,
-        use_bias=normalizer is None,
         conv_general_dilated=convolution,
         name=f"conv_{name}",
-        **settings,
+        **linear,
     )(x)
-    return activate(x, activation, normalizer, placement, name, train=train)
-
-
-def _logits(x: Array, *, num_classes: int, kernel_init: Any) -> Array:
-    logits = nn.Dense(num_classes, kernel_init=kernel_init, name="logits")
-    return logits(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return activated(x, layer=name)
 
 
 def _names(branch: str, layers: Branch) -> list[str]:
@@ -213,35 +201,19 @@ class Block(nn.Module):
         return x
 
 
-class Inception(nn.Module):
+class Inception(Network, kw_only=True):
     """Inception-v3: a stem, eleven blocks, the mean over positions, dropout, and a linear layer.
 
     Each convolution is `activation(norm(conv(x)))`, as in [BRN] 4. In training, the logits of the
     auxiliary head are sown as `intermediates/auxiliary_logits`.
 
     Attributes:
-      num_classes: number of logits.
-      activation: elementwise.
-      normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      kernel_init: draws all weights.
-      dropout: rate of `Dropout`, in [0, 1); None for none.
-      norm_placement: one of `PLACEMENTS`.
-      treatment: of the kernels of all convolutions, one of `KERNELS`.
-      dtype: of activations except the logits (default: that of input and parameters).
       width: multiplier of all channels, above 0.
       stem_stride: of the stem, a key of `STEMS`.
       auxiliary: have an auxiliary head.
       remat: compute the activations within blocks again in the backward pass, to save memory.
     """
 
-    num_classes: int
-    activation: Callable[[jax.Array], jax.Array]
-    normalizer: Normalizer | None
-    kernel_init: nn.initializers.Initializer
-    dropout: Any = None
-    norm_placement: str = "before"
-    treatment: Treatment = KERNELS["plain"]
-    dtype: Any = None
     width: float = 1.0
     stem_stride: int = 8
     auxiliary: bool = False
@@ -249,10 +221,9 @@ class Inception(nn.Module):
 
     def nonlinearity_inputs(self) -> tuple[str, ...]:
         """Names of the modules whose outputs the nonlinearities take, block by block."""
-        direct = self.normalizer is None or self.norm_placement == "after"
         stem, _ = STEMS[self.stem_stride]
         return tuple(
-            f"{block}/{'conv' if direct else 'norm'}_{layer}"
+            f"{block}/{self.before_nonlinearity('conv')}_{layer}"
             for block, branches in {"stem": {"stem": stem}, **BLOCKS}.items()
             for branch, layers in branches.items()
             for layer in _names(branch, layers)
@@ -276,8 +247,6 @@ class Inception(nn.Module):
         Raises:
           ValueError: images that are too small for the stem.
         """
-        if deterministic is None:
-            deterministic = not train
         stem, smallest = STEMS[self.stem_stride]
         if min(x.shape[1:3]) < smallest:
             raise ValueError(
@@ -286,28 +255,20 @@ class Inception(nn.Module):
             )
 
         unit = partial(
-            _unit,
-            train=train,
-            width=self.width,
-            activation=self.activation,
-            normalizer=self.normalizer,
-            placement=self.norm_placement,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            promote_dtype=promoted(self.treatment),
+            _unit, width=self.width, activated=self.activated(train=train), **self.linear
         )
-        logits = partial(_logits, num_classes=self.num_classes, kernel_init=self.kernel_init)
         block = nn.remat(Block) if self.remat else Block
         x = block({"stem": stem}, unit, name="stem")(x)
         for name, branches in BLOCKS.items():
             x = block(branches, unit, name=name)(x)
             if self.auxiliary and train and name == _BEFORE_HEAD:
-                head = AuxiliaryHead(unit, logits, name="auxiliary")
+                classify = partial(
+                    logits, num_classes=self.num_classes, kernel_init=self.kernel_init
+                )
+                head = AuxiliaryHead(unit, classify, name="auxiliary")
                 self.sow("intermediates", "auxiliary_logits", head(x))
-        x = x.mean((1, 2))
-        if self.dropout is not None:
-            x = Dropout(self.dropout, name="dropout")(x, deterministic)
-        return logits(x)
+        x = self.dropped(x.mean((1, 2)), "dropout", train=train, deterministic=deterministic)
+        return self.classify(x)
 
 
 class AuxiliaryHead(nn.Module):
@@ -315,11 +276,11 @@ class AuxiliaryHead(nn.Module):
 
     Attributes:
       unit: applies a `Conv` of some name.
-      logits: applies the linear layer.
+      classify: applies the linear layer.
     """
 
     unit: Callable[[Array, Conv, str], Array]
-    logits: Callable[[Array], Array]
+    classify: Callable[[Array], Array]
 
     @nn.compact
     def __call__(
@@ -331,4 +292,4 @@ class AuxiliaryHead(nn.Module):
         x = self.unit(x, Conv(128), "0")
         rows, columns = (min(5, size) for size in x.shape[1:3])
         x = self.unit(x, Conv(768, (rows, columns), 1, "VALID"), "1")
-        return self.logits(x.mean((1, 2)))
+        return self.classify(x.mean((1, 2)))

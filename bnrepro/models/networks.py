@@ -10,6 +10,7 @@ from bnrepro.models.cnn import CNN
 from bnrepro.models.inception import Inception
 from bnrepro.models.kernels import KERNELS
 from bnrepro.models.mlp import MLP
+from bnrepro.models.network import Network
 from bnrepro.models.normalizers import Normalizer
 from bnrepro.models.per_example import ThresholdedLinearUnit
 from bnrepro.models.resnet import ResNet
@@ -47,7 +48,7 @@ def make_network(
     auxiliary: bool = False,
     remat: bool = False,
     zero_last_scale: bool = False,
-) -> nn.Module:
+) -> Network:
     """The network of that name, called with a minibatch of images and `train`.
 
     Args:
@@ -71,7 +72,7 @@ def make_network(
       zero_last_scale: start with 0 as the last scale of each block of a resnet.
 
     Raises:
-      ValueError: an unknown name, or a placement that the network does not have.
+      ValueError: an unknown name.
     """
     if init not in INITIALIZERS:
         raise ValueError(f"unknown init {init!r}; choose from {', '.join(INITIALIZERS)}")
@@ -84,23 +85,17 @@ def make_network(
         "normalizer": normalizer,
         "kernel_init": kernel_init,
         "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
+        "norm_placement": norm_placement,
         "treatment": KERNELS[kernel],
         "dtype": DTYPES[dtype],
     }
     if name == "mlp":
-        return MLP(hidden=tuple(hidden), norm_placement=norm_placement, **common)
+        return MLP(hidden=tuple(hidden), **common)
     if name == "cnn":
-        return CNN(channels=tuple(channels), norm_placement=norm_placement, **common)
+        return CNN(channels=tuple(channels), **common)
     common |= {"width": width, "remat": remat}
     if name == "inception":
-        return Inception(
-            norm_placement=norm_placement,
-            stem_stride=stem_stride or 8,
-            auxiliary=auxiliary,
-            **common,
-        )
+        return Inception(stem_stride=stem_stride or 8, auxiliary=auxiliary, **common)
     if name == "resnet":
-        if norm_placement != "before":
-            raise ValueError(f"a resnet takes norm_placement before, got {norm_placement!r}")
         return ResNet(stem_stride=stem_stride or 4, zero_last_scale=zero_last_scale, **common)
     raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")

@@ -6,13 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrepro.models.convolution import convolution
-from bnrepro.models.dropout import Dropout
-from bnrepro.models.kernels import KERNELS, Treatment, promoted
-from bnrepro.models.normalizers import Normalizer
+from bnrepro.models.network import Network
 
 # Bottlenecks of conv2_x to conv5_x (table 1 of the paper).
 BLOCKS = (3, 4, 6, 3)
@@ -89,7 +86,7 @@ class Bottleneck(Block):
         return self.activation(Sum(name="sum")(x, y))
 
 
-class ResNet(nn.Module):
+class ResNet(Network, kw_only=True):
     """ResNet-50: `conv1`, bottlenecks `conv2_1` to `conv5_3`, mean over positions, linear `logits`.
 
     Where a bottleneck has stride 2, it is that of its 3 x 3 convolution: version 1.5, of
@@ -97,13 +94,6 @@ class ResNet(nn.Module):
     has 25,557,032 parameters.
 
     Attributes:
-      num_classes: number of logits.
-      activation: elementwise.
-      normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      kernel_init: draws all weights.
-      dropout: rate of `Dropout`, in [0, 1), of the features before `logits`; None for none.
-      treatment: of the kernels of the convolutions, one of `KERNELS`.
-      dtype: of activations except the logits (default: that of input and parameters).
       width: multiplier of the channels, above 0.
       zero_last_scale: start with 0 as the last scale of each bottleneck, which then passes on its
         input (Goyal et al. 2017, arXiv:1706.02677, section 5.1); needs a normalizer with a scale.
@@ -112,13 +102,6 @@ class ResNet(nn.Module):
       remat: recompute the activations within each block in the backward pass.
     """
 
-    num_classes: int
-    activation: Callable[[jax.Array], jax.Array]
-    normalizer: Normalizer | None
-    kernel_init: nn.initializers.Initializer
-    dropout: Any = None
-    treatment: Treatment = KERNELS["plain"]
-    dtype: Any = None
     width: float = 1.0
     zero_last_scale: bool = False
     stem_stride: int = 4
@@ -126,7 +109,7 @@ class ResNet(nn.Module):
 
     def nonlinearity_inputs(self) -> tuple[str, ...]:
         """Names of the modules whose outputs the nonlinearities take, first to last."""
-        layer = "conv" if self.normalizer is None else "norm"
+        layer = self.before_nonlinearity("conv")
         inputs = (f"{layer}_1", f"{layer}_2", "sum")
         blocks = [name for name, _, _ in _bottlenecks(self.width)]
         return f"conv1/{layer}_1", *(f"{block}/{name}" for block in blocks for name in inputs)
@@ -147,21 +130,15 @@ class ResNet(nn.Module):
           deterministic: drop nothing out (default: in evaluation).
 
         Raises:
-          ValueError: a stride that the stem cannot have.
+          ValueError: a stride that the stem cannot have, or a placement other than before, since
+            nonlinearities come after sums.
         """
         if self.stem_stride not in (1, 4):
             raise ValueError(f"stem_stride of a ResNet must be 4 or 1, got {self.stem_stride}")
-        if deterministic is None:
-            deterministic = not train
+        if self.norm_placement != "before":
+            raise ValueError(f"a resnet takes norm_placement before, got {self.norm_placement!r}")
         shared: dict[str, Any] = {
-            "conv": partial(
-                nn.Conv,
-                use_bias=self.normalizer is None,
-                kernel_init=self.kernel_init,
-                dtype=self.dtype,
-                promote_dtype=promoted(self.treatment),
-                conv_general_dilated=convolution,
-            ),
+            "conv": partial(nn.Conv, conv_general_dilated=convolution, **self.linear),
             "normalizer": self.normalizer
             and partial(self.normalizer, use_running_average=not train),
             "activation": self.activation,
@@ -173,11 +150,8 @@ class ResNet(nn.Module):
             x = bottleneck(
                 channels, stride, zero_last_scale=self.zero_last_scale, name=name, **shared
             )(x)
-        x = x.mean((1, 2))
-        if self.dropout is not None:
-            x = Dropout(self.dropout, name="dropout")(x, deterministic)
-        logits = nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")
-        return logits(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        x = self.dropped(x.mean((1, 2)), "dropout", train=train, deterministic=deterministic)
+        return self.classify(x)
 
 
 def _bottlenecks(width: float) -> list[tuple[str, int, int]]:

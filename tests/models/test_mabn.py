@@ -103,7 +103,9 @@ def state_and_step(axis_name=None, synchronized=False):
 
     def model(axis):
         norm = partial(MovingAverageBatchNorm, axis_name=axis, **SETTINGS)
-        return MLP((4, 3), 3, nn.tanh, norm, nn.initializers.lecun_normal(), treatment=centred)
+        return MLP(
+            3, nn.tanh, norm, nn.initializers.lecun_normal(), treatment=centred, hidden=(4, 3)
+        )
 
     optimizer = make_optimizer("sgd", learning_rate=0.1)
     state = initial_state(

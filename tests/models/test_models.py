@@ -31,7 +31,7 @@ SETTINGS = {
 
 def network(normalizer):
     normalizer = make_normalizer(normalizer, steps=100, **SETTINGS)
-    return MLP((20, 10), 3, nn.sigmoid, normalizer, normal(0.3))
+    return MLP(3, nn.sigmoid, normalizer, normal(0.3), hidden=(20, 10))
 
 
 def named(name, **changes):
@@ -200,7 +200,7 @@ def test_dilated_and_grouped_convolutions_are_those_of_flax(settings):
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel(name):
     normalizer = make_normalizer(name, steps=100, **SETTINGS)
-    model = CNN((10, 20), 3, nn.relu, normalizer, normal(0.3))
+    model = CNN(3, nn.relu, normalizer, normal(0.3), channels=(10, 20))
     variables = model.init(jax.random.key(1), X[:1], train=True)
     logits, captured = model.apply(
         variables,

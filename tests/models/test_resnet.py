@@ -194,7 +194,7 @@ def test_without_a_normalizer_the_convolutions_have_biases(shallow):
 
 def test_a_placement_that_it_does_not_have_is_refused():
     with pytest.raises(ValueError, match="a resnet takes norm_placement before, got 'after'"):
-        named(norm_placement="after")
+        abstract(named(norm_placement="after"), 2, 32, 32, 3)
 
 
 def test_the_inputs_of_all_nonlinearities_are_measured(shallow):

@@ -66,7 +66,12 @@ def after_50_steps(
         for axis in (None, devices.axis_name if synchronized else None)
     )
     model = partial(
-        MLP, (7, 6), 4, nn.tanh, kernel_init=nn.initializers.lecun_normal(), dropout=dropout
+        MLP,
+        4,
+        nn.tanh,
+        kernel_init=nn.initializers.lecun_normal(),
+        dropout=dropout,
+        hidden=(7, 6),
     )
     optimizer = make_optimizer("sgd", learning_rate=0.1)
     init = partial(

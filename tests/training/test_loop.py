@@ -38,7 +38,7 @@ def take(arrays, drawn):
 def parts(normalizer="batch_renorm"):
     ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.0, "r_max_end": 0.3, "d_max_end": 0.2}
     norm = make_normalizer(normalizer, steps=20, momentum=0.9, epsilon=1e-5, num_groups=1, **ramp)
-    model = MLP((7, 6), 3, nn.sigmoid, norm, nn.initializers.normal(0.5))
+    model = MLP(3, nn.sigmoid, norm, nn.initializers.normal(0.5), hidden=(7, 6))
     optimizer = make_optimizer("sgd", learning_rate=0.5)
     return {"model": model, "optimizer": optimizer, "ema_decay": 0.0}
 

@@ -1,0 +1,86 @@
+"""What all networks have in common."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bnrepro.models.dropout import Dropout
+from bnrepro.models.kernels import KERNELS, Treatment, promoted
+from bnrepro.models.normalizers import Normalizer, activate
+
+
+class Network(nn.Module):
+    """Hidden layers, whose outputs are normalized, and a linear layer `logits` to the classes.
+
+    Where there is a normalizer, its bias replaces that of the layer before it ([BN] 3.2).
+
+    Attributes:
+      num_classes: number of logits.
+      activation: elementwise.
+      normalizer: makes a layer that is called as `layer(x)`, or None for none.
+      kernel_init: draws all weights.
+      dropout: rate of `Dropout`, in [0, 1); None for none.
+      norm_placement: one of `PLACEMENTS`.
+      treatment: of the kernels of the hidden layers, one of `KERNELS`.
+      dtype: of activations except the logits (default: that of input and parameters).
+    """
+
+    num_classes: int
+    activation: Callable[[jax.Array], jax.Array]
+    normalizer: Normalizer | None
+    kernel_init: nn.initializers.Initializer
+    dropout: Any = None
+    norm_placement: str = "before"
+    treatment: Treatment = KERNELS["plain"]
+    dtype: Any = None
+
+    @property
+    def linear(self) -> dict[str, Any]:
+        """Fields of the hidden layers."""
+        return {
+            "use_bias": self.normalizer is None,
+            "kernel_init": self.kernel_init,
+            "dtype": self.dtype,
+            "promote_dtype": promoted(self.treatment),
+        }
+
+    def activated(self, *, train: bool) -> Callable[..., Array]:
+        """`activate`, to be called with a hidden layer's output and its name as `layer`."""
+        return partial(
+            activate,
+            activation=self.activation,
+            normalizer=self.normalizer,
+            placement=self.norm_placement,
+            train=train,
+        )
+
+    def before_nonlinearity(self, layer: str) -> str:
+        """Which of a hidden layer and its normalizer the nonlinearity takes: layer or `norm`."""
+        return layer if self.normalizer is None or self.norm_placement == "after" else "norm"
+
+    def dropped(
+        self, x: Array, name: str, *, train: bool, deterministic: bool | None = None
+    ) -> Array:
+        """Drops out, in training unless `deterministic`; in a compact module, as the next one."""
+        if self.dropout is None:
+            return x
+        return Dropout(self.dropout, name=name)(
+            x, not train if deterministic is None else deterministic
+        )
+
+    def classify(self, x: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
+        """Logits of features."""
+        return logits(x, num_classes=self.num_classes, kernel_init=self.kernel_init)
+
+
+def logits(
+    x: Float[Array, "batch features"], *, num_classes: int, kernel_init: Any
+) -> Float[Array, "batch classes"]:
+    """A linear layer, in float32 at least; to be called within a compact module."""
+    layer = nn.Dense(num_classes, kernel_init=kernel_init, name="logits")
+    return layer(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
