@@ -93,20 +93,28 @@ def batch_moments(
     if axis_name is None:
         return Moments(shift, offset, var, size)
 
-    # Global sums over global counts, not a mean of means; each device's part is centred on the
-    # common mean.
-    def psum(value: Any) -> Any:
-        return lax.psum(value, axis_name, axis_index_groups=axis_index_groups)
-
-    total_size = psum(size)
-    weight = size / jnp.maximum(total_size, 1)
-    centre = psum(weight * shift)
-    deviation = (shift - centre) + offset  # not of the mean, which is rounded
-    offset, mean_square = psum((weight * deviation, weight * (var + abs_sq(deviation))))
+    # All moments of all devices in one exchange, as sums would be too, but for any mean.
+    sizes: list[Any] = [] if mask is None else [size]
+    own = jnp.stack([value.astype(precision) for value in (shift, offset, var, *sizes)])
+    shifts, offsets, variances, *sizes = jnp.moveaxis(
+        _all_gather(own, axis_name, axis_index_groups), 1, 0
+    )
+    total_size: Any = size * len(shifts)
+    weights: Any = 1 / len(shifts)
+    if mask is not None:  # over the number of all values, not a mean of means
+        number = jnp.real(sizes[0])
+        total_size = jnp.sum(number, 0)
+        weights = number / jnp.maximum(jnp.sum(number, 0, keepdims=True), 1)
+    # Each device's part is centred on the common mean, which is exact where all values are equal.
+    first = shifts[:1]
+    centre = first + jnp.sum(weights * (shifts - first), 0, keepdims=True)
+    deviations = (shifts - centre) + offsets  # not of the means, which are rounded
+    offset = jnp.sum(weights * deviations, 0)
+    mean_square = jnp.sum(weights * (jnp.real(variances) + abs_sq(deviations)), 0)
     var = _variance(mean_square, offset)
-    # All devices normalize around one number, the mean: it is exact where all values are equal.
+    # All devices normalize around one number, the mean.
     constant = lax.stop_gradient(offset)
-    return Moments(centre + constant, offset - constant, var, total_size)
+    return Moments(centre[0] + constant, offset - constant, var, total_size)
 
 
 def renorm_correction(
@@ -202,6 +210,14 @@ def moving_average(
         moved = jnp.where(jnp.asarray(size) > 0, moved, average)
     # A stored average keeps its precision, as the carry of a scan must.
     return moved if jnp.iscomplexobj(moved) else moved.astype(average.dtype)
+
+
+def _all_gather(x: Array, axis_name: Any, axis_index_groups: Any) -> Array:
+    """The values of all devices of a group, stacked."""
+    # They are the same on all devices, as `shard_map` has to be told where it checks that.
+    checks = jax.typeof(lax.axis_index(axis_name)).manual_axis_type.varying
+    to = "invarying" if checks else "varying"
+    return lax.all_gather(x, axis_name, axis_index_groups=axis_index_groups, to=to)
 
 
 def _number(mask: Array, axes: Sequence[int], dtype: Any) -> Array:

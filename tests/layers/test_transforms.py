@@ -1,6 +1,7 @@
 """The layers under every transform of JAX and Flax give what they give without."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -328,6 +329,32 @@ def test_donated_averages_are_as_right_as_kept_ones(layer_type):
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
         np.testing.assert_array_equal(y, right_y)
         jax.tree.map(np.testing.assert_array_equal, donated, kept)
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_sharing_statistics_takes_no_more_collectives_than_flax(check_vma):
+    x, dy = normal(16, 4), normal(16, 4, seed=1)
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Auto,))
+
+    def collectives(layer_type):
+        layer = layer_type(axis_name="devices")
+        variables = some_variables(layer_type(), x)
+
+        def step(x, dy):
+            _, stats, _, dx = train_and_differentiate(layer, variables, x, dy)
+            return stats, dx
+
+        specs = P("devices"), P("devices")
+        step = jax.shard_map(
+            step, mesh=mesh, in_specs=specs, out_specs=(P(), specs[1]), check_vma=check_vma
+        )
+        program = jax.jit(step).lower(x, dy).compile().as_text()
+        return len(re.findall(r" (all-reduce|all-gather|reduce-scatter)(-start)?\(", program))
+
+    flax = collectives(nn.BatchNorm)
+    assert flax > 0
+    assert collectives(BatchNorm) <= flax
+    assert collectives(BatchRenorm) <= flax
 
 
 # --- derivatives ---
