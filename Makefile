@@ -70,7 +70,8 @@ test-extras: setup
 	$(BIN)/pytest tests/scripts/test_plan.py
 	$(BIN)/pytest tests/scripts/test_report.py
 
-# Compares the layers of other libraries with the papers' formulas, and ResNet-50 with torchvision's.
+# Compares the layers of other libraries with the papers' formulas, and networks with Keras' and
+# torchvision's.
 conformance: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	$(BIN)/python -m scripts.conformance

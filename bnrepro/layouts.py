@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bnrepro.models import resnet
+from bnrepro.models import Inception, resnet
 
 # Of our variables, by collection and name, what torch.nn's modules call them.
 _TORCH = {
@@ -18,6 +19,8 @@ _TORCH = {
     ("batch_stats", "var"): "running_var",
 }
 _CONV, _NORM, _DENSE = (("kernel",), ("scale", "bias", "mean", "var"), ("kernel", "bias"))
+# What the networks are called in messages.
+_RESNET, _INCEPTION = "a ResNet-50 with Batch Norm", "an Inception-v3 with Batch Norm and no scale"
 
 
 def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -44,7 +47,7 @@ def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 ("params", *layer, "scale"), np.ones_like(flat[collection, *layer, name])
             )
     names = _resnet_names()
-    _check_names({"/".join(path) for path in flat}, {"/".join(path) for path in names})
+    _check_names(_RESNET, {"/".join(path) for path in flat}, {"/".join(path) for path in names})
     if (shape := flat["params", "conv1", "conv_1", "kernel"].shape) != (7, 7, 3, 64):
         raise ValueError(f"params/conv1/conv_1/kernel must be (7, 7, 3, 64), got {shape}")
     return {
@@ -64,7 +67,7 @@ def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = _resnet_names()
     given = {name for name in arrays if not name.endswith(".num_batches_tracked")}
-    _check_names(given, set(names.values()))
+    _check_names(_RESNET, given, set(names.values()))
     flat = {path: jnp.asarray(arrays[name]) for path, name in names.items()}
     return unflatten_dict(
         {
@@ -74,10 +77,71 @@ def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _check_names(given: set[str], wanted: set[str]) -> None:
+def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The variables of an `Inception` with Batch Norm, as Keras' `InceptionV3` has them.
+
+    Both compute the same if its activation is ReLU, its kernels are plain, and its epsilon is
+    Keras', 1e-3; `to_batch_renorm` and `to_batch_norm` change an epsilon.
+
+    Args:
+      variables: `params` and `batch_stats`, for images of 3 channels, of width 1, stem_stride 8 and
+        normalizers without a scale, which Keras' have not. Those of an auxiliary head are left out.
+
+    Returns:
+      Arrays by layer and variable, such as conv2d_3/kernel; layers are called as in the first
+      network of a session.
+
+    Raises:
+      ValueError: these are not the variables of such a network.
+    """
+    flat = {
+        "/".join(path): np.asarray(value)
+        for path, value in flatten_dict(variables).items()
+        if path[1] != "auxiliary"
+    }
+    names = _inception_names()
+    _check_names(_INCEPTION, set(flat), set(names))
+    if (shape := flat["params/stem/conv_stem_0/kernel"].shape) != (3, 3, 3, 32):
+        raise ValueError(f"params/stem/conv_stem_0/kernel must be (3, 3, 3, 32), got {shape}")
+    return {theirs: flat[ours] for ours, theirs in names.items()}
+
+
+def from_keras(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `to_keras`: nested dicts of JAX arrays, for an `Inception` with Batch Norm.
+
+    Args:
+      arrays: those of a `keras.applications.InceptionV3`, by layer and variable.
+
+    Raises:
+      ValueError: arrays are missing, or there are others.
+    """
+    names = _inception_names()
+    _check_names(_INCEPTION, set(arrays), set(names.values()))
+    return unflatten_dict(
+        {ours: jnp.asarray(arrays[theirs]) for ours, theirs in names.items()}, "/"
+    )
+
+
+def _check_names(network: str, given: set[str], wanted: set[str]) -> None:
     for name in sorted(given ^ wanted):
         problem = "is missing" if name in wanted else "does not belong"
-        raise ValueError(f"not the variables of a ResNet-50 with Batch Norm: {name} {problem}")
+        raise ValueError(f"not the variables of {network}: {name} {problem}")
+
+
+def _inception_names() -> dict[str, str]:
+    """Paths of our variables -> names in Keras, which numbers layers from the first to the last."""
+    network = Inception(1, nn.relu, nn.BatchNorm, nn.initializers.zeros)
+    names = {f"params/logits/{name}": f"predictions/{name}" for name in _DENSE}
+    for i, norm in enumerate(network.nonlinearity_inputs()):
+        number = f"_{i}" if i else ""
+        names[f"params/{norm.replace('/norm_', '/conv_')}/kernel"] = f"conv2d{number}/kernel"
+        for ours, theirs in {
+            f"params/{norm}/bias": "beta",
+            f"batch_stats/{norm}/mean": "moving_mean",
+            f"batch_stats/{norm}/var": "moving_variance",
+        }.items():
+            names[ours] = f"batch_normalization{number}/{theirs}"
+    return names
 
 
 def _resnet_names() -> dict[tuple[str, ...], str]:

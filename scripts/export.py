@@ -2,7 +2,8 @@
 
 Prints code that loads it. Needs no data set. For example:
 python -m scripts.export runs/small_batch "batch_renorm 4" --output=renorm.safetensors --linen
-With --layout=torchvision, a ResNet-50 is written for torchvision.models.resnet50.
+With --layout, a ResNet-50 is written for torchvision.models.resnet50, or an Inception-v3 for
+keras.applications.InceptionV3.
 """
 
 import argparse
@@ -11,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Of torchvision's Batch Norm.
-_TORCH_EPSILON = 1e-5
+# By layout: the network that it has, and the epsilon of its Batch Norm.
+_LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,9 +75,9 @@ def _export(options: argparse.Namespace) -> str:
     variables = jax.tree.map(lambda x: x[seeds.index(seed)], checkpoint.variables)
     write: Any = save_variables
     snippet = _snippet(config, classes, options.output, linen=options.linen)
-    if options.layout == "torchvision":
-        write, variables = save_arrays, _torchvision(config, variables)
-        snippet = _torchvision_snippet(config, classes, options.output)
+    if options.layout:
+        write, variables = save_arrays, _in_layout(options.layout, config, variables)
+        snippet = _layout_snippet(options.layout, config, classes, example.shape, options.output)
     elif options.linen and config["normalizer"]["name"] == "batch_renorm":
         variables = to_batch_norm(variables, epsilon=config["normalizer"]["epsilon"])
     try:
@@ -89,56 +90,74 @@ def _export(options: argparse.Namespace) -> str:
     )
 
 
-def _torchvision(config: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of a variant, as torchvision has them.
+def _in_layout(
+    layout: str, config: Mapping[str, Any], variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The variables of a variant, as another library has them.
 
     Raises:
-      ConfigError: torchvision has no such network.
+      ConfigError: it has no such network.
     """
     from bnrepro import to_batch_norm, to_batch_renorm
     from bnrepro.comparison.config import setting
     from bnrepro.comparison.keys import ConfigError
-    from bnrepro.layouts import to_torchvision
+    from bnrepro.layouts import to_keras, to_torchvision
 
+    network, layout_epsilon = _LAYOUTS[layout]
     possible = {
-        "model.name": ("resnet",),
+        "model.name": (network,),
         "model.activation": ("relu",),
         "model.kernel": ("plain",),
         "normalizer.name": ("batch_norm", "batch_renorm"),
     }
     for key, values in possible.items():
         if (value := setting(config, key)) not in values:
-            raise ConfigError(
-                f"--layout=torchvision needs {key} {' or '.join(values)}, got {value}"
-            )
+            raise ConfigError(f"--layout={layout} needs {key} {' or '.join(values)}, got {value}")
     epsilon = config["normalizer"]["epsilon"]
-    if epsilon < _TORCH_EPSILON:
+    if epsilon < layout_epsilon:
         raise ConfigError(
-            f"--layout=torchvision needs normalizer.epsilon of at least {_TORCH_EPSILON:g}, which "
-            f"torchvision's Batch Norm adds, got {epsilon:g}"
+            f"--layout={layout} needs normalizer.epsilon of at least {layout_epsilon:g}, which "
+            f"its Batch Norm adds, got {epsilon:g}"
         )
     if config["normalizer"]["name"] == "batch_norm":
         variables = to_batch_renorm(variables, epsilon=epsilon, count=0)
     # Other epsilons become part of the variance.
-    variables = to_batch_norm(variables, epsilon=_TORCH_EPSILON)
+    variables = to_batch_norm(variables, epsilon=layout_epsilon)
     try:
-        return to_torchvision(variables)
+        return {"keras": to_keras, "torchvision": to_torchvision}[layout](variables)
     except ValueError as error:
-        raise ConfigError(f"cannot use --layout=torchvision: {error}") from error
+        raise ConfigError(f"cannot use --layout={layout}: {error}") from error
 
 
-def _torchvision_snippet(config: Mapping[str, Any], classes: int, output: Path) -> str:
-    """Python code that loads the file into torchvision's network."""
-    return "\n".join(
-        [
+def _layout_snippet(
+    layout: str, config: Mapping[str, Any], classes: int, shape: Sequence[int], output: Path
+) -> str:
+    """Python code that loads the file into the other library's network."""
+    if layout == "torchvision":
+        lines = [
             "from safetensors.torch import load_file",
             "from torchvision.models import resnet50",
             f"model = resnet50(num_classes={classes}).eval()",
             f"model.load_state_dict(load_file({str(output)!r}))",
             f"# images: float32 (batch, 3, height, width), pixels {_pixels(config)}",
-            "logits = model(images)\n",
+            "logits = model(images)",
         ]
-    )
+    else:
+        lines = [
+            "import keras",
+            "from safetensors.numpy import load_file",
+            "keras.utils.clear_session()  # numbers layers from the first",
+            "model = keras.applications.InceptionV3(",
+            f"    weights=None, classes={classes}, classifier_activation=None,",
+            f"    input_shape={tuple(shape[1:])},",
+            ")",
+            f"for name, array in load_file({str(output)!r}).items():",
+            "    layer, variable = name.split('/')",
+            "    getattr(model.get_layer(layer), variable).assign(array)",
+            f"# images: float32 (batch, height, width, 3), pixels {_pixels(config)}",
+            "logits = model(images, training=False)",
+        ]
+    return "\n".join([*lines, ""])
 
 
 def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bool) -> str:
@@ -184,8 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     others = parser.add_mutually_exclusive_group()
     linen = "convert Batch Renorm's statistics for flax.linen.BatchNorm"
     others.add_argument("--linen", action="store_true", help=linen)
-    layout = "names and shapes of a ResNet-50's arrays are those of torchvision"
-    others.add_argument("--layout", choices=["torchvision"], help=layout)
+    layout = "names and shapes are those of torchvision's ResNet-50 or Keras' Inception-v3"
+    others.add_argument("--layout", choices=sorted(_LAYOUTS), help=layout)
     return parser
 
 

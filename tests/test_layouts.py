@@ -1,6 +1,7 @@
-"""ResNet-50 computes what torchvision's does, whose arrays it takes and gives."""
+"""ResNet-50 and Inception-v3 compute what torchvision's and Keras' do, and share their arrays."""
 
 import importlib
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -11,11 +12,17 @@ from flax.traverse_util import flatten_dict
 
 from bnrepro.interchange import save_arrays
 from bnrepro.layers import BatchNorm
-from bnrepro.layouts import from_torchvision, to_torchvision
-from bnrepro.models import ResNet
+from bnrepro.layouts import from_keras, from_torchvision, to_keras, to_torchvision
+from bnrepro.models import Inception, ResNet
 from scripts import export
 
 MODEL = ResNet(10, nn.relu, BatchNorm, nn.initializers.lecun_normal())
+INCEPTION = Inception(
+    10,
+    nn.relu,
+    partial(BatchNorm, use_scale=False, epsilon=1e-3),
+    nn.initializers.lecun_normal(),
+)
 
 
 def torchvision_shapes():
@@ -41,25 +48,83 @@ def torchvision_shapes():
     return shapes
 
 
-def random_arrays():
+def keras_shapes():
+    """Of the arrays of an InceptionV3 of 10 classes, in the order of Keras' code."""
+    inputs, shapes = 3, {"predictions/kernel": (2048, 10), "predictions/bias": (10,)}
+    number = 0
+
+    def chain(inputs, *layers):
+        """Layers of outputs, height and width; returns the outputs of the last."""
+        nonlocal number
+        for outputs, height, width in layers:
+            suffix = f"_{number}" if number else ""
+            shapes[f"conv2d{suffix}/kernel"] = (height, width, inputs, outputs)
+            for name in ("beta", "moving_mean", "moving_variance"):
+                shapes[f"batch_normalization{suffix}/{name}"] = (outputs,)
+            inputs, number = outputs, number + 1
+        return inputs
+
+    def one(outputs):
+        return outputs, 1, 1
+
+    inputs = chain(3, (32, 3, 3), (32, 3, 3), (64, 3, 3), one(80), (192, 3, 3))
+    for pool in (32, 64, 64):
+        chain(inputs, one(64))
+        chain(inputs, one(48), (64, 5, 5))
+        chain(inputs, one(64), (96, 3, 3), (96, 3, 3))
+        chain(inputs, one(pool))
+        inputs = 64 + 64 + 96 + pool
+    chain(inputs, (384, 3, 3))
+    chain(inputs, one(64), (96, 3, 3), (96, 3, 3))
+    inputs += 384 + 96
+    for n in (128, 160, 160, 192):
+        chain(inputs, one(192))
+        chain(inputs, one(n), (n, 1, 7), (192, 7, 1))
+        chain(inputs, one(n), (n, 7, 1), (n, 1, 7), (n, 7, 1), (192, 1, 7))
+        chain(inputs, one(192))
+        inputs = 4 * 192
+    chain(inputs, one(192), (320, 3, 3))
+    chain(inputs, one(192), (192, 1, 7), (192, 7, 1), (192, 3, 3))
+    inputs += 320 + 192
+    for _ in range(2):
+        chain(inputs, one(320))
+        for layers in ([one(384)], [one(448), (384, 3, 3)]):
+            forked = chain(inputs, *layers)
+            chain(forked, (384, 1, 3))
+            chain(forked, (384, 3, 1))
+        chain(inputs, one(192))
+        inputs = 320 + 4 * 384 + 192
+    assert inputs == 2048
+    return shapes
+
+
+def random_arrays(shapes, fan_in):
     """Kernels that keep the size of what passes, and statistics that nothing hides behind."""
     rng = np.random.default_rng(0)
 
     def array(name, shape):
         if len(shape) > 1:
-            return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape)
-        if name.endswith(("bias", "mean")):
+            return rng.normal(0, np.prod(shape[fan_in]) ** -0.5, shape)
+        if name.endswith(("bias", "beta", "mean")):
             return rng.uniform(-0.5, 0.5, shape)
         return rng.uniform(0.5, 1.0, shape)
 
-    return {n: array(n, shape).astype(np.float32) for n, shape in torchvision_shapes().items()}
+    return {n: array(n, shape).astype(np.float32) for n, shape in shapes.items()}
 
 
-def our_shapes(**fields):
-    def init():
-        return MODEL.clone(**fields).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True)
+def torchvision_arrays():
+    return random_arrays(torchvision_shapes(), slice(1, None))
 
-    return jax.eval_shape(init)
+
+def keras_arrays():
+    return random_arrays(keras_shapes(), slice(None, -1))
+
+
+def our_shapes(model=MODEL, size=32, **fields):
+    images = jnp.zeros((1, size, size, 3))
+    return jax.eval_shape(
+        partial(model.clone(**fields).init, train=True), jax.random.key(0), images
+    )
 
 
 def import_torchvision():
@@ -84,14 +149,14 @@ def test_torchvision_has_the_logits_of_ours_and_the_exported_file(tmp_path):
     shapes = {name: tuple(x.shape) for name, x in theirs.items() if "num_batches" not in name}
     assert shapes == torchvision_shapes()
 
-    arrays = random_arrays()
+    arrays = torchvision_arrays()
     images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
     ours = jax.jit(lambda variables: MODEL.apply(variables, jnp.asarray(images), train=False))
     logits = ours(from_torchvision(arrays))
 
     path = tmp_path / "resnet50.safetensors"
     save_arrays(path, to_torchvision(from_torchvision(arrays)))
-    snippet = export._torchvision_snippet({"binary_input": False}, 10, path)
+    snippet = export._layout_snippet("torchvision", {"binary_input": False}, 10, images.shape, path)
     names = {"images": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
     exec(snippet, names)
     assert np.ptp(logits) > 1
@@ -109,7 +174,7 @@ def test_names_and_shapes_are_those_of_our_network_and_of_torchvision():
 
 
 def test_values_go_where_they_belong_and_kernels_are_transposed():
-    arrays = random_arrays()
+    arrays = torchvision_arrays()
     flat = flatten_dict(from_torchvision(arrays), sep="/")
     np.testing.assert_array_equal(
         flat["params/conv3_1/conv_2/kernel"][0, 2, 5, 7],
@@ -157,6 +222,52 @@ def test_a_fixed_scale_becomes_one():
 def test_other_networks_are_refused_in_one_sentence(fields, message):
     with pytest.raises(ValueError, match=message):
         to_torchvision(zeros(our_shapes(**fields)))
+
+
+def test_keras_has_the_logits_of_ours_and_the_exported_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    keras.utils.clear_session()
+    theirs = keras.applications.InceptionV3(weights=None, classes=10, input_shape=(75, 75, 3))
+    shapes = {"/".join(x.path.split("/")[-2:]): x.shape for x in theirs.weights}
+    assert shapes == keras_shapes()
+
+    arrays = keras_arrays()
+    images = np.random.default_rng(1).normal(size=(2, 75, 75, 3)).astype(np.float32)
+    ours = jax.jit(lambda variables: INCEPTION.apply(variables, jnp.asarray(images), train=False))
+    logits = ours(from_keras(arrays))
+
+    path = tmp_path / "inception.safetensors"
+    save_arrays(path, to_keras(from_keras(arrays)))
+    names = {"images": images}
+    snippet = export._layout_snippet("keras", {"binary_input": False}, 10, images.shape, path)
+    with jax.numpy_rank_promotion("allow"):  # Keras relies on it
+        exec(snippet, names)
+    assert np.ptp(logits) > 1
+    np.testing.assert_allclose(logits, names["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_names_and_shapes_are_those_of_our_inception_and_of_keras():
+    arrays = {name: np.broadcast_to(np.float32(0), s) for name, s in keras_shapes().items()}
+    variables = from_keras(arrays)
+    shapes = jax.tree.map(lambda x: x.shape, our_shapes(INCEPTION, 75))
+    assert jax.tree.map(lambda x: x.shape, variables) == shapes
+    assert {n: x.shape for n, x in to_keras(variables).items()} == keras_shapes()
+    with_head = zeros(our_shapes(INCEPTION, 75, auxiliary=True))
+    assert to_keras(with_head).keys() == arrays.keys()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"normalizer": BatchNorm}, "no scale: params/mixed_0/norm_1x1_0/scale does not belong"),
+        ({"stem_stride": 4}, "batch_stats/stem/norm_stem_3/mean does not belong"),
+        ({"width": 0.5}, r"must be \(3, 3, 3, 32\), got \(3, 3, 3, 16\)"),
+    ],
+)
+def test_another_inception_is_refused_in_one_sentence(fields, message):
+    with pytest.raises(ValueError, match=message):
+        to_keras(zeros(our_shapes(INCEPTION, 75, **fields)))
 
 
 def test_other_files_are_refused_in_one_sentence():

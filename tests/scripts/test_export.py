@@ -237,8 +237,8 @@ def test_in_torchvisions_layout_a_network_says_the_same_with_torchvisions_epsilo
 def test_an_epsilon_below_that_of_torchvision_is_refused(resnets, capsys):
     said = mistake(capsys, "run", "small epsilon", "--output=y", "--layout=torchvision")
     assert said == (
-        "--layout=torchvision needs normalizer.epsilon of at least 1e-05, which torchvision's "
-        "Batch Norm adds, got 1e-06.\n"
+        "--layout=torchvision needs normalizer.epsilon of at least 1e-05, which its Batch "
+        "Norm adds, got 1e-06.\n"
     )
 
 
@@ -247,4 +247,4 @@ def test_another_resnet_than_torchvisions_is_refused():
     config["normalizer"] = {"name": "batch_norm", "epsilon": 1e-5}
     variables = {"batch_stats": {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}}
     with pytest.raises(ConfigError, match=r"^cannot use --layout=torchvision: not the"):
-        export._torchvision(config, variables)
+        export._in_layout("torchvision", config, variables)
