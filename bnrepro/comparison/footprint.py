@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bnrepro.comparison.config import with_settings
 from bnrepro.comparison.program import (
     Data,
     Training,
@@ -66,7 +67,7 @@ class Footprint(NamedTuple):
       bytes_moved: between memory and processor, as the compiler counts them.
       compiler_seconds: the compiler's estimate of the time without communication; None if it does
         not know the time of some operation.
-      collectives: by kind, such as "all-reduce".
+      collectives: by kind, such as "all-reduce"; of the parts of a gradient, those of one.
     """
 
     seeds: int
@@ -91,7 +92,8 @@ class Step(NamedTuple):
       fed: a black minibatch for each run (runs, 1, microbatches, size, ...) if the data set is
         streamed; otherwise nothing.
       compiled: called like `train_steps`.
-      counted: the same, but fed. Of images taken from the devices, a compiler counts all as moved.
+      counted: the same for one of the parts that the gradient is computed in, and fed. Of a loop
+        over parts, a compiler counts one, and of images taken from the devices, all as moved.
     """
 
     job: Job
@@ -110,14 +112,18 @@ def compile_step(job: Job) -> Step:
     Raises:
       DoesNotFitError: it needs more memory than a device has.
     """
+    config = job.config
     data = job.data._replace(source=job.data.source._replace(steps_at_once=1))
-    streamed, fed = _streamed(job.config, data)
-    training, counted = _compile(job._replace(data=streamed), fed)
-    if job.config["stream"]:
+    parts = config["accumulation_steps"]
+    sizes = {"batch_size": config["batch_size"] // parts, "accumulation_steps": 1}
+    part = with_settings(config, sizes)
+    streamed, fed = _streamed(part, data)
+    training, counted = _compile(Job(part, streamed, job.devices), fed)
+    if config["stream"] and parts == 1:
         return Step(job._replace(data=streamed), training, fed, counted, counted)
-    job = job._replace(data=data)
-    training, compiled = _compile(job, ())
-    return Step(job, training, (), compiled, counted)
+    data, fed = _streamed(config, data) if config["stream"] else (data, ())
+    training, compiled = _compile(job._replace(data=data), fed)
+    return Step(job._replace(data=data), training, fed, compiled, counted)
 
 
 def _compile(job: Job, fed: Any) -> tuple[Training, jax.stages.Compiled]:
@@ -159,6 +165,7 @@ def footprint(step: Step) -> Footprint:
     parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states.params))
     memory: Any = step.compiled.memory_analysis()
     cost: Any = step.counted.cost_analysis()
+    parts = config["accumulation_steps"]
     # An operation whose time is unknown counts -1 s.
     seconds = cost.get("optimal_seconds", -1.0)
     return Footprint(
@@ -173,9 +180,9 @@ def footprint(step: Step) -> Footprint:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
-        flops=cost["flops"],
-        bytes_moved=cost["bytes accessed"],
-        compiler_seconds=seconds if seconds > 0 else None,
+        flops=parts * cost["flops"],
+        bytes_moved=parts * cost["bytes accessed"],
+        compiler_seconds=parts * seconds if seconds > 0 else None,
         collectives=collectives(step.compiled.as_text() or ""),
     )
 

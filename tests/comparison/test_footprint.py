@@ -87,7 +87,18 @@ def test_synchronized_statistics_are_exchanged_as_well():
         footprint(compile_step(job(**devices, **{"devices.synchronized": synchronized})))
         for synchronized in (False, True)
     )
-    assert shared.collectives["all-reduce"].number > own.collectives["all-reduce"].number
+    # Once in each direction, for each of two normalizers.
+    exchanges = {kind: shared.collectives[kind].number for kind in ("all-gather", "reduce-scatter")}
+    assert exchanges == {"all-gather": 2, "reduce-scatter": 2}
+    assert not exchanges.keys() & own.collectives.keys()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_gradient_in_parts_takes_about_as_many_operations(stream):
+    whole, in_parts = (
+        footprint(compile_step(job(accumulation_steps=parts, stream=stream))) for parts in (1, 4)
+    )
+    assert whole.flops < in_parts.flops < 1.2 * whole.flops
 
 
 @pytest.mark.parametrize("strategy", ["jit", "pmap"])
