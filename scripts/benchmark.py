@@ -3,11 +3,13 @@ r"""Measures how fast things are on this machine.
     python -m scripts.benchmark layers --output=results/benchmarks/layers.md
     python -m scripts.benchmark formulations --output=results/benchmarks/formulations.md
     python -m scripts.benchmark train --output=results/benchmarks/train.md
+    python -m scripts.benchmark inception --output=results/benchmarks/inception.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
 layers: forward and backward through the layers, against Flax's and, if installed, PyTorch's.
 formulations: other ways of computing them that were tried.
 train: steps of the experiments' training, against only their matrix products, Flax and PyTorch.
+inception: steps of Inception-v3 with both layers, against a matrix product, and reading a stream.
 sweep: trials per minute of one worker that trains them in groups, as sweeps do, against one by one,
 and against launching each separately.
 """
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("layers", _layers, "milliseconds of a layer, compared with others'"),
         ("formulations", _formulations, "milliseconds of other ways of computing a layer"),
         ("train", _train, "steps per second, compared with others'"),
+        ("inception", _inception, "images per second of Inception-v3"),
     ):
         layers = benchmarks.add_parser(name, help=what)
         layers.set_defaults(run=run)
@@ -66,8 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--repeats", type=_positive, default=3, help="of each, in turn (default: %(default)s)")
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)
-    text = options.run(options)
+    # Imported only now, so that --help need not wait for JAX.
+    from bnrepro.data import DatasetError
     from bnrepro.records import complete_file
+
+    try:
+        text = options.run(options)
+    except DatasetError as error:
+        parser.exit(2, f"{error}\n")
 
     with complete_file(options.output) as path:
         path.write_text(text)
@@ -146,6 +155,18 @@ def _train(options: argparse.Namespace) -> str:
     signed = signature("jax", "jaxlib", "flax", "torch")
     markdown = table.to_markdown(disable_numparse=True)
     return f"# The speed of training\n\n{markdown}\n\n{text}\n{signed}"
+
+
+def _inception(options: argparse.Namespace) -> str:
+    from bnrepro.comparison.provenance import signature
+    from scripts import benchmark_inception
+
+    config, arms = benchmark_inception.default_config(), benchmark_inception.default_arms()
+    table, text = benchmark_inception.report(config, arms, options.rounds)
+    markdown = table.to_markdown(disable_numparse=True)
+    return (
+        f"# The speed of Inception-v3\n\n{markdown}\n\n{text}\n{signature('jax', 'jaxlib', 'flax')}"
+    )
 
 
 class _Arm(NamedTuple):

@@ -72,7 +72,7 @@ def train_variants(
     def steps_at_once(step: int) -> int:
         return min(program.source.steps_at_once, config["eval_every"] - step % config["eval_every"])
 
-    with closing(_Feed(program)) as feed:
+    with closing(Feed(program)) as feed:
         while True:
             if step % config["eval_every"] == 0 and (history or not rows):
                 states_here = devices.gather(states)
@@ -121,7 +121,7 @@ def train_variants(
             step += count
 
 
-class _Feed:
+class Feed:
     """Feeds a stream's minibatches, and reads the next ones while the devices train."""
 
     def __init__(self, program: Program):

@@ -1,10 +1,19 @@
 """scripts/benchmark.py as a user runs it, with sizes that take seconds."""
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
-from scripts import benchmark, benchmark_formulations, benchmark_layers, benchmark_train
+from bnrepro.comparison.config import with_settings
+from scripts import (
+    benchmark,
+    benchmark_formulations,
+    benchmark_inception,
+    benchmark_layers,
+    benchmark_train,
+)
+from tests.small_dataset import small_dataset
 
 
 def table(path):
@@ -65,6 +74,36 @@ def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monke
     names = ["plain", "batch_norm", "batch_renorm", "flax.linen, a scan"]
     shares = {name: float(cell.replace(",", "")) for name, cell in rows}
     assert all(shares[name] > 0 for name in names)
+
+
+def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
+    """With a smaller network and digits, which take seconds."""
+    # States that are only described are no arrays, as which their fields are annotated.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    small = {"model.name": "cnn", "model.stem_stride": 0, "batch_size": 8, "microbatch_size": 8}
+    config = with_settings(benchmark_inception.default_config(), small | {"image_size": 0})
+    monkeypatch.setattr(benchmark_inception, "default_config", lambda: config)
+    arms = benchmark_inception.default_arms()[:2]
+    monkeypatch.setattr(benchmark_inception, "default_arms", lambda: arms)
+    monkeypatch.setattr(benchmark_inception, "load_dataset", lambda *_, **__: small_dataset())
+    monkeypatch.setattr(benchmark_inception, "_LENGTH", 64)
+    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
+    output = tmp_path / "inception.md"
+    benchmark.main(["inception", f"--output={output}", "--rounds=3"])
+    _, _, *rows = table(output)
+    cells = {name: [float(cell.replace(",", "")) for cell in row] for name, *row in rows}
+    assert cells.keys() == {"batch_norm", "batch_renorm"}
+    assert min(cells["batch_norm"]) >= 0 and cells["batch_norm"][1] == 1
+    assert cells["batch_renorm"][0] > 0
+
+
+def test_without_its_data_set_inception_is_not_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["inception", f"--output={tmp_path / 'inception.md'}"])
+    assert caught.value.code == 2
+    assert "The data set 'tiny_imagenet/100' is not in" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ways_to_compute_a_layer_agree_on_what_they_compute():
