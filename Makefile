@@ -1,4 +1,4 @@
-# make setup | reproduce | quick | claims | report | results | test | test-slow | test-extras |
+# make setup | reproduce | quick | claims | report | results | gpu | test | test-slow | test-extras |
 #      conformance | lock
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/tfds),)
 export TFDS_DATA_DIR ?= $(abspath ../shared/tfds)
 endif
 
-.PHONY: setup reproduce quick claims report results test test-slow test-extras conformance lock
+.PHONY: setup reproduce quick claims report results gpu test test-slow test-extras conformance lock
 .DELETE_ON_ERROR:
 
 setup: .venv/.installed
@@ -92,6 +92,10 @@ claims: setup
 results: setup
 	$(BIN)/python -m scripts.results
 	$(BIN)/python -m scripts.claims --workdir=runs/results/claims
+
+# What wants a GPU, for ten minutes; code 75 says that the same command goes on.
+gpu: setup
+	$(BIN)/python -m scripts.gpu
 
 # Makes a page of everything under runs/.
 report: setup

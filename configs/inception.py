@@ -125,14 +125,15 @@ def _variants(labels: int, images: int) -> dict[str, dict]:
         "examples_per_label": images,
         "repeat_labels": True,
     }
+    # In this order they are trained, and those that say most come first.
     kinds = {
         "iid batch_norm": (iid, 32, "batch_norm"),
-        "iid batch_renorm": (iid, 32, "batch_renorm"),
+        f"{labels}x{images} batch_norm": (few, 32, "batch_norm"),
+        f"{labels}x{images} batch_renorm": (few, 32, "batch_renorm"),
         "4 batch_norm": (iid, 4, "batch_norm"),
         "4 batch_renorm": (iid, 4, "batch_renorm"),
-        f"{labels}x{images} batch_norm": (few, 32, "batch_norm"),
         f"{labels}x{images} batch_norm halves": (few, 16, "batch_norm"),
-        f"{labels}x{images} batch_renorm": (few, 32, "batch_renorm"),
+        "iid batch_renorm": (iid, 32, "batch_renorm"),
     }
     return {
         name: {"sampler": sampler, "microbatch_size": size, "normalizer": {"name": normalizer}}

@@ -1,0 +1,86 @@
+"""Runs what wants a GPU, and keeps it in results/gpu/: `make gpu`.
+
+    python -m scripts.gpu --minutes=10  # again and again, until it says that all is done
+
+Speed of the layers, 256 runs as one program, speed of Inception-v3 and ResNet-50, and the
+comparison of configs/inception.py:tiny, in this order. What is finished is not run again; a
+benchmark that did not end in time begins anew, and the comparison resumes.
+
+Exit codes: 0 all is done; 75 there is more to do; 2 there is no GPU; else that of what failed.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import cli
+from scripts import results
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "gpu"
+MORE_TO_DO = 75
+# What results/gpu/ holds at the end, and the command that makes it, but for where to write.
+COMMANDS = {
+    "layers.md": "scripts.benchmark layers",
+    "sweep.md": "scripts.benchmark sweep --trials=256",
+    "inception.md": "scripts.benchmark inception",
+    "inception_tiny": "experiments.inception --config=configs/inception.py:tiny --config.seeds=3",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs what is not finished, as far as the time allows.
+
+    Raises:
+      SystemExit: with one of the codes above, unless all is done.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
+    end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
+    if not has_gpu():
+        cli.fail(ValueError("JAX finds no GPU here: see docs/devices.md"))
+    for name, command in COMMANDS.items():
+        if (RESULTS / name).exists():
+            continue
+        print(f"{name}: {command}", file=sys.stderr)
+        workdir = ROOT / "runs" / "gpu" / name
+        is_file = name.endswith(".md")
+        place = f"--output={RESULTS / name}" if is_file else f"--workdir={workdir}"
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        code = run([sys.executable, "-m", *shlex.split(command), place], end - time.monotonic())
+        if code == MORE_TO_DO:
+            print("the time is over: the same command goes on", file=sys.stderr)
+        if code:
+            sys.exit(code)
+        if not is_file:
+            results.keep(workdir, RESULTS / name, [])
+
+
+def has_gpu() -> bool:
+    """Whether JAX finds one; in a process of its own, which does not keep its memory."""
+    code = "import jax; print(jax.default_backend())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return found.stdout.strip() == "gpu"
+
+
+def run(command: Sequence[str], seconds: float) -> int:
+    """The exit code of a command; `MORE_TO_DO` if it did not end in time, and was told to stop."""
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            return process.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            return MORE_TO_DO
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What wants a GPU runs in slices, in order, and nothing runs twice."""
+
+import sys
+
+import pytest
+
+from scripts import gpu
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """The folder of results, and the exit codes of commands, which write what they are told to."""
+    codes = dict.fromkeys(("first", "second", "third"), 0)
+    started = []
+
+    def run(command, seconds):
+        _, _, name, place = command
+        started.append(name)
+        assert 0 < seconds <= 60
+        if not codes[name]:
+            (tmp_path / "results" / f"{name}.md").write_text(place)
+        return codes[name]
+
+    monkeypatch.setattr(gpu, "COMMANDS", {f"{name}.md": name for name in codes})
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "has_gpu", lambda: True)
+    return codes, started
+
+
+def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands, capsys):
+    codes, started = commands
+    codes["second"] = gpu.MORE_TO_DO
+    with pytest.raises(SystemExit) as caught:
+        gpu.main(["--minutes=1"])
+    assert caught.value.code == 75
+    assert started == ["first", "second"]
+    assert capsys.readouterr().err.endswith("the time is over: the same command goes on\n")
+    codes["second"] = 0
+    gpu.main(["--minutes=1"])
+    assert started == ["first", "second", "second", "third"]
+
+
+def test_what_fails_ends_it_with_its_own_code(commands):
+    codes, started = commands
+    codes["first"] = 3
+    with pytest.raises(SystemExit) as caught:
+        gpu.main(["--minutes=1"])
+    assert (caught.value.code, started) == (3, ["first"])
+
+
+def test_without_a_gpu_it_says_so_and_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    with pytest.raises(SystemExit) as caught:
+        gpu.main([])
+    assert caught.value.code == 2
+    assert "JAX finds no GPU here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_is_stopped_when_its_time_is_over():
+    assert gpu.run([sys.executable, "-c", "raise SystemExit(4)"], 60) == 4
+    assert gpu.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == gpu.MORE_TO_DO
