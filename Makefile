@@ -62,11 +62,11 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow
 
-# What only some users install: Ray, the compiler for TPUs, and Playwright, which takes the Chromium
-# that is there.
+# What only some users install: Ray, PostgreSQL (its server, Debian's, has to be there), the compiler
+# for TPUs, and Playwright, which takes the Chromium that is there.
 test-extras: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-extras.txt
-	$(BIN)/pytest tests/scripts/test_sweep.py -k ray
+	$(BIN)/pytest tests/scripts/test_sweep.py -k 'ray or postgresql'
 	$(BIN)/pytest tests/scripts/test_plan.py
 	$(BIN)/pytest tests/scripts/test_report.py
 

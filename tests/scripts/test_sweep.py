@@ -2,13 +2,18 @@
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
+import optuna
+import pandas as pd
 import pytest
 import sqlalchemy
 
@@ -137,6 +142,57 @@ def test_the_tasks_of_a_ray_cluster_share_a_sweep(tmp_path):
             cluster.communicate("\n")
     assert code == 0, err
     assert len(read_run(tmp_path).variants) == 3
+
+
+@pytest.fixture
+def postgresql():
+    """The URL of a database whose server was started for this test."""
+    pytest.importorskip("psycopg", reason="psycopg is an extra: make test-extras")
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+    if programs is None:
+        pytest.skip("Debian's postgresql is not installed")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        # The server refuses to run as root.
+        user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if user:
+            shutil.chown(folder, "postgres")
+
+        def control(program, *arguments):
+            command = [*user, programs / program, f"--pgdata={folder}/data", *arguments]
+            subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+        control("initdb", "--username=sweeps", "--auth=trust")
+        options = f"--options=-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        control("pg_ctl", "start", "--wait", f"--log={folder}/log", options)
+        try:
+            yield f"postgresql://sweeps@127.0.0.1:{port}/postgres"
+        finally:
+            control("pg_ctl", "stop", "--mode=immediate")
+
+
+@pytest.mark.slow
+def test_two_sweeps_on_one_postgresql_storage_share_the_trials(postgresql, tmp_path):
+    """As on two machines, each with a workdir of its own."""
+    workdirs = [tmp_path / machine / "rates" for machine in ("one", "two")]
+    arguments = (f"--vary={RATE}=log(0.01,1)", "--trials=8", "--workers=1", "--at-once=1")
+    sweeps = [start(workdir, *arguments, f"--storage={postgresql}") for workdir in workdirs]
+    for process in sweeps:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    storage = optuna.storages.RDBStorage(postgresql)
+    study = optuna.load_study(study_name="rates", storage=storage)
+    trials, attributes = study.get_trials(), study.user_attrs
+    storage.remove_session()
+    storage.engine.dispose()
+    assert sorted(trial.user_attrs["index"] for trial in trials) == list(range(8))
+    assert {trial.state for trial in trials} == {optuna.trial.TrialState.COMPLETE}
+    assert len([key for key in attributes if key.startswith("worker ")]) == 2
+    one, two = (read_run(workdir).metrics for workdir in workdirs)
+    assert set(one["variant"]) == {f"trial {i}" for i in range(8)}
+    pd.testing.assert_frame_equal(one, two)
 
 
 def plan_of(workdir, varied=None, config=mnist_sigmoid, overrides=None, **flags):
