@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 # Drivers with their own report; the others use that of experiments.train.
-DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth")
+DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth", "inception")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -46,6 +46,7 @@ COMMANDS = {
     "non_iid": "experiments.non_iid --config=configs/non_iid.py --config.seeds=10",
     "labels_and_depth": "experiments.labels_and_depth --config=configs/labels_and_depth.py",
     "few_labels_tiny": "experiments.non_iid --config=configs/few_labels_tiny.py",
+    "inception_narrow": "experiments.inception --config=configs/inception.py:narrow",
     "moving_averages": "experiments.train --config=configs/moving_averages.py",
     "learning_rates": "scripts.sweep --config=configs/sweeps/learning_rates.py",
     "renorm_limits": "scripts.sweep --config=configs/sweeps/renorm_limits.py",

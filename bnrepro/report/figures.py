@@ -106,7 +106,7 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
     panels[0].set_ylim(min(_lower_limit(t.to_numpy()) for t in tables.values()), 100)
     panels[0].set(ylabel=next(iter(splits.values())) if len(splits) == 1 else "accuracy, %")
     panels[-1].legend(
-        loc="lower right", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
+        loc="best", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
     )
     text = f"{seeds} seed{'s' * (seeds > 1)}"
     if band:
