@@ -2,14 +2,15 @@
 
     python -m scripts.gpu --minutes=10  # again and again, until it says that all is done
 
-Speed of the layers, 256 runs as one program, speed of Inception-v3 and ResNet-50, and the
-comparison of configs/inception.py:tiny, in this order. What is finished is not run again; a
+Speed of the layers, 256 runs as one program, the comparison of configs/inception.py:tiny, and speed
+of Inception-v3 and ResNet-50, in this order. What is finished is not run again; a
 benchmark that did not end in time begins anew, and the comparison resumes.
 
 Exit codes: 0 all is done; 75 there is more to do; 2 there is no GPU; else that of what failed.
 """
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -27,8 +28,8 @@ MORE_TO_DO = 75
 COMMANDS = {
     "layers.md": "scripts.benchmark layers",
     "sweep.md": "scripts.benchmark sweep --trials=256",
-    "inception.md": "scripts.benchmark inception",
     "inception_tiny": "experiments.inception --config=configs/inception.py:tiny --config.seeds=3",
+    "inception.md": "scripts.benchmark inception",
 }
 
 
@@ -73,7 +74,9 @@ def has_gpu() -> bool:
 
 def run(command: Sequence[str], seconds: float) -> int:
     """The exit code of a command; `MORE_TO_DO` if it did not end in time, and was told to stop."""
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    # One of them launches others, which need memory, too.
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         try:
             return process.wait(max(seconds, 0))
         except subprocess.TimeoutExpired:
