@@ -7,10 +7,9 @@ its preset tiny, with ResNet-50 and bfloat16 beside. The data set must be there.
 import json
 import resource
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bnrepro.comparison.config import variant_configs, with_settings
-from bnrepro.comparison.footprint import compile_step, footprint
+from bnrepro.comparison.footprint import allocated
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Feed
@@ -52,16 +51,16 @@ class Timed(NamedTuple):
 
     Attributes:
       arm: what it is.
-      program: what trains it.
       call: trains a number of dispatches.
+      reader: of a stream, only reads their minibatches.
       seconds: from the config to the end of the first: reading, compiling and its steps.
-      memory: bytes that its compiled step needs.
+      memory: bytes that its compiled program needs.
       flops: of a step.
     """
 
     arm: Arm
-    program: Program
     call: Call
+    reader: Call | None
     seconds: float
     memory: int
     flops: float
@@ -101,11 +100,10 @@ def default_arms() -> list[Arm]:
 
 def report(config: Mapping[str, Any], arms: Sequence[Arm], rounds: int) -> tuple[Any, str]:
     """Times all arms in turn, and returns the table and its caption."""
-    with ExitStack() as stack:
-        timed = [_prepare(config, arm, stack) for arm in arms]
-        calls = [(PRODUCT, _product()), *((each.arm.name, each.call) for each in timed)]
-        calls += [(PIPELINE, _reader(each.program)) for each in timed if _is_stream(each)][:1]
-        timings = measure(lambda _: calls, 1, rounds)
+    timed = [_prepare(config, arm) for arm in arms]
+    calls = [(PRODUCT, _product()), *((each.arm.name, each.call) for each in timed)]
+    calls += [(PIPELINE, each.reader) for each in timed if each.reader][:1]
+    timings = measure(lambda _: calls, 1, rounds)
 
     product = 2 * _LENGTH**3 / timings.median(PRODUCT)
     rows: dict[str, dict[str, str]] = {}
@@ -116,7 +114,7 @@ def report(config: Mapping[str, Any], arms: Sequence[Arm], rounds: int) -> tuple
             "of the first's": f"{timings.ratio(arm.reference, arm.name):.3f}",
             "of the matrix product's": f"{flops / milliseconds / product:.2f}",
             "GFLOP a step": f"{flops / 1e9:.1f}",
-            "memory of a step, MB": f"{memory / 1e6:,.0f}",
+            "memory, MB": f"{memory / 1e6:,.0f}",
             "to the first dispatch, s": f"{seconds:.0f}",
         }
     if PIPELINE in timings.readings:
@@ -135,7 +133,7 @@ first dispatch means reading the data set, compiling, and {STEPS} steps. The pro
     return pd.DataFrame.from_dict(rows, orient="index").fillna(""), text
 
 
-def _prepare(config: Mapping[str, Any], arm: Arm, stack: ExitStack) -> Timed:
+def _prepare(config: Mapping[str, Any], arm: Arm) -> Timed:
     begin = perf_counter()
     own = with_settings(config, arm.changes)
     dataset = load_dataset(
@@ -144,45 +142,25 @@ def _prepare(config: Mapping[str, Any], arm: Arm, stack: ExitStack) -> Timed:
         image_size=own["image_size"],
         stream=own["stream"],
     )
-    job = make_job(arm.name, own, dataset)
-    program = make_program(*job)
-    call = training_call(program, STEPS)
-    if own["stream"]:
-        call = _streamed(program, stack.enter_context(closing(Feed(program))))
+    program = make_program(*make_job(arm.name, own, dataset))
+    fed, train_steps = Feed(program)([0], 0, STEPS), cast(Any, program.train_steps)
+    states = program.init(np.arange(1), {})
+    compiled = train_steps.lower(states, program.arrays, fed, 0, STEPS).compile()
+    call = training_call(program._replace(train_steps=compiled), STEPS)
     call(1)
     seconds = perf_counter() - begin
-    needs = footprint(compile_step(job))
-    return Timed(arm, program, call, seconds, needs.memory, needs.flops)
-
-
-def _is_stream(timed: Timed) -> bool:
-    return timed.program.source.feed is not None
-
-
-def _streamed(program: Program, feed: Feed) -> Call:
-    """Trains on minibatches that are read while the device trains on those before."""
-    states, step = program.init(np.arange(1), {}), 0
-    fed = feed([0], step, STEPS)
-
-    def call(number: int) -> None:
-        nonlocal states, step, fed
-        for _ in range(number):
-            states, metrics = program.train_steps(states, program.arrays, fed, step, STEPS)
-            step += STEPS
-            # Not ahead of the next call, for which it would count as nothing.
-            fed = feed([0], step, STEPS)
-        jax.block_until_ready(metrics)
-
-    return call
+    reader = _reader(program) if own["stream"] else None
+    # The body of the loop over steps counts once.
+    return Timed(arm, call, reader, seconds, allocated(compiled), compiled.cost_analysis()["flops"])
 
 
 def _reader(program: Program) -> Call:
     """Reads the minibatches of a dispatch, and trains on nothing."""
+    feed = Feed(program)
 
     def call(number: int) -> None:
-        with closing(Feed(program)) as feed:
-            for i in range(number):
-                jax.block_until_ready(feed([0], i * STEPS, STEPS))
+        for i in range(number):
+            jax.block_until_ready(feed([0], i * STEPS, STEPS))
 
     return call
 

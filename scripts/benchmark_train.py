@@ -19,6 +19,7 @@ import pandas as pd
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import make_job
+from bnrepro.comparison.variant import Feed
 from bnrepro.data import Dataset
 from bnrepro.models import MLP
 from configs import mnist_sigmoid
@@ -87,12 +88,17 @@ def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> C
 
 def training_call(program: Program, steps: int) -> Call:
     """Trains a program's runs for this many steps in one dispatch, as often as called for."""
-    states = program.init(np.arange(program.config["seeds"]), {})
+    feed, seeds = Feed(program), list(range(program.config["seeds"]))
+    states, step = program.init(np.array(seeds), {}), 0
+    fed = feed(seeds, step, steps)
 
     def call(number: int) -> None:
-        nonlocal states
+        nonlocal states, step, fed
         for _ in range(number):
-            states, metrics = program.train_steps(states, program.arrays, (), 0, steps)
+            states, metrics = program.train_steps(states, program.arrays, fed, step, steps)
+            step += steps
+            # A stream's next minibatches are read in this call, as this call's were before it.
+            fed = feed(seeds, step, steps)
         jax.block_until_ready(metrics)
 
     return call

@@ -175,16 +175,19 @@ def footprint(step: Step) -> Footprint:
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        memory=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes,
+        memory=allocated(step.compiled),
         flops=parts * cost["flops"],
         bytes_moved=parts * cost["bytes accessed"],
         compiler_seconds=parts * seconds if seconds > 0 else None,
         collectives=collectives(step.compiled.as_text() or ""),
     )
+
+
+def allocated(compiled: jax.stages.Compiled) -> int:
+    """Bytes to be allocated on a device for a compiled program, with its own."""
+    memory: Any = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(held + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes)
 
 
 def collectives(hlo: str) -> dict[str, Collective]:
