@@ -20,6 +20,14 @@ from typing import Any
 _GRACE = 10  # seconds to stop after SIGTERM
 
 
+def free_port() -> int:
+    """A port of this machine that nothing uses."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that follows --, N times at once.
 
@@ -37,10 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.n < 1:
         parser.error(f"-n must be at least 1, got {options.n}")
 
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    flags = [f"--coordinator={coordinator}", f"--num_processes={options.n}"]
+    flags = [f"--coordinator=localhost:{free_port()}", f"--num_processes={options.n}"]
     # With a proxy, they would not find each other.
     no_proxy = ",".join(filter(None, [os.environ.get("no_proxy"), "localhost", "127.0.0.1"]))
     env = os.environ | {"no_proxy": no_proxy}

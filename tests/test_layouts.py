@@ -127,6 +127,15 @@ def our_shapes(model=MODEL, size=32, **fields):
     )
 
 
+def images_and_logits(model, variables, size):
+    """Two images, and what our network says of them."""
+    images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    apply = jax.jit(partial(model.apply, train=False))
+    logits = apply(variables, jnp.asarray(images))
+    assert np.ptp(logits) > 1
+    return images, logits
+
+
 def import_torchvision():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     try:
@@ -149,17 +158,14 @@ def test_torchvision_has_the_logits_of_ours_and_the_exported_file(tmp_path):
     shapes = {name: tuple(x.shape) for name, x in theirs.items() if "num_batches" not in name}
     assert shapes == torchvision_shapes()
 
-    arrays = torchvision_arrays()
-    images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
-    ours = jax.jit(lambda variables: MODEL.apply(variables, jnp.asarray(images), train=False))
-    logits = ours(from_torchvision(arrays))
-
-    path = tmp_path / "resnet50.safetensors"
-    save_arrays(path, to_torchvision(from_torchvision(arrays)))
-    snippet = export._layout_snippet("torchvision", {"binary_input": False}, 10, images.shape, path)
+    variables = from_torchvision(torchvision_arrays())
+    save_arrays(tmp_path / "x", to_torchvision(variables))
+    images, logits = images_and_logits(MODEL, variables, 64)
+    snippet = export._layout_snippet(
+        "torchvision", {"binary_input": False}, 10, images.shape, tmp_path / "x"
+    )
     names = {"images": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
     exec(snippet, names)
-    assert np.ptp(logits) > 1
     np.testing.assert_allclose(logits, names["logits"].detach(), rtol=1e-4, atol=1e-4)
 
 
@@ -232,18 +238,15 @@ def test_keras_has_the_logits_of_ours_and_the_exported_file(tmp_path, monkeypatc
     shapes = {"/".join(x.path.split("/")[-2:]): x.shape for x in theirs.weights}
     assert shapes == keras_shapes()
 
-    arrays = keras_arrays()
-    images = np.random.default_rng(1).normal(size=(2, 75, 75, 3)).astype(np.float32)
-    ours = jax.jit(lambda variables: INCEPTION.apply(variables, jnp.asarray(images), train=False))
-    logits = ours(from_keras(arrays))
-
-    path = tmp_path / "inception.safetensors"
-    save_arrays(path, to_keras(from_keras(arrays)))
+    variables = from_keras(keras_arrays())
+    save_arrays(tmp_path / "x", to_keras(variables))
+    images, logits = images_and_logits(INCEPTION, variables, 75)
+    snippet = export._layout_snippet(
+        "keras", {"binary_input": False}, 10, images.shape, tmp_path / "x"
+    )
     names = {"images": images}
-    snippet = export._layout_snippet("keras", {"binary_input": False}, 10, images.shape, path)
     with jax.numpy_rank_promotion("allow"):  # Keras relies on it
         exec(snippet, names)
-    assert np.ptp(logits) > 1
     np.testing.assert_allclose(logits, names["logits"], rtol=1e-4, atol=1e-4)
 
 

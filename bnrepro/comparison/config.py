@@ -97,12 +97,6 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
     return (config[section] if section else config)[field]
 
 
-def smallest_image(config: Mapping[str, Any]) -> int:
-    """Height and width, in pixels, of the smallest images that a config's network takes."""
-    stems = STEMS.get(config["model"]["name"], {1: 1})
-    return stems[config["model"]["stem_stride"] or next(iter(stems))]
-
-
 def of_test_minibatches(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config with the sizes of test minibatches in place of those of training.
 

@@ -35,13 +35,17 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """
     if before:
         return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
+    return {**trained_on(dataset), "seconds": {}}
+
+
+def trained_on(dataset: Dataset) -> dict[str, Any]:
+    """The provenance of numbers of this process on a data set."""
     return {
         "dataset": dataset.name,
         "stand_in": dataset.stand_in,
         "classes": len(dataset.class_names),
         "image_shape": list(dataset.train_images.shape[1:]),
         **here_and_now(),
-        "seconds": {},
     }
 
 

@@ -15,8 +15,8 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import DEFAULTS, common_config, smallest_image, variant_configs
-from bnrepro.comparison.keys import ConfigError
+from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
+from bnrepro.comparison.keys import STEMS, ConfigError
 from bnrepro.comparison.plan import Group, Programs, group_variants, side_by_side
 from bnrepro.comparison.program import (
     Data,
@@ -310,14 +310,15 @@ def make_job(
         data = make_data(config, dataset)
     except ValueError as error:
         raise _DoesNotFitError(f"variant {name}: {error}") from None
-    smallest = smallest_image(config)
-    _, height, width, _ = example_input(data).shape
-    if min(height, width) < smallest:
-        raise _DoesNotFitError(
-            f"variant {name}: {config['model']['name']} with this model.stem_stride takes images "
-            f"of at least {smallest} x {smallest}, got {height} x {width}: set a smaller "
-            "model.stem_stride"
-        )
+    network, stride = config["model"]["name"], config["model"]["stem_stride"]
+    if network in STEMS:
+        smallest = STEMS[network][stride or next(iter(STEMS[network]))]
+        _, height, width, _ = example_input(data).shape
+        if min(height, width) < smallest:
+            raise _DoesNotFitError(
+                f"variant {name}: {network} with this model.stem_stride takes images of at least "
+                f"{smallest} x {smallest}, got {height} x {width}: set a smaller model.stem_stride"
+            )
     try:
         devices = make_devices(
             **config["devices"],

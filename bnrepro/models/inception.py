@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bnrepro.models.convolution import convolution
-from bnrepro.models.network import Network, logits
+from bnrepro.models.network import Network
 
 
 class Conv(NamedTuple):
@@ -262,10 +262,7 @@ class Inception(Network, kw_only=True):
         for name, branches in BLOCKS.items():
             x = block(branches, unit, name=name)(x)
             if self.auxiliary and train and name == _BEFORE_HEAD:
-                classify = partial(
-                    logits, num_classes=self.num_classes, kernel_init=self.kernel_init
-                )
-                head = AuxiliaryHead(unit, classify, name="auxiliary")
+                head = AuxiliaryHead(unit, self.classify, name="auxiliary")
                 self.sow("intermediates", "auxiliary_logits", head(x))
         x = self.dropped(x.mean((1, 2)), "dropout", train=train, deterministic=deterministic)
         return self.classify(x)

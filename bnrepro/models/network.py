@@ -66,16 +66,17 @@ class Network(nn.Module):
     def dropped(
         self, x: Array, name: str, *, train: bool, deterministic: bool | None = None
     ) -> Array:
-        """Drops out, in training unless `deterministic`; in a compact module, as the next one."""
+        """Drops out, in training unless `deterministic`; to be called within a compact module."""
         if self.dropout is None:
             return x
         return Dropout(self.dropout, name=name)(
             x, not train if deterministic is None else deterministic
         )
 
-    def classify(self, x: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
-        """Logits of features."""
-        return logits(x, num_classes=self.num_classes, kernel_init=self.kernel_init)
+    @property
+    def classify(self) -> Callable[[Array], Array]:
+        """`logits`, to be called with features."""
+        return partial(logits, num_classes=self.num_classes, kernel_init=self.kernel_init)
 
 
 def logits(

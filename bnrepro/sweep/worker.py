@@ -18,7 +18,7 @@ from bnrepro.comparison.config import check_config
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, Programs, most_together
 from bnrepro.comparison.program import Program, make_program
-from bnrepro.comparison.provenance import here_and_now
+from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data import DatasetError, load_dataset
@@ -71,14 +71,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         return min(room_for(group), fair_share)
 
     with closing(SharedStudy(plan)) as study, study.alive():
-        study.register(
-            {
-                "dataset": dataset.name,
-                "stand_in": dataset.stand_in,
-                "classes": len(dataset.class_names),
-                **here_and_now(),
-            }
-        )
+        study.register(trained_on(dataset))
         while not should_end() and (claims := study.claim(how_many)):
             by_name = {c.name: c for c in sorted(claims, key=lambda claim: claim.index)}
             # With TPE, they may need several programs.

@@ -11,6 +11,8 @@ import threading
 import numpy as np
 import pytest
 
+from scripts.launch_local import free_port
+
 NUM_TRAIN, NUM_TEST = 60, 20
 
 
@@ -111,10 +113,7 @@ def server(isolated, mnist_files, monkeypatch):
 
 @pytest.fixture
 def no_network(isolated, mnist_files, monkeypatch):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    point_tfds_at(f"http://127.0.0.1:{port}/", mnist_files, monkeypatch)
+    point_tfds_at(f"http://127.0.0.1:{free_port()}/", mnist_files, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from bnrepro.sweep.plan import make_plan
 from bnrepro.sweep.space import SweepError
 from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
+from scripts.launch_local import free_port
 from scripts.torture import _children
 
 # Small enough for a second, on whatever MNIST or the digits are at hand.
@@ -151,9 +151,7 @@ def postgresql():
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
     if programs is None:
         pytest.skip("Debian's postgresql is not installed")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         # The server refuses to run as root.
         user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
