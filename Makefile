@@ -93,7 +93,7 @@ results: setup
 	$(BIN)/python -m scripts.results
 	$(BIN)/python -m scripts.claims --workdir=runs/results/claims
 
-# What wants a GPU, for ten minutes; code 75 says that the same command goes on.
+# Measures what needs a GPU, for ten minutes; exits with 75 if there is more to do.
 gpu: setup
 	$(BIN)/python -m scripts.gpu
 

@@ -12,10 +12,10 @@ A name tells how minibatches are drawn or split, and the normalizer: `4` are mic
 `16x2`, 16 labels x 2 images; "halves" hold one image of each pair. Narrow and smoke draw 4 labels x
 8 images, since of their labels 16 are too many to do harm.
 
-Fixed before narrow was run: with its one seed, a difference of less than three points of test
-accuracy says nothing, which is about three standard errors of two accuracies on 5,000 images. Its
-microbatches of 4 ended at 13.3% with Batch Norm and 16.3% with Batch Renorm; the other three
-variants were not finished: results/inception_narrow.
+It was fixed before narrow was run that, with its one seed, a difference of less than three points
+of test accuracy says nothing: three points are about three standard errors of the difference of two
+accuracies on 5,000 images. Microbatches of 4 ended at 13.3% with Batch Norm and 16.3% with Batch
+Renorm (results/inception_narrow); the other three variants were not finished.
 """
 
 from ml_collections import ConfigDict

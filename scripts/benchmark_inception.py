@@ -121,12 +121,13 @@ def report(config: Mapping[str, Any], arms: Sequence[Arm], rounds: int) -> tuple
         rate = 1e3 * STEPS * config["batch_size"] / timings.median(PIPELINE)
         rows[PIPELINE] = {"images/s": f"{rate:,.0f}"}
     text = f"""\
-Training steps of {config["batch_size"]} images of {config["dataset"]}, {config["image_size"]} x
-{config["image_size"]}, {STEPS} in a dispatch, as the experiments do them: medians of {rounds}
-readings, in turn in one process. Ratios, medians of the readings' ratios, are to the row of the
-same network and type with Batch Norm and images on the device, and in operations a second to a
-product of {_LENGTH:,} x {_LENGTH:,} float32 matrices, {product / 1e6:,.0f} GFLOP/s here. To the
-first dispatch means reading the data set, compiling, and {STEPS} steps. The process needed
+These are training steps as the experiments do them, {STEPS} in a dispatch, of
+{config["batch_size"]} images of {config["dataset"]}, {config["image_size"]} x
+{config["image_size"]}. Speeds are medians of {rounds} readings, taken in turn in one process;
+ratios are medians of the readings' ratios. The first ratio is to the row of the same network and
+type with Batch Norm and images on the device. The second compares operations per second with a
+product of {_LENGTH:,} x {_LENGTH:,} float32 matrices, {product / 1e6:,.0f} GFLOP/s here.
+The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The process needed
 {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB at its peak, and the device
 {_device_peak()}.
 """

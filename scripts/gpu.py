@@ -1,12 +1,14 @@
-"""Runs what wants a GPU, and keeps it in results/gpu/: `make gpu`.
+"""Runs what needs a GPU, and keeps the results in results/gpu/: `make gpu`.
 
     python -m scripts.gpu --minutes=10  # again and again, until it says that all is done
 
-Speed of the layers, 256 runs as one program, the comparison of configs/inception.py:tiny, and speed
-of Inception-v3 and ResNet-50, in this order. What is finished is not run again; a
-benchmark that did not end in time begins anew, and the comparison resumes.
+It measures the speed of the layers, trains 256 runs as one program, runs the comparison of
+configs/inception.py:tiny, and measures the speed of Inception-v3 and ResNet-50, in this order. What
+is finished is not run again. The comparison resumes where it was; a benchmark that did not end in
+time begins anew.
 
-Exit codes: 0 all is done; 75 there is more to do; 2 there is no GPU; else that of what failed.
+Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; otherwise that of the
+command that failed.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         code = run([sys.executable, "-m", *shlex.split(command), place], end - time.monotonic())
         if code == MORE_TO_DO:
-            print("the time is over: the same command goes on", file=sys.stderr)
+            print("the time is up: run the same command again to go on", file=sys.stderr)
         if code:
             sys.exit(code)
         if not is_file:
@@ -66,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether JAX finds one; in a process of its own, which does not keep its memory."""
+    """Whether JAX finds a GPU; asked in another process, since this one would keep its memory."""
     code = "import jax; print(jax.default_backend())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return found.stdout.strip() == "gpu"
 
 
 def run(command: Sequence[str], seconds: float) -> int:
-    """The exit code of a command; `MORE_TO_DO` if it did not end in time, and was told to stop."""
+    """The exit code of a command, or `MORE_TO_DO` if it did not end in time and was stopped."""
     # One of them launches others, which need memory, too.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:

@@ -35,7 +35,7 @@ def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands
         gpu.main(["--minutes=1"])
     assert caught.value.code == 75
     assert started == ["first", "second"]
-    assert capsys.readouterr().err.endswith("the time is over: the same command goes on\n")
+    assert capsys.readouterr().err.endswith("the time is up: run the same command again to go on\n")
     codes["second"] = 0
     gpu.main(["--minutes=1"])
     assert started == ["first", "second", "second", "third"]
