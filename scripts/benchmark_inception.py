@@ -127,7 +127,8 @@ These are training steps as the experiments do them, {STEPS} in a dispatch, of
 ratios are medians of the readings' ratios. The first ratio is to the row of the same network and
 type with Batch Norm and images on the device. The second compares operations per second with a
 product of {_LENGTH:,} x {_LENGTH:,} float32 matrices, {product / 1e6:,.0f} GFLOP/s here.
-The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The process needed
+The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The
+process needed
 {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB at its peak, and the device
 {_device_peak()}.
 """
