@@ -48,7 +48,9 @@ quick: setup
 	$(call experiments,preview,runs/quick)
 	$(call tables,$(EXPERIMENTS),runs/quick)
 
-# What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing.
+# What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing, and
+# XLA emits fusions by its older, faster way.
+COMPILING_FAST := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 PYTEST := $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test: setup
@@ -57,7 +59,7 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) tests/layers
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) --ignore=tests/layers
+	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) --ignore=tests/layers
 
 test-slow: setup
 	$(BIN)/pytest -m slow

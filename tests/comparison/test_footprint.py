@@ -93,6 +93,7 @@ def test_synchronized_statistics_are_exchanged_as_well():
     assert not exchanges.keys() & own.collectives.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_gradient_in_parts_takes_about_as_many_operations(stream):
     whole, in_parts = (

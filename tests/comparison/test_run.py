@@ -27,7 +27,13 @@ from tests.small_dataset import small_dataset
 def dataset():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
+        # So that it can be told to stop between two evaluations.
+        patch.setattr(program_module, "resident", in_steps_of_two)
         yield
+
+
+def in_steps_of_two(*arguments, **options):
+    return resident(*arguments, **options)._replace(steps_at_once=2)
 
 
 PLAIN = {"plain": {"normalizer": {"name": "none"}}}
@@ -196,16 +202,13 @@ def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
     assert_same_records(workdir, (whole.workdir,))
 
 
-def in_steps_of_two(*arguments, **options):
-    return resident(*arguments, **options)._replace(steps_at_once=2)
-
-
-@pytest.mark.parametrize("steps_done", [4, 10, 12])
+@pytest.mark.parametrize(
+    "steps_done", [4, *(pytest.param(step, marks=pytest.mark.slow) for step in (10, 12))]
+)
 def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrupted_one(
     finished, tmp_path, monkeypatch, steps_done
 ):
     """Also between two evaluations."""
-    monkeypatch.setattr(program_module, "resident", in_steps_of_two)
     monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 1)
     there = threading.Event()
 

@@ -37,6 +37,7 @@ def config(data_dir, **changes):
     return result | {"augment": "crop", "random_flip": True} | changes
 
 
+@pytest.mark.slow
 def test_a_streamed_run_records_what_a_resident_one_does(data_dir, tmp_path):
     resident, streamed = (
         run_comparison(config(data_dir, stream=stream), tmp_path / str(stream)).metrics

@@ -197,7 +197,11 @@ def stream(data):
 
 @pytest.mark.parametrize(
     "devices",
-    [{"strategy": "jit"}, {"strategy": "jit", "synchronized": True}, {"strategy": "pmap"}],
+    [
+        {"strategy": "jit"},
+        pytest.param({"strategy": "jit", "synchronized": True}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "pmap"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stream_trains_like_the_same_minibatches_of_images_on_the_devices(devices):
     settings = {f"devices.{key}": value for key, value in devices.items()}

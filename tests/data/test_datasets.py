@@ -426,6 +426,7 @@ def needs(full_name):
     return pytest.mark.skipif(not there, reason=f"$TFDS_DATA_DIR has no {full_name}")
 
 
+@pytest.mark.slow
 @needs("mnist/3.0.1")
 def test_the_real_mnist_is_whole():
     dataset = load_dataset("mnist", REAL_DATA)

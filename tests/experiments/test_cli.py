@@ -131,9 +131,9 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("owner", "function", "finished"),
     [
-        ("bnrepro.comparison.program", "evaluate", False),
+        pytest.param("bnrepro.comparison.program", "evaluate", False, marks=pytest.mark.slow),
         ("bnrepro.training.checkpoints:Checkpoints", "save", False),
-        ("bnrepro.report.figures", "accuracy_figure", True),
+        pytest.param("bnrepro.report.figures", "accuracy_figure", True, marks=pytest.mark.slow),
     ],
 )
 def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, function, finished):

@@ -62,7 +62,9 @@ def test_every_stage_has_the_shape_of_the_papers_table(of_the_paper):
     assert blocks == {name: shape for shape, names in grids.items() for name in names}
 
 
-@pytest.mark.parametrize("stride", inception.STEMS)
+@pytest.mark.parametrize(
+    "stride", [2, *(pytest.param(stride, marks=pytest.mark.slow) for stride in (4, 8))]
+)
 def test_a_stem_takes_images_down_to_its_smallest_size(stride):
     model, smallest = network(stem_stride=stride, width=1 / 16), STEMS["inception"][stride]
     _, blocks = shapes(model, smallest)

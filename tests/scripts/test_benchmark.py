@@ -41,6 +41,7 @@ def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
     assert "cores;\npython 3" in text
 
 
+@pytest.mark.slow
 def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_layers, "SHAPES", ((6, 4), (4, 3, 3, 8)))
     networks = (("dense", (6, 4)), ("3x3 convolution", (4, 3, 3, 8)), ("multiplication", (6, 4)))
@@ -64,6 +65,7 @@ def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatc
     assert "cores;\npython 3" in output.read_text()
 
 
+@pytest.mark.slow
 def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_train, "SEEDS", (1,))
     monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
@@ -76,6 +78,7 @@ def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monke
     assert all(shares[name] > 0 for name in names)
 
 
+@pytest.mark.slow
 def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
     """With a smaller network and digits, which take seconds."""
     # States that are only described are no arrays, as which their fields are annotated.

@@ -17,6 +17,7 @@ import pytest
 
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import find_damage, saved_steps
+from tests import xla_flags
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -52,8 +53,7 @@ def patched(code):
 
 def start(command, devices, folder, **env):
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": xla_flags(devices),
         # Without a set or a network, the digits that come with scikit-learn.
         "TFDS_DATA_DIR": str(folder / "tfds"),
         "HOME": str(folder),
@@ -96,6 +96,7 @@ def together(tmp_path_factory):
     return workdir, said
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_do_what_one_process_of_four_does(together, tmp_path):
     two, said_by_two = together
     one = tmp_path / "one"

@@ -24,6 +24,7 @@ from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
 from scripts.launch_local import free_port
 from scripts.torture import _children
+from tests import xla_flags
 
 # Small enough for a second, on whatever MNIST or the digits are at hand.
 CONFIG = ("--config=configs/mnist_sigmoid.py", "--config.steps=60", "--config.eval_every=30",
@@ -36,7 +37,7 @@ FLAGS = {"seeds": None, "vary": (), "sampler": "grid", "trials": None, "prune": 
 
 def start(workdir, *arguments, config=CONFIG, **options):
     command = [sys.executable, "-m", "scripts.sweep", *config, f"--workdir={workdir}", *arguments]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
     return subprocess.Popen(
         command,
         env=environment | options.pop("env", {}),
@@ -103,6 +104,7 @@ def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     assert (code, "not a sweep" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(tmp_path):
     arguments = (f"--vary={RATE}=0.01,0.1", "--workers=1", "--at-once=1")
     process = start(tmp_path, *arguments)

@@ -3,18 +3,20 @@
 import pytest
 
 from scripts import torture
+from tests import xla_flags
 
 SHORT = ("--config.seeds=1", "--config.steps=300", "--config.model.hidden=(20,20)")
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    # One device, as the command has by itself, and programs that compile fast.
+    # One device, as the command has by itself.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        patch.setenv("XLA_FLAGS", xla_flags(devices=1))
         yield torture.Bench(tmp_path_factory.mktemp("torture") / "bench", *SHORT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trial", "size"),
     [
@@ -25,11 +27,7 @@ def bench(tmp_path_factory):
         (torture.memory, {"evaluations": 50}),
         (torture.mistakes, {"wrong": torture.MISTAKES[::16]}),
         (torture.strangers, {"every": 12}),
-        pytest.param(
-            torture.sweep_killed,
-            {"workers": 2, "trials": 4, "every": 3},
-            marks=pytest.mark.slow,
-        ),
+        (torture.sweep_killed, {"workers": 2, "trials": 4, "every": 3}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

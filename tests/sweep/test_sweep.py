@@ -434,6 +434,7 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_heart")
 def test_trials_start_anew_where_their_group_is_broken_up_or_its_checkpoints_are_unusable(
     tmp_path, opened, resumed
@@ -450,6 +451,7 @@ def test_trials_start_anew_where_their_group_is_broken_up_or_its_checkpoints_are
     assert len(finished(study.trials())) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_heart")
 def test_each_trial_is_there_once_though_workers_are_killed(tmp_path, opened):
     varied = {RATE: [0.1, 0.2, 0.5, 1.0], NAME: ["none", "batch_norm", "batch_renorm"]}

@@ -129,15 +129,20 @@ JIT, PMAP = ("jit", (2, 4)), ("pmap", (0, 8))  # two microbatches a device, and 
 @pytest.mark.parametrize(
     ("name", "sampling", "spread_over"),
     [
-        ("batch_norm", "iid", JIT),
         ("batch_renorm", "labels", JIT),
-        ("batch_norm", "labels", PMAP),
-        ("batch_renorm", "iid", PMAP),
+        ("batch_norm", "iid", PMAP),
         # The other pairs, by make test-slow.
-        pytest.param("batch_norm", "labels", JIT, marks=pytest.mark.slow),
-        pytest.param("batch_renorm", "iid", JIT, marks=pytest.mark.slow),
-        pytest.param("batch_norm", "iid", PMAP, marks=pytest.mark.slow),
-        pytest.param("batch_renorm", "labels", PMAP, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, sampling, spread_over, marks=pytest.mark.slow)
+            for name, sampling, spread_over in (
+                ("batch_norm", "iid", JIT),
+                ("batch_norm", "labels", JIT),
+                ("batch_norm", "labels", PMAP),
+                ("batch_renorm", "iid", JIT),
+                ("batch_renorm", "iid", PMAP),
+                ("batch_renorm", "labels", PMAP),
+            )
+        ),
     ],
 )
 def test_a_batch_spread_over_devices_gives_what_one_device_gives(name, sampling, spread_over):
@@ -150,9 +155,9 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(name, sampling,
     [
         ("jit", (2, 1), 32),  # seeds alone
         ("jit", (1, 4), 2),  # four microbatches a device
-        ("jit", (1, 2), 2),  # eight
-        ("pmap", (1, 2), 2),
-        ("pmap", (1, 4), 4),
+        pytest.param("jit", (1, 2), 2, marks=pytest.mark.slow),  # eight
+        pytest.param("pmap", (1, 2), 2, marks=pytest.mark.slow),
+        pytest.param("pmap", (1, 4), 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_device_may_have_one_to_eight_microbatches(strategy, shape, microbatch_size):
@@ -160,17 +165,22 @@ def test_a_device_may_have_one_to_eight_microbatches(strategy, shape, microbatch
     assert_same(spread, alone("batch_renorm", "iid", microbatch_size))
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
-@pytest.mark.parametrize(("strategy", "shape"), [("jit", (2, 4)), ("pmap", (0, 8))])
+@pytest.mark.parametrize(
+    ("name", "strategy", "shape"),
+    [
+        ("batch_norm", "jit", (2, 4)),
+        ("batch_renorm", "pmap", (0, 8)),
+        pytest.param("batch_norm", "pmap", (0, 8), marks=pytest.mark.slow),
+        pytest.param("batch_renorm", "jit", (2, 4), marks=pytest.mark.slow),
+    ],
+)
 def test_synchronized_statistics_are_those_of_the_whole_batch_on_one_device(name, strategy, shape):
     spread = after_50_steps(name, "iid", BATCH, strategy, shape, synchronized=True)
     assert_same(spread, alone(name, "iid", BATCH))
 
 
-@pytest.mark.parametrize(
-    ("strategy", "shape"),
-    [("pmap", (0, 4)), pytest.param("jit", (2, 4), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "shape"), [("pmap", (0, 4)), ("jit", (2, 4))])
 def test_the_same_units_are_dropped_on_however_many_devices(strategy, shape):
     spread = after_50_steps("batch_norm", "iid", 4, strategy, shape, dropout=0.3)
     assert_same(spread, alone("batch_norm", "iid", 4, dropout=0.3))
