@@ -62,13 +62,12 @@ class Devices:
         gather = partial(lax.all_gather, axis_name=self.axis_name, tiled=True)
         return jax.tree.map(partial(gather, axis=1 if self.synchronized else 0), outputs)
 
-    def train(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles f(state, arrays, fed, first, steps) for all seeds; donates the states.
+    def train(self, seeds: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles f(states, arrays, fed, first, steps) of a device's seeds; donates the states.
 
         States are placed as `spread` returns them, arrays as by `replicate`, and fed batches as by
         `feed`; the returned states are placed like the given ones.
         """
-        seeds = jax.vmap(one_seed, in_axes=(0, None, 0, None, None))
         if self.strategy == "pmap":
             return jax.pmap(
                 seeds,

@@ -72,50 +72,56 @@ def make_train_steps(
     def microbatches(x: Array) -> Array:
         return jax.vmap(partial(split, microbatch_size=microbatch_size))(x)
 
-    def one_run(
-        state: TrainState,
+    def drawn_of_run(draw: Draw, state: TrainState) -> Any:
+        """What the minibatches of the coming steps consist of, (steps, microbatches, size, ...)."""
+        steps = state.step + jnp.arange(steps_at_once)
+        batches = jax.vmap(partial(draw, state.sample_key))(steps)
+        return devices.share(jax.tree.map(microbatches, batches))
+
+    def step_of_run(
+        arrays: Any, first: Int[Array, ""], i: Int[Array, ""], state: TrainState, drawn: Any
+    ) -> Any:
+        model, optimizer = build(state.numbers)
+        task = Task(model, optimizer, ema_decay, devices.axis_name, accumulation_steps)
+        batch = take(arrays, jax.tree.map(lambda x: x[i], drawn))
+        measure = make_measure(measures, task)
+        in_training = measure.in_training if measure else None
+        if measure is None or in_training is None:
+            return train_step(state, batch, task)
+
+        def measured(state: Any, grads: Any, captured: Any, batch: Any) -> Any:
+            return in_training(state, grads, devices.whole(captured), batch)
+
+        def measured_if_due(*arguments: Any) -> Any:
+            none = jax.tree.map(
+                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured, *arguments)
+            )
+            due = (first + i) % measure_every == 0
+            return lax.cond(due, measured, lambda *_: none, *arguments)
+
+        return train_step(state, batch, task._replace(captures=measure.captures), measured_if_due)
+
+    def all_runs(
+        states: TrainState,
         arrays: Any,
         fed: Any,
         first: Int[Array, ""],
         num_steps: Int[Array, ""],
-    ) -> tuple[TrainState, dict[str, Num[Array, "steps"]]]:
-        model, optimizer = build(state.numbers)
-        task = Task(model, optimizer, ema_decay, devices.axis_name, accumulation_steps)
-        measure = make_measure(measures, task)
-        in_training = measure.in_training if measure else None
-        if measure and in_training:
-            task = task._replace(captures=measure.captures)
-        if draw is None:
-            drawn = fed
-        else:
-            steps = state.step + jnp.arange(steps_at_once)
-            batches = jax.vmap(partial(draw, state.sample_key))(steps)
-            drawn = devices.share(jax.tree.map(microbatches, batches))
+    ) -> tuple[TrainState, dict[str, Num[Array, "runs steps"]]]:
+        drawn = fed if draw is None else jax.vmap(partial(drawn_of_run, draw))(states)
 
-        def step(state: TrainState, i: Int[Array, ""]) -> Any:
-            batch = take(arrays, jax.tree.map(lambda x: x[i], drawn))
-            if in_training is None:
-                return train_step(state, batch, task)
-
-            def measured(state: Any, grads: Any, captured: Any, batch: Any) -> Any:
-                return in_training(state, grads, devices.whole(captured), batch)
-
-            def measured_if_due(*arguments: Any) -> Any:
-                none = jax.tree.map(
-                    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured, *arguments)
-                )
-                due = (first + i) % measure_every == 0
-                return lax.cond(due, measured, lambda *_: none, *arguments)
-
-            return train_step(state, batch, task, measured_if_due)
+        # Compiled in itself, it is traced once for the shapes of the metrics and for the loop.
+        @partial(jax.jit, inline=True)
+        def step(states: TrainState, i: Int[Array, ""]) -> Any:
+            return jax.vmap(partial(step_of_run, arrays, first, i))(states, drawn)
 
         def body(i: Int[Array, ""], carry: Any) -> Any:
-            state, history = carry
-            state, metrics = step(state, i)
-            return state, jax.tree.map(lambda all, one: all.at[i].set(one), history, metrics)
+            states, history = carry
+            states, metrics = step(states, i)
+            return states, jax.tree.map(lambda all, one: all.at[:, i].set(one), history, metrics)
 
-        metrics = jax.eval_shape(lambda state: step(state, jnp.int32(0))[1], state)
-        history = jax.tree.map(lambda x: jnp.zeros(steps_at_once, x.dtype), metrics)
-        return lax.fori_loop(0, num_steps, body, (state, history))
+        metrics = jax.eval_shape(lambda states: step(states, 0)[1], states)
+        history = jax.tree.map(lambda x: jnp.zeros((len(x), steps_at_once), x.dtype), metrics)
+        return lax.fori_loop(0, num_steps, body, (states, history))
 
-    return devices.train(one_run)
+    return devices.train(all_runs)
