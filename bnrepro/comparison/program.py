@@ -43,7 +43,7 @@ from bnrepro.training import (
 )
 from bnrepro.training.devices import DATA
 from bnrepro.training.evaluation import Batches, Totals
-from bnrepro.training.state import Build, TrainState, run_keys
+from bnrepro.training.state import Build, run_keys
 
 # At most this many test images are used for measures at evaluations, and so many of a stream.
 _MEASURED, _MEASURED_OF_STREAM = 10_000, 1_000
@@ -148,7 +148,7 @@ class Training(NamedTuple):
     """
 
     build: Build
-    init: Callable[[Any, Any], TrainState]
+    init: jax.stages.Wrapped
     train_steps: TrainSteps
 
 
@@ -167,7 +167,7 @@ class Program(NamedTuple):
 
     config: Mapping[str, Any]
     devices: Devices
-    init: Callable[[Any, Any], TrainState]
+    init: jax.stages.Wrapped
     source: Source
     arrays: Any
     train_steps: TrainSteps

@@ -21,7 +21,7 @@ STRATEGIES = ("jit", "pmap", "single")
 
 @dataclass(frozen=True)
 class Devices:
-    """Maps functions of one seed over all seeds, on some devices.
+    """Runs functions of one or several seeds for all seeds, on some devices.
 
     States are stacked along a first axis, the seeds. If a batch is spread over devices, the mapped
     function sees its `share` of it and averages over `axis_name`.
