@@ -98,6 +98,8 @@ def trials_of(run: Run) -> list[Entry]:
 
 def _entries(run: Run, split: str) -> list[Entry]:
     entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
+    # Those that are still being trained have no place among the others yet.
+    entries = [trial for trial in entries if trial.variant in run.provenance["seconds"]]
     whole = [trial for trial in finished_trials(entries) if not trial.diverged]
     # About three values say too little about how much each trial varies.
     means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
@@ -136,5 +138,5 @@ def winner(trials: Sequence[Entry]) -> Entry | None:
 
 def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:
     """The trials of each normalizer; some may have none."""
-    names = _space(run).get(NORMALIZER) or [trials[0].settings[NORMALIZER]]
+    names = _space(run).get(NORMALIZER) or [run.config["normalizer"]["name"]]
     return {name: [t for t in trials if t.settings[NORMALIZER] == name] for name in names}

@@ -3,15 +3,20 @@
 import logging
 import shutil
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bnrepro.records import Row
 from bnrepro.training import CheckpointError, Checkpoints
+from bnrepro.training.checkpoints import newest_notes
 
 # Seconds between two checkpoints; shorter trials are quickly trained again.
 SAVE_EVERY = 30
+_STATES = "states"
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ class GroupCheckpoints(Checkpoints):
         """
         self._group, self._lock = folder, FileLock(folder / "lock", timeout=0)
         self._lock.acquire()
-        super().__init__(folder / "states", keep)
+        super().__init__(folder / _STATES, keep)
         self._saved = time.monotonic()
         self.ending = False
 
@@ -72,3 +77,16 @@ def open_group(folder: Path | None, name: str, keep: int) -> GroupCheckpoints | 
     except (Timeout, OSError) as error:
         _log.warning("no checkpoints in %s: %s", folder / name, error)
         return None
+
+
+def rows_so_far(folder: Path | None, groups: Mapping[str, str]) -> dict[str, list[Row]]:
+    """The rows of some trials as of the last checkpoint of each one's group, both by name."""
+    rows = defaultdict[str, list[Row]](list)
+    if folder is None:
+        return rows
+    for group in set(groups.values()):
+        notes = newest_notes(folder / group / _STATES)
+        for row in notes["rows"] if notes else ():
+            if groups.get(row[0]) == group:
+                rows[row[0]].append(tuple(row))
+    return rows

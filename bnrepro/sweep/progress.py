@@ -16,9 +16,10 @@ from rich.table import Column, Table
 
 from bnrepro.records import LOCK, Run, metric_rows, write_run
 from bnrepro.report.entries import short_text
+from bnrepro.sweep.checkpoints import rows_so_far
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import decode
-from bnrepro.sweep.study import SharedStudy, finished, trial_name
+from bnrepro.sweep.study import SharedStudy, finished, groups_at_work, trial_name
 from bnrepro.trackers import Tracker
 
 # How many of the best trials are shown.
@@ -28,12 +29,14 @@ _WRITE_EVERY = 30
 
 
 def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ()) -> Run | None:
-    """Writes the records of all finished trials, and returns them; None if there are none.
+    """Writes the records of the trials, and returns them; None if there are none yet.
+
+    A trial that is being trained, or was interrupted, has the rows of its last checkpoint.
 
     Args:
       study: the study of the sweep.
       workdir: where the records are written.
-      trackers: called for each finished trial.
+      trackers: called for each trial.
 
     Raises:
       RecordsError: they cannot be written.
@@ -41,10 +44,16 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
     """
     # The last to read is the last to write, even if several machines share the workdir.
     with FileLock(workdir / LOCK):
-        trials = {trial_name(index): trial for index, trial in finished(study.trials()).items()}
+        plan, every = study.plan, study.trials()
+        results = {
+            trial_name(index): trial.user_attrs["result"]
+            for index, trial in finished(every).items()
+        }
+        own = {name: [(name, *row) for row in result["rows"]] for name, result in results.items()}
+        own |= rows_so_far(plan.checkpoints, groups_at_work(every))
+        trials = {name: trial for i, trial in every.items() if (name := trial_name(i)) in own}
         if not trials:
             return None
-        plan, results = study.plan, {name: t.user_attrs["result"] for name, t in trials.items()}
         settings = {name: decode(plan.space, trial.params) for name, trial in trials.items()}
         # An earlier command may have asked for more trials.
         count = max(plan.count, *(trial.user_attrs["index"] + 1 for trial in trials.values()))
@@ -53,7 +62,7 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
             "baseline": next(iter(trials)),
             "sweep": plan.described | {"trials": count},
         }
-        rows = [(name, *row) for name, result in results.items() for row in result["rows"]]
+        rows = [row for name in trials for row in own[name]]
         # Workers are started by other commands.
         provenance = study.provenance() | {
             "command": plan.launched_by,
@@ -130,7 +139,7 @@ class Display:
         # On stderr, so that only the final table is piped on.
         self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
         self._began: tuple[float, float] | None = None
-        self._written, self._finished = time.monotonic(), -1
+        self._written, self._finished, self._done = time.monotonic(), -1, 0.0
 
     def update(self) -> bool:
         """Requeues dead workers' trials, shows the progress, and returns whether all are done."""
@@ -144,9 +153,9 @@ class Display:
             self.live.update(Group(_table(progress), line), refresh=True)
         elif progress.finished != self._finished:
             print(line, file=sys.stderr)
-        if progress.finished != self._finished and now - self._written > _WRITE_EVERY:
+        if progress.done != self._done and now - self._written > _WRITE_EVERY:
             collect(self._study, self._workdir, self._trackers)
-            self._written = time.monotonic()
+            self._written, self._done = time.monotonic(), progress.done
         self._finished = progress.finished
         return progress.finished >= progress.trials
 

@@ -341,6 +341,16 @@ def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
 
 
+def groups_at_work(trials: Mapping[int, FrozenTrial]) -> dict[str, str]:
+    """The group of each trial that is being trained or was interrupted, both by name."""
+    at_work = (TrialState.RUNNING, TrialState.WAITING)
+    return {
+        trial_name(index): group[0]
+        for index, trial in trials.items()
+        if trial.state in at_work and (group := _group(trial))
+    }
+
+
 def _group(trial: FrozenTrial) -> tuple[str, int] | None:
     # It names a folder and comes from a shared storage: accept only names that `begin` makes.
     match trial.user_attrs.get("group"):

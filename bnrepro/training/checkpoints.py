@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,18 @@ def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
     except Exception as error:  # Orbax and TensorStore raise any kind
         raise CheckpointError(f"cannot read {path}: {_first_line(error)}") from error
     return restored.states, restored.notes
+
+
+def newest_notes(folder: Path) -> dict[str, Any] | None:
+    """The notes of the newest complete checkpoint, which may be of a training that goes on."""
+    steps = [step for step in saved_steps(folder) if (folder / f"{step}.json").exists()]
+    if not steps:
+        return None
+    items = ocp.args.Composite(notes=ocp.args.JsonRestore())
+    # A newer one may just have taken its place.
+    with suppress(OSError, ValueError), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as read:
+        return read.restore(folder.absolute() / str(max(steps)), args=items).notes
+    return None
 
 
 def checksums(folder: Path) -> dict[str, str]:

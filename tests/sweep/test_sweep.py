@@ -31,6 +31,7 @@ from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import work
 from configs import mnist_sigmoid
+from scripts.sweep import report as sweep_report
 from tests.small_dataset import small_dataset
 
 RATE, NAME, LIMIT = "optimizer.learning_rate", "normalizer.name", "normalizer.r_max"
@@ -429,6 +430,11 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     work(study.plan, lambda: next(asked) == 5)
     assert {trial.state for trial in study.trials().values()} == {TrialState.WAITING}
     assert progress_of(study.plan, study.trials(), 1).finished == 0
+    so_far = collect(study, tmp_path)
+    known = undisturbed[undisturbed["step"] <= 40]
+    pd.testing.assert_frame_equal(so_far.metrics, known.reset_index(drop=True))
+    report = sweep_report(so_far)
+    assert report.table.empty and "0 of 2 trials" in report.caption
     work(study.plan)
     assert resumed == [0, 40]
     pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
