@@ -51,18 +51,18 @@ quick: setup
 # What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing, and
 # XLA emits fusions by its older, faster way.
 COMPILING_FAST := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
-PYTEST := $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) tests/layers
-	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) --ignore=tests/layers
+	$(PYTEST) -m "not slow" tests/layers
+	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) -m "not slow" --ignore=tests/layers
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) -m slow
 
 # What only some users install: Ray, PostgreSQL (its server, Debian's, has to be there), the compiler
 # for TPUs, and Playwright, which takes the Chromium that is there.
