@@ -9,7 +9,8 @@ r"""Measures how fast things are on this machine.
 layers: forward and backward through the layers, against Flax's and, if installed, PyTorch's.
 formulations: other ways of computing them that were tried.
 train: steps of the experiments' training, against only their matrix products, Flax and PyTorch.
-inception: steps of Inception-v3 with both layers, against a matrix product, and reading a stream.
+inception: steps of Inception-v3 or ResNet-50 with both layers, against a matrix product, and
+reading a stream.
 sweep: trials per minute of one worker that trains them in groups, as sweeps do, against one by one,
 and against launching each separately.
 """
@@ -47,13 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("layers", _layers, "milliseconds of a layer, compared with others'"),
         ("formulations", _formulations, "milliseconds of other ways of computing a layer"),
         ("train", _train, "steps per second, compared with others'"),
-        ("inception", _inception, "images per second of Inception-v3"),
+        ("inception", _inception, "images per second of a large network"),
     ):
         layers = benchmarks.add_parser(name, help=what)
         layers.set_defaults(run=run)
         add = layers.add_argument
         add("--output", **output)
         add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
+        if name == "inception":
+            add("--network", choices=("inception", "resnet"), default="inception")
+            add("--dtype", choices=("float32", "bfloat16"), default="float32")
     sweep = benchmarks.add_parser("sweep", help="trials per minute, grouped and one by one")
     sweep.set_defaults(run=_sweep)
     add = sweep.add_argument
@@ -161,12 +165,11 @@ def _inception(options: argparse.Namespace) -> str:
     from bnrepro.comparison.provenance import signature
     from scripts import benchmark_inception
 
-    config, arms = benchmark_inception.default_config(), benchmark_inception.default_arms()
-    table, text = benchmark_inception.report(config, arms, options.rounds)
+    config = benchmark_inception.config_of(options.network, options.dtype)
+    table, text = benchmark_inception.report(config, options.rounds)
     markdown = table.to_markdown(disable_numparse=True)
-    return (
-        f"# The speed of Inception-v3\n\n{markdown}\n\n{text}\n{signature('jax', 'jaxlib', 'flax')}"
-    )
+    name = {"inception": "Inception-v3", "resnet": "ResNet-50"}[options.network]
+    return f"# The speed of {name}\n\n{markdown}\n\n{text}\n{signature('jax', 'jaxlib', 'flax')}"
 
 
 class _Arm(NamedTuple):

@@ -1,12 +1,12 @@
-"""Times training of Inception-v3 as the experiments do it: `benchmark inception`.
+"""Times training of Inception-v3 or ResNet-50 as the experiments do it: `benchmark inception`.
 
-On CPU the network and images are those of configs/inception.py:narrow; on an accelerator those of
-its preset tiny, with ResNet-50 and bfloat16 beside. The data set must be there.
+On CPU the images and the width are those of configs/inception.py:narrow; on an accelerator those of
+its preset tiny. The data set must be there.
 """
 
 import json
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, cast
@@ -29,28 +29,21 @@ from scripts.benchmark_train import training_call
 # Of a dispatch, as in training.
 STEPS = 5
 PRODUCT, PIPELINE = "matrix product", "reading a stream alone"
-_LENGTH = 2_048  # of the sides of the matrices
 
 
-class Arm(NamedTuple):
-    """What is timed.
-
-    Attributes:
-      name: of the row.
-      changes: of the config's settings, by flat key.
-      reference: the row that its speed is compared with.
-    """
-
-    name: str
-    changes: Mapping[str, Any]
-    reference: str
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "batch_norm": {},
+    "batch_renorm": {"normalizer.name": "batch_renorm"},
+    "batch_norm, streamed": {"stream": True},
+}
+# What the others are compared with.
+_FIRST = "batch_norm"
 
 
 class Timed(NamedTuple):
     """An arm, ready to be timed.
 
     Attributes:
-      arm: what it is.
       call: trains a number of dispatches.
       reader: of a stream, only reads their minibatches.
       seconds: from the config to the end of the first: reading, compiling and its steps.
@@ -58,7 +51,6 @@ class Timed(NamedTuple):
       flops: of a step.
     """
 
-    arm: Arm
     call: Call
     reader: Call | None
     seconds: float
@@ -66,52 +58,35 @@ class Timed(NamedTuple):
     flops: float
 
 
-def default_config() -> dict[str, Any]:
+def config_of(network: str, dtype: str) -> dict[str, Any]:
     """The variant with i.i.d. minibatches and Batch Norm of the preset for this machine."""
     preset = "narrow" if jax.default_backend() == "cpu" else "tiny"
     config = json.loads(json.dumps(inception.get_config(preset).to_dict()))
     settings = {"seeds": 1, "measures": (), "evaluation.train_examples": 0}
+    settings |= {"model.name": network, "model.dtype": dtype}
+    if network == "resnet":
+        settings |= {"model.stem_stride": 1, "model.width": 1.0}
     return with_settings(variant_configs(config)["iid batch_norm"], settings)
 
 
-def default_arms() -> list[Arm]:
-    """Both layers, and a stream; on an accelerator of each network and type."""
-    renorm, stream = {"normalizer.name": "batch_renorm"}, {"stream": True}
-    if jax.default_backend() == "cpu":
-        return [
-            Arm("batch_norm", {}, "batch_norm"),
-            Arm("batch_renorm", renorm, "batch_norm"),
-            Arm("batch_norm, streamed", stream, "batch_norm"),
-        ]
-    arms = []
-    for network in ("inception", "resnet"):
-        for dtype in ("float32", "bfloat16"):
-            first = f"{network} {dtype} batch_norm"
-            own: dict[str, Any] = {"model.dtype": dtype}
-            if network == "resnet":
-                own |= {"model.name": "resnet", "model.stem_stride": 1}
-            arms += [
-                Arm(first, own, first),
-                Arm(first.replace("norm", "renorm"), own | renorm, first),
-                Arm(f"{first}, streamed", own | stream, first),
-            ]
-    return arms
-
-
-def report(config: Mapping[str, Any], arms: Sequence[Arm], rounds: int) -> tuple[Any, str]:
+def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
     """Times all arms in turn, and returns the table and its caption."""
-    timed = [_prepare(config, arm) for arm in arms]
-    calls = [(PRODUCT, _product()), *((each.arm.name, each.call) for each in timed)]
-    calls += [(PIPELINE, each.reader) for each in timed if each.reader][:1]
+    timed = {name: _prepare(with_settings(config, changes)) for name, changes in ARMS.items()}
+    calls = [
+        (PRODUCT, _product(config["model"]["dtype"])),
+        *((name, arm.call) for name, arm in timed.items()),
+    ]
+    calls += [(PIPELINE, arm.reader) for arm in timed.values() if arm.reader]
     timings = measure(lambda _: calls, 1, rounds)
 
-    product = 2 * _LENGTH**3 / timings.median(PRODUCT)
+    length = _length()
+    product = 2 * length**3 / timings.median(PRODUCT)
     rows: dict[str, dict[str, str]] = {}
-    for arm, _, _, seconds, memory, flops in timed:
-        milliseconds = timings.median(arm.name) / STEPS
-        rows[arm.name] = {
+    for name, (_, _, seconds, memory, flops) in timed.items():
+        milliseconds = timings.median(name) / STEPS
+        rows[name] = {
             "images/s": f"{1e3 * config['batch_size'] / milliseconds:,.0f}",
-            "of the first's": f"{timings.ratio(arm.reference, arm.name):.3f}",
+            "of the first's": f"{timings.ratio(_FIRST, name):.3f}",
             "of the matrix product's": f"{flops / milliseconds / product:.2f}",
             "GFLOP a step": f"{flops / 1e9:.1f}",
             "memory, MB": f"{memory / 1e6:,.0f}",
@@ -121,12 +96,12 @@ def report(config: Mapping[str, Any], arms: Sequence[Arm], rounds: int) -> tuple
         rate = 1e3 * STEPS * config["batch_size"] / timings.median(PIPELINE)
         rows[PIPELINE] = {"images/s": f"{rate:,.0f}"}
     text = f"""\
-These are training steps as the experiments do them, {STEPS} in a dispatch, of
+These are training steps of {config["model"]["name"]} in {config["model"]["dtype"]} as the
+experiments do them, {STEPS} in a dispatch, of
 {config["batch_size"]} images of {config["dataset"]}, {config["image_size"]} x
 {config["image_size"]}. Speeds are medians of {rounds} readings, taken in turn in one process;
-ratios are medians of the readings' ratios. The first ratio is to the row of the same network and
-type with Batch Norm and images on the device. The second compares operations per second with a
-product of {_LENGTH:,} x {_LENGTH:,} float32 matrices, {product / 1e6:,.0f} GFLOP/s here.
+ratios are medians of the readings' ratios. The second ratio compares operations per second with a
+product of {length:,} x {length:,} matrices of the same type, {product / 1e6:,.0f} GFLOP/s here.
 The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The
 process needed
 {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB at its peak, and the device
@@ -135,25 +110,26 @@ process needed
     return pd.DataFrame.from_dict(rows, orient="index").fillna(""), text
 
 
-def _prepare(config: Mapping[str, Any], arm: Arm) -> Timed:
+def _prepare(config: Mapping[str, Any]) -> Timed:
     begin = perf_counter()
-    own = with_settings(config, arm.changes)
     dataset = load_dataset(
-        own["dataset"],
-        own["data_dir"] or None,
-        image_size=own["image_size"],
-        stream=own["stream"],
+        config["dataset"],
+        config["data_dir"] or None,
+        image_size=config["image_size"],
+        stream=config["stream"],
     )
-    program = make_program(*make_job(arm.name, own, dataset))
+    program = make_program(*make_job("benchmark", dict(config), dataset))
     fed, train_steps = Feed(program)([0], 0, STEPS), cast(Any, program.train_steps)
     states = program.init(np.arange(1), {})
-    compiled = train_steps.lower(states, program.arrays, fed, 0, STEPS).compile()
+    lowered = train_steps.lower(states, program.arrays, fed, 0, STEPS)
+    compiled = lowered.compile()
     call = training_call(program._replace(train_steps=compiled), STEPS)
     call(1)
     seconds = perf_counter() - begin
-    reader = _reader(program) if own["stream"] else None
-    # The body of the loop over steps counts once.
-    return Timed(arm, call, reader, seconds, allocated(compiled), compiled.cost_analysis()["flops"])
+    reader = _reader(program) if config["stream"] else None
+    # The body of the loop over steps counts once. A program compiled for a GPU leaves out what it
+    # has libraries compute.
+    return Timed(call, reader, seconds, allocated(compiled), lowered.cost_analysis()["flops"])
 
 
 def _reader(program: Program) -> Call:
@@ -167,8 +143,13 @@ def _reader(program: Program) -> Call:
     return call
 
 
-def _product() -> Call:
-    x = jnp.ones((_LENGTH, _LENGTH), jnp.float32)
+def _length() -> int:
+    """Of the matrices' sides, large enough for full speed."""
+    return 2_048 if jax.default_backend() == "cpu" else 8_192
+
+
+def _product(dtype: str) -> Call:
+    x = jnp.ones((_length(), _length()), dtype)
     return partial(repeat, jax.jit(jnp.matmul), (x, x))
 
 

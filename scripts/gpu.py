@@ -31,7 +31,11 @@ COMMANDS = {
     "layers.md": "scripts.benchmark layers",
     "sweep.md": "scripts.benchmark sweep --trials=256",
     "inception_tiny": "experiments.inception --config=configs/inception.py:tiny --config.seeds=3",
-    "inception.md": "scripts.benchmark inception",
+    **{
+        f"{network}_{dtype}.md": f"scripts.benchmark inception --network={network} --dtype={dtype}"
+        for network in ("inception", "resnet")
+        for dtype in ("float32", "bfloat16")
+    },
 }
 
 

@@ -84,12 +84,13 @@ def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
     # States that are only described are no arrays, as which their fields are annotated.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     small = {"model.name": "cnn", "model.stem_stride": 0, "batch_size": 8, "microbatch_size": 8}
-    config = with_settings(benchmark_inception.default_config(), small | {"image_size": 0})
-    monkeypatch.setattr(benchmark_inception, "default_config", lambda: config)
-    arms = benchmark_inception.default_arms()[:2]
-    monkeypatch.setattr(benchmark_inception, "default_arms", lambda: arms)
+    config = benchmark_inception.config_of("inception", "float32")
+    config = with_settings(config, small | {"image_size": 0})
+    monkeypatch.setattr(benchmark_inception, "config_of", lambda network, dtype: config)
+    arms = {name: benchmark_inception.ARMS[name] for name in ("batch_norm", "batch_renorm")}
+    monkeypatch.setattr(benchmark_inception, "ARMS", arms)
     monkeypatch.setattr(benchmark_inception, "load_dataset", lambda *_, **__: small_dataset())
-    monkeypatch.setattr(benchmark_inception, "_LENGTH", 64)
+    monkeypatch.setattr(benchmark_inception, "_length", lambda: 64)
     monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
     output = tmp_path / "inception.md"
     benchmark.main(["inception", f"--output={output}", "--rounds=3"])
