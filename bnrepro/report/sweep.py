@@ -99,7 +99,8 @@ def trials_of(run: Run) -> list[Entry]:
 def _entries(run: Run, split: str) -> list[Entry]:
     entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
     # Those that are still being trained have no place among the others yet.
-    entries = [trial for trial in entries if trial.variant in run.provenance["seconds"]]
+    ended = run.provenance.get("seconds", run.config["variants"])
+    entries = [trial for trial in entries if trial.variant in ended]
     whole = [trial for trial in finished_trials(entries) if not trial.diverged]
     # About three values say too little about how much each trial varies.
     means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
