@@ -96,9 +96,8 @@ def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
         rate = 1e3 * STEPS * config["batch_size"] / timings.median(PIPELINE)
         rows[PIPELINE] = {"images/s": f"{rate:,.0f}"}
     text = f"""\
-These are training steps of {config["model"]["name"]} in {config["model"]["dtype"]} as the
-experiments do them, {STEPS} in a dispatch, of
-{config["batch_size"]} images of {config["dataset"]}, {config["image_size"]} x
+These are training steps in {config["model"]["dtype"]} as the experiments do them, {STEPS} in a
+dispatch, of {config["batch_size"]} images of {config["dataset"]}, {config["image_size"]} x
 {config["image_size"]}. Speeds are medians of {rounds} readings, taken in turn in one process;
 ratios are medians of the readings' ratios. The second ratio compares operations per second with a
 product of {length:,} x {length:,} matrices of the same type, {product / 1e6:,.0f} GFLOP/s here.
@@ -144,7 +143,7 @@ def _reader(program: Program) -> Call:
 
 
 def _length() -> int:
-    """Of the matrices' sides, large enough for full speed."""
+    """The length of the matrices' sides: large enough for full speed."""
     return 2_048 if jax.default_backend() == "cpu" else 8_192
 
 

@@ -1,5 +1,6 @@
 """Trains and evaluates all seeds of variants, as one program, resuming from checkpoints."""
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,9 +58,7 @@ def train_variants(
             history = [{metric: np.array(kept) for metric, kept in notes["history"].items()}]
         yield step, rows
     else:
-        # It runs once, and unoptimized it compiles in a third of the time.
-        unoptimized: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-        states = program.init.lower(*arguments).compile(compiler_options=unoptimized)(*arguments)
+        states = program.init(*arguments)
     states = devices.spread(states)
 
     def save() -> None:
@@ -198,7 +197,9 @@ def _rows(
 
 def _abstract_fields(program: Program, seeds: Any, numbers: Any) -> Any:
     """Shapes, types and shardings of the fields of all runs' states, as in checkpoints."""
+    # Within a traced function, JAX allows no compiler options.
+    init = inspect.unwrap(program.init)
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.devices.sharding),
-        jax.eval_shape(lambda *arguments: vars(program.init(*arguments)), seeds, numbers),
+        jax.eval_shape(lambda *arguments: vars(init(*arguments)), seeds, numbers),
     )

@@ -183,28 +183,31 @@ def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
     Raises:
       CheckpointError: it holds other states than these.
     """
-    items = ocp.args.Composite(
-        states=ocp.args.StandardRestore(states), notes=ocp.args.JsonRestore()
+    restored = _read(
+        folder, step, states=ocp.args.StandardRestore(states), notes=ocp.args.JsonRestore()
     )
-    path = folder.absolute() / str(step)
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(path, args=items)
-    except Exception as error:  # Orbax and TensorStore raise any kind
-        raise CheckpointError(f"cannot read {path}: {_first_line(error)}") from error
     return restored.states, restored.notes
 
 
 def newest_notes(folder: Path) -> dict[str, Any] | None:
-    """The notes of the newest complete checkpoint, which may be of a training that goes on."""
+    """The notes of the newest complete checkpoint, of a training that may be going on.
+
+    They are not compared with their checksum. None if there is no checkpoint, or if it was removed
+    meanwhile.
+    """
     steps = [step for step in saved_steps(folder) if (folder / f"{step}.json").exists()]
-    if not steps:
-        return None
-    items = ocp.args.Composite(notes=ocp.args.JsonRestore())
-    # A newer one may just have taken its place.
-    with suppress(OSError, ValueError), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as read:
-        return read.restore(folder.absolute() / str(max(steps)), args=items).notes
+    with suppress(CheckpointError):
+        return _read(folder, max(steps), notes=ocp.args.JsonRestore()).notes if steps else None
     return None
+
+
+def _read(folder: Path, step: int, **items: Any) -> Any:
+    path = folder.absolute() / str(step)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path, args=ocp.args.Composite(**items))
+    except Exception as error:  # Orbax and TensorStore raise any kind
+        raise CheckpointError(f"cannot read {path}: {_first_line(error)}") from error
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -110,7 +110,8 @@ def make_train_steps(
     ) -> tuple[TrainState, dict[str, Num[Array, "runs steps"]]]:
         drawn = fed if draw is None else jax.vmap(partial(drawn_of_run, draw))(states)
 
-        # Compiled in itself, it is traced once for the shapes of the metrics and for the loop.
+        # `jit` keeps what it has traced: the shapes of the metrics are those of the loop's step, as
+        # long as both number it by a Python int or the index of a loop, which have the same type.
         @partial(jax.jit, inline=True)
         def step(states: TrainState, i: Int[Array, ""]) -> Any:
             return jax.vmap(partial(step_of_run, arrays, first, i))(states, drawn)
