@@ -49,7 +49,7 @@ quick: setup
 	$(call tables,$(EXPERIMENTS),runs/quick)
 
 # What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing, and
-# XLA emits fusions by its older, faster way.
+# XLA compiles fusions in its older, faster way.
 COMPILING_FAST := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
