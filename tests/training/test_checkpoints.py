@@ -15,7 +15,7 @@ import pytest
 
 from bnrepro.training import CheckpointError, Checkpoints
 from bnrepro.training import checkpoints as checkpoints_module
-from bnrepro.training.checkpoints import checksums, find_damage, saved_steps
+from bnrepro.training.checkpoints import checksums, find_damage, newest_notes, saved_steps
 
 
 def states(step):
@@ -74,6 +74,15 @@ def test_states_and_notes_come_back_to_the_last_bit(written):
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
     assert said["rows"] == notes(5)["rows"]
     assert np.isnan(said["nothing"])
+
+
+def test_notes_can_be_read_while_others_write_and_remove_checkpoints(folder):
+    assert newest_notes(folder)["rows"] == notes(5)["rows"]
+    (folder / "5.json").unlink()  # as if it was not yet complete
+    assert newest_notes(folder)["rows"] == notes(4)["rows"]
+    shutil.rmtree(folder / "4" / "notes")  # as if it was about to be removed
+    assert newest_notes(folder) is None
+    assert newest_notes(folder / "none") is None
 
 
 def test_saving_goes_on_after_restoring(folder):
