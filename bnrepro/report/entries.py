@@ -1,6 +1,7 @@
 """The variants of any number of runs, with the values that a comparison asks for."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -91,11 +92,7 @@ def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
     Raises:
       QuestionError: there is no such baseline, or it is ambiguous.
     """
-    entries = [
-        _entry(label, run, variant, question)
-        for label, run in runs.items()
-        for variant in run.variants
-    ]
+    entries = [entry for label, run in runs.items() for entry in _entries(label, run, question)]
     return entries if question.baseline is None else _with_baseline(entries, question.baseline)
 
 
@@ -148,8 +145,8 @@ def in_order(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
     return sorted(entries, key=lambda entry: [place(entry, key) for key in keys])
 
 
-def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
-    run = replace(run, metrics=run.metrics[run.metrics["variant"] == variant])
+def _entries(label: str, run: Run, question: Question) -> list[Entry]:
+    """The entries of a run; what is asked for is taken of all variants at once."""
     rows = evaluations(run, question.split, question.name)
     if isinstance(question.at, int):
         rows = rows[rows["step"] == question.at]
@@ -159,27 +156,43 @@ def _entry(label: str, run: Run, variant: str, question: Question) -> Entry:
     else:
         values = finals(rows)
     values = values[np.isfinite(values)]
-    trained = len(values)
+    trained = Counter(values.index.get_level_values("variant"))
     if question.name == "accuracy":
         values = with_failures(values, run, run.chance)
-    reached = pd.Series(dtype=float)
+    reached = pd.Series(dtype=float, index=values.index[:0])
     if question.steps_to is not None:
         reached = steps_to(evaluations(run, question.split), question.steps_to)
-        reached = with_failures(reached, run, never).droplevel("variant")
-    name, called = setting_text(variant), setting_text(label)
-    return Entry(
-        run=called,
-        variant=name,
-        dataset=setting_text(run.provenance["dataset"]),
-        settings=run.settings(variant) | {"run": called, "variant": name},
-        finished=run.finished(variant),
-        trained=trained,
-        diverged=len(failures(run)),
-        values=values.droplevel("variant"),
-        mean=estimate(values),
-        steps=frozenset(rows["step"] if question.at == "best" else seeds["step"].max()),
-        reached=reached,
-    )
+        reached = with_failures(reached, run, never)
+    chosen = rows if question.at == "best" else seeds.tail(1)
+    steps = chosen.groupby("variant")["step"].agg(frozenset).to_dict()
+    diverged = Counter(failures(run).get_level_values("variant"))
+    parts = dict(iter(run.metrics.groupby("variant")))
+    dataset, called = setting_text(run.provenance["dataset"]), setting_text(label)
+
+    def of(variant: str, values: pd.Series) -> pd.Series:
+        own = values[values.index.get_level_values("variant") == variant]
+        return own.droplevel("variant")
+
+    entries = []
+    for variant in run.variants:
+        name, own = setting_text(variant), of(variant, values)
+        rest = replace(run, metrics=parts.get(variant, run.metrics[:0]))
+        entries.append(
+            Entry(
+                run=called,
+                variant=name,
+                dataset=dataset,
+                settings=run.settings(variant) | {"run": called, "variant": name},
+                finished=rest.finished(variant),
+                trained=trained[variant],
+                diverged=diverged[variant],
+                values=own,
+                mean=estimate(own),
+                steps=steps.get(variant, frozenset()),
+                reached=of(variant, reached),
+            )
+        )
+    return entries
 
 
 def _with_baseline(entries: Sequence[Entry], name: str) -> list[Entry]:
