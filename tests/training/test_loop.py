@@ -44,7 +44,8 @@ def parts(normalizer="batch_renorm"):
 
 
 def states_of(seeds, common):
-    return initial_states(seeds, {}, example=jnp.zeros((1, 4, 4, 1)), **built(common))
+    init = partial(initial_states, example=jnp.zeros((1, 4, 4, 1)), **built(common))
+    return jax.jit(init)(seeds, {})
 
 
 def built(common):

@@ -52,7 +52,7 @@ def gradients(params, state, batch, task):
 
         return jnp.mean(jax.vmap(one)(batch["images"], batch["labels"]))
 
-    return jax.value_and_grad(loss)(params)
+    return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def normalized(state, batch, task):

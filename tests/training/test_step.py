@@ -29,13 +29,13 @@ class Network(nn.Module):
 
 def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1, parts=1):
     model, optimizer = Network(norm), make_optimizer("sgd", learning_rate=learning_rate)
-    state = initial_state(
-        jnp.int32(0),
-        {},
+    init = partial(
+        initial_state,
         build=lambda numbers: (model, optimizer),
         example=jnp.zeros((1, 5)),
         ema_decay=ema_decay,
     )
+    state = jax.jit(init)(jnp.int32(0), {})
     task = Task(model, optimizer, ema_decay, accumulation_steps=parts)
     return model, state, jax.jit(partial(train_step, task=task))
 
@@ -73,7 +73,9 @@ def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[0])
         return losses.mean(), (logits, updates["batch_stats"])
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (logits, batch_stats)), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
+        state.params
+    )
     assert_close(new_state.params, jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads))
     assert_close(new_state.batch_stats, batch_stats)
     assert_close(metrics["loss"], loss)
