@@ -21,17 +21,13 @@ def network(normalizer="batch_norm", classes=1_000, **fields):
     return Inception(classes, nn.relu, norm, nn.initializers.lecun_normal(), **fields)
 
 
-def shapes(model, size, method="__call__"):
+def shapes(model, size):
     """Variables, and the output of each block with the batch axis left out."""
 
-    def run(images):
-        variables = model.init(jax.random.key(0), images, train=True)
-        _, captured = model.apply(
-            variables, images, train=False, capture_intermediates=True, mutable=["intermediates"]
-        )
-        return variables, captured["intermediates"]
-
-    variables, outputs = jax.eval_shape(run, jnp.zeros((1, size, size, 3)))
+    init = partial(model.init_with_output, train=True, capture_intermediates=True, mutable=True)
+    images = jnp.zeros((2, size, size, 3))
+    _, variables = jax.eval_shape(init, jax.random.key(0), images)
+    outputs = variables.pop("intermediates")
     blocks = {name: outputs[name]["__call__"][0].shape[1:] for name in ("stem", *inception.BLOCKS)}
     return variables, blocks
 
