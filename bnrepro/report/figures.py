@@ -91,7 +91,8 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
     tables = {title: _accuracy(run, split, names) for split, title in splits.items()}
     seeds = next(iter(tables.values())).columns.get_level_values("seed").nunique()
     band = seeds > 1 and len(names) <= len(_COLOURS)
-    size = (4.4 * len(splits) + 2 * (len(splits) == 1), 4)
+    longest = max(map(len, names))
+    size = (4.4 * len(splits) + 1.2 * (len(splits) == 1) + 0.5 + 0.08 * longest, 4)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     styles = looks(normalizers(run, names))
@@ -103,11 +104,17 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
         if len(splits) > 1:
             axes.set_title(title, fontsize=9)
     # The start, near chance, would flatten the rest.
-    panels[0].set_ylim(min(_lower_limit(t.to_numpy()) for t in tables.values()), 100)
-    panels[0].set(ylabel=next(iter(splits.values())) if len(splits) == 1 else "accuracy, %")
-    panels[-1].legend(
-        loc="best", ncols=-(-len(names) // 12), fontsize=8 if len(names) > 5 else None
-    )
+    low = min(_lower_limit(table.to_numpy()) for table in tables.values())
+    highest = np.nanmax([line.get_ydata() for axes in panels for line in axes.lines], initial=0)
+    label = next(iter(splits.values())) if len(splits) == 1 else "accuracy, %"
+    if highest > 90:
+        set_log_error_scale(panels[0], low, 100 - 0.6 * max(100 - highest, 0.01))
+        label += " (log scale of the error)"
+    else:
+        panels[0].set_ylim(low, 10 * np.ceil((highest + 1) / 10))
+    panels[0].set(ylabel=label)
+    handles, shown = panels[0].get_legend_handles_labels()
+    figure.legend(handles, shown, loc="outside right upper", fontsize=8 if len(names) > 5 else None)
     text = f"{seeds} seed{'s' * (seeds > 1)}"
     if band:
         text += f", band: {_ends(seeds)}"
@@ -194,7 +201,7 @@ def set_log_error_scale(axes: Axes, low: float, high: float) -> None:
     axes.set_yscale("function", functions=(from_accuracy, to_accuracy))
     axes.set_yticks(log_error_ticks(low, high), minor=False)
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def log_error_ticks(low: float, high: float) -> list[float]:
@@ -266,17 +273,22 @@ def normalizers(run: Run, variants: Iterable[str]) -> dict[str, str]:
 def looks(kinds: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Colour and line style of each name, given its normalizer.
 
-    Each normalizer has its own colour; its second line is dashed, and so on.
+    Each normalizer has its own colour. If it has several lines, their style tells what else their
+    names say, such as how minibatches are drawn: the same for all normalizers.
 
-    With more than four lines for one, or an unknown one, names get looks in order: seven colours,
+    With more than four styles, or an unknown normalizer, names get looks in order: seven colours,
     then the same dashed, dotted, and both.
     """
-    of_each = Counter(kinds.values())
-    if max(of_each.values(), default=0) <= len(_STYLES) and of_each.keys() <= _NORMALIZERS.keys():
-        return {
-            name: (_NORMALIZERS[kind], _STYLES[[*kinds.values()][:i].count(kind)])
-            for i, (name, kind) in enumerate(kinds.items())
+    several = {kind for kind, count in Counter(kinds.values()).items() if count > 1}
+    rest = {name: name.replace(kind, "").strip() for name, kind in kinds.items() if kind in several}
+    styles = dict(zip(dict.fromkeys(rest.values()), _STYLES, strict=False))
+    if set(kinds.values()) <= _NORMALIZERS.keys() and styles.keys() >= set(rest.values()):
+        found = {
+            name: (_NORMALIZERS[kind], styles[rest[name]] if kind in several else _STYLES[0])
+            for name, kind in kinds.items()
         }
+        if len(set(found.values())) == len(found):
+            return found
     return {
         name: (_COLOURS[i % len(_COLOURS)], _STYLES[i // len(_COLOURS) % len(_STYLES)])
         for i, name in enumerate(kinds)

@@ -81,8 +81,8 @@ def test_small_batch_refuses_two_variants_in_one_place_of_its_table(tmp_path):
 def test_non_iid_draws_whatever_a_config_compares(tmp_path):
     run = measured(tmp_path, small_batch_config, {"batch_norm 64": (0.9, 0.9), "none": (0.8, 0.8)})
     (picture,) = non_iid.report(run).pictures
-    (axes,) = picture.draw().axes
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    (legend,) = picture.draw().legends
+    names = [text.get_text() for text in legend.get_texts()]
     assert names == ["batch_norm 64", "none"]
 
 

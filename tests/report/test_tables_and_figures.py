@@ -111,9 +111,29 @@ def test_a_normalizer_has_the_same_colour_in_whatever_company():
     alone = figures.looks({"x": "batch_norm"})["x"]
     for company in ("batch_renorm", "none"):
         assert figures.looks({"a": company, "b": "batch_norm"})["b"] == alone
-    # Its second line has the same colour and another style.
-    first, second = figures.looks({"x": "batch_norm", "2x32": "batch_norm"}).values()
-    assert first == alone and second[0] == alone[0] and second[1] != alone[1]
+
+
+def test_the_style_of_a_line_tells_the_same_of_all_normalizers():
+    kinds = {
+        "a batch_norm": "batch_norm",
+        "b batch_norm": "batch_norm",
+        "b batch_renorm": "batch_renorm",
+        "a batch_renorm": "batch_renorm",
+        "none": "none",
+    }
+    found = {name: style for name, (_, style) in figures.looks(kinds).items()}
+    assert found["a batch_norm"] == found["a batch_renorm"] == found["none"] == "-"
+    assert found["b batch_norm"] == found["b batch_renorm"] != "-"
+
+
+@pytest.mark.parametrize(("best", "scale"), [(0.96, "function"), (0.85, "linear")])
+def test_curves_above_90_percent_have_a_log_scale_of_the_error(tmp_path, best, scale):
+    accuracy = dict.fromkeys(ACCURACY, (0.1, 0.8, best))
+    (axes,) = figures.accuracy_figure(small_run(tmp_path, accuracy)).draw().axes
+    assert axes.get_yscale() == scale
+    assert ("log scale of the error" in axes.get_ylabel()) == (scale == "function")
+    low, high = axes.get_ylim()
+    assert low < 80 and 100 * best < high <= 100
 
 
 @pytest.mark.parametrize("kind", ["batch_norm", "unknown"])
