@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy
 
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.records import read_run
-from bnrepro.sweep.plan import make_plan
+from bnrepro.records import RecordsError, read_run
+from bnrepro.sweep.plan import make_plan, open_workdir
 from bnrepro.sweep.space import SweepError
 from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
@@ -89,19 +89,16 @@ def test_the_same_command_again_repeats_nothing(swept):
 
 def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     workdir, *_ = swept
-    code, _, err = sweep(workdir, f"--vary={RATE}=0.1,0.2", f"--vary={NAME}=none,batch_norm")
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"vary.{RATE}.high: 1.0 there" in err
+    another = [f"{RATE}=0.1,0.2", f"{NAME}=none,batch_norm"]
+    with pytest.raises(RecordsError, match=f"vary.{RATE}.high: 1.0 there"):
+        open_workdir(plan_of(workdir, vary=another), workdir)
     # Wherever its state is kept.
-    code, _, err = sweep(
-        workdir, f"--vary={RATE}=0.1,0.2", f"--storage=sqlite:///{tmp_path}/other.db"
-    )
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"vary.{NAME}: ['none', 'batch_norm'] there" in err
-    assert len(read_run(workdir).variants) == 6
+    elsewhere = plan_of(workdir, vary=another[:1], storage=f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(RecordsError, match=rf"vary.{NAME}: \['none', 'batch_norm'\] there"):
+        open_workdir(elsewhere, workdir)
     (tmp_path / "config.json").write_text("{}")
-    code, _, err = sweep(tmp_path, f"--vary={RATE}=0.1,0.2")
-    assert (code, "not a sweep" in err) == (2, True)
+    with pytest.raises(RecordsError, match="not a sweep"):
+        open_workdir(plan_of(tmp_path, vary=another), tmp_path)
 
 
 @pytest.mark.slow
