@@ -91,8 +91,9 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
     tables = {title: _accuracy(run, split, names) for split, title in splits.items()}
     seeds = next(iter(tables.values())).columns.get_level_values("seed").nunique()
     band = seeds > 1 and len(names) <= len(_COLOURS)
-    longest = max(map(len, names))
-    size = (4.4 * len(splits) + 1.2 * (len(splits) == 1) + 0.5 + 0.08 * longest, 4)
+    columns = -(-len(names) // 20)
+    legend_width = columns * (0.5 + 0.08 * max(map(len, names)))
+    size = (4.4 * len(splits) + 1.2 * (len(splits) == 1) + legend_width, 4)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     styles = looks(normalizers(run, names))
@@ -114,7 +115,8 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
         panels[0].set_ylim(low, 10 * np.ceil((highest + 1) / 10))
     panels[0].set(ylabel=label)
     handles, shown = panels[0].get_legend_handles_labels()
-    figure.legend(handles, shown, loc="outside right upper", fontsize=8 if len(names) > 5 else None)
+    look: dict[str, Any] = {"fontsize": 8 if len(names) > 5 else None, "ncols": columns}
+    figure.legend(handles, shown, loc="outside right upper", **look)
     text = f"{seeds} seed{'s' * (seeds > 1)}"
     if band:
         text += f", band: {_ends(seeds)}"
