@@ -290,8 +290,9 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
     rows = records.astype(dict.fromkeys(texts, object)).fillna(texts).to_dict("records")
     table = pd.DataFrame({row["topology"]: column(row) for row in rows}).fillna("")
     first = rows[0]
+    several = f"all {first['runs']} runs of " if first["runs"] > 1 else ""
     caption = (
-        f"A step of all {first['runs']} runs of {first['variant']}, "
+        f"A step of {several}{first['variant']}, "
         f"{' '.join([first['config'], first['overrides']]).strip()}: what each "
         "chip holds, computes and exchanges."
     )

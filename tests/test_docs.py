@@ -76,8 +76,9 @@ def test_the_tables_of_speed_are_those_of_the_results():
         assert tables and all(table in page for table in tables)
 
 
-def test_the_table_of_scale_is_that_of_the_result():
-    records = pd.read_csv(ROOT / "results" / "scale" / "labels_and_depth.csv")
+@pytest.mark.parametrize("name", ["labels_and_depth", "inception"])
+def test_the_tables_of_scale_are_those_of_the_results(name):
+    records = pd.read_csv(ROOT / "results" / "scale" / f"{name}.csv")
     table, caption = plan.report(records)
     page = (ROOT / "docs" / "scale.md").read_text()
     assert table.to_markdown(disable_numparse=True) in page
