@@ -4,6 +4,7 @@ import pytest
 
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.records import Run, metric_rows
+from configs import few_labels_tiny as few_labels_tiny_config
 from configs import labels_and_depth as labels_and_depth_config
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
@@ -78,12 +79,20 @@ def test_small_batch_refuses_two_variants_in_one_place_of_its_table(tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_non_iid_draws_whatever_a_config_compares(tmp_path):
-    run = measured(tmp_path, small_batch_config, {"batch_norm 64": (0.9, 0.9), "none": (0.8, 0.8)})
+@pytest.mark.parametrize(
+    ("module", "names", "shown"),
+    [
+        (small_batch_config, ["batch_norm 64", "none"], slice(None)),
+        (few_labels_tiny_config, ["4x8 batch_norm", "iid batch_norm"], slice(None)),
+        # Of MNIST's, those that show the effect.
+        (non_iid_config, ["2x32 batch_norm", "iid batch_norm", "1x64 batch_norm"], slice(2)),
+    ],
+)
+def test_non_iid_draws_what_a_config_compares(tmp_path, module, names, shown):
+    run = measured(tmp_path, module, dict.fromkeys(names, (0.9, 0.9)))
     (picture,) = non_iid.report(run).pictures
     (legend,) = picture.draw().legends
-    names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["batch_norm 64", "none"]
+    assert [text.get_text() for text in legend.get_texts()] == names[shown]
 
 
 def test_non_iid_shows_training_accuracy_and_accuracy_with_own_statistics(tmp_path):
