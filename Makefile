@@ -49,9 +49,11 @@ quick: setup
 	$(call tables,$(EXPERIMENTS),runs/quick)
 
 # What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing, XLA
-# compiles fusions in its older, faster way, and gives LLVM a program in one piece.
-COMPILING_FAST := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
-  --xla_cpu_parallel_codegen_split_count=1
+# gives it a program in one piece, and compiles fusions in its older, faster way, which JAX 0.12 has
+# no longer.
+COMPILING_FAST = --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 $(shell \
+  $(BIN)/python -c 'from jaxlib.version import __version__ as version; \
+  print("--xla_cpu_use_fusion_emitters=false" * (version < "0.12"))')
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test: setup
