@@ -106,7 +106,8 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
             axes.set_title(title, fontsize=9)
     # The start, near chance, would flatten the rest.
     low = min(_lower_limit(table.to_numpy()) for table in tables.values())
-    highest = np.nanmax([line.get_ydata() for axes in panels for line in axes.lines], initial=0)
+    means = [line.get_ydata() for axes in panels for line in axes.lines]
+    highest = np.nanmax(np.concatenate(means), initial=0)
     label = next(iter(splits.values())) if len(splits) == 1 else "accuracy, %"
     if highest > 90:
         set_log_error_scale(panels[0], low, 100 - 0.6 * max(100 - highest, 0.01))
