@@ -1,6 +1,7 @@
 """What a person sees: cells, captions and figures."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from matplotlib.image import imread
@@ -111,6 +112,9 @@ def test_a_normalizer_has_the_same_colour_in_whatever_company():
     alone = figures.looks({"x": "batch_norm"})["x"]
     for company in ("batch_renorm", "none"):
         assert figures.looks({"a": company, "b": "batch_norm"})["b"] == alone
+    # Its second line has the same colour and another style.
+    first, second = figures.looks({"x": "batch_norm", "2x32": "batch_norm"}).values()
+    assert first == alone and second[0] == alone[0] and second[1] != alone[1]
 
 
 def test_the_style_of_a_line_tells_the_same_of_all_normalizers():
@@ -209,6 +213,9 @@ def test_each_split_has_a_panel(tmp_path):
     svg, png = figures.save(figures.accuracy_figure(run, ["plain"], splits=splits), tmp_path)
     assert imread(png).shape[1] > imread(one[1]).shape[1]
     assert svg.stat().st_size > 5_000
+    # One of them may have been evaluated less often.
+    fewer = replace(run, metrics=run.metrics.query("split == 'test' or step == 20"))
+    figures.accuracy_figure(fewer, splits=splits).draw().draw_without_rendering()
 
 
 def test_accuracy_against_a_number_is_drawn_with_a_line_a_title(tmp_path):

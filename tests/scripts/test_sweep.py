@@ -90,12 +90,14 @@ def test_the_same_command_again_repeats_nothing(swept):
 def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     workdir, *_ = swept
     another = [f"{RATE}=0.1,0.2", f"{NAME}=none,batch_norm"]
-    with pytest.raises(RecordsError, match=f"vary.{RATE}.high: 1.0 there"):
-        open_workdir(plan_of(workdir, vary=another), workdir)
+    code, _, err = sweep(workdir, *(f"--vary={values}" for values in another))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"vary.{RATE}.high: 1.0 there" in err
     # Wherever its state is kept.
     elsewhere = plan_of(workdir, vary=another[:1], storage=f"sqlite:///{tmp_path}/other.db")
     with pytest.raises(RecordsError, match=rf"vary.{NAME}: \['none', 'batch_norm'\] there"):
         open_workdir(elsewhere, workdir)
+    assert len(read_run(workdir).variants) == 6
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RecordsError, match="not a sweep"):
         open_workdir(plan_of(tmp_path, vary=another), tmp_path)
