@@ -89,21 +89,33 @@ def estimate(values: Sequence[float] | np.ndarray | pd.Series) -> Estimate:
 
 
 def pooled(samples: Sequence[Sequence[float] | np.ndarray | pd.Series]) -> list[Estimate]:
-    """The mean of each of many small samples, whose variances are assumed to be equal.
+    """The mean of each of many small samples, with a variance that they share.
 
-    The variance is taken within the samples, as in an analysis of variance. If there are too few
-    values for that, each sample has its own.
+    The variance is taken within the samples, as in an analysis of variance. A sample that varies
+    more than the others can explain (Cochran's outlier test of variances, for samples of any size)
+    keeps its own and is left out of theirs. If there are too few values, each keeps its own.
     """
     values = [_finite(sample) for sample in samples]
-    means = [estimate(sample) for sample in values]
-    df = sum(max(len(sample) - 1, 0) for sample in values)
+    estimates = [estimate(sample) for sample in values]
+    dfs = {i: len(sample) - 1 for i, sample in enumerate(values) if len(sample) > 1}
+    squares = {i: df * float(values[i].var(ddof=1)) for i, df in dfs.items()}
+    for i in sorted(squares, key=lambda i: squares[i] / dfs[i], reverse=True):
+        total, rest = sum(squares.values()), sum(dfs[j] for j in squares) - dfs[i]
+        # How often the largest of equal variances would have so large a share of all squares.
+        share = squares[i] / total if total else 0.0
+        chance = special.betainc(rest / 2, dfs[i] / 2, 1 - share) if rest else 1.0
+        if chance * len(squares) >= LEVEL:
+            break
+        del squares[i]
+    df = sum(dfs[i] for i in squares)
     if df < FEWEST - 1:
-        return means
-    squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in values if len(sample))
-    deviation = math.sqrt(squares / df)
+        return estimates
+    deviation = math.sqrt(sum(squares.values()) / df)
     return [
-        replace(mean, standard_error=deviation / math.sqrt(mean.n), df=df) if mean.n else mean
-        for mean in means
+        replace(one, standard_error=deviation / math.sqrt(one.n), df=df)
+        if one.n and (i in squares or i not in dfs)
+        else one
+        for i, one in enumerate(estimates)
     ]
 
 

@@ -47,7 +47,8 @@ def sweep_caption(run: Run) -> str:
     text = f"final test accuracy after {run.config['steps']:,} steps"
     parts = [
         f"{figure_title(run, text)}: {mean_note(' '.join(mean_cell(t.mean) for t in trials))}; "
-        "trials that finished without divergence share one variance over seeds, pooled; "
+        "trials that finished without divergence share one variance over seeds, pooled, but for "
+        "those that vary far more (Cochran's test); "
         f"{failure_note(run)}",
         f"{len(trials):,} of {sweep['trials']:,} trials ({sweep['sampler']}): {finished:,} "
         f"finished, {pruned:,} pruned, {len(trials) - finished - pruned:,} diverged with all seeds",

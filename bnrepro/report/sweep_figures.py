@@ -29,7 +29,6 @@ from bnrepro.report.figures import (
 )
 from bnrepro.report.sweep import (
     NORMALIZER,
-    best_trial,
     by_normalizer,
     finished_trials,
     percent,
@@ -161,7 +160,7 @@ def _middle(
 ) -> tuple[float, float, float, float]:
     """Place, median and lower and upper quartile of trials; or mean and interval over seeds.
 
-    A trial that diverged counts as worse than all others; if all did, there are no numbers.
+    If all diverged, there are no numbers.
     """
     x = float(np.median([place(trial) for trial in trials]))
     if not any(trial.trained for trial in trials):
@@ -170,9 +169,14 @@ def _middle(
         (trial,) = trials[:1]
         low, high = trial.mean.ends
         return x, percent(trial), 100 * low, 100 * high
-    values = [percent(trial) if trial.trained else 0.0 for trial in trials]
-    low, middle, high = np.percentile(values, [25, 50, 75])
+    low, middle, high = _quartiles(trials)
     return x, middle, low, high
+
+
+def _quartiles(trials: Sequence[Entry]) -> np.ndarray:
+    """Quartiles of the accuracies in percent; a trial that diverged is worse than all others."""
+    values = [percent(trial) if trial.trained else 0.0 for trial in trials]
+    return np.percentile(values, [25, 50, 75])
 
 
 def _draw_line(
@@ -266,7 +270,7 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> Figure:
         )
         _legend_below(figure, legend)
         shared = in_cells and varied.keys() - {*keys, NORMALIZER}
-        text = "a cell: the best of its trials" if shared else ""
+        text = "a cell: the median of its trials" if shared else ""
         figure.suptitle(_about(run, trials, text), fontsize=9)
         return figure
 
@@ -277,7 +281,7 @@ def _cells(
     numbers: Mapping[str, Sequence[float]],
     colours: Any,
 ) -> dict[str, Any]:
-    """Draws a cell for each pair of numbers, in the colour of the best of its trials.
+    """Draws a cell for each pair of numbers, in the colour of the median of its trials.
 
     Returns:
       The entries of the legend.
@@ -289,24 +293,26 @@ def _cells(
     columns, rows = (len(along) for along in numbers.values())
     the_best, legend = winner(trials), {}
     for (x, y), members in cells.items():
-        best = best_trial(members)
         last = [percent(trial) for trial in members if trial.trained]
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
-        if best:
-            colour, text = colours.to_rgba(percent(best)), f"{percent(best):.2f}"
+        if finished_trials(members):
+            ended = [trial for trial in members if trial.finished or not trial.trained]
+            middle = _quartiles(ended)[1]
+            colour, text = colours.to_rgba(middle), f"{middle:.2f}"
         elif last:
             colour, text = _PRUNED_CELL, f"({max(last):.2f})"
             legend["pruned: its last accuracy"] = Rectangle((0, 0), 1, 1, fc=colour)
         else:
             colour, text = _DIVERGED_CELL, "div"
             legend["diverged"] = Rectangle((0, 0), 1, 1, fc=colour)
-        if best and best is the_best:
+        if the_best in members:
             outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
-            legend["the best"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
+            legend["has the best trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
         if columns * rows <= _MOST_NUMBERS:
             dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
-            ink = "white" if dark else "black"
+            # Not "black", which pages replace by the colour of their text.
+            ink = "white" if dark else "#111111"
             axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
     for which, along in zip("xy", numbers.values(), strict=True):
         even_axis(along).apply(axes, which)

@@ -71,6 +71,18 @@ def test_a_pooled_variance_is_that_within_the_samples():
     assert not any(one.has_interval for one in pooled([[1.0, 2.0], [3.0]]))
 
 
+@pytest.mark.parametrize(("spread", "stands_out"), [(0.587, False), (0.589, True)])
+def test_a_sample_that_varies_far_more_than_the_others_keeps_its_variance(spread, stands_out):
+    # Five samples of three: Cochran's table gives 0.6838 of the sum of variances at 5%, so that
+    # beside four of 0.04 the limit is 0.346, whose root is 0.588.
+    *others, last = pooled([[0.8, 1.0, 1.2]] * 4 + [[5 - spread, 5, 5 + spread]])
+    shared = (4 * 0.04 + (not stands_out) * spread**2) / (5 - stands_out)
+    assert [one.standard_error for one in others] == pytest.approx([math.sqrt(shared / 3)] * 4)
+    expected = spread**2 if stands_out else shared
+    assert last.standard_error == pytest.approx(math.sqrt(expected / 3))
+    assert (last.df, others[0].df) == ((2, 8) if stands_out else (10, 10))
+
+
 @pytest.mark.parametrize(
     ("p_values", "expected"),
     [
