@@ -48,6 +48,7 @@ COMMANDS = {
     "few_labels_tiny": "experiments.non_iid --config=configs/few_labels_tiny.py",
     "inception_narrow": "experiments.inception --config=configs/inception.py:narrow",
     "moving_averages": "experiments.train --config=configs/moving_averages.py",
+    "placement_rates": "experiments.train --config=configs/placement_rates.py",
     "learning_rates": "scripts.sweep --config=configs/sweeps/learning_rates.py",
     "renorm_limits": "scripts.sweep --config=configs/sweeps/renorm_limits.py",
 }
