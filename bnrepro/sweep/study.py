@@ -23,6 +23,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from bnrepro.comparison.config import DEFAULTS
 from bnrepro.comparison.plan import Group
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan
@@ -89,7 +90,7 @@ class SharedStudy:
         self._made = known is None
         if known is None:
             self._study.set_user_attr("identity", plan.identity)
-        elif differing := differences(known, plan.identity):
+        elif differing := differences(known, plan.identity, DEFAULTS):
             self.close()
             raise RecordsError(
                 f"{_without_password(plan.storage)} holds another sweep named {plan.name} "

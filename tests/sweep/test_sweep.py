@@ -310,6 +310,16 @@ def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting
             SharedStudy(make_plan(tmp_path, **changes))
 
 
+def test_a_sweep_made_before_a_config_key_existed_is_resumed_with_the_default(tmp_path, opened):
+    plan = make_plan(tmp_path)
+    without = {key: value for key, value in CONFIG.items() if key != "augment"}
+    before = opened(dataclasses.replace(plan, config=without))
+    finish(before, take(before, 1)[0])
+    assert [claim.index for claim in take(opened(plan))] == [1, 2, 3]
+    with pytest.raises(RecordsError, match="augment: none there, crop here"):
+        SharedStudy(make_plan(tmp_path, config=CONFIG | {"augment": "crop"}))
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
