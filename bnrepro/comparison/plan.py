@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from bnrepro.comparison.config import setting, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import Program
+from bnrepro.comparison.variant import Feed
 from bnrepro.training import Devices
 
 # Runs of one program on a CPU: with more, these small networks no longer fit a core's cache.
@@ -105,13 +107,17 @@ def most_together(program: Program, traced: Sequence[str]) -> int:
 
 
 def bytes_per_variant(program: Program, traced: Sequence[str]) -> int:
-    """Device memory that training one variant takes, in addition to the data set."""
+    """Device memory that training one variant takes, in addition to a data set that lives there."""
     seeds = program.config["first_seed"] + np.arange(program.config["seeds"])
     numbers = {key: np.zeros(len(seeds), np.float32) for key in traced}
     train_steps: Any = program.train_steps
-    compiled = train_steps.lower(program.init(seeds, numbers), program.arrays, (), 0, 1).compile()
-    memory = compiled.memory_analysis()
-    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+    with closing(Feed(program)) as feed:
+        fed = feed(seeds.tolist(), 0, 1)
+    states = program.init(seeds, numbers)
+    memory = train_steps.lower(states, program.arrays, fed, 0, 1).compile().memory_analysis()
+    # The next minibatches of a stream are moved to the device while it trains on these.
+    streamed = 2 * sum(x.nbytes for x in jax.tree.leaves(fed))
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes + streamed
 
 
 def side_by_side(devices: Iterable[Devices]) -> int:

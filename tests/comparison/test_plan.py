@@ -16,6 +16,7 @@ from bnrepro.comparison.plan import Programs, bytes_per_variant, group_variants,
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from configs import mnist_sigmoid
+from tests.comparison.test_variant import stream
 from tests.small_dataset import small_dataset
 
 RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
@@ -83,15 +84,40 @@ def test_as_many_variants_go_together_as_the_cache_or_the_memory_has_room_for(mo
     assert most_together(on_gpu, ()) == 3  # in four fifths of 1,000 bytes, less 100
 
 
-def test_the_memory_of_a_variant_grows_with_its_batch(monkeypatch):
-    # Which cannot describe the descriptions of arguments that a lowered function has.
+@pytest.fixture
+def untyped(monkeypatch):
+    """A lowered function has descriptions of arguments, which jaxtyping cannot describe."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_the_memory_of_a_variant_grows_with_its_batch():
     small, large = (
         bytes_per_variant(program_of(batch_size=size, **{"devices.strategy": "single"}), (RATE,))
         for size in (12, 96)
     )
     images = 2 * (96 - 12) * 16 * 4  # seeds x examples x pixels x bytes
     assert large - small > images
+
+
+@pytest.mark.usefixtures("untyped")
+def test_the_memory_of_a_streamed_variant_has_room_for_the_images_of_two_dispatches():
+    """Those that it trains on, and the next."""
+    job = make_job("a variant", config(**{"devices.strategy": "single"}), small_dataset())
+    streamed, _ = stream(job.data)
+    few, many = (
+        bytes_per_variant(
+            make_program(
+                job.config,
+                streamed._replace(source=streamed.source._replace(steps_at_once=steps)),
+                job.devices,
+            ),
+            (RATE,),
+        )
+        for steps in (1, 101)
+    )
+    images = 2 * 100 * 12 * (16 + 4)  # seeds x steps x examples x bytes of an image and its label
+    assert 2 * images < many - few < 2.2 * images
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux assigns cores")
