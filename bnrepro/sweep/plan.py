@@ -135,7 +135,7 @@ def make_plan(
       overrides: the command line's changes to the config, by flat key.
 
     Raises:
-      SweepError: a flag or a varied key is invalid.
+      SweepError: a flag or a varied key is invalid, or an override is of a varied key.
       ConfigError: the config is invalid, by itself or with the varied values.
     """
     if values["seeds"] is not None:
@@ -153,6 +153,12 @@ def make_plan(
         again.add(key)
         varied[key] = given
     space, trials = make_space(common, varied), values["trials"]
+    for key in overrides:
+        if key in space:
+            raise SweepError(
+                f"--config.{key} would change nothing: the sweep varies it; leave it out, or give "
+                f"the values to try with --vary={key}=A,B"
+            )
     if values["sampler"] == "grid":
         points = len(grid(space, trials))
         trials = trials or points

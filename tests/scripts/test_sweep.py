@@ -221,6 +221,9 @@ def test_mistakes_end_with_code_2_and_nothing_written(tmp_path):
     assert "must be auto or a number of trials" in err
     code, out, err = sweep(workdir, f"--vary={RATE}=1,2", "--storage=nonsense")
     assert (code, out, err.count("\n"), workdir.exists()) == (2, "", 1, False)
+    code, out, err = sweep(workdir, f"--vary={RATE}=1,2", f"--config.{RATE}=3")
+    assert (code, out, err.count("\n"), workdir.exists()) == (2, "", 1, False)
+    assert f"--config.{RATE} would change nothing: the sweep varies it" in err
     # What is found out by the worker alone.
     code, out, err = sweep(workdir, f"--vary={RATE}=1,2", "--config.dataset=mnits", "--workers=1")
     said = err.splitlines()[-1]
