@@ -4,9 +4,10 @@ r"""Measures the thirty statements of the documents, and prints the ledger of wh
     python -m scripts.claims --only=A1,A2,B7 --fast
 
 Runs the comparisons in configs/claims/ that the workdir lacks, then reads their records; the same
-command resumes after an interruption. The ledger is shown, and written to `ledger.csv`, a row for
-each measurement, and `ledger.md`, with the documents' own words. Thresholds are registered before a
-run: `--register` writes results/claims/registered.csv, to be committed.
+command resumes after an interruption. `--records` reads what another command trained. The ledger is
+shown, and written to `ledger.csv`, a row for each measurement, and `ledger.md`, with the documents'
+own words. Thresholds are registered before a run: `--register` writes
+results/claims/registered.csv, to be committed.
 
 Exit codes: 0 done, whatever the verdicts; 2 a usage error, reported in one sentence; 75 asked to
 stop (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
@@ -71,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--fast", action="store_true", help="shorter runs with fewer seeds, in minutes")
     text = "folder of records and ledger (default: runs/claims or, with --fast, runs/claims_fast)"
     add("--workdir", type=Path, help=text)
+    text = "read these records instead of training a comparison; its claims count as unregistered"
+    add("--records", metavar="COMPARISON=WORKDIR", action="append", default=[], help=text)
     add("--register", action="store_true", help="record what will be measured; measure nothing")
     return parser
 
@@ -97,7 +100,8 @@ def _measure(options: argparse.Namespace) -> None:
     claims = _chosen(options.only)
     configs = comparisons(claims, "fast" if options.fast else "full")
     workdir = options.workdir or Path("runs", "claims_fast" if options.fast else "claims")
-    _check_records(workdir, configs)
+    given = _given(options.records, configs)
+    _check_records(workdir, {name: configs[name] for name in configs if name not in given})
     dataset = load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
@@ -106,9 +110,10 @@ def _measure(options: argparse.Namespace) -> None:
         )
     check_writable(workdir)
 
-    runs: dict[str, Run] = {}
-    for number, (name, config) in enumerate(configs.items(), 1):
-        print(f"comparison {number} of {len(configs)}: {name}", file=sys.stderr)
+    runs = dict(given)
+    trained = {name: config for name, config in configs.items() if name not in given}
+    for number, (name, config) in enumerate(trained.items(), 1):
+        print(f"comparison {number} of {len(trained)}: {name}", file=sys.stderr)
         try:
             runs[name] = _records(name, config, workdir / name, dataset)
         except DatasetError as error:  # a data set other than MNIST
@@ -118,7 +123,11 @@ def _measure(options: argparse.Namespace) -> None:
         claim.id: [_evidence(one, runs, dataset, here) for one in claim.measurements]
         for claim in claims
     }
-    ledger = make_ledger(claims, evidence, _registered(claims), fast=options.fast)
+    registered = _registered(claims)
+    for claim in claims:
+        if given.keys() & set(claim.comparisons):
+            registered[claim.id] = registered[claim.id]._replace(commit="")
+    ledger = make_ledger(claims, evidence, registered, fast=options.fast)
     table, text = claims_table(claims, ledger), caption(ledger)
     with complete_file(workdir / LEDGER) as path:
         ledger.to_csv(path, index=False)
@@ -135,13 +144,29 @@ def _chosen(only: str | None) -> "list[Claim]":
     from bnrepro.claims import CLAIMS
     from bnrepro.comparison.keys import nearest
 
-    names = list(CLAIMS) if only is None else only.split(",")
+    names = list(CLAIMS) if only is None else only.upper().split(",")
     for name in names:
         if name not in CLAIMS:
             hint = nearest(name, CLAIMS)
             known = ", ".join(CLAIMS)
             raise ValueError(f"--only names an unknown claim: {name!r}{hint}; choose from {known}")
     return [claim for name, claim in CLAIMS.items() if name in names]
+
+
+def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]":
+    """The records that `--records` names each time, by comparison."""
+    from bnrepro.records import RecordsError, read_run
+
+    runs: dict[str, Run] = {}
+    for text in texts:
+        name, _, workdir = text.partition("=")
+        if name not in configs:
+            known = ", ".join(configs) or "none"
+            raise ValueError(f"--records names {name!r}, which no claim reads; these do: {known}")
+        run = runs[name] = read_run(Path(workdir))
+        if not all(map(run.finished, run.variants)):
+            raise RecordsError(f"{workdir} has not finished")
+    return runs
 
 
 def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, Any]]:
@@ -243,21 +268,39 @@ def _evidence(
 ) -> "Evidence":
     """The evidence of a measurement; `here` is the provenance if it reads no records."""
     from bnrepro.claims import Evidence
+    from bnrepro.records import RecordsError
     from bnrepro.report import statistics
 
     cli.end_if_told()  # some take seconds
     if measurement.comparison and measurement.comparison not in runs:
-        return Evidence(statistics.estimate([]), 0.0, "")
+        return Evidence(statistics.estimate([]), 0.0, "", "")
+    diverged = ""
     if measurement.comparison:
         run = runs[measurement.comparison]
         seconds, where = sum(run.provenance["seconds"].values()), run.provenance
-        estimate = measurement.measure(run)
+        try:
+            estimate, diverged = measurement.measure(run), _diverged(run)
+        except (KeyError, AttributeError) as error:  # only of records that were named
+            raise RecordsError(
+                f"{run.workdir} lacks what is read for: {measurement.what}"
+            ) from error
     else:
         started = time.process_time()
         estimate = measurement.measure(dataset)
         seconds, where = time.process_time() - started, here
     commit = where["commit"] + ", uncommitted changes" * where["uncommitted_changes"]
-    return Evidence(estimate, round(seconds / 60, 2), commit)
+    return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
+
+
+def _diverged(run: "Run") -> str:
+    """The runs that did, by variant; only their number if they are of more than three."""
+    from bnrepro.report.summary import failures
+
+    counts = failures(run).get_level_values("variant").value_counts(sort=False)
+    seeds = run.config["seeds"]
+    if len(counts) > 3:
+        return f"{counts.sum()} of {seeds * len(run.variants)} runs of {run.workdir.name}"
+    return ", ".join(f"{name} {count} of {seeds}" for name, count in counts.items())
 
 
 def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:

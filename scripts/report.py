@@ -184,6 +184,7 @@ def _claim(
 ) -> "ClaimSection":
     """The section of a claim, from its rows in the ledger."""
     from bnrepro.claims import combined, cost, reading
+    from bnrepro.claims.ledger import diverged
     from bnrepro.report.figures import measurement_figure
     from bnrepro.report.page import ClaimSection, Drawing, Measured
     from bnrepro.report.statistics import estimate
@@ -220,6 +221,7 @@ def _claim(
         looked_into=claim.looked_into,
         papers=claim.papers,
         measured=measured,
+        diverged=diverged(lines),
         verdict=str(combined(one.verdict for one in measured)),
         core_minutes=cost(lines),
         command=f"python -m scripts.claims --only={claim.id}{fast}",

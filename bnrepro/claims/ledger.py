@@ -20,7 +20,7 @@ _NUMBERS = (
 COLUMNS = (
     "claim", "measurement", "comparison", "mean", "ci95_low", "ci95_high", "n", "low", "high",
     "p_value", "p_holm", "verdict", "core_minutes", "fingerprint", "registered", "commit",
-    "length", "values",
+    "length", "values", "diverged",
 )  # fmt: skip
 
 
@@ -31,11 +31,13 @@ class Evidence(NamedTuple):
       estimate: the number.
       core_minutes: the time of its comparison, or its computation, on one core.
       commit: at which it was run.
+      diverged: the runs of its comparison that did, as in "plain 2 of 10"; "" if none did.
     """
 
     estimate: Estimate
     core_minutes: float
     commit: str
+    diverged: str
 
 
 class Registered(NamedTuple):
@@ -85,7 +87,8 @@ def make_ledger(
             row["registered"] = row.pop("commit")
             row["length"] = "fast" if fast else "full"
             row["values"] = " ".join(f"{value:.6g}" for value in estimate.sample)
-            rows.append(row | {"commit": found.commit, "rule": rule, "estimate": estimate})
+            row |= {"commit": found.commit, "diverged": found.diverged}
+            rows.append(row | {"rule": rule, "estimate": estimate})
     ledger = pd.DataFrame(rows)
     ledger["p_holm"] = holm(ledger["p_value"].to_list())
     # An exact one is beyond doubt; one with too few values for a test is not settled.
@@ -117,7 +120,7 @@ def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
             "statement": claim.statement,
             "source": ", ".join(claim.sources),
             "papers": claim.papers or "–",
-            "measured": "\n".join(map(_line, lines)),
+            "measured": "\n".join([*map(_line, lines), *diverged(lines)]),
             "verdict": str(combined(line["verdict"] for line in lines)),
             "core-minutes": f"{cost(lines):.1f}",
             "registered, run": f"{registered}, {' '.join(sorted(commits))}",
@@ -129,6 +132,12 @@ def cost(lines: Sequence[Mapping[str, Any]]) -> float:
     """Core-minutes of a claim, from its rows: measurements of one comparison share its cost."""
     costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(lines)}
     return float(sum(costs.values()))
+
+
+def diverged(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each comparison of a claim in which runs diverged, from its rows."""
+    found = dict.fromkeys(line["diverged"] for line in lines)
+    return [f"diverged, and counted as failures: {runs}" for runs in found if runs]
 
 
 def caption(ledger: pd.DataFrame) -> str:
@@ -144,6 +153,8 @@ def caption(ledger: pd.DataFrame) -> str:
         "a claim holds if all of its measurements do, and does not hold here if one does not",
         f"{minutes:.1f} core-minutes in all, which claims that read the same comparison share",
     ]
+    if (trained & (ledger["registered"] == "")).any():
+        notes.append("claims that are not registered read comparisons of other seeds or lengths")
     text = "; ".join(notes) + "."
     fast = (ledger["length"] == "fast").any()
     return f"FAST: shorter runs of fewer seeds. {text}" if fast else text
@@ -183,7 +194,7 @@ def reading(line: Mapping[str, Any]) -> Reading:
             number += f" [{line['ci95_low']:.3g}, {line['ci95_high']:.3g}]"
         number += f", n = {line['n']:.0f}"
     p_value = line["p_holm"]
-    test = f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
+    test = f"p = {p_value:.3g}" if p_value >= 0.001 else "p < 0.001"
     if math.isnan(p_value):
         test = "no test" if line["comparison"] else "exact"
     values = ", ".join(f"{float(value):.4g}" for value in line["values"].split())

@@ -554,11 +554,10 @@ TRAINING = (
                 "sigmoid",
             ),
         ),
-        looked_into="Early in training it holds for the gradient, too: at step 1,000 its change "
-        "over a step is 0.50 ± 0.04 with Batch Norm and 0.71 ± 0.06 without. Later the network "
-        "without fits the training set (100.00 ± 0.00%, with Batch Norm 99.81 ± 0.03%); its "
-        "gradient then hardly changes, and the average over training turns round (python -m "
-        "scripts.compare results/claims/sigmoid --metric=train/along_gradient/gradient_1 "
-        "--at=1000).",
+        looked_into="Early in training it holds for the gradient, too: at step 1,000 it changes by "
+        "1.30 ± 0.07 times its norm with Batch Norm and by 1.86 ± 0.11 without, and by less with "
+        "it up to step 18,000. Later the network without fits the training set (100.00 ± 0.00%, "
+        "with Batch Norm 99.81 ± 0.03%); its gradient then hardly changes, and the average over "
+        "training turns round.",
     ),
 )

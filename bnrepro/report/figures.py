@@ -325,7 +325,7 @@ def inline_svg(picture: Picture, name: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     return text.replace("#000000", "currentColor")
 
 
@@ -337,7 +337,10 @@ def measurement_figure(mean: Estimate, low: float, high: float) -> Picture:
       low: lower end of the claim's range, or minus infinity.
       high: upper end of the claim's range, or infinity.
     """
-    alt = f"{mean.n} dots, and their mean with its 95% interval; the rule's range is shaded."
+    ends = " to ".join(f"{end:.3g}" for end in mean.ends)
+    alt = (
+        f"{mean.n} dots, mean {mean.mean:.3g}, and a line from {ends}; the rule's range is shaded."
+    )
     return Picture("measurement", alt, partial(_draw_measurement, mean, low, high))
 
 

@@ -83,6 +83,30 @@ def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkey
     assert [(row["n"], row["verdict"]) for row in rows[1:]] == [("0", "not settled")] * 2
 
 
+def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(tmp_path, capsys):
+    claims.main(["--only=B8", "--workdir=there"])
+    values = [(row["n"], row["values"]) for row in ledger(tmp_path / "there")]
+    claims.main(["--only=A3,B8", "--records=counterexamples=there/counterexamples"])
+    folder = tmp_path / "runs" / "claims"
+    exact, *rows = ledger(folder)
+    assert [(row["n"], row["values"]) for row in rows] == values
+    assert [row["registered"] for row in rows] == ["", ""] and exact["registered"]
+    assert not (folder / "counterexamples").exists()
+    assert "not registered read comparisons of other" in capsys.readouterr().out
+
+    again = ["--only=B8", "--workdir=again"]
+    said = mistake(capsys, *again, "--records=other=there")
+    assert said == "--records names 'other', which no claim reads; these do: counterexamples"
+    said = mistake(capsys, *again, "--records=counterexamples=there")
+    assert said == "there is not a workdir: it has no config.json"
+    metrics = tmp_path / "there" / "counterexamples" / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("moving_average_norm", "other"))
+    config = tmp_path / "there" / "counterexamples" / "config.json"
+    config.write_text(config.read_text().replace("moving_average_norm", "other"))
+    assert "lacks" in mistake(capsys, *again, "--records=counterexamples=there/counterexamples")
+    assert not (tmp_path / "again" / "ledger.csv").exists()
+
+
 def test_an_unknown_claim_is_refused_with_the_nearest(tmp_path, capsys):
     said = mistake(capsys, "--only=B77")
     assert said.startswith("--only names an unknown claim: 'B77'; did you mean B7")

@@ -26,9 +26,10 @@ def measurement(rule, comparison="some"):
     return Measurement("number", rule, "a reason", estimate, comparison)
 
 
-def ledger_of(claims, estimates):
+def ledger_of(claims, estimates, diverged=""):
     evidence = {
-        one.id: [Evidence(found, 1.5, "abc") for found in estimates[one.id]] for one in claims
+        one.id: [Evidence(found, 1.5, "abc", diverged) for found in estimates[one.id]]
+        for one in claims
     }
     return make_ledger(claims, evidence, {one.id: Registered("f00", "def") for one in claims})
 
@@ -80,5 +81,15 @@ def test_claims_that_read_one_comparison_share_its_cost():
     assert table["core-minutes"].tolist() == ["1.5", "1.5"]
     assert "1.5 core-minutes in all" in caption(ledger)
     assert table.loc["B2", "measured"] == (
-        "number: 1 [0.752, 1.25], n = 3; above 0, p = 0.010: holds"
+        "number: 1 [0.752, 1.25], n = 3; above 0, p = 0.00995: holds"
     )
+
+
+def test_a_claim_names_the_runs_that_diverged_once():
+    ledger = ledger_of(
+        [claim("B1", *[measurement(Rule(low=0))] * 2)],
+        {"B1": [estimate([1.0, 1.1, 0.9])] * 2},
+        diverged="plain 2 of 3",
+    )
+    measured = claims_table([claim("B1")], ledger).loc["B1", "measured"]
+    assert measured.splitlines()[2:] == ["diverged, and counted as failures: plain 2 of 3"]

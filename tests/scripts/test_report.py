@@ -33,7 +33,7 @@ def runs(tmp_path, monkeypatch):
     write_run(small_run(folder / "sigmoid"))
     claims = [CLAIMS[name] for name in VALUES]
     evidence = {
-        name: [Evidence(estimate(values), 1.5, "abcdef0123") for values in samples]
+        name: [Evidence(estimate(values), 1.5, "abcdef0123", "plain 1 of 3") for values in samples]
         for name, samples in VALUES.items()
     }
     registered = {name: Registered("f00", "fedcba9876") for name in VALUES}
@@ -63,6 +63,7 @@ def test_the_page_shows_ledger_and_comparisons_and_can_be_made_again(runs):
     assert "it minimizes the internal covariate shift" in page
     assert "registered fedcba9, run at abcdef0" in page
     assert "by seed: -1, -1.1, -0.9" in page
+    assert page.count("diverged, and counted as failures: plain 1 of 3") == len(VALUES)
     # As in `ACCURACY`.
     assert "94.67 ± 3.79" in page and "by seed: 96.00, 93.00, 95.00" in page
     # Measurements link to the records they were taken from.
