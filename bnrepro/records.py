@@ -29,6 +29,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from bnrepro.errors import UserError
+
 # variant, seed, step, split, metric, value
 Row = tuple[str, int, int, str, str, float]
 METRIC_COLUMNS = ("variant", "seed", "step", "split", "metric", "value")
@@ -61,8 +63,8 @@ _NO_SETTINGS = ("data_dir", "devices.", "checkpoint.", "sweep.", "measures", "me
 _CLASSES = 10
 
 
-class RecordsError(Exception):
-    """A workdir that cannot be used; the message is one sentence for the user."""
+class RecordsError(UserError):
+    """A workdir that cannot be used."""
 
 
 @dataclass(frozen=True)

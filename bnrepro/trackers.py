@@ -16,6 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import hparams, scalar
 
+from bnrepro.errors import UserError
 from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run
 
 # Called with a run and one of its variants, as rows come and when it is finished. Called again, it
@@ -28,8 +29,8 @@ _COMPLETE = ".complete"
 _log = logging.getLogger(__name__)
 
 
-class TrackerError(Exception):
-    """A tool cannot be used; the message is one sentence for the user."""
+class TrackerError(UserError):
+    """A tool cannot be used."""
 
 
 class _Seed(NamedTuple):

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bnrepro.comparison.keys import KEYS
+from bnrepro.errors import Preempted, UserError
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -56,8 +57,19 @@ def launch(
     trained or written; 75 asked to stop (SIGTERM) and 130 interrupted (Ctrl-C), both with the state
     saved: the same command resumes.
     """
-    try:
+    with exit_codes():
         _launch(report, doc, check, adapt, own)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends the process as `launch` says."""
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except Preempted:
+        leave("asked to stop", PREEMPTED)
     except KeyboardInterrupt:
         leave("interrupted", INTERRUPTED)
 
@@ -85,30 +97,21 @@ def _launch(
     distributed = ("distributed", "coordinator", "num_processes", "process_id")
     config, workdir = parse(doc, (*own, "only", "overwrite", "resume", *distributed))
     config = adapt(config)
-    try:
-        if only_flag.value is not None:
-            config = only(config, only_flag.value)
-        check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
-        if resume_flag.value and overwrite_flag.value:
-            raise ValueError("--resume continues the workdir, --overwrite replaces it: choose one")
-        if resume_flag.value and not (workdir / "config.json").exists():
-            raise ValueError(f"--resume found nothing to resume in {workdir}")
-        explicit = coordinator_flag.value, processes_flag.value, process_flag.value
-        if len({value is None for value in explicit}) > 1:
-            raise ValueError("--coordinator, --num_processes and --process_id go together")
-    except ValueError as error:
-        fail(error)
+    if only_flag.value is not None:
+        config = only(config, only_flag.value)
+    check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
+    if resume_flag.value and overwrite_flag.value:
+        raise UserError("--resume continues the workdir, --overwrite replaces it: choose one")
+    if resume_flag.value and not (workdir / "config.json").exists():
+        raise UserError(f"--resume found nothing to resume in {workdir}")
+    explicit = coordinator_flag.value, processes_flag.value, process_flag.value
+    if len({value is None for value in explicit}) > 1:
+        raise UserError("--coordinator, --num_processes and --process_id go together")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import jax
 
     from bnrepro.comparison.config import variant_configs
-    from bnrepro.comparison.keys import ConfigError
-    from bnrepro.comparison.run import Preempted
-    from bnrepro.data import DatasetError
-    from bnrepro.records import RecordsError
-    from bnrepro.trackers import TrackerError
-    from bnrepro.training import CheckpointError
 
     quiet_logging()
     if coordinator_flag.value or distributed_flag.value:
@@ -118,28 +121,23 @@ def _launch(
             fail(error)
     else:
         heed_sigterm()
-    try:
-        variant_configs(config)
-        # Only the first process writes, and needs the package and the account.
-        trackers = make_trackers() if jax.process_index() == 0 else []
-        run(config, workdir, overwrite_flag.value, trackers, report=report, check=check)
-    except (ConfigError, DatasetError, RecordsError, CheckpointError, TrackerError) as error:
-        fail(error)
-    except Preempted:
-        leave("asked to stop", PREEMPTED)
+    variant_configs(config)
+    # Only the first process writes, and needs the package and the account.
+    trackers = make_trackers() if jax.process_index() == 0 else []
+    run(config, workdir, overwrite_flag.value, trackers, report=report, check=check)
 
 
 def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The config with only these variants; if the baseline is not among them, the first becomes it.
 
     Raises:
-      ValueError: there is no such variant.
+      UserError: there is no such variant.
     """
     variants = config["variants"]
     for name in names:
         if name not in variants:
             known = ", ".join(variants)
-            raise ValueError(f"--only names an unknown variant: {name!r}; the config has {known}")
+            raise UserError(f"--only names an unknown variant: {name!r}; the config has {known}")
     baseline = config["baseline"] if config["baseline"] in names else names[0]
     chosen = {name: variants[name] for name in variants if name in names}
     return {**config, "variants": chosen, "baseline": baseline}
@@ -149,7 +147,7 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     """Makes sure that no value on the command line is one that all variants set themselves.
 
     Raises:
-      ValueError: a value would change nothing.
+      UserError: a value would change nothing.
     """
 
     def sets(variant: Any, key: str) -> bool:
@@ -162,7 +160,7 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     variants = config["variants"]
     for key in overrides:
         if variants and all(sets(variant, key) for variant in variants.values()):
-            raise ValueError(
+            raise UserError(
                 f"--config.{key} would change nothing: all variants set it "
                 f"({', '.join(variants)}); choose among them with --only, or try other values "
                 f"with python -m scripts.sweep --vary={key}=A,B"
@@ -178,19 +176,19 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
 
     Returns:
       The config as plain dicts, and the workdir.
+
+    Raises:
+      UserError: the folder or the project is missing.
     """
     workdir_flag = flags.DEFINE_string("workdir", None, "Folder that all results are written to.")
     flags.DEFINE_string(
         "wandb", None, "Log to this project of Weights & Biases, too (pip install wandb)."
     )
     config = parse_config(doc, ("workdir", *own, "wandb"))
-    try:
-        if not workdir_flag.value:
-            raise ValueError("give the folder for the results: --workdir=runs/NAME")
-        if flags.FLAGS.wandb == "":
-            raise ValueError("give the project of Weights & Biases: --wandb=PROJECT")
-    except ValueError as error:
-        fail(error)
+    if not workdir_flag.value:
+        raise UserError("give the folder for the results: --workdir=runs/NAME")
+    if flags.FLAGS.wandb == "":
+        raise UserError("give the project of Weights & Biases: --wandb=PROJECT")
     return config, Path(workdir_flag.value)
 
 
@@ -258,8 +256,6 @@ def end_if_told() -> None:
     Raises:
       Preempted: the process was asked to stop (SIGTERM).
     """
-    from bnrepro.comparison.run import Preempted
-
     if _told.is_set():
         raise Preempted
 

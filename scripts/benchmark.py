@@ -27,6 +27,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bnrepro.errors import UserError
+
 if TYPE_CHECKING:
     from bnrepro.sweep.plan import Plan
 
@@ -74,12 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)
     # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.data import DatasetError
     from bnrepro.records import complete_file
 
     try:
         text = options.run(options)
-    except DatasetError as error:
+    except UserError as error:
         parser.exit(2, f"{error}\n")
 
     with complete_file(options.output) as path:

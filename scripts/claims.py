@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnrepro.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -40,25 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what the command line names; see the module's docstring for exit codes."""
     options = _parser().parse_args(arguments)
 
-    # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.comparison.keys import ConfigError
-    from bnrepro.comparison.run import Preempted
-    from bnrepro.data import DatasetError
-    from bnrepro.records import RecordsError
-    from bnrepro.training import CheckpointError
-
     cli.quiet_logging()
-    try:
+    with cli.exit_codes():
         if options.register:
             _register()
         else:
             _measure(options)
-    except (ConfigError, DatasetError, RecordsError, CheckpointError, ValueError) as error:
-        cli.fail(error)
-    except Preempted:
-        cli.leave("asked to stop", cli.PREEMPTED)
-    except KeyboardInterrupt:
-        cli.leave("interrupted", cli.INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _register() -> None:
+    # Here and below, imported only when needed, so that --help need not wait for JAX.
     from bnrepro.claims import CLAIMS
     from bnrepro.records import complete_file
 
@@ -149,7 +138,7 @@ def _chosen(only: str | None) -> "list[Claim]":
         if name not in CLAIMS:
             hint = nearest(name, CLAIMS)
             known = ", ".join(CLAIMS)
-            raise ValueError(f"--only names an unknown claim: {name!r}{hint}; choose from {known}")
+            raise UserError(f"--only names an unknown claim: {name!r}{hint}; choose from {known}")
     return [claim for name, claim in CLAIMS.items() if name in names]
 
 

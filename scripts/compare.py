@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bnrepro.errors import UserError
+
 _SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html"}
 
 
@@ -26,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported only now, so that --help need not wait for pandas.
     from rich.console import Console
 
-    from bnrepro.records import RecordsError, complete_file, read_run
+    from bnrepro.records import complete_file, read_run
     from bnrepro.report import formats
     from bnrepro.report.compare import compare
-    from bnrepro.report.question import Question, QuestionError, check_run, run_labels
+    from bnrepro.report.question import Question, check_run, run_labels
 
     output = options.output
     form = options.format or _SUFFIXES.get(output.suffix.lower() if output else "", "text")
@@ -47,21 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             try:
                 run = read_run(workdir)
                 check_run(run, question)
-            except RecordsError as error:
+            except UserError as error:
                 if not options.skip_bad:
                     raise
                 _say(f"left out: {error}")
             else:
                 runs[label] = run
         if not runs:
-            raise QuestionError("no workdir is left to compare")
+            raise UserError("no workdir is left to compare")
         comparison = compare(runs, question)
         if output is not None:
             if not output.name:
-                raise QuestionError(f"--output must name a file, got {output}")
+                raise UserError(f"--output must name a file, got {output}")
             with complete_file(output) as path:
                 path.write_text(formats.render(comparison, form), encoding="utf-8")
-    except (QuestionError, RecordsError) as error:
+    except UserError as error:
         _fail(error)
 
     console = Console()

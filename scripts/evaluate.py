@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnrepro.errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -33,15 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported only now, so that --help need not wait for JAX.
     from rich.console import Console
 
-    from bnrepro.comparison.keys import ConfigError
-    from bnrepro.data import DatasetError
-    from bnrepro.records import RecordsError
     from bnrepro.report.tables import print_table
-    from bnrepro.training import CheckpointError
 
     try:
         table, caption = _evaluate(options)
-    except (ConfigError, DatasetError, RecordsError, CheckpointError) as error:
+    except UserError as error:
         parser.exit(2, f"{str(error).rstrip('.')}.\n")
     console = Console()
     if not console.is_terminal:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bnrepro.errors import UserError
+
 # By layout: the network that it has, and the epsilon of its Batch Norm.
 _LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
 
@@ -25,40 +27,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
 
-    # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.comparison.keys import ConfigError
-    from bnrepro.records import RecordsError
-    from bnrepro.training import CheckpointError
-
     try:
         said = _export(options)
-    except (ConfigError, RecordsError, CheckpointError) as error:
+    except UserError as error:
         parser.exit(2, f"{error}.\n")
     sys.stdout.write(said)
 
 
 def _export(options: argparse.Namespace) -> str:
     """Writes the file; returns the message to print."""
+    # Imported only now, so that --help need not wait for JAX.
     import jax
 
     from bnrepro import save_variables, to_batch_norm
     from bnrepro.comparison import restored
     from bnrepro.comparison.program import make_model
     from bnrepro.interchange import save_arrays
-    from bnrepro.records import RecordsError, read_run
-    from bnrepro.training import CheckpointError
+    from bnrepro.records import read_run
 
     name = options.variant
     run = read_run(options.workdir)
     restored.check_variant(run, name)
     config = restored.checked_configs(run)[name]
     if not options.output.name:
-        raise RecordsError(f"--output must name a file, got {options.output}")
+        raise UserError(f"--output must name a file, got {options.output}")
     steps, damage = restored.find_checkpoints(run, name)
     for path, wrong in damage.items():
         sys.stderr.write(f"{path} is damaged and is not used: {wrong}.\n")
     if not steps:
-        raise CheckpointError(f"{run.workdir} has no intact checkpoint of {name}")
+        raise UserError(f"{run.workdir} has no intact checkpoint of {name}")
     checkpoint = restored.restore_variant(run, name, config, steps, options.checkpoint)
     example, classes = restored.network_ends(run, config)
     restored.check_model(checkpoint, make_model(config, classes), example)
@@ -66,12 +63,12 @@ def _export(options: argparse.Namespace) -> str:
     seeds = checkpoint.seeds.tolist()
     whole = [seed for seed in seeds if seed not in checkpoint.diverged]
     if not whole:
-        raise CheckpointError(f"all seeds of {name} had diverged by step {checkpoint.step:,}")
+        raise UserError(f"all seeds of {name} had diverged by step {checkpoint.step:,}")
     seed = whole[0] if options.seed is None else options.seed
     if seed not in whole:
         why = "had diverged" if seed in seeds else "was not trained"
         known = ", ".join(map(str, whole))
-        raise CheckpointError(f"seed {seed} of {name} {why}: choose from {known}")
+        raise UserError(f"seed {seed} of {name} {why}: choose from {known}")
     variables = jax.tree.map(lambda x: x[seeds.index(seed)], checkpoint.variables)
     write: Any = save_variables
     snippet = _snippet(config, classes, options.output, linen=options.linen)
@@ -83,7 +80,7 @@ def _export(options: argparse.Namespace) -> str:
     try:
         write(options.output, variables)
     except OSError as error:
-        raise RecordsError(f"cannot write {options.output}: {error.strerror}") from error
+        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
     return (
         f"Seed {seed} of {name} at step {checkpoint.step:,} is in {options.output}. To use it:\n\n"
         f"{snippet}"
@@ -96,11 +93,10 @@ def _in_layout(
     """The variables of a variant, as another library has them.
 
     Raises:
-      ConfigError: it has no such network.
+      UserError: it has no such network.
     """
     from bnrepro import to_batch_norm, to_batch_renorm
     from bnrepro.comparison.config import setting
-    from bnrepro.comparison.keys import ConfigError
     from bnrepro.layouts import to_keras, to_torchvision
 
     network, layout_epsilon = _LAYOUTS[layout]
@@ -112,10 +108,10 @@ def _in_layout(
     }
     for key, values in possible.items():
         if (value := setting(config, key)) not in values:
-            raise ConfigError(f"--layout={layout} needs {key} {' or '.join(values)}, got {value}")
+            raise UserError(f"--layout={layout} needs {key} {' or '.join(values)}, got {value}")
     epsilon = config["normalizer"]["epsilon"]
     if epsilon < layout_epsilon:
-        raise ConfigError(
+        raise UserError(
             f"--layout={layout} needs normalizer.epsilon of at least {layout_epsilon:g}, which "
             f"its Batch Norm adds, got {epsilon:g}"
         )
@@ -126,7 +122,7 @@ def _in_layout(
     try:
         return {"keras": to_keras, "torchvision": to_torchvision}[layout](variables)
     except ValueError as error:
-        raise ConfigError(f"cannot use --layout={layout}: {error}") from error
+        raise UserError(f"cannot use --layout={layout}: {error}") from error
 
 
 def _layout_snippet(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
+from bnrepro.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ def main() -> None:
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr.
     """
+    try:
+        _main()
+    except UserError as error:
+        cli.fail(error)
+
+
+def _main() -> None:
     flags.DEFINE_multi_string(
         "topology", [], "A slice, such as v5e:4x4 or v5p:2x2x1; once for each."
     )
@@ -68,49 +76,41 @@ def main() -> None:
     variant = flags.FLAGS.variant or config["baseline"]
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
-    try:
-        for topology in topologies:
-            _check(topology)
-        if variant not in config["variants"]:
-            known = ", ".join(config["variants"])
-            raise ValueError(f"--variant is unknown: {variant!r}; the config has {known}")
-        chosen = {**config, "variants": {variant: config["variants"][variant]}, "baseline": variant}
-        cli.check_overrides(chosen, overrides)
-    except ValueError as error:
-        cli.fail(error)
+    for topology in topologies:
+        _check(topology)
+    if variant not in config["variants"]:
+        known = ", ".join(config["variants"])
+        raise UserError(f"--variant is unknown: {variant!r}; the config has {known}")
+    chosen = {**config, "variants": {variant: config["variants"][variant]}, "baseline": variant}
+    cli.check_overrides(chosen, overrides)
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import pandas as pd
     from rich.console import Console
 
     from bnrepro.comparison.config import variant_configs
-    from bnrepro.comparison.keys import ConfigError
-    from bnrepro.data import DatasetError, describe_dataset
-    from bnrepro.records import RecordsError, complete_file
+    from bnrepro.data import describe_dataset
+    from bnrepro.records import complete_file
     from bnrepro.report import commands
     from bnrepro.report.tables import print_table
 
     cli.quiet_logging()
-    try:
-        settings = variant_configs(chosen)[variant]
-        dataset = describe_dataset(
-            settings["dataset"], settings["data_dir"] or None, image_size=settings["image_size"]
-        )
-        common = {
-            "config": config_flags.get_config_filename(flag),
-            "overrides": " ".join(commands.config_flags(overrides)),
-            "variant": variant,
-        }
-        rows = [
-            common | plan(settings, dataset, variant, topology)
-            for topology in topologies or [LOCAL]
-        ]
-        records = pd.DataFrame(rows)
-        if flags.FLAGS.output:
-            with complete_file(Path(flags.FLAGS.output)) as path:
-                records.to_csv(path, index=False)
-    except (ConfigError, DatasetError, RecordsError) as error:
-        cli.fail(error)
+    settings = variant_configs(chosen)[variant]
+    dataset = describe_dataset(
+        settings["dataset"], settings["data_dir"] or None, image_size=settings["image_size"]
+    )
+    common = {
+        "config": config_flags.get_config_filename(flag),
+        "overrides": " ".join(commands.config_flags(overrides)),
+        "variant": variant,
+    }
+    rows = [
+        common | plan(settings, dataset, variant, topology) for topology in topologies or [LOCAL]
+    ]
+    records = pd.DataFrame(rows)
+    if flags.FLAGS.output:
+        with complete_file(Path(flags.FLAGS.output)) as path:
+            records.to_csv(path, index=False)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
@@ -121,9 +121,9 @@ def _check(topology: str) -> None:
     chip = topology.partition(":")[0]
     if chip not in CHIPS:
         known = ", ".join(CHIPS)
-        raise ValueError(f"--topology is CHIP:SIZE with one of {known}, got {topology!r}")
+        raise UserError(f"--topology is CHIP:SIZE with one of {known}, got {topology!r}")
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError('--topology needs the compiler for TPUs: pip install "bnrepro[tpu]"')
+        raise UserError('--topology needs the compiler for TPUs: pip install "bnrepro[tpu]"')
 
 
 def plan(
@@ -138,14 +138,13 @@ def plan(
       topology: a slice, or `LOCAL`.
 
     Raises:
-      ConfigError: there is no such slice; a setting does not fit the data set or the devices; the
+      UserError: there is no such slice; a setting does not fit the data set or the devices; the
         step does not fit a chip, however it is made smaller.
     """
     import jax
 
     from bnrepro.comparison import footprint
     from bnrepro.comparison.config import with_settings
-    from bnrepro.comparison.keys import ConfigError
     from bnrepro.comparison.run import make_job
     from bnrepro.report import commands
 
@@ -161,7 +160,7 @@ def plan(
         job = make_job(name, settings, dataset, devices)
         used = job.devices.mesh.size
         if chip and used not in (1, len(devices)):
-            raise ConfigError(
+            raise UserError(
                 f"variant {name} can be spread over {used} of the {len(devices)} chips of "
                 f"{topology}, but a slice is used as a whole: change seeds, batch_size, "
                 "microbatch_size or devices, or choose another slice"
@@ -173,7 +172,7 @@ def plan(
             smaller = _smaller(job)
             if not smaller:
                 even = f" even with {' '.join(commands.config_flags(changes))}" if changes else ""
-                raise ConfigError(f"{name} does not fit {topology}{even}: {error}") from None
+                raise UserError(f"{name} does not fit {topology}{even}: {error}") from None
             changes |= smaller
     taken = footprint.footprint(step)
     row = {
@@ -215,12 +214,10 @@ def _described(topology: str) -> "Sequence[jax.Device]":
     import jax
     from jax.experimental import topologies
 
-    from bnrepro.comparison.keys import ConfigError
-
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except jax.errors.JaxRuntimeError as error:
-        raise ConfigError(f"--topology {topology} cannot be described: {error}") from None
+        raise UserError(f"--topology {topology} cannot be described: {error}") from None
 
 
 def _smaller(job: "Job") -> dict[str, Any] | None:

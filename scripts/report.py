@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnrepro.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Imported only now, so that --help need not wait for pandas.
     from bnrepro.claims import DOCUMENTS
-    from bnrepro.records import RecordsError, complete_file
+    from bnrepro.records import complete_file
     from bnrepro.report.page import render
 
     try:
@@ -43,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workdirs, ledgers = _find(options.runs, output)
         sections = _sections(workdirs, options.runs, options.skip_bad)
         if not sections and not ledgers:
-            raise RecordsError(f"no workdir was found in {options.runs}")
+            raise UserError(f"no workdir was found in {options.runs}")
         claims, about = _ledger(ledgers, sections) if ledgers else ([], "")
         page = render(claims, about, list(sections.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
             path.write_text(page, encoding="utf-8")
-    except RecordsError as error:
+    except UserError as error:
         cli.fail(error)
     print(f"The page is {output / PAGE}.")
 
@@ -70,7 +71,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_output(output: Path) -> None:
     """Makes sure that only an earlier page is overwritten."""
-    from bnrepro.records import RecordsError
     from bnrepro.report.page import GENERATOR
 
     try:
@@ -78,9 +78,9 @@ def _check_output(output: Path) -> None:
         page = output / PAGE
         ours = page.exists() and GENERATOR in page.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise RecordsError(f"cannot write to {output}: {error.strerror}") from error
+        raise UserError(f"cannot write to {output}: {error.strerror}") from error
     if others and not ours:
-        raise RecordsError(
+        raise UserError(
             f"{output} holds something other than our page ({others[0]}); choose another --output"
         )
 
@@ -88,10 +88,10 @@ def _check_output(output: Path) -> None:
 def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
     """The workdirs in a folder at any depth, and the folders that hold a ledger."""
     from bnrepro.claims import LEDGER
-    from bnrepro.records import CONFIG, RecordsError
+    from bnrepro.records import CONFIG
 
     if not runs.is_dir():
-        raise RecordsError(f"there is no folder {runs}")
+        raise UserError(f"there is no folder {runs}")
     workdirs, ledgers = [], []
     for name, folders, names in os.walk(runs):
         folder = Path(name)
@@ -106,14 +106,12 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
 
 def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Path, Section]":
     """A section for each workdir in which accuracy was measured."""
-    from bnrepro.records import RecordsError
-
     sections: dict[Path, Section] = {}
     for workdir in workdirs:
         title = workdir.relative_to(runs).as_posix() if workdir != runs else workdir.name
         try:
             section = _section(workdir, f"c{len(sections)}", title)
-        except RecordsError as error:
+        except UserError as error:
             if not skip_bad:
                 raise
             print(f"left out: {error}", file=sys.stderr)
@@ -127,9 +125,9 @@ def _section(workdir: Path, id: str, title: str) -> "Section | None":
     """The section of a workdir, if accuracy was measured in it.
 
     Raises:
-      RecordsError: no report can be made of its records.
+      UserError: no report can be made of its records.
     """
-    from bnrepro.records import RecordsError, read_run
+    from bnrepro.records import read_run
     from bnrepro.report.page import Section
 
     run = read_run(workdir)
@@ -140,7 +138,7 @@ def _section(workdir: Path, id: str, title: str) -> "Section | None":
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         # Other people's records may lack anything.
         reason = f"{type(error).__name__}: {error}"
-        raise RecordsError(f"no report can be made of {workdir}: {reason}") from error
+        raise UserError(f"no report can be made of {workdir}: {reason}") from error
 
 
 def report_of(run: "Run") -> "Report":

@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
 
+from bnrepro.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ def main() -> None:
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr; 75 asked to stop
     (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
     """
-    try:
+    with cli.exit_codes():
         _main()
-    except KeyboardInterrupt:
-        cli.leave("interrupted", cli.INTERRUPTED)
 
 
 def _main() -> None:
@@ -63,82 +62,71 @@ def _main() -> None:
     values = {name: flags.FLAGS[name].value for name in own}
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
-    from bnrepro.comparison.keys import ConfigError
-    from bnrepro.comparison.run import Preempted
-    from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError
+    from bnrepro.records import CHECKPOINTS, DATABASE
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan, open_workdir
     from bnrepro.sweep.progress import Display, collect
-    from bnrepro.sweep.space import SweepError
     from bnrepro.sweep.study import SharedStudy
-    from bnrepro.trackers import TrackerError
 
     cli.quiet_logging()
     cli.heed_sigterm()
+    flag = flags.FLAGS["config"]
+    file = config_flags.get_config_filename(flag)
+    overrides = config_flags.get_override_values(flag)
+    varied = _get_sweep(file.partition(":")[0])
+    plan = make_plan(config, varied, values, workdir, file, overrides)
+    engine = run_local if values["engine"] == "local" else run_ray
+    trackers = cli.make_trackers()
+    open_workdir(plan, workdir)
     try:
-        flag = flags.FLAGS["config"]
-        file = config_flags.get_config_filename(flag)
-        overrides = config_flags.get_override_values(flag)
-        varied = _get_sweep(file.partition(":")[0])
-        plan = make_plan(config, varied, values, workdir, file, overrides)
-        engine = run_local if values["engine"] == "local" else run_ray
-        trackers = cli.make_trackers()
-        open_workdir(plan, workdir)
+        study = SharedStudy(plan)
+    except UserError:
+        with suppress(OSError):  # fails, as intended, if it is not empty
+            workdir.rmdir()
+        raise
+    with closing(study):
+        display, discarded = Display(study, workdir, trackers), False
+
+        def watch() -> bool:
+            cli.end_if_told()
+            display.update()
+            return study.is_waiting()
+
         try:
-            study = SharedStudy(plan)
-        except SweepError:
-            with suppress(OSError):  # fails, as intended, if it is not empty
-                workdir.rmdir()
-            raise
-        with closing(study):
-            display, discarded = Display(study, workdir, trackers), False
-
-            def watch() -> bool:
-                cli.end_if_told()
-                display.update()
-                return study.is_waiting()
-
-            try:
-                with display.live:
-                    while not display.update():
-                        cli.end_if_told()
-                        if study.is_waiting():
-                            engine(plan, values["workers"], watch)
-                        time.sleep(1)  # the last trials may run elsewhere
+            with display.live:
+                while not display.update():
+                    cli.end_if_told()
+                    if study.is_waiting():
+                        engine(plan, values["workers"], watch)
+                    time.sleep(1)  # the last trials may run elsewhere
+            shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+        except UserError:
+            # An error that only a worker finds, such as a missing data set, leaves no files.
+            if discarded := study.discard():
                 shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-            except (SweepError, RecordsError):
-                # An error that only a worker finds, such as a missing data set, leaves no files.
-                if discarded := study.discard():
-                    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-                    if values["storage"] is None:
-                        for path in workdir.glob(f"{DATABASE}*"):
-                            path.unlink()
-                    with suppress(OSError):
-                        workdir.rmdir()
-                raise
-            finally:
-                run = None if discarded else collect(study, workdir, trackers)
-        cli.end_if_told()
-        if run is not None:
-            _show(run)
-    except (ConfigError, SweepError, RecordsError, TrackerError) as error:
-        cli.fail(error)
-    except Preempted:
-        cli.leave("asked to stop", cli.PREEMPTED)
+                if values["storage"] is None:
+                    for path in workdir.glob(f"{DATABASE}*"):
+                        path.unlink()
+                with suppress(OSError):
+                    workdir.rmdir()
+            raise
+        finally:
+            run = None if discarded else collect(study, workdir, trackers)
+    cli.end_if_told()
+    if run is not None:
+        _show(run)
 
 
 def _get_sweep(path: str) -> dict[str, Any]:
     """What the config file says to vary, if anything."""
-    from bnrepro.sweep.space import SweepError
-
     try:
         content = runpy.run_path(path)
         varied = content["get_sweep"]() if "get_sweep" in content else {}
     except Exception as error:  # the user's own code may raise anything
         name = type(error).__name__
-        raise SweepError(f"get_sweep() of {path} failed: {name}: {error}") from error
+        raise UserError(f"get_sweep() of {path} failed: {name}: {error}") from error
     if not isinstance(varied, Mapping):
-        raise SweepError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
+        raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
     return dict(varied)
 
 

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from bnrepro.errors import UserError
+
 AUGMENTATIONS = ("crop", "inception", "none")
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "tlu")
 DTYPES = ("bfloat16", "float32")
@@ -38,8 +40,8 @@ STEMS = {"inception": {8: 75, 4: 25, 2: 13}, "resnet": {4: 1, 1: 1}}
 STRATEGIES = ("jit", "pmap", "single")
 
 
-class ConfigError(Exception):
-    """An invalid setting; the message is one sentence for the user."""
+class ConfigError(UserError):
+    """An invalid setting."""
 
 
 class Number(NamedTuple):

@@ -29,6 +29,7 @@ from bnrepro.comparison.program import (
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data import Dataset, load_dataset
+from bnrepro.errors import Preempted
 from bnrepro.records import (
     CHECKPOINTS,
     RecordsError,
@@ -50,10 +51,6 @@ _log = logging.getLogger(__name__)
 
 # After new rows are written, wait this many times as long as the writing took.
 _PAUSE = 20
-
-
-class Preempted(BaseException):
-    """The process was asked to stop (SIGTERM); like KeyboardInterrupt, not an error."""
 
 
 class _DoesNotFitError(ConfigError):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from bnrepro.errors import UserError
+
 if typing.TYPE_CHECKING:
     from PIL import Image
 
@@ -25,8 +27,8 @@ _MODES = {1: "L", 3: "RGB"}
 _OTHER_FILES = 1_024
 
 
-class DatasetError(Exception):
-    """A data set is unavailable or damaged; the message is one sentence for the user."""
+class DatasetError(UserError):
+    """A data set is unavailable or damaged."""
 
 
 class Prepared(typing.NamedTuple):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bnrepro.errors import UserError
 from bnrepro.records import RecordsError, Run
 
 
-class QuestionError(Exception):
-    """The runs cannot answer a question; the message is one sentence for the user."""
+class QuestionError(UserError):
+    """The runs cannot answer a question."""
 
 
 @dataclass(frozen=True)

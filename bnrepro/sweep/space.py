@@ -14,13 +14,14 @@ import optuna
 
 from bnrepro.comparison.config import COMMON, check_config, with_settings
 from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, is_number
+from bnrepro.errors import UserError
 
 # At most this many combinations are checked before the sweep starts.
 _CHECKED = 10_000
 
 
-class SweepError(Exception):
-    """An invalid or failed sweep; the message is one sentence for the user."""
+class SweepError(UserError):
+    """An invalid or failed sweep."""
 
 
 class Range(NamedTuple):

@@ -15,19 +15,17 @@ from threading import Event
 from time import perf_counter
 
 from bnrepro.comparison.config import check_config
-from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, Programs, most_together
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.data import DatasetError, load_dataset
-from bnrepro.records import RecordsError, Row, choosing_split
+from bnrepro.data import load_dataset
+from bnrepro.errors import UserError
+from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.study import Claim, SharedStudy
-from bnrepro.training import CheckpointError
 
 # TPE and pruning learn from finished trials, so a sweep with either has at least this many rounds.
 _ROUNDS = 8
@@ -174,7 +172,7 @@ def main() -> None:
     plan = pickle.load(sys.stdin.buffer)
     try:
         work(plan, lambda: told.is_set() or os.getppid() != parent)
-    except (SweepError, ConfigError, DatasetError, RecordsError, CheckpointError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 

@@ -16,14 +16,16 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from bnrepro.errors import UserError
+
 _log = logging.getLogger(__name__)
 
 # The most that Orbax writes in addition to the numbers.
 _BYTES_A_PROCESS, _BYTES_AN_ARRAY = 2**16, 2**11
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be written or read; the message is one sentence for the user."""
+class CheckpointError(UserError):
+    """A checkpoint that cannot be written or read."""
 
 
 class Checkpoints:

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from bnrepro import load_variables
 from bnrepro.comparison import restored
 from bnrepro.comparison import run as run_module
-from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.program import make_model
 from bnrepro.comparison.run import run_comparison
+from bnrepro.errors import UserError
 from bnrepro.layers import BatchNorm
 from bnrepro.layouts import from_torchvision
 from bnrepro.models import resnet
@@ -246,5 +246,5 @@ def test_another_resnet_than_torchvisions_is_refused():
     config = {"model": {"name": "resnet", "activation": "relu", "kernel": "plain"}}
     config["normalizer"] = {"name": "batch_norm", "epsilon": 1e-5}
     variables = {"batch_stats": {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}}
-    with pytest.raises(ConfigError, match=r"^cannot use --layout=torchvision: not the"):
+    with pytest.raises(UserError, match=r"^cannot use --layout=torchvision: not the"):
         export._in_layout("torchvision", config, variables)

@@ -11,8 +11,8 @@ import pytest
 
 from bnrepro.comparison import footprint
 from bnrepro.comparison.config import variant_configs, with_settings
-from bnrepro.comparison.keys import ConfigError
 from bnrepro.data import describe_dataset
+from bnrepro.errors import UserError
 from configs import small_batch
 from scripts import plan
 
@@ -61,9 +61,9 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(untyped):
     products = 32 * 2 * (2 * 784 * 20 + 3 * 20 * 10)
     assert products < row["flops"] < 1.5 * products
     assert row["collectives"].startswith("1 all-reduce")
-    with pytest.raises(ConfigError, match="v5e:3x3 cannot be described"):
+    with pytest.raises(UserError, match="v5e:3x3 cannot be described"):
         planned("v5e:3x3")
-    with pytest.raises(ConfigError, match="over 3 of the 4 chips of v5e:2x2, but"):
+    with pytest.raises(UserError, match="over 3 of the 4 chips of v5e:2x2, but"):
         planned("v5e:2x2", seeds=3, **{"devices.data": 1})
 
 
@@ -100,5 +100,5 @@ def test_a_mistake_is_one_sentence(arguments, message):
 
 def test_a_topology_needs_the_compiler_for_tpus(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'pip install "bnrepro\[tpu\]"'):
+    with pytest.raises(UserError, match=r'pip install "bnrepro\[tpu\]"'):
         plan._check("v5e:2x2")
