@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bnrepro.models import Inception, resnet
+from bnrepro.models import resnet
+from bnrepro.models.inception import Inception
 
 # Of our variables, by collection and name, what torch.nn's modules call them.
 _TORCH = {

@@ -21,7 +21,7 @@ from bnrepro.comparison.footprint import allocated
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Feed
-from bnrepro.data import load_dataset
+from bnrepro.data.datasets import load_dataset
 from configs import inception
 from scripts.benchmark_layers import Call, measure, repeat
 from scripts.benchmark_train import training_call

@@ -20,8 +20,8 @@ from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Feed
-from bnrepro.data import Dataset
-from bnrepro.models import MLP
+from bnrepro.data.datasets import Dataset
+from bnrepro.models.mlp import MLP
 from configs import mnist_sigmoid
 from scripts.benchmark_layers import Call, Timings, repeat
 

@@ -28,8 +28,9 @@ from bnrepro.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
-    from bnrepro.claims import Claim, Evidence, Measurement, Registered
-    from bnrepro.data import Dataset
+    from bnrepro.claims.claim import Claim, Measurement
+    from bnrepro.claims.ledger import Evidence, Registered
+    from bnrepro.data.datasets import Dataset
     from bnrepro.records import Run
 
 REGISTERED = Path(__file__).parents[1] / "results" / "claims" / "registered.csv"
@@ -80,9 +81,9 @@ def _register() -> None:
 def _measure(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from bnrepro.claims import LEDGER, caption, claims_table, make_ledger
+    from bnrepro.claims.ledger import LEDGER, caption, claims_table, make_ledger
     from bnrepro.comparison.provenance import here_and_now
-    from bnrepro.data import DatasetError, load_dataset
+    from bnrepro.data.datasets import DatasetError, load_dataset
     from bnrepro.records import check_writable, complete_file
     from bnrepro.report.tables import print_table
 
@@ -173,7 +174,7 @@ def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, A
 
 def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
     """The fingerprint of each claim as it stands, by id."""
-    from bnrepro.claims import fingerprint
+    from bnrepro.claims.registration import fingerprint
     from bnrepro.comparison.config import DEFAULTS
 
     configs = comparisons(claims, "full")
@@ -182,7 +183,7 @@ def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
 
 def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
     """The claims' fingerprints, with the commit that first held each; "" if not committed."""
-    from bnrepro.claims import Registered
+    from bnrepro.claims.ledger import Registered
 
     found = {}
     for name, digits in fingerprints(claims).items():
@@ -256,7 +257,7 @@ def _evidence(
     here: dict[str, Any],
 ) -> "Evidence":
     """The evidence of a measurement; `here` is the provenance if it reads no records."""
-    from bnrepro.claims import Evidence
+    from bnrepro.claims.ledger import Evidence
     from bnrepro.records import RecordsError
     from bnrepro.report import statistics
 
@@ -294,7 +295,7 @@ def _diverged(run: "Run") -> str:
 
 def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
     """The ledger as Markdown: the table, and each claim's quotes and reasons."""
-    from bnrepro.claims import DOCUMENTS
+    from bnrepro.claims.claim import DOCUMENTS
     from bnrepro.claims.ledger import rule_text
 
     cells = table.replace(r"\n", "<br>", regex=True).replace(r"\|", r"\\|", regex=True)

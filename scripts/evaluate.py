@@ -54,7 +54,7 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
 
     from bnrepro.comparison import restored
     from bnrepro.comparison.reevaluation import reevaluate
-    from bnrepro.data import load_dataset
+    from bnrepro.data.datasets import load_dataset
     from bnrepro.records import read_run
     from bnrepro.report.statistics import estimate
     from bnrepro.report.tables import Unit, mean_cell, mean_note, seeds_cell

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bnrepro.comparison.run import Job
-    from bnrepro.data import Dataset
+    from bnrepro.data.datasets import Dataset
 
 
 class Chip(NamedTuple):
@@ -89,7 +89,7 @@ def _main() -> None:
     from rich.console import Console
 
     from bnrepro.comparison.config import variant_configs
-    from bnrepro.data import describe_dataset
+    from bnrepro.data.descriptions import describe_dataset
     from bnrepro.records import complete_file
     from bnrepro.report import commands
     from bnrepro.report.tables import print_table

@@ -19,7 +19,7 @@ from bnrepro.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
-    from bnrepro.claims import Claim
+    from bnrepro.claims.claim import Claim
     from bnrepro.records import Run
     from bnrepro.report.page import ClaimSection, Section
     from bnrepro.report.report import Report
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = options.output or options.runs / "report"
 
     # Imported only now, so that --help need not wait for pandas.
-    from bnrepro.claims import DOCUMENTS
+    from bnrepro.claims.claim import DOCUMENTS
     from bnrepro.records import complete_file
     from bnrepro.report.page import render
 
@@ -87,7 +87,7 @@ def _check_output(output: Path) -> None:
 
 def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
     """The workdirs in a folder at any depth, and the folders that hold a ledger."""
-    from bnrepro.claims import LEDGER
+    from bnrepro.claims.ledger import LEDGER
     from bnrepro.records import CONFIG
 
     if not runs.is_dir():
@@ -160,7 +160,8 @@ def _ledger(
 
     A full ledger is preferred to a fast one.
     """
-    from bnrepro.claims import CLAIMS, LEDGER, caption, read_ledger
+    from bnrepro.claims import CLAIMS
+    from bnrepro.claims.ledger import LEDGER, caption, read_ledger
 
     found = {folder: read_ledger(folder / LEDGER, CLAIMS) for folder in folders}
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
@@ -181,8 +182,7 @@ def _claim(
     claim: "Claim", lines: list[dict[str, Any]], sections: Mapping[str, str]
 ) -> "ClaimSection":
     """The section of a claim, from its rows in the ledger."""
-    from bnrepro.claims import combined, cost, reading
-    from bnrepro.claims.ledger import diverged
+    from bnrepro.claims.ledger import combined, cost, diverged, reading
     from bnrepro.report.figures import measurement_figure
     from bnrepro.report.page import ClaimSection, Drawing, Measured
     from bnrepro.report.statistics import estimate

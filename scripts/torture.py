@@ -197,8 +197,7 @@ def told_to_end(bench: Bench, count: int) -> Result:
 
 def damaged(bench: Bench, count: int) -> Result:
     """Damages the newest checkpoint or, one time in five, all of them."""
-    from bnrepro.training import CheckpointError, Checkpoints
-    from bnrepro.training.checkpoints import restore, saved_steps
+    from bnrepro.training.checkpoints import CheckpointError, Checkpoints, restore, saved_steps
 
     chance, passed, kinds = random.Random(SEED), 0, dict.fromkeys(_DAMAGES, 0)
     checkpoints = bench.whole / "checkpoints" / "brn"

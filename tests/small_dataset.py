@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bnrepro.data import Dataset
+from bnrepro.data.datasets import Dataset
 
 
 def small_dataset():

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict
 from bnrepro.interchange import save_arrays
 from bnrepro.layers import BatchNorm
 from bnrepro.layouts import from_keras, from_torchvision, to_keras, to_torchvision
-from bnrepro.models import Inception, ResNet
+from bnrepro.models.inception import Inception
+from bnrepro.models.resnet import ResNet
 from scripts import export
 
 MODEL = ResNet(10, nn.relu, BatchNorm, nn.initializers.lecun_normal())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bnrepro.claims import combined
+from bnrepro.claims.ledger import combined
 from bnrepro.records import read_run
 from bnrepro.report.report import write
 from configs.small_batch_normalizers import OWN_RATES

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnrepro.data import Dataset
+from bnrepro.data.datasets import Dataset
 from bnrepro.layers import BatchNorm, BatchRenorm, population_statistics
 from bnrepro.layers.functional import batch_moments, normalize, renorm_correction
 from bnrepro.report.statistics import Estimate, estimate

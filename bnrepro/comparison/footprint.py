@@ -24,7 +24,7 @@ from bnrepro.comparison.program import (
     preprocessing,
 )
 from bnrepro.comparison.run import Job
-from bnrepro.data import Examples, Source
+from bnrepro.data.sources import Examples, Source
 from bnrepro.training.devices import SEEDS
 
 _KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"

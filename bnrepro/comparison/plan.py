@@ -20,7 +20,7 @@ from bnrepro.comparison.config import setting, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import Program
 from bnrepro.comparison.variant import Feed
-from bnrepro.training import Devices
+from bnrepro.training.devices import Devices
 
 # Runs of one program on a CPU: with more, these small networks no longer fit a core's cache.
 _RUNS_ON_CPU = 8

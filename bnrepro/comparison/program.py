@@ -14,36 +14,20 @@ from jaxtyping import Array, Float, UInt8
 
 from bnrepro.comparison.config import of_test_minibatches, with_settings
 from bnrepro.comparison.keys import STEMS
-from bnrepro.data import (
-    Dataset,
-    Examples,
-    Sampler,
-    Shards,
-    Source,
-    fixed_examples,
-    make_draw,
-    make_sampler,
-    resident,
-    stream,
-    take_images,
-)
-from bnrepro.models import DTYPES, make_network, make_normalizer
-from bnrepro.training import (
-    Devices,
-    Numbers,
-    Task,
-    TrainSteps,
-    evaluate,
-    in_batches,
-    initial_states,
-    make_measure,
-    make_optimizer,
-    make_train_steps,
-    measure_once,
-)
-from bnrepro.training.devices import DATA
-from bnrepro.training.evaluation import Batches, Totals
-from bnrepro.training.state import Build, TrainState, run_keys
+from bnrepro.data.datasets import Dataset
+from bnrepro.data.samplers import Sampler, make_sampler
+from bnrepro.data.shards import Shards
+from bnrepro.data.sources import Examples, Source, fixed_examples, make_draw, resident, take_images
+from bnrepro.data.streams import stream
+from bnrepro.models import make_network, make_normalizer
+from bnrepro.models.networks import DTYPES
+from bnrepro.training.devices import DATA, Devices
+from bnrepro.training.evaluation import Batches, Totals, evaluate, in_batches, measure_once
+from bnrepro.training.loop import TrainSteps, initial_states, make_train_steps
+from bnrepro.training.measures import make_measure
+from bnrepro.training.optimizers import make_optimizer
+from bnrepro.training.state import Build, Numbers, TrainState, run_keys
+from bnrepro.training.step import Task
 
 # At most this many test images are used for measures at evaluations, and so many of a stream.
 _MEASURED, _MEASURED_OF_STREAM = 10_000, 1_000

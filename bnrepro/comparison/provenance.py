@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from bnrepro.data import Dataset
+from bnrepro.data.datasets import Dataset
 
 _PACKAGES = (
     "bnrepro", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "optuna", "numpy",

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int
 from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.program import Data, example_input, make_data, make_evaluate, make_model
 from bnrepro.comparison.restored import Restored, check_model
-from bnrepro.data import Dataset, fixed_examples
+from bnrepro.data.datasets import Dataset
+from bnrepro.data.sources import fixed_examples
 from bnrepro.layers import population_statistics
-from bnrepro.training import fetch, make_devices
+from bnrepro.training.devices import fetch, make_devices
 
 
 def reevaluate(

@@ -16,11 +16,11 @@ from jaxtyping import Array, Float, Int
 
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.data import Dataset, DatasetError, describe_dataset
+from bnrepro.data.datasets import Dataset, DatasetError
+from bnrepro.data.descriptions import describe_dataset
 from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
-from bnrepro.training import CheckpointError, TrainState
-from bnrepro.training.checkpoints import find_damage, restore, saved_steps
-from bnrepro.training.state import NOT_DIVERGED
+from bnrepro.training.checkpoints import CheckpointError, find_damage, restore, saved_steps
+from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 
 class Restored(NamedTuple):

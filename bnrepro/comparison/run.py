@@ -28,7 +28,7 @@ from bnrepro.comparison.program import (
 )
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import train_variants
-from bnrepro.data import Dataset, load_dataset
+from bnrepro.data.datasets import Dataset, load_dataset
 from bnrepro.errors import Preempted
 from bnrepro.records import (
     CHECKPOINTS,
@@ -42,7 +42,8 @@ from bnrepro.records import (
     write_run,
 )
 from bnrepro.trackers import TensorBoard, Tracker
-from bnrepro.training import Checkpoints, Devices, make_devices
+from bnrepro.training.checkpoints import Checkpoints
+from bnrepro.training.devices import Devices, make_devices
 
 # Called with the variant at work and its steps done so far.
 Progress = Callable[[str, int], None]

@@ -12,7 +12,8 @@ import numpy as np
 
 from bnrepro.comparison.program import Program
 from bnrepro.records import Row, choosing_split
-from bnrepro.training import Checkpoints, fetch
+from bnrepro.training.checkpoints import Checkpoints
+from bnrepro.training.devices import fetch
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Metrics of every step; measures are taken only at some.

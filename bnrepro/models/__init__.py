@@ -1,25 +1,6 @@
 """Networks built from the layers."""
 
-from bnrepro.models.cnn import CNN
-from bnrepro.models.inception import Inception
-from bnrepro.models.kernels import KERNELS
-from bnrepro.models.mlp import MLP
-from bnrepro.models.networks import ACTIVATIONS, DTYPES, INITIALIZERS, NETWORKS, make_network
-from bnrepro.models.normalizers import NORMALIZERS, PLACEMENTS, make_normalizer
-from bnrepro.models.resnet import ResNet
+from bnrepro.models.networks import make_network
+from bnrepro.models.normalizers import make_normalizer
 
-__all__ = [
-    "ACTIVATIONS",
-    "CNN",
-    "DTYPES",
-    "INITIALIZERS",
-    "KERNELS",
-    "MLP",
-    "NETWORKS",
-    "NORMALIZERS",
-    "PLACEMENTS",
-    "Inception",
-    "ResNet",
-    "make_network",
-    "make_normalizer",
-]
+__all__ = ["make_network", "make_normalizer"]

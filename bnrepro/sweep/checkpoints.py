@@ -11,8 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bnrepro.records import Row
-from bnrepro.training import CheckpointError, Checkpoints
-from bnrepro.training.checkpoints import newest_notes
+from bnrepro.training.checkpoints import CheckpointError, Checkpoints, newest_notes
 
 # Seconds between two checkpoints; shorter trials are quickly trained again.
 SAVE_EVERY = 30

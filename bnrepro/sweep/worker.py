@@ -20,7 +20,7 @@ from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.data import load_dataset
+from bnrepro.data.datasets import load_dataset
 from bnrepro.errors import UserError
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group

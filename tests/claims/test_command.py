@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from bnrepro import data
 from bnrepro.comparison import run as run_module
+from bnrepro.data import datasets
 from bnrepro.records import read_run
 from configs.claims import cost, counterexamples
 from scripts import claims
@@ -17,7 +17,7 @@ from tests.small_dataset import small_dataset
 def small(tmp_path, monkeypatch):
     """Comparisons of a few steps of a small network, on a set that trains in a second."""
     monkeypatch.chdir(tmp_path)
-    for module in (run_module, data):
+    for module in (run_module, datasets):
         monkeypatch.setattr(module, "load_dataset", lambda *_, **__: small_dataset())
     for page in (cost, counterexamples):
         monkeypatch.setattr(page, "get_config", shortened(page.get_config))
@@ -70,7 +70,7 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
 def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkeypatch):
     def load(name, *_, **__):
         if name != "mnist":
-            raise data.DatasetError(f"{name} is not here")
+            raise datasets.DatasetError(f"{name} is not here")
         return small_dataset()
 
     monkeypatch.setattr(run_module, "load_dataset", load)

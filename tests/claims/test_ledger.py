@@ -4,17 +4,8 @@ import math
 
 import pytest
 
-from bnrepro.claims import (
-    Claim,
-    Evidence,
-    Measurement,
-    Quote,
-    Registered,
-    caption,
-    claims_table,
-    combined,
-    make_ledger,
-)
+from bnrepro.claims.claim import Claim, Measurement, Quote
+from bnrepro.claims.ledger import Evidence, Registered, caption, claims_table, combined, make_ledger
 from bnrepro.report.statistics import Estimate, Rule, estimate
 
 

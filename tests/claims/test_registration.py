@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bnrepro.claims import CLAIMS, fingerprint
+from bnrepro.claims import CLAIMS
+from bnrepro.claims.registration import fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
 from bnrepro.records import read_run
 from bnrepro.report.statistics import Rule, Verdict

@@ -16,7 +16,8 @@ from bnrepro.comparison.footprint import (
     measured_seconds,
 )
 from bnrepro.comparison.run import make_job
-from bnrepro.data import DatasetError, describe_dataset
+from bnrepro.data.datasets import DatasetError
+from bnrepro.data.descriptions import describe_dataset
 from configs import small_batch
 
 

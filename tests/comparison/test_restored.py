@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from bnrepro.comparison.restored import network_ends
-from bnrepro.data import DatasetError
+from bnrepro.data.datasets import DatasetError
 from bnrepro.records import Run
-from bnrepro.training import CheckpointError
+from bnrepro.training.checkpoints import CheckpointError
 
 RECORDED = {"dataset": "small/1.0.0", "classes": 3, "image_shape": [4, 6, 2]}
 CONFIG = {"data_dir": "", "image_size": 0, "digits": 1}

@@ -16,7 +16,7 @@ from bnrepro.comparison import run as run_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
-from bnrepro.data import resident
+from bnrepro.data.sources import resident
 from bnrepro.records import RecordsError, read_run
 from bnrepro.training.checkpoints import saved_steps
 from configs import mnist_sigmoid

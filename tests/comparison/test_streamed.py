@@ -10,7 +10,7 @@ from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.reevaluation import with_population_statistics
 from bnrepro.comparison.run import run_comparison
-from bnrepro.data import DatasetError, load_dataset
+from bnrepro.data.datasets import DatasetError, load_dataset
 from configs import mnist_sigmoid
 from tests.small_shards import write_set
 

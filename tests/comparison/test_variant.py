@@ -11,8 +11,8 @@ from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.data import Source
-from bnrepro.training import Checkpoints
+from bnrepro.data.sources import Source
+from bnrepro.training.checkpoints import Checkpoints
 from configs import mnist_sigmoid
 from tests.small_dataset import small_dataset
 

@@ -9,7 +9,10 @@ import numpy as np
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from bnrepro.data import make_draw, make_sampler, shards, stream, take_images
+from bnrepro.data import shards
+from bnrepro.data.samplers import make_sampler
+from bnrepro.data.sources import make_draw, take_images
+from bnrepro.data.streams import stream
 
 
 class Records:

@@ -13,7 +13,8 @@ from array_record.python import array_record_module
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from bnrepro.data import DatasetError, datasets, load_dataset
+from bnrepro.data import datasets
+from bnrepro.data.datasets import DatasetError, load_dataset
 
 REAL_DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
 TRAIN_SHARD = "mnist-train.array_record-00000-of-00001"
@@ -284,7 +285,7 @@ def test_the_second_time_a_set_comes_from_the_cache(data_dir, tmp_path, monkeypa
 def test_a_cached_set_is_had_without_importing_tfds(data_dir):
     load_dataset("mnist", data_dir)
     script = (
-        "import sys\nfrom bnrepro.data import load_dataset\n"
+        "import sys\nfrom bnrepro.data.datasets import load_dataset\n"
         f"assert load_dataset('mnist', {str(data_dir)!r}).train_images.shape == (60, 28, 28, 1)\n"
         "assert 'tensorflow_datasets' not in sys.modules"
     )

@@ -11,7 +11,8 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.utils import Size
 
-from bnrepro.data import DatasetError, load_dataset, prepare
+from bnrepro.data import prepare
+from bnrepro.data.datasets import DatasetError, load_dataset
 from scripts import prepare_data
 from tests.data.conftest import serving
 from tests.scripts.conftest import refusal

@@ -145,7 +145,6 @@ SIZES = {"labels_per_batch": 2, "examples_per_label": 3, "repeat_labels": False}
         ("labels", 33, {"labels_per_batch": 11}, "at most 10, the number of labels.*got 11"),
         ("labels", 10, {"examples_per_label": 5}, "at most 4, .* of label 2, got 5"),
         ("epochs", 65, {}, r"\[1, 64\].*got 65"),
-        ("label", 6, {}, "unknown sampler 'label'; choose from epochs, labels"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_with_the_numbers(name, batch_size, changes, message):

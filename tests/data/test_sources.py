@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnrepro.data import fixed_examples, make_draw, make_sampler, take_images
-from bnrepro.data.samplers import by_label, with_replacement
+from bnrepro.data.samplers import by_label, make_sampler, with_replacement
+from bnrepro.data.sources import fixed_examples, make_draw, take_images
 
 KEY = jax.random.key(3)
 # Images of 2 x 3 pixels that tell which they are, of three labels.

@@ -9,18 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.data import (
-    DatasetError,
-    Shards,
-    load_dataset,
-    make_draw,
-    make_sampler,
-    resident,
-    shards,
-    stream,
-    take_images,
-)
+from bnrepro.data import shards
 from bnrepro.data.augment import central, inception
+from bnrepro.data.datasets import DatasetError, load_dataset
+from bnrepro.data.samplers import make_sampler
+from bnrepro.data.shards import Shards
+from bnrepro.data.sources import make_draw, resident, take_images
+from bnrepro.data.streams import stream
 from tests.small_shards import CLASSES, TEST, TRAIN, write_set
 
 pytestmark = pytest.mark.usefixtures("isolated")

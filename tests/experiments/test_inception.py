@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from bnrepro.comparison import run as run_module
-from bnrepro.data import DatasetError, load_dataset
+from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.records import read_run
 from configs import inception as inception_config
 from experiments import cli, inception

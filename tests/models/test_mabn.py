@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.models import MLP
 from bnrepro.models.kernels import centred
 from bnrepro.models.mabn import MovingAverageBatchNorm
-from bnrepro.training import Task, make_optimizer, train_step
+from bnrepro.models.mlp import MLP
+from bnrepro.training.optimizers import make_optimizer
 from bnrepro.training.state import initial_state
+from bnrepro.training.step import Task, train_step
 from tests.layers.running import normal, some_variables
 
 WINDOW, R_MAX, MOMENTUM, EPSILON = 3, 1.1, 0.75, 1e-2

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnrepro.comparison.keys import NORMALIZERS
 from bnrepro.layers import BatchNorm
-from bnrepro.models import NORMALIZERS, ResNet, make_network, make_normalizer, resnet
-from bnrepro.models.resnet import Bottleneck
-from bnrepro.training import Task, make_measure, measure_once
-from bnrepro.training.step import outputs
+from bnrepro.models import make_network, make_normalizer, resnet
+from bnrepro.models.resnet import Bottleneck, ResNet
+from bnrepro.training.evaluation import measure_once
+from bnrepro.training.measures import make_measure
+from bnrepro.training.step import Task, outputs
 from tests.models.test_models import SETTINGS
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))

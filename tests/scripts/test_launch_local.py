@@ -119,7 +119,7 @@ def told(tmp_path_factory):
     # JAX looks once a second whether it was told to end: by then, all would be done.
     slowly = patched(
         "import time\n"
-        "from bnrepro.training import Checkpoints\n"
+        "from bnrepro.training.checkpoints import Checkpoints\n"
         "save = Checkpoints.save\n"
         "Checkpoints.save = lambda *args, **kwargs: (time.sleep(1), save(*args, **kwargs))"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from bnrepro.comparison import footprint
 from bnrepro.comparison.config import variant_configs, with_settings
-from bnrepro.data import describe_dataset
+from bnrepro.data.descriptions import describe_dataset
 from bnrepro.errors import UserError
 from configs import small_batch
 from scripts import plan

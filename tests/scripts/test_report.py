@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bnrepro.claims import CLAIMS, Evidence, Registered, make_ledger
+from bnrepro.claims import CLAIMS
+from bnrepro.claims.ledger import Evidence, Registered, make_ledger
 from bnrepro.records import write_run
 from bnrepro.report.statistics import estimate
 from scripts import report

@@ -13,9 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.training import CheckpointError, Checkpoints
 from bnrepro.training import checkpoints as checkpoints_module
-from bnrepro.training.checkpoints import checksums, find_damage, newest_notes, saved_steps
+from bnrepro.training.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    checksums,
+    find_damage,
+    newest_notes,
+    saved_steps,
+)
 
 
 def states(step):

@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 
 from bnrepro.data.samplers import by_label, epochs
-from bnrepro.models import MLP, make_normalizer
-from bnrepro.training import (
-    evaluate,
-    fetch,
-    in_batches,
-    initial_states,
-    make_devices,
-    make_optimizer,
-    make_train_steps,
-)
-from bnrepro.training.devices import DATA
+from bnrepro.models import make_normalizer
+from bnrepro.models.mlp import MLP
+from bnrepro.training.devices import DATA, fetch, make_devices
+from bnrepro.training.evaluation import evaluate, in_batches
+from bnrepro.training.loop import initial_states, make_train_steps
+from bnrepro.training.optimizers import make_optimizer
 
 EXAMPLES, BATCH, SEEDS = 160, 32, np.array([5, 9])
 
@@ -234,7 +229,6 @@ def test_as_many_devices_as_divide_are_used(changes, shape):
         ({"seeds": 2, "data": 8}, "is 2 x 8, but there are only 8 devices"),
         ({"strategy": "single", "data": 2}, "single uses one device, got 0 x 2"),
         ({"strategy": "pmap", "seeds": 2}, "pmap does not spread seeds, got devices.seeds 2"),
-        ({"strategy": "xmap"}, "'xmap'; choose from jit, pmap, single"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused_with_the_numbers(changes, message):

@@ -8,19 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.data import take_images
 from bnrepro.data.samplers import epochs
-from bnrepro.models import MLP, make_normalizer
-from bnrepro.training import (
-    Task,
-    evaluate,
-    in_batches,
-    initial_states,
-    make_devices,
-    make_optimizer,
-    make_train_steps,
-    train_step,
-)
+from bnrepro.data.sources import take_images
+from bnrepro.models import make_normalizer
+from bnrepro.models.mlp import MLP
+from bnrepro.training.devices import make_devices
+from bnrepro.training.evaluation import evaluate, in_batches
+from bnrepro.training.loop import initial_states, make_train_steps
+from bnrepro.training.optimizers import make_optimizer
+from bnrepro.training.step import Task, train_step
 
 EXAMPLES, BATCH, MICROBATCH, STEPS = 40, 8, 4, 6
 SEEDS = jnp.array([5, 9])

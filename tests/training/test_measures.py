@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from bnrepro.training import MEASURES, Task, make_measure, measure_once, train_step
+from bnrepro.training.evaluation import measure_once
+from bnrepro.training.measures import MEASURES, make_measure
+from bnrepro.training.step import Task, train_step
 from tests.training.test_loop import (
     BATCH,
     MICROBATCH,

@@ -11,9 +11,9 @@ import pytest
 
 from bnrepro import BatchNorm, BatchRenorm
 from bnrepro.models.mabn import MovingAverageBatchNorm
-from bnrepro.training import Task, make_optimizer, train_step
-from bnrepro.training.optimizers import make_schedule
+from bnrepro.training.optimizers import make_optimizer, make_schedule
 from bnrepro.training.state import NOT_DIVERGED, initial_state
+from bnrepro.training.step import Task, train_step
 
 
 class Network(nn.Module):
@@ -181,17 +181,13 @@ def test_optimizers_are_those_of_optax(name):
     )
 
 
-def test_momentum_is_that_of_the_optimizer_or_refused():
+def test_momentum_is_that_of_the_optimizer():
     grads = {"w": jnp.ones(2)}
     optimizer = make_optimizer("sgd", learning_rate=1.0, momentum=0.5)
     state = optimizer.init(grads)
     _, state = optimizer.update(grads, state)
     updates, _ = optimizer.update(grads, state)
     assert_close(updates, {"w": np.full(2, -1.5)})
-    with pytest.raises(ValueError, match=r"momentum.*0\.5"):
-        make_optimizer("adam", learning_rate=1.0, momentum=0.5)
-    with pytest.raises(ValueError, match=r"'sdg'.*sgd"):
-        make_optimizer("sdg", learning_rate=1.0)
 
 
 def test_weight_decay_adds_to_the_gradients_of_kernels_alone():
