@@ -1,7 +1,6 @@
 """The keys of a config: allowed values, defaults and meanings.
 
-Nothing here imports JAX. The names repeat those in data, models and training, and a test compares
-them.
+Nothing here imports JAX, so the names that data, models and training know are repeated.
 """
 
 import difflib

@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-AUGMENTATIONS = ("crop", "inception", "none")
-
 # Of the random crop (Szegedy et al., Going deeper with convolutions, 2015).
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)

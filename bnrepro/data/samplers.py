@@ -127,9 +127,6 @@ def _repeated(sampler: Sampler, times: int) -> Sampler:
     return sample
 
 
-SAMPLERS = ("epochs", "labels", "with_replacement")
-
-
 def make_sampler(
     name: str,
     labels: Int[np.ndarray, "n"],
@@ -140,7 +137,7 @@ def make_sampler(
     repeat_labels: bool,
     digits: int = 1,
 ) -> Sampler:
-    """The sampler of that name, one of `SAMPLERS`.
+    """The sampler of that name.
 
     Args:
       name: `epochs`, `with_replacement` or `labels`, which are explained above.
@@ -153,8 +150,8 @@ def make_sampler(
       digits: images side by side in a picture. Labels of such pictures are equally frequent.
 
     Raises:
-      ValueError: an unknown name, invalid sizes, or epochs with several images per picture, which
-        are drawn one by one.
+      ValueError: invalid sizes, or epochs with several images per picture, which are drawn one by
+        one.
     """
     if name == "epochs":
         if digits > 1:
@@ -167,8 +164,7 @@ def make_sampler(
         if digits > 1:
             return by_label(labels, batch_size, 1, repeat_labels=True, digits=digits)
         return with_replacement(len(labels), batch_size)
-    if name != "labels":
-        raise ValueError(f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}")
+    assert name == "labels", name
     if batch_size % (labels_per_batch * examples_per_label):
         raise ValueError(
             f"labels_per_batch times examples_per_label must divide batch_size, got "

@@ -25,7 +25,7 @@ class Network(nn.Module):
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
       kernel_init: draws all weights.
       dropout: rate of `Dropout`, in [0, 1); None for none.
-      norm_placement: one of `PLACEMENTS`.
+      norm_placement: after, before or both.
       treatment: of the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations except the logits (default: that of input and parameters).
     """

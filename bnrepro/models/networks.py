@@ -23,8 +23,6 @@ ACTIVATIONS = {
     "tanh": nn.tanh,
     "tlu": lambda x: ThresholdedLinearUnit()(x),
 }
-INITIALIZERS = ("lecun_normal", "normal")
-NETWORKS = ("cnn", "inception", "mlp", "resnet")
 # None is that of the images, float32.
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": None}
 
@@ -52,17 +50,17 @@ def make_network(
     """The network of that name, called with a minibatch of images and `train`.
 
     Args:
-      name: one of `NETWORKS`.
+      name: cnn, inception, mlp or resnet.
       hidden: units of the layers of an mlp.
       channels: of the convolutions of a cnn.
       activation: one of `ACTIVATIONS`.
-      init: initializer of all weights, one of `INITIALIZERS` (of `jax.nn.initializers`).
+      init: initializer of all weights, lecun_normal or normal (of `jax.nn.initializers`).
       init_std: standard deviation of `normal`; may be traced.
       dropout: rate in [0, 1), of the hidden units of an mlp, of the features of the others;
         may be traced. A known zero costs nothing.
       num_classes: number of logits.
       normalizer: makes a layer that is called as `layer(x)`, or None for none.
-      norm_placement: one of `PLACEMENTS`; a resnet takes only before.
+      norm_placement: after, before or both; a resnet takes only before.
       kernel: transformation of the kernels of the hidden layers, one of `KERNELS`.
       dtype: of activations, one of `DTYPES`; parameters and logits are float32.
       width: multiplier of the channels of inception and resnet.
@@ -70,20 +68,16 @@ def make_network(
       auxiliary: give inception an auxiliary head.
       remat: recompute activations of inception and resnet in the backward pass.
       zero_last_scale: start with 0 as the last scale of each block of a resnet.
-
-    Raises:
-      ValueError: an unknown name.
     """
-    if init not in INITIALIZERS:
-        raise ValueError(f"unknown init {init!r}; choose from {', '.join(INITIALIZERS)}")
-    kernel_init = nn.initializers.lecun_normal()
-    if init == "normal":
-        kernel_init = nn.initializers.normal(init_std)
+    initializers = {
+        "lecun_normal": nn.initializers.lecun_normal(),
+        "normal": nn.initializers.normal(init_std),
+    }
     common: Any = {
         "num_classes": num_classes,
         "activation": ACTIVATIONS[activation],
         "normalizer": normalizer,
-        "kernel_init": kernel_init,
+        "kernel_init": initializers[init],
         "dropout": None if isinstance(dropout, int | float) and dropout == 0 else dropout,
         "norm_placement": norm_placement,
         "treatment": KERNELS[kernel],
@@ -96,6 +90,5 @@ def make_network(
     common |= {"width": width, "remat": remat}
     if name == "inception":
         return Inception(stem_stride=stem_stride or 8, auxiliary=auxiliary, **common)
-    if name == "resnet":
-        return ResNet(stem_stride=stem_stride or 4, zero_last_scale=zero_last_scale, **common)
-    raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")
+    assert name == "resnet", name
+    return ResNet(stem_stride=stem_stride or 4, zero_last_scale=zero_last_scale, **common)

@@ -15,15 +15,6 @@ from bnrepro.models.per_example import EvoNormS0, FilterResponseNorm
 # Makes a normalization layer, given `use_running_average`, `name` and perhaps `scale_init`.
 Normalizer = Callable[..., nn.Module]
 
-NORMALIZERS = (
-    "batch_norm", "batch_norm_stop_gradient", "batch_renorm", "evonorm_s0", "filter_response_norm",
-    "group_norm", "layer_norm", "moving_average_batch_norm", "moving_average_norm", "none",
-)  # fmt: skip
-
-
-# Where the normalizer stands relative to the nonlinearity.
-PLACEMENTS = ("after", "before", "both")
-
 
 def activate(
     x: Array,
@@ -40,7 +31,7 @@ def activate(
       x: output of the linear layer.
       activation: the nonlinearity.
       normalizer: makes `norm_{layer}`; with placement both, also `norm_after_{layer}`. Or None.
-      placement: one of `PLACEMENTS`.
+      placement: of the normalizer relative to the nonlinearity: after, before or both.
       layer: its name.
       train: whether normalizers take the minibatch's own statistics.
     """
@@ -77,7 +68,7 @@ def make_normalizer(
     Momentum, epsilon, r_max and d_max may be traced.
 
     Args:
-      name: one of `NORMALIZERS`.
+      name: one of `NORMALIZERS` of `comparison.keys`.
       steps: length of the run, which Batch Renorm's ramp and the warm-up are scaled to.
       momentum: of the moving averages.
       epsilon: added to the variance.
@@ -91,9 +82,6 @@ def make_normalizer(
       use_scale: learn gamma.
       axis_name: mapped axis over which minibatch statistics are shared.
       dtype: of the result (default: promoted from input and parameters).
-
-    Raises:
-      ValueError: an unknown name.
     """
     if name == "none":
         return None
@@ -121,12 +109,11 @@ def make_normalizer(
         return partial(BatchRenorm, r_max=r_schedule, d_max=d_schedule, **averaging)
 
     # These take no statistics over the minibatch and are the same in training and evaluation.
-    if name == "group_norm":
-        return lambda use_running_average, **given: nn.GroupNorm(num_groups, **given, **common)
-    if name == "layer_norm":
-        return lambda use_running_average, **given: nn.LayerNorm(**given, **common)
-    if name == "filter_response_norm":
-        return lambda use_running_average, **given: FilterResponseNorm(**given, **common)
-    if name == "evonorm_s0":
-        return lambda use_running_average, **given: EvoNormS0(num_groups, **given, **common)
-    raise ValueError(f"unknown normalizer {name!r}; choose from {', '.join(NORMALIZERS)}")
+    layers: dict[str, Callable[..., nn.Module]] = {
+        "evonorm_s0": partial(EvoNormS0, num_groups),
+        "filter_response_norm": FilterResponseNorm,
+        "group_norm": partial(nn.GroupNorm, num_groups),
+        "layer_norm": nn.LayerNorm,
+    }
+    layer = layers[name]
+    return lambda use_running_average, **given: layer(**given, **common)

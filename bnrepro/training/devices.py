@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool
 
 SEEDS, DATA = "seeds", "data"
-STRATEGIES = ("jit", "pmap", "single")
 
 
 @dataclass(frozen=True)
@@ -242,7 +241,7 @@ def make_devices(
     """Chooses devices.
 
     Args:
-      strategy: one of `STRATEGIES`.
+      strategy: see `Devices`.
       seeds: devices to spread seeds over; 0: use as many devices as possible and, among these
         choices, spread the seeds most, since they do not communicate.
       data: devices to spread the batch over; 0: likewise.
@@ -254,10 +253,9 @@ def make_devices(
       available: to choose from, even if they are only described (default: `jax.devices()`).
 
     Raises:
-      ValueError: an unknown strategy, or sizes that do not divide.
+      ValueError: the strategy does not do that, or sizes do not divide.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}; choose from {', '.join(STRATEGIES)}")
+    assert strategy in ("jit", "pmap", "single"), strategy
     if strategy != "jit" and jax.process_count() > 1:
         raise ValueError(
             f"devices.strategy {strategy} runs in one process, but there are "

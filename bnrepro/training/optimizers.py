@@ -5,9 +5,6 @@ from typing import Any
 import jax
 import optax
 
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
-SCHEDULES = ("constant", "cosine", "exponential", "step")
-
 
 def make_optimizer(
     name: str,
@@ -27,9 +24,9 @@ def make_optimizer(
     """The optax optimizer of that name; a known zero costs nothing.
 
     Args:
-      name: one of `OPTIMIZERS`.
+      name: adam, rmsprop or sgd.
       learning_rate: above 0; may be traced.
-      momentum: of sgd and rmsprop, in [0, 1); adam takes none; may be traced.
+      momentum: of sgd and rmsprop, in [0, 1); may be traced.
       weight_decay: of the penalty weight_decay / 2 * |w|^2 on all kernels, at least 0; its gradient
         is added to the gradient of the loss; may be traced.
       schedule: see `make_schedule`, also for the next three.
@@ -40,9 +37,6 @@ def make_optimizer(
       epsilon: of rmsprop and adam, added to what they divide by, above 0.
       clip_norm: the gradient of the loss is scaled down to this norm over all parameters; 0: never.
       steps: length of the run.
-
-    Raises:
-      ValueError: an unknown name, or a momentum for adam.
     """
     rate = make_schedule(
         schedule,
@@ -53,16 +47,11 @@ def make_optimizer(
         decay_every=decay_every,
     )
     moved = None if _is_zero(momentum) else momentum
-    if name == "sgd":
-        optimizer = optax.sgd(rate, moved)
-    elif name == "rmsprop":
-        optimizer = optax.rmsprop(rate, decay=rms_decay, eps=epsilon, momentum=moved)
-    elif name == "adam":
-        if moved is not None:
-            raise ValueError(f"adam takes no momentum, got {momentum}; set it to 0")
-        optimizer = optax.adam(rate, eps=epsilon)
-    else:
-        raise ValueError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    optimizer = {
+        "adam": optax.adam(rate, eps=epsilon),
+        "rmsprop": optax.rmsprop(rate, decay=rms_decay, eps=epsilon, momentum=moved),
+        "sgd": optax.sgd(rate, moved),
+    }[name]
     before = []
     if clip_norm:
         before.append(optax.clip_by_global_norm(clip_norm))
@@ -83,17 +72,14 @@ def make_schedule(
     """A learning rate for each step: a number if it is constant, else a function of the step.
 
     Args:
-      name: one of `SCHEDULES`; cosine falls to 0 at the end; exponential falls by `decay_rate` per
-        `decay_every`, continuously, and step does so in steps.
+      name: constant; cosine, which falls to 0 at the end; exponential, which falls by `decay_rate`
+        per `decay_every`, continuously; or step, which does so in steps.
       learning_rate: its highest value; may be traced.
       steps: length of the run.
       warmup: share of the run in which it rises linearly from 0, in [0, 1); the schedule begins
         after that.
       decay_rate: factor, in (0, 1].
       decay_every: share of the run, in (0, 1].
-
-    Raises:
-      ValueError: an unknown name.
     """
     begin = round(warmup * steps)
     every = max(1, round(decay_every * steps))
@@ -103,8 +89,6 @@ def make_schedule(
         "exponential": lambda: optax.exponential_decay(learning_rate, every, decay_rate),
         "step": lambda: optax.exponential_decay(learning_rate, every, decay_rate, staircase=True),
     }
-    if name not in schedules:
-        raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}")
     if begin:
         rise = optax.linear_schedule(0.0, learning_rate, begin)
         return optax.join_schedules([rise, schedules[name]()], [begin])
