@@ -354,18 +354,13 @@ def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[s
 
 def show(run: "Run", report: "Report") -> None:
     """Writes and shows a report, and says where everything was written."""
-    from rich.console import Console
-
     from bnrepro.report.report import write
     from bnrepro.report.tables import print_table
 
     end_if_told()
     write(run, report)
     end_if_told()  # figures take a while
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    print_table(report.table, report.caption, console)
+    print_table(report.table, report.caption)
     pictures = ", ".join(f"{picture.name}.png" for picture in report.pictures)
     print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
 

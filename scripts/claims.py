@@ -79,8 +79,6 @@ def _register() -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from bnrepro.claims.ledger import LEDGER, caption, claims_table, make_ledger
     from bnrepro.comparison.provenance import here_and_now
     from bnrepro.data.datasets import DatasetError, load_dataset
@@ -123,10 +121,7 @@ def _measure(options: argparse.Namespace) -> None:
         ledger.to_csv(path, index=False)
     with complete_file(workdir / "ledger.md") as path:
         path.write_text(_page(claims, table, text), encoding="utf-8")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    print_table(table, text, console)
+    print_table(table, text, width=200)
     print(f"The ledger is in {workdir}: {LEDGER}, ledger.md.")
 
 

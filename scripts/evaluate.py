@@ -33,18 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     # Imported only now, so that --help need not wait for JAX.
-    from rich.console import Console
-
     from bnrepro.report.tables import print_table
 
     try:
         table, caption = _evaluate(options)
     except UserError as error:
         parser.exit(2, f"{str(error).rstrip('.')}.\n")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    print_table(table, caption, console)
+    print_table(table, caption)
 
 
 def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":

@@ -86,7 +86,6 @@ def _main() -> None:
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import pandas as pd
-    from rich.console import Console
 
     from bnrepro.comparison.config import variant_configs
     from bnrepro.data.descriptions import describe_dataset
@@ -111,10 +110,7 @@ def _main() -> None:
     if flags.FLAGS.output:
         with complete_file(Path(flags.FLAGS.output)) as path:
             records.to_csv(path, index=False)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    print_table(*report(records), console)
+    print_table(*report(records))
 
 
 def _check(topology: str) -> None:

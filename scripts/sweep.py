@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from bnrepro.errors import UserError
 from experiments import cli
@@ -148,10 +147,7 @@ def _show(run: "Run") -> None:
 
     _, table, caption, drawn = made = report(run)
     write(run, made)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    print_table(table.head(BEST), caption, console)
+    print_table(table.head(BEST), caption)
     if len(table) > BEST:
         print(f"These are the best {BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
     written = "Records, table and figures" if drawn else "Records and table"

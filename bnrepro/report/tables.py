@@ -152,8 +152,11 @@ def write_markdown(run: Run, table: pd.DataFrame, caption: str) -> None:
         path.write_text(f"{table.to_markdown(disable_numparse=True)}\n\n{caption}\n")
 
 
-def print_table(table: pd.DataFrame, caption: str, console: Console) -> None:
-    """Shows the table on a terminal, fitted to its width."""
+def print_table(table: pd.DataFrame, caption: str, width: int = 120) -> None:
+    """Prints the table, fitted to the width of the terminal or, where there is none, to `width`."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=width)
     console.print(terminal_table(table, pd.DataFrame(False, table.index, table.columns)))
     console.print(Text(caption, "table.caption"))
 

@@ -1,11 +1,9 @@
 """What a person sees: cells, captions and figures."""
 
-import io
 from dataclasses import replace
 
 import pytest
 from matplotlib.image import imread
-from rich.console import Console
 
 from bnrepro.report import figures, tables
 from bnrepro.report.summary import summarize
@@ -146,17 +144,17 @@ def test_many_lines_of_one_kind_are_told_apart(kind):
     assert len(set(found.values())) == 20
 
 
-def test_markdown_and_terminal_show_the_same_cells(tmp_path):
+def test_markdown_and_terminal_show_the_same_cells(tmp_path, capsys):
     run = small_run(tmp_path)
     table = table_of(run)
     tables.write_markdown(run, table, tables.caption(run, table))
-    out = io.StringIO()
-    tables.print_table(table, tables.caption(run, table), Console(file=out, width=150))
+    tables.print_table(table, tables.caption(run, table), width=150)
+    shown = capsys.readouterr().out
     markdown = (tmp_path / "summary.md").read_text()
     assert markdown.splitlines()[0].startswith("|")
     for cell in table.to_numpy().ravel():
         assert cell in markdown
-        assert cell in out.getvalue()
+        assert cell in shown
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
