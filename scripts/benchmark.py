@@ -16,7 +16,6 @@ and against launching each separately.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -264,7 +263,7 @@ def _plan(arm: _Arm, steps: int, folder: str) -> "Plan":
     from bnrepro.sweep.space import make_space
     from configs import small_batch
 
-    config: Any = common_config(json.loads(json.dumps(small_batch.get_config().to_dict())))
+    config: Any = common_config(small_batch.get_config().to_dict())
     config = with_settings(config, {**_CHANGES, "steps": steps, "eval_every": steps})
     return Plan(
         config=config,

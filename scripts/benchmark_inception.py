@@ -4,7 +4,6 @@ On CPU the images and the width are those of configs/inception.py:narrow; on an 
 its preset tiny. The data set must be there.
 """
 
-import json
 import resource
 from collections.abc import Mapping
 from functools import partial
@@ -61,7 +60,7 @@ class Timed(NamedTuple):
 def config_of(network: str, dtype: str) -> dict[str, Any]:
     """The variant with i.i.d. minibatches and Batch Norm of the preset for this machine."""
     preset = "narrow" if jax.default_backend() == "cpu" else "tiny"
-    config = json.loads(json.dumps(inception.get_config(preset).to_dict()))
+    config = inception.get_config(preset).to_dict()
     settings = {"seeds": 1, "measures": (), "evaluation.train_examples": 0}
     settings |= {"model.name": network, "model.dtype": dtype}
     if network == "resnet":

@@ -3,7 +3,6 @@
 The network is that of configs/mnist_sigmoid.py; a step takes 60 images.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -81,7 +80,7 @@ def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> C
     """Training with the programs of the experiments."""
     data = images, labels, images[:60], labels[:60]
     dataset = Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
-    config = json.loads(json.dumps(mnist_sigmoid.get_config().to_dict()))
+    config = mnist_sigmoid.get_config().to_dict()
     config = variant_configs(config | {"seeds": seeds})[variant]
     return training_call(make_program(*make_job(variant, config, dataset)), STEPS)
 

@@ -16,7 +16,6 @@ stop (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
 import argparse
 import dataclasses
 import importlib
-import json
 import subprocess
 import sys
 import time
@@ -158,11 +157,7 @@ def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, A
     """The configs that these claims read, by name, as plain dicts; `length` is "full" or "fast"."""
     names = dict.fromkeys(name for claim in claims for name in claim.comparisons)
     return {
-        name: json.loads(
-            json.dumps(
-                importlib.import_module(f"configs.claims.{name}").get_config(length).to_dict()
-            )
-        )
+        name: importlib.import_module(f"configs.claims.{name}").get_config(length).to_dict()
         for name in names
     }
 

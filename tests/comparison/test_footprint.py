@@ -1,7 +1,5 @@
 """What a step takes on each device, as its compiled program says."""
 
-import json
-
 import jax
 import jaxtyping
 import numpy as np
@@ -41,7 +39,7 @@ HloModule step
 
 
 def job(available=None, **settings):
-    config = json.loads(json.dumps(small_batch.get_config().to_dict() | {"seeds": 2}))
+    config = small_batch.get_config().to_dict() | {"seeds": 2}
     config = with_settings(variant_configs(config)["batch_norm 4"], {"model.hidden": (20, 10)})
     config = {**with_settings(config, settings), "stream": settings.get("stream", False)}
     return make_job("batch_norm 4", config, describe_dataset("mnist"), available)
