@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnrepro.errors import UserError
+from scripts import make_parser
 
 if TYPE_CHECKING:
     from bnrepro.sweep.plan import Plan
@@ -38,11 +39,7 @@ _CHANGES = {"seeds": 1, "normalizer.name": "batch_norm"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark that the command line names, and writes its table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("benchmark", __doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     output: Any = {"type": Path, "required": True, "metavar": "FILE", "help": "a Markdown file"}
     for name, run, what in (

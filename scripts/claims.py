@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnrepro.errors import UserError
 from experiments import cli
+from scripts import make_parser
 
 if TYPE_CHECKING:
     from bnrepro.claims.claim import Claim, Measurement
@@ -50,11 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.claims",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("claims", __doc__)
     add = parser.add_argument
     add("--only", metavar="ID,..", help="only these claims, as in B3,B4")
     add("--fast", action="store_true", help="shorter runs with fewer seeds, in minutes")

@@ -7,7 +7,6 @@ is compared with the float64 values there. requirements-peers.txt lists what to 
 an implementation that is not installed says so.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scripts import make_parser
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
 
 Golden = Mapping[str, np.ndarray]
@@ -358,11 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: after a sentence on stderr; with code 2 if the table cannot be written, with code
         1 if a deviation has no explanation.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.conformance",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("conformance", __doc__)
     parser.add_argument(
         "--output",
         type=Path,

@@ -6,7 +6,6 @@ r"""Starts several processes of one run on this machine, to try out a run on sev
 Each gets --coordinator, --num_processes and --process_id. When one fails, the others are stopped.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -16,6 +15,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
+
+from scripts import make_parser
 
 _GRACE = 10  # seconds to stop after SIGTERM
 
@@ -34,11 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with the code of the first process that failed, else 0; 2 for a usage error.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.launch_local",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("launch_local", __doc__)
     parser.add_argument("-n", type=int, required=True, metavar="N", help="number of processes")
     parser.add_argument("command", nargs="+", help="what to run, after --")
     options = parser.parse_args(arguments)

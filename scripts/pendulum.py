@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import bnrepro
+from scripts import make_parser
 
 _ENVIRONMENT = "Pendulum-v1"
 _EPISODES = 20  # of an evaluation; all runs see the same initial states
@@ -28,11 +29,7 @@ def batch_renorm(warmup_steps: int = 100_000, **fields: Any) -> bnrepro.BatchRen
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains with each layer and each seed, and writes a table of the returns."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.pendulum",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("pendulum", __doc__)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
     add("--steps", type=int, default=6_000, help="of the environment (default: %(default)s)")

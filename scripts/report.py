@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnrepro.errors import UserError
 from experiments import cli
+from scripts import make_parser
 
 if TYPE_CHECKING:
     from bnrepro.claims.claim import Claim
@@ -55,11 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("report", __doc__)
     add = parser.add_argument
     text = "folder with workdirs, at any depth (default: %(default)s)"
     add("--runs", type=Path, default=Path("runs"), help=text)

@@ -11,7 +11,6 @@ person to revise. Run it at a clean commit: provenance names it.
 Exit codes: 0 done; 2 a mistake, told in one sentence; else that of the command that failed.
 """
 
-import argparse
 import shlex
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
+from scripts import make_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md")
@@ -56,11 +56,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reruns the results that the command line names; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("results", __doc__)
     parser.add_argument("--only", metavar="NAME,..", help=f"of {', '.join(COMMANDS)}")
     options = parser.parse_args(arguments)
     names = options.only.split(",") if options.only else list(COMMANDS)

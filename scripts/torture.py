@@ -6,7 +6,6 @@ takes about half an hour on two cores. It needs Linux; the full disk also needs 
 small one.
 """
 
-import argparse
 import json
 import os
 import random
@@ -22,6 +21,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from scripts import make_parser
 
 _NAMES = {"bn": "batch_norm", "brn": "batch_renorm"}
 _VARIANTS = {name: {"normalizer": {"name": normalizer}} for name, normalizer in _NAMES.items()}
@@ -65,11 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with code 1 if a trial failed.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.torture",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("torture", __doc__)
     parser.add_argument(
         "--workdir", type=Path, required=True, help="folder to work in; new or empty"
     )
