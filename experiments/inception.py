@@ -11,7 +11,7 @@ accuracy, and the paper's ImageNet figures beside.
 from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.non_iid import PAPER, SPLITS, summarize
+from experiments.non_iid import PAPER, curves, summarize
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -23,15 +23,10 @@ _MICROBATCHES = {"4 batch_norm": "74.2", "4 batch_renorm": "76.5"}
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves."""
-    from bnrepro.report import figures, tables
+    from bnrepro.report import tables
     from bnrepro.report.report import Report
 
-    # Each is compared with Batch Norm on the same minibatches, in whole.
-    partners = {
-        name: name.replace("batch_renorm", "batch_norm").removesuffix(" halves")
-        for name in run.variants
-    }
-    numbers, table = summarize(run, partners)
+    numbers, table = summarize(run)
     table = table.loc[list(run.variants)]
     table["ImageNet, [BRN]"] = table.index.map(PAPER | _MICROBATCHES)
     caption = tables.caption(
@@ -41,10 +36,7 @@ def report(run: "Run") -> "Report":
         "normalizer; differences are to Batch Norm on the same minibatches",
         "The last column is Inception-v3 on ImageNet, as published",
     )
-    measured = set(run.metrics["split"])
-    splits = {split: title for split, title in SPLITS.items() if split in measured}
-    picture = figures.accuracy_figure(run, list(run.variants), splits=splits)
-    return Report(numbers, table.fillna(""), caption, [picture])
+    return Report(numbers, table.fillna(""), caption, [curves(run, run.variants)])
 
 
 if __name__ == "__main__":

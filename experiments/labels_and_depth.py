@@ -11,7 +11,7 @@ the form of the paper's figure 3, and the paper's ImageNet figures beside.
 from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.non_iid import PAPER, SPLITS, summarize
+from experiments.non_iid import PAPER, curves, summarize
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -25,12 +25,7 @@ def report(run: "Run") -> "Report":
 
     depths = {name: len(run.settings(name)["model.hidden"]) for name in run.variants}
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
-    # Each is compared with Batch Norm on the same minibatches, in whole.
-    partners = {
-        name: name.replace("batch_renorm", "batch_norm").removesuffix(" halves")
-        for name in run.variants
-    }
-    numbers, table = summarize(run, partners)
+    numbers, table = summarize(run)
     table = table.loc[sorted(table.index, key=lambda name: (-depths[name], kinds[name]))]
     table["ImageNet, [BRN]"] = table.index.map(kinds).map(PAPER)
     caption = tables.caption(
@@ -42,10 +37,7 @@ def report(run: "Run") -> "Report":
         "The last column is another data set and network: Inception-v3",
     )
     deepest = max(depths.values())
-    curves = [name for name in run.variants if depths[name] == deepest]
-    measured = set(run.metrics["split"])
-    splits = {split: title for split, title in SPLITS.items() if split in measured}
-    pictures = [figures.accuracy_figure(run, curves, splits=splits)]
+    pictures = [curves(run, [name for name in run.variants if depths[name] == deepest])]
     if len(set(depths.values())) > 1:
         lines: dict[str, dict[int, str]] = {}
         for name, kind in kinds.items():

@@ -8,7 +8,7 @@ own statistics, training accuracy, and the paper's ImageNet figures beside.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bnrepro.records import Run
+    from bnrepro.report.figures import Picture
     from bnrepro.report.report import Report
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.3; 4.1 for i.i.d.).
@@ -38,13 +39,10 @@ SPLITS = {
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves as in figure 3 of [BRN]."""
-    from bnrepro.report import figures, tables
+    from bnrepro.report import tables
     from bnrepro.report.report import Report
 
-    # Everything is compared with Batch Norm on minibatches made the same way.
-    numbers, table = summarize(
-        run, {name: f"{name.split()[0]} batch_norm" for name in run.variants}
-    )
+    numbers, table = summarize(run)
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     caption = tables.caption(
@@ -61,16 +59,15 @@ def report(run: "Run") -> "Report":
     shown = run.variants
     if any(name.startswith("2x32") for name in shown):  # the ones that show the effect on MNIST
         shown = [name for name in shown if name.startswith(("iid", "2x32"))]
-    measured = set(run.metrics["split"])
-    splits = {split: title for split, title in SPLITS.items() if split in measured}
-    picture = figures.accuracy_figure(run, shown, splits=splits)
-    return Report(numbers, table.fillna(""), caption, [picture])
+    return Report(numbers, table.fillna(""), caption, [curves(run, shown)])
 
 
-def summarize(run: "Run", baselines: Mapping[str, str]) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """The summary, and a table with the difference to each one's baseline."""
+def summarize(run: "Run") -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """The summary, and a table with differences to Batch Norm on the same minibatches, in whole."""
     from bnrepro.report import summary, tables
 
+    minibatches = {name: name.removesuffix(" halves").rpartition(" ")[0] for name in run.variants}
+    baselines = {name: f"{kind} batch_norm" for name, kind in minibatches.items()}
     numbers = summary.summarize(run, (), baselines)
     table = tables.comparison_table(run, numbers)
     theirs = run.config["baseline"]
@@ -82,6 +79,15 @@ def summarize(run: "Run", baselines: Mapping[str, str]) -> "tuple[pd.DataFrame, 
     without = [name for name in table.index if baselines[name] not in there]
     table.loc[without, "final − batch_norm"] = ""
     return numbers, table
+
+
+def curves(run: "Run", variants: Sequence[str]) -> "Picture":
+    """Accuracy over training of these variants, on all of `SPLITS` that were measured."""
+    from bnrepro.report import figures
+
+    measured = set(run.metrics["split"])
+    splits = {split: title for split, title in SPLITS.items() if split in measured}
+    return figures.accuracy_figure(run, variants, splits=splits)
 
 
 def _place(settings: Mapping[str, Any], name: str) -> tuple[float, int, str]:
