@@ -6,11 +6,9 @@ program can take as arguments (`TRACED`) share the program. Comparisons and swee
 
 import json
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -75,24 +73,6 @@ def _group(
         traced = [k for k in TRACED if any(setting(c, k) != setting(first, k) for c in others)]
     numbers = {name: {k: setting(c, k) for k in traced} for name, c in members.items()}
     return Group(key, first, numbers)
-
-
-class Programs:
-    """Makes the program of each group when it is first needed. Threads may share it."""
-
-    def __init__(self, make: Callable[[Group], Program], keep: int) -> None:
-        """Makes nothing yet.
-
-        Args:
-          make: makes the program of a group.
-          keep: how many programs to keep. Each holds its data set on the device.
-        """
-        self._lock, self._of = threading.Lock(), lru_cache(maxsize=keep)(make)
-
-    def of(self, group: Group) -> Program:
-        """The program that trains the variants of the group."""
-        with self._lock:
-            return self._of(group)
 
 
 def most_together(program: Program, traced: Sequence[str]) -> int:

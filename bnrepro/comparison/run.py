@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
 from bnrepro.comparison.keys import STEMS, ConfigError
-from bnrepro.comparison.plan import Group, Programs, group_variants, side_by_side
+from bnrepro.comparison.plan import Group, group_variants, side_by_side
 from bnrepro.comparison.program import (
     Data,
     Program,
@@ -159,12 +160,12 @@ def _train(
     # All rows of each variant that has started.
     rows: dict[str, list[Row]] = {}
 
-    def make(group: Group) -> Program:
-        return compiled_once(make_program(*jobs[group.name]))
+    threads, making = side_by_side(job.devices for job in jobs.values()), threading.Lock()
 
-    threads = side_by_side(job.devices for job in jobs.values())
     # One program per thread is enough: the variants of a group are trained one after another.
-    programs = Programs(make, keep=threads)
+    @lru_cache(maxsize=threads)
+    def program_of(group: Group) -> Program:
+        return compiled_once(make_program(*jobs[group.name]))
 
     def train(name: str, group: Group) -> float:
         start, job, step = perf_counter(), jobs[name], 0
@@ -174,8 +175,10 @@ def _train(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
         try:
+            with making:  # each only once
+                program = program_of(group)
             for step, all_rows in train_variants(
-                programs.of(group),
+                program,
                 {name: group.numbers[name]},
                 checkpoints=checkpoints,
                 should_stop=stops,

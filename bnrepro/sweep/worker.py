@@ -10,12 +10,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from threading import Event
 from time import perf_counter
 
 from bnrepro.comparison.config import check_config
-from bnrepro.comparison.plan import Group, Programs, most_together
+from bnrepro.comparison.plan import Group, most_together
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import make_job
@@ -53,16 +53,17 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         stream=plan.config["stream"],
     )
 
-    def make(group: Group) -> Program:
+    # Each holds its data set on the device.
+    @lru_cache(maxsize=4)
+    def program_of(group: Group) -> Program:
         check_config(group.config)
         return make_program(*make_job(group.name, dict(group.config), dataset))
 
-    programs, learns = Programs(make, keep=4), plan.sampler == "tpe" or plan.prune
-
     @cache
     def room_for(group: Group) -> int:
+        learns = plan.sampler == "tpe" or plan.prune
         worthwhile = max(1, plan.count // _ROUNDS) if learns else plan.count
-        return plan.at_once or min(worthwhile, most_together(programs.of(group), plan.traced))
+        return plan.at_once or min(worthwhile, most_together(program_of(group), plan.traced))
 
     def how_many(group: Group, unfinished: int) -> int:
         fair_share = -(-unfinished // plan.workers)
@@ -77,7 +78,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
                 names, size = list(group.numbers), room_for(group)
                 for first in range(0, len(names), size):
                     together = [by_name[name] for name in names[first : first + size]]
-                    if not _train(study, programs.of(group), group, together, should_end):
+                    if not _train(study, program_of(group), group, together, should_end):
                         return
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bnrepro.comparison import plan as plan_module
 from bnrepro.comparison.config import common_config, with_settings
-from bnrepro.comparison.plan import Programs, bytes_per_variant, group_variants, most_together
+from bnrepro.comparison.plan import bytes_per_variant, group_variants, most_together
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from configs import mnist_sigmoid
@@ -54,21 +54,6 @@ def test_groups_of_the_same_program_are_equal_whichever_their_variants():
     )
     assert first == second != other
     assert second.numbers == {"trial 1": {RATE: 1.0}}
-
-
-def test_a_program_is_made_once_and_the_last_few_are_kept():
-    made, program = [], program_of()
-
-    def make(group):
-        made.append(group.name)
-        return program
-
-    a, b = group_variants({"a": config(), "b": config(**{NAME: "batch_norm"})})
-    (like_a,) = group_variants({"c": config()})
-    programs = Programs(make, keep=1)
-    for group in (a, like_a, b, a):
-        assert programs.of(group) is program
-    assert made == ["a", "b", "a"]
 
 
 def test_as_many_variants_go_together_as_the_cache_or_the_memory_has_room_for(monkeypatch):
