@@ -6,8 +6,8 @@ program can take as arguments (`TRACED`) share the program. Comparisons and swee
 
 import json
 import os
-from contextlib import closing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
