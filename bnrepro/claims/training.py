@@ -356,7 +356,7 @@ TRAINING = (
             ),
         ),
         "A network with it before the nonlinearity ends higher than with it after, for sigmoid and "
-        "for ReLU units.",
+        "for ReLU units, each at its own learning rate.",
         tuple(
             Measurement(
                 f"final accuracy, before less after, {activation}, points",
