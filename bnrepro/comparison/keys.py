@@ -284,10 +284,14 @@ KEYS: dict[str, Key] = {
         Number(float, 0, 1, open_low=True), 0.1, "share of the run per decay by that factor"
     ),
     "optimizer.rms_decay": Key(
-        Number(float, 0, 1, open_high=True), 0.9, "of rmsprop's average of squared gradients"
+        Number(float, 0, 1, open_high=True),
+        0.9,
+        "of rmsprop's average of squared gradients, which starts at 0",
     ),
     "optimizer.epsilon": Key(
-        Number(float, 0, 1e3, open_low=True), 1e-8, "of rmsprop and adam, added to the deviation"
+        Number(float, 0, 1e3, open_low=True),
+        1e-8,
+        "rmsprop adds it to the average of squared gradients, adam to the square root of that",
     ),
     "optimizer.clip_norm": Key(
         Number(float, 0, 1e6), 0.0, "largest norm of the gradient of all parameters; 0: unlimited"

@@ -33,8 +33,10 @@ def make_optimizer(
       warmup: likewise.
       decay_rate: likewise.
       decay_every: likewise.
-      rms_decay: of rmsprop's average of squared gradients, in [0, 1).
-      epsilon: of rmsprop and adam, added to what they divide by, above 0.
+      rms_decay: of rmsprop's average of squared gradients, in [0, 1). The average starts at 0; that
+        of TensorFlow 1, which the papers used, starts at 1.
+      epsilon: above 0; rmsprop adds it to the average of squared gradients, as TensorFlow 1 does,
+        and adam to the square root of that.
       clip_norm: the gradient of the loss is scaled down to this norm over all parameters; 0: never.
       steps: length of the run.
     """
