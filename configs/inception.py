@@ -5,8 +5,10 @@
 
 After the colon: `paper`, ImageNet as published, 130,000 steps of 50 x 32 images; `tiny`, Tiny
 ImageNet at 64 x 64 and full width, for a GPU; `narrow`, a quarter of the width and Tiny ImageNet at
-32 x 32, for two CPU cores; `smoke`, 60 steps of that. All have the paper's optimizer and ramp of
-r_max and d_max, scaled to the length of the run.
+32 x 32, for two CPU cores; `smoke`, 60 steps of that. All have the paper's ramp of r_max and d_max,
+scaled to the length of the run, and the RMSProp of Inception-v3's paper. Narrow and smoke lower the
+learning rate by a cosine instead of its schedule, and only `paper` clips gradients. None has
+dropout, weight decay, label smoothing or an auxiliary head.
 
 A name tells how minibatches are drawn or split, and the normalizer: `4` are microbatches of 4;
 `16x2`, 16 labels x 2 images; "halves" hold one image of each pair. Narrow and smoke draw 4 labels x
@@ -83,6 +85,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.steps = 10_000
     config.eval_every = 1_000
     config.ema_decay = 0.999
+    config.evaluation.labels_per_batch = 25
     config.variants = _variants(labels=16, images=2)
     return config
 
