@@ -334,7 +334,7 @@ KEYS: dict[str, Key] = {
     "normalizer.r_max": Key(
         Number(float, 1, 1e6),
         3.0,
-        "Batch Renorm's final limit of r; also of moving_average_batch_norm (its paper: 5)",
+        "Batch Renorm's final limit of r; also of moving_average_batch_norm (its authors' code: 5)",
     ),
     "normalizer.d_max": Key(Number(float, 0, 1e6), 5.0, "Batch Renorm's final limit of d"),
     "normalizer.warmup": Key(

@@ -27,10 +27,15 @@ class MovingAverageBatchNorm(nn.Module):
 
         dL/dx = (g - z * bar(mean(g * z))) / sqrt(chi^2 + epsilon)
 
-    No mean is subtracted: the kernel before the layer should be `centred` instead. The first
-    `warmup` minibatches, and as many as fill the window, use their own means for both bars and
-    r = 1, as in the authors' code (megvii-model/MABN, MABN.py). Evaluation computes
-    `scale * x / sqrt(average + epsilon) + bias`.
+    No mean is subtracted: the kernel before the layer should be `centred` instead. Evaluation
+    computes `scale * x / sqrt(average + epsilon) + bias`.
+
+    The first `warmup` minibatches, and as many as fill the window, use their own means for both
+    bars and r = 1. The authors' code (megvii-model/MABN) differs. MABN.py begins to use its window
+    in the same way, but keeps r = 1 for at least 1,000 minibatches. cls/networks/MABN.py, which
+    trains their ImageNet models, keeps r = 1 for 99 minibatches. It has no window of minibatches:
+    from the second on, each microbatch of 2 takes the mean over the last 16 microbatches, of which
+    the earlier ones are from the minibatch before.
 
     In a dense layer the means are over the minibatch only. It may hold a single example, but until
     the warm-up ends nothing before the layer learns from one.
@@ -48,7 +53,8 @@ class MovingAverageBatchNorm(nn.Module):
       use_running_average: normalize with the exponential moving average (evaluation).
       window: minibatches that a bar averages over, at least 1. The paper simulates batches of 32,
         so it uses 16 for minibatches of 2.
-      warmup: minibatches before the bars are used; the authors' code uses 100.
+      warmup: minibatches before the bars and r are used; the authors' MABN.py uses 100 for the
+        bars.
       r_max: r is kept within [1 / r_max, r_max]; the authors' code uses 5.
       momentum: of the exponential moving average, in [0, 1]; the authors' code uses 0.98.
       epsilon: added to mean squares, above 0.
