@@ -1,4 +1,8 @@
-"""Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567, table 1), the network of [BRN] 4."""
+"""Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567, table 1), the network of [BRN] 4.
+
+Blocks are numbered as in Keras, where `mixed_0` is `mixed0`; in TF-Slim `mixed_0` to `mixed_10` are
+`Mixed_5b` to `Mixed_7c`. The paper names no blocks, only the figures that show them.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
