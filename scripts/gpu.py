@@ -5,9 +5,10 @@
 It measures the speed of the layers, trains 256 runs as one program, runs the comparison of
 configs/inception.py:tiny, and measures the speed of Inception-v3 and ResNet-50, in this order. What
 is finished is not run again. The comparison resumes where it was; a benchmark that did not end in
-time begins anew.
+time begins anew. A command that fails, for example because a data set is missing, does not keep the
+others from running, and is run again by the next call.
 
-Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; otherwise that of the
+Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; otherwise that of the first
 command that failed.
 """
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
     if not has_gpu():
         cli.fail(ValueError("JAX finds no GPU here: see docs/devices.md"))
+    codes = {}
     for name, command in COMMANDS.items():
         if (RESULTS / name).exists():
             continue
@@ -63,12 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = f"--output={RESULTS / name}" if is_file else f"--workdir={workdir}"
         RESULTS.mkdir(parents=True, exist_ok=True)
         code = run([sys.executable, "-m", *shlex.split(command), place], end - time.monotonic())
+        codes[name] = code
         if code == MORE_TO_DO:
-            print("the time is up: run the same command again to go on", file=sys.stderr)
-        if code:
-            sys.exit(code)
-        if not is_file:
+            break
+        if not code and not is_file:
             results.keep(workdir, RESULTS / name, [])
+    failed = {name: code for name, code in codes.items() if code not in (0, MORE_TO_DO)}
+    for name, code in failed.items():
+        print(f"{name} failed with exit code {code}", file=sys.stderr)
+    if MORE_TO_DO in codes.values():
+        print("the time is up: run the same command again to go on", file=sys.stderr)
+        sys.exit(MORE_TO_DO)
+    if failed:
+        sys.exit(next(iter(failed.values())))
 
 
 def has_gpu() -> bool:

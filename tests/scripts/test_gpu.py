@@ -41,12 +41,23 @@ def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands
     assert started == ["first", "second", "second", "third"]
 
 
-def test_what_fails_ends_it_with_its_own_code(commands):
+def test_the_rest_runs_after_a_failure_whose_code_comes_at_the_end(commands, capsys):
     codes, started = commands
-    codes["first"] = 3
+    codes |= {"first": 3, "third": 4}
     with pytest.raises(SystemExit) as caught:
         gpu.main(["--minutes=1"])
-    assert (caught.value.code, started) == (3, ["first"])
+    assert (caught.value.code, started) == (3, ["first", "second", "third"])
+    assert capsys.readouterr().err.endswith(
+        "first.md failed with exit code 3\nthird.md failed with exit code 4\n"
+    )
+
+
+def test_after_a_failure_there_may_be_more_to_do(commands):
+    codes, _ = commands
+    codes |= {"first": 3, "second": gpu.MORE_TO_DO}
+    with pytest.raises(SystemExit) as caught:
+        gpu.main(["--minutes=1"])
+    assert caught.value.code == gpu.MORE_TO_DO
 
 
 def test_without_a_gpu_it_says_so_and_leaves_no_folder(tmp_path, monkeypatch, capsys):
