@@ -143,7 +143,7 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]"
         name, _, workdir = text.partition("=")
         if name not in configs:
             known = ", ".join(configs) or "none"
-            raise ValueError(f"--records names {name!r}, which no claim reads; these do: {known}")
+            raise UserError(f"--records names {name!r}, which no claim reads; these do: {known}")
         run = runs[name] = read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
             raise RecordsError(f"{workdir} has not finished")

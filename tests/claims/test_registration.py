@@ -74,8 +74,9 @@ def test_the_ledger_is_what_its_records_give():
         found = measurement.measure(runs[name])
         assert (found.mean, found.n) == (pytest.approx(float(row["mean"])), int(row["n"]))
         assert runs[name].provenance["commit"] == row["commit"]
-    after = next(row for row in rows if row["comparison"] == "placement")
-    assert after["diverged"] == "sigmoid after 10 of 10, sigmoid both 10 of 10"
+    diverged = {row["comparison"]: row["diverged"] for row in rows if row["diverged"]}
+    # 660 runs at rates up to 512 (results/claims/sensitivity).
+    assert diverged == {"sensitivity": "106 of 660 runs of sensitivity"}
 
 
 def test_what_does_not_hold_was_looked_into():
