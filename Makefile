@@ -52,9 +52,9 @@ quick: setup
 	$(call experiments,preview,runs/quick)
 	$(call tables,$(EXPERIMENTS),runs/quick)
 
-# What is not about the layers' numbers spends its time compiling: there, LLVM optimizes nothing, XLA
-# gives it a program in one piece, and compiles fusions in its older, faster way, which JAX 0.12 has
-# no longer.
+# Tests spend their time compiling. Those marked `numbers` get the programs that users get; for the
+# others LLVM optimizes nothing, XLA gives it a program in one piece, and compiles fusions in its
+# older, faster way, which JAX 0.12 no longer has.
 COMPILING_FAST = --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 $(shell \
   $(BIN)/python -c 'from jaxlib.version import __version__ as version; \
   print("--xla_cpu_use_fusion_emitters=false" * (version < "0.12"))')
@@ -65,8 +65,8 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -m "not slow" tests/layers
-	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) -m "not slow" --ignore=tests/layers
+	$(PYTEST) -m "numbers and not slow" tests/layers
+	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) -m "not numbers and not slow"
 
 test-slow: setup
 	XLA_FLAGS="$(COMPILING_FAST)" $(PYTEST) -m slow

@@ -21,6 +21,8 @@ from tests.layers.running import (
     train_and_differentiate,
 )
 
+pytestmark = pytest.mark.numbers
+
 # --- the paper ---
 
 SHAPES_AND_AXES = [((6, 3), -1), ((4, 3, 5), 1), ((4, 3, 2, 5), (1, -1)), ((3, 5), 0)]

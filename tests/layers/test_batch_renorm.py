@@ -22,6 +22,8 @@ from tests.layers.running import (
     train_and_differentiate,
 )
 
+pytestmark = pytest.mark.numbers
+
 
 def broadcastable(variables, x, axis=-1):
     """gamma, beta, mu and sigma, shaped to broadcast against x."""

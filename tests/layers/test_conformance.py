@@ -7,6 +7,8 @@ from scripts import conformance
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation
 from tests.layers import golden, reference
 
+pytestmark = pytest.mark.numbers
+
 BY_NAME = {implementation.name: implementation for implementation in IMPLEMENTATIONS}
 OURS = [implementation for implementation in IMPLEMENTATIONS if implementation.package == "bnrepro"]
 CELLS = [

@@ -10,6 +10,8 @@ from bnrepro.layers.functional import batch_moments, moving_average, normalize, 
 from tests.layers import reference
 from tests.layers.running import normal, some_variables
 
+pytestmark = pytest.mark.numbers
+
 # --- formulas ---
 
 

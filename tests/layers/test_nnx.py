@@ -285,6 +285,7 @@ class NnxNet(nnx.Module):
         return x
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize(
     ("linen_type", "nnx_type"),
     [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
