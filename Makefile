@@ -100,7 +100,6 @@ claims: setup
 # Everything that results/ shows, run again at this commit: hours; resumes.
 results: setup
 	$(BIN)/python -m scripts.results
-	$(BIN)/python -m scripts.claims --workdir=runs/results/claims
 
 # Measures what needs a GPU, for ten minutes; exits with 75 if there is more to do.
 gpu: setup

@@ -75,7 +75,7 @@ def _register() -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from bnrepro.claims.ledger import LEDGER, caption, claims_table, make_ledger
+    from bnrepro.claims.ledger import LEDGER, LEDGER_MD, caption, claims_table, make_ledger
     from bnrepro.comparison.provenance import here_and_now
     from bnrepro.data.datasets import DatasetError, load_dataset
     from bnrepro.records import check_writable, complete_file
@@ -115,10 +115,10 @@ def _measure(options: argparse.Namespace) -> None:
     table, text = claims_table(claims, ledger), caption(ledger)
     with complete_file(workdir / LEDGER) as path:
         ledger.to_csv(path, index=False)
-    with complete_file(workdir / "ledger.md") as path:
-        path.write_text(_page(claims, table, text), encoding="utf-8")
+    with complete_file(workdir / LEDGER_MD) as path:
+        path.write_text(page(claims, table, text), encoding="utf-8")
     print_table(table, text, width=200)
-    print(f"The ledger is in {workdir}: {LEDGER}, ledger.md.")
+    print(f"The ledger is in {workdir}: {LEDGER}, {LEDGER_MD}.")
 
 
 def _chosen(only: str | None) -> "list[Claim]":
@@ -280,7 +280,7 @@ def _diverged(run: "Run") -> str:
     return ", ".join(f"{name} {count} of {seeds}" for name, count in counts.items())
 
 
-def _page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
+def page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
     """The ledger as Markdown: the table, and each claim's quotes and reasons."""
     from bnrepro.claims.claim import DOCUMENTS
     from bnrepro.claims.ledger import rule_text

@@ -5,8 +5,9 @@
 
 Each result is run by its own command into runs/results/NAME. When it has finished, its records,
 table and figures replace those in results/NAME, and each row of its table that README.md or
-docs/results.md shows is replaced by the new one. What these pages say about the rows is for a
-person to revise. Run it at a clean commit: provenance names it.
+docs/results.md shows is replaced by the new one; the ledger replaces that in
+results/claims. What these pages say about the rows is for a person to revise. Run it at a clean
+commit: provenance names it.
 
 Exit codes: 0 done; 2 a mistake, told in one sentence; else that of the command that failed.
 """
@@ -49,6 +50,7 @@ COMMANDS = {
     "inception_narrow": "experiments.inception --config=configs/inception.py:narrow",
     "moving_averages": "experiments.train --config=configs/moving_averages.py",
     "placement_rates": "experiments.train --config=configs/placement_rates.py",
+    "claims": "scripts.claims",
     "learning_rates": "scripts.sweep --config=configs/sweeps/learning_rates.py",
     "renorm_limits": "scripts.sweep --config=configs/sweeps/renorm_limits.py",
 }
@@ -70,7 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = subprocess.run(command, cwd=ROOT).returncode
         if code:
             sys.exit(code)
-        keep(ROOT / workdir, ROOT / "results" / name, [ROOT / page for page in PAGES])
+        if name == "claims":
+            keep_ledger(ROOT / workdir, ROOT / "results" / name)
+        else:
+            keep(ROOT / workdir, ROOT / "results" / name, [ROOT / page for page in PAGES])
+
+
+def keep_ledger(workdir: Path, result: Path) -> None:
+    """Puts a ledger, and the records that it was read from, in place of those that are shown."""
+    from bnrepro.claims.ledger import LEDGER, LEDGER_MD
+    from bnrepro.records import CONFIG, METRICS, PROVENANCE
+
+    for path in workdir.glob(f"*/{CONFIG}"):
+        comparison = result / path.parent.name
+        comparison.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, METRICS, PROVENANCE):
+            shutil.copy(path.with_name(name), comparison)
+    for name in (LEDGER, LEDGER_MD):
+        shutil.copy(workdir / name, result)
 
 
 def keep(workdir: Path, result: Path, pages: Sequence[Path]) -> None:

@@ -12,8 +12,8 @@ from bnrepro.records import RecordsError
 from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
 from bnrepro.report.tables import Cell
 
-# The file that holds a ledger.
-LEDGER = "ledger.csv"
+# The files that hold a ledger, and what it says to a reader.
+LEDGER, LEDGER_MD = "ledger.csv", "ledger.md"
 _NUMBERS = (
     "mean", "ci95_low", "ci95_high", "n", "low", "high", "p_value", "p_holm", "core_minutes",
 )  # fmt: skip

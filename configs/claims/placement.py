@@ -9,6 +9,8 @@ A first registration, on other seeds, gave both placements the rate of the first
 sigmoid network with the layer after it diverges: 87 points, all of them the rate's.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import small_batch
@@ -28,7 +30,7 @@ def get_config(length: str = "full") -> ConfigDict:
     fast = shared(config, length, steps=(6_000, 1_000), evaluations=10)
     # Not those of the first registration.
     config.first_seed = 36_000 if fast else 26_000
-    networks = {
+    networks: dict[str, dict[str, Any]] = {
         "sigmoid": {"activation": "sigmoid", "init": "normal", "init_std": 0.1},
         "relu": {"activation": "relu"},
     }

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from bnrepro.claims import CLAIMS
+from bnrepro.claims.ledger import caption, claims_table, read_ledger
 from bnrepro.claims.registration import fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
 from bnrepro.records import read_run
 from bnrepro.report.statistics import Rule, Verdict
 from configs.claims import placement
-from scripts.claims import REGISTERED, comparisons, fingerprints
+from scripts.claims import REGISTERED, comparisons, fingerprints, page
 
 B1 = CLAIMS["B1"]
 FAILED = Verdict.DOES_NOT_HOLD.value
@@ -78,6 +79,13 @@ def test_the_ledger_is_what_its_records_give():
     diverged = {row["comparison"]: row["diverged"] for row in rows if row["diverged"]}
     # 660 runs at rates up to 512 (results/claims/sensitivity).
     assert diverged == {"sensitivity": "106 of 660 runs of sensitivity"}
+
+
+def test_the_page_of_the_ledger_is_what_its_rows_give():
+    path, chosen = REGISTERED.with_name("ledger.csv"), list(CLAIMS.values())
+    rows = read_ledger(path, CLAIMS)
+    shown = page(chosen, claims_table(chosen, rows), caption(rows))
+    assert path.with_suffix(".md").read_text() == shown
 
 
 def test_the_rates_of_placements_are_those_with_the_highest_accuracy_on_the_holdout():

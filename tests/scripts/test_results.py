@@ -49,6 +49,22 @@ def test_rows_of_its_table_are_renewed_wherever_they_are_shown(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_ledger_is_kept_with_the_records_it_was_read_from(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    write_run(small_run(new / "sigmoid"))
+    for name in ("ledger.csv", "ledger.md"):
+        (new / name).write_text(f"new {name}")
+    old.mkdir()
+    (old / "registered.csv").write_text("claims")
+    (old / "ledger.md").write_text("old")
+    results.keep_ledger(new, old)
+    assert {path.relative_to(old).as_posix() for path in old.rglob("*.*")} == {
+        "ledger.csv", "ledger.md", "registered.csv",
+        "sigmoid/config.json", "sigmoid/metrics.csv", "sigmoid/provenance.json",
+    }  # fmt: skip
+    assert (old / "ledger.md").read_text() == "new ledger.md"
+
+
 def test_an_unknown_result_is_refused(capsys):
     with pytest.raises(SystemExit) as exit_:
         results.main(["--only=nothing"])
