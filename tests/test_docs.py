@@ -29,7 +29,6 @@ def test_every_file_that_a_page_links_to_is_there(page):
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.slow
 def test_the_tour_runs_and_draws_as_rows_come(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
