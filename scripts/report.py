@@ -11,7 +11,8 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sections = _sections(workdirs, options.runs, options.skip_bad)
         if not sections and not ledgers:
             raise UserError(f"no workdir was found in {options.runs}")
-        claims, about = _ledger(ledgers, sections) if ledgers else ([], "")
+        claims, about = _ledger(ledgers, sections, options.skip_bad)
         page = render(claims, about, list(sections.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
             path.write_text(page, encoding="utf-8")
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, default=Path("runs"), help=text)
     text = "folder of the page (default: the folder report in --runs)"
     add("--output", type=Path, help=text)
-    add("--skip-bad", action="store_true", help="skip workdirs that cannot be read")
+    add("--skip-bad", action="store_true", help="skip workdirs and ledgers that cannot be read")
     return parser
 
 
@@ -106,16 +107,22 @@ def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Pat
     sections: dict[Path, Section] = {}
     for workdir in workdirs:
         title = workdir.relative_to(runs).as_posix() if workdir != runs else workdir.name
-        try:
+        with _left_out(skip_bad):
             section = _section(workdir, f"c{len(sections)}", title)
-        except UserError as error:
-            if not skip_bad:
-                raise
-            print(f"left out: {error}", file=sys.stderr)
-        else:
             if section is not None:
                 sections[workdir] = section
     return sections
+
+
+@contextmanager
+def _left_out(skip_bad: bool) -> Iterator[None]:
+    """Names records that cannot be read, and goes on, if these are to be skipped."""
+    try:
+        yield
+    except UserError as error:
+        if not skip_bad:
+            raise
+        print(f"left out: {error}", file=sys.stderr)
 
 
 def _section(workdir: Path, id: str, title: str) -> "Section | None":
@@ -151,16 +158,21 @@ def report_of(run: "Run") -> "Report":
 
 
 def _ledger(
-    folders: Sequence[Path], sections: "Mapping[Path, Section]"
+    folders: Sequence[Path], sections: "Mapping[Path, Section]", skip_bad: bool
 ) -> "tuple[list[ClaimSection], str]":
     """The sections of a ledger's claims, and its caption; uses the most complete of several.
 
-    A full ledger is preferred to a fast one.
+    A full ledger is preferred to a fast one. Without any, there is nothing to say.
     """
     from bnrepro.claims import CLAIMS
     from bnrepro.claims.ledger import LEDGER, caption, read_ledger
 
-    found = {folder: read_ledger(folder / LEDGER, CLAIMS) for folder in folders}
+    found = {}
+    for folder in folders:
+        with _left_out(skip_bad):
+            found[folder] = read_ledger(folder / LEDGER, CLAIMS)
+    if not found:
+        return [], ""
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
     for other in found.keys() - {folder}:
         print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)

@@ -126,6 +126,9 @@ def test_a_ledger_that_is_none_or_of_other_claims_is_refused(runs, capsys, old, 
     assert old in text
     path.write_text(text.replace(old, new))
     assert sentence in refused(capsys, f"--runs={runs}")
+    report.main([f"--runs={runs}", "--skip-bad"])
+    assert sentence in capsys.readouterr().err
+    assert ">claims/sigmoid<" in (runs / "report" / "index.html").read_text()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
