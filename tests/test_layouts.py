@@ -1,14 +1,14 @@
 """ResNet-50 and Inception-v3 compute what torchvision's and Keras' do, and share their arrays."""
 
 import importlib
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bnrepro.interchange import save_arrays
 from bnrepro.layers import BatchNorm
@@ -121,11 +121,10 @@ def keras_arrays():
     return random_arrays(keras_shapes(), slice(None, -1))
 
 
-def our_shapes(model=MODEL, size=32, **fields):
+@cache
+def our_shapes(model=MODEL, size=32):
     images = jnp.zeros((1, size, size, 3))
-    return jax.eval_shape(
-        partial(model.clone(**fields).init, train=True), jax.random.key(0), images
-    )
+    return jax.eval_shape(partial(model.init, train=True), jax.random.key(0), images)
 
 
 def images_and_logits(model, variables, size):
@@ -205,30 +204,36 @@ def test_values_go_where_they_belong_and_kernels_are_transposed():
         np.testing.assert_array_equal(back[name], array)
 
 
-def zeros(shapes):
-    return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
+def zeros(shapes, **changes):
+    """Variables of these shapes, but for those that are given, or None, by their whole names."""
+    flat = flatten_dict(jax.tree.map(lambda x: x.shape, shapes), sep="/")
+    changed = {name: shape for name, shape in (flat | changes).items() if shape is not None}
+    arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in changed.items()}
+    return unflatten_dict(arrays, sep="/")
 
 
 def test_a_fixed_scale_becomes_one():
-    def unscaled(**fields):
-        return BatchNorm(use_scale=False, **fields)
-
-    arrays = to_torchvision(zeros(our_shapes(normalizer=unscaled)))
+    names = flatten_dict(our_shapes(), sep="/")
+    scales = {name: None for name in names if name.endswith("/scale")}
+    arrays = to_torchvision(zeros(our_shapes(), **scales))
     assert {name: x.shape for name, x in arrays.items()} == torchvision_shapes()
     np.testing.assert_array_equal(arrays["layer4.0.bn3.weight"], np.ones(2048))
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("name", "shape", "message"),
     [
-        ({"normalizer": None}, "batch_stats/conv1/norm_1/mean is missing"),
-        ({"stem_stride": 1}, r"conv_1/kernel must be \(7, 7, 3, 64\), got \(3, 3, 3, 64\)"),
-        ({"width": 0.5}, r"must be \(7, 7, 3, 64\), got \(7, 7, 3, 32\)"),
+        ("batch_stats/conv1/norm_1/mean", None, "batch_stats/conv1/norm_1/mean is missing"),
+        (
+            "params/conv1/conv_1/kernel",  # as with stem_stride 1
+            (3, 3, 3, 64),
+            r"conv_1/kernel must be \(7, 7, 3, 64\), got \(3, 3, 3, 64\)",
+        ),
     ],
 )
-def test_other_networks_are_refused_in_one_sentence(fields, message):
+def test_other_networks_are_refused_in_one_sentence(name, shape, message):
     with pytest.raises(ValueError, match=message):
-        to_torchvision(zeros(our_shapes(**fields)))
+        to_torchvision(zeros(our_shapes(), **{name: shape}))
 
 
 def test_keras_has_the_logits_of_ours_and_the_exported_file(tmp_path, monkeypatch):
@@ -257,21 +262,28 @@ def test_names_and_shapes_are_those_of_our_inception_and_of_keras():
     shapes = jax.tree.map(lambda x: x.shape, our_shapes(INCEPTION, 75))
     assert jax.tree.map(lambda x: x.shape, variables) == shapes
     assert {n: x.shape for n, x in to_keras(variables).items()} == keras_shapes()
-    with_head = zeros(our_shapes(INCEPTION, 75, auxiliary=True))
+    with_head = zeros(our_shapes(INCEPTION.clone(auxiliary=True), 75))
     assert to_keras(with_head).keys() == arrays.keys()
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("name", "shape", "message"),
     [
-        ({"normalizer": BatchNorm}, "no scale: params/mixed_0/norm_1x1_0/scale does not belong"),
-        ({"stem_stride": 4}, "batch_stats/stem/norm_stem_3/mean does not belong"),
-        ({"width": 0.5}, r"must be \(3, 3, 3, 32\), got \(3, 3, 3, 16\)"),
+        (
+            "params/mixed_0/norm_1x1_0/scale",
+            (64,),
+            "no scale: params/mixed_0/norm_1x1_0/scale does not belong",
+        ),
+        (
+            "params/stem/conv_stem_0/kernel",  # as with width 0.5
+            (3, 3, 3, 16),
+            r"must be \(3, 3, 3, 32\), got \(3, 3, 3, 16\)",
+        ),
     ],
 )
-def test_another_inception_is_refused_in_one_sentence(fields, message):
+def test_another_inception_is_refused_in_one_sentence(name, shape, message):
     with pytest.raises(ValueError, match=message):
-        to_keras(zeros(our_shapes(INCEPTION, 75, **fields)))
+        to_keras(zeros(our_shapes(INCEPTION, 75), **{name: shape}))
 
 
 def test_other_files_are_refused_in_one_sentence():

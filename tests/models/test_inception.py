@@ -75,11 +75,8 @@ def test_width_multiplies_the_channels_and_nothing_else():
     assert blocks["stem"] == (16, 16, 48) and blocks["mixed_10"] == (3, 3, 512)
 
 
-def test_the_config_knows_the_channels_and_the_stems():
-    variables = jax.eval_shape(
-        lambda x: network(auxiliary=False).init(jax.random.key(0), x, train=True),
-        jnp.zeros((1, 75, 75, 3)),
-    )
+def test_the_config_knows_the_channels_and_the_stems(of_the_paper):
+    variables, _ = of_the_paper
     found = {x.shape[-1] for x in jax.tree.leaves(variables["batch_stats"])}
     assert found == set(CHANNELS["inception"])
     assert STEMS["inception"] == {stride: size for stride, (_, size) in inception.STEMS.items()}
