@@ -132,6 +132,22 @@ def test_activations_are_recomputed_on_demand_and_variables_keep_their_names(sma
     assert (recomputed(model), recomputed(recomputing)) == (0, 12)
 
 
+def test_only_activations_are_in_half_precision(small):
+    model, variables, images = small
+    normalizer = partial(model.normalizer, dtype=jnp.bfloat16)
+    half = model.clone(dtype=jnp.bfloat16, normalizer=normalizer)
+    init = partial(half.init, jax.random.key(0), train=True)
+    assert jax.eval_shape(init, images) == variables
+    # Batch Renorm counts its updates.
+    assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32", "int32"}
+    captured = flatten_dict(intermediates(half, variables, images, train=True, captures=True))
+    found = {"/".join(path): values[0].dtype.name for path, values in captured.items()}
+    logits = ("logits/__call__", "auxiliary/logits/__call__", "auxiliary_logits")
+    for name in (*logits, "__call__", "auxiliary/__call__"):
+        assert found.pop(name) == "float32"
+    assert set(found.values()) == {"bfloat16"}
+
+
 def test_zero_means_the_papers_stem():
     settings = {"hidden": (1,), "channels": (1,), "activation": "relu", "init": "lecun_normal"}
     settings |= {"init_std": 1.0, "dropout": 0.0, "num_classes": 3, "normalizer": None}
