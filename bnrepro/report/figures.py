@@ -34,6 +34,8 @@ _NORMALIZERS = {
     "moving_average_norm": "#999999",
 }
 _COLOURS = tuple(_NORMALIZERS.values())[:7]
+# Of points, by the colour of their line.
+_MARKERS = dict(zip(_NORMALIZERS.values(), "osDv^<>XP*", strict=True))
 _STYLES = ("-", "--", ":", "-.")
 # More lines than this cannot be distinguished.
 MOST_LINES = len(_COLOURS) * len(_STYLES)
@@ -167,23 +169,31 @@ def _draw_accuracy_against(
     run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
 ) -> Figure:
     finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
-    figure = Figure(figsize=(7.4, 4), layout="constrained")
+    legend_width = 0.5 + 0.08 * max(map(len, lines))
+    figure = Figure(figsize=(5.8 + legend_width, 4), layout="constrained")
     axes = figure.subplots()
+    ticks = sorted({number for points in lines.values() for number in points})
     named = {title: next(iter(points.values())) for title, points in lines.items()}
     of = normalizers(run, named.values())
     styles = looks({title: of[variant] for title, variant in named.items()})
-    for title, (colour, line_style) in styles.items():
+    trained_once = False
+    for i, (title, (colour, line_style)) in enumerate(styles.items()):
         points = sorted(lines[title].items())
-        numbers = [number for number, _ in points]
+        # Side by side, since lines may coincide.
+        shift = (ticks[-1] / ticks[0]) ** (0.009 * (i - (len(styles) - 1) / 2))
+        numbers = [shift * number for number, _ in points]
         means = 100 * np.array([finals[name].mean for _, name in points])
         ends = 100 * np.array([finals[name].ends for _, name in points])
-        # A variant trained once for all numbers is one line without points.
-        once = len(set(lines[title].values())) == 1
-        style: dict[str, Any] = {} if once else {"marker": "o", "ms": 3, "capsize": 2}
-        bars = 0 if once else np.abs(ends.T - means)
-        axes.errorbar(numbers, means, bars, color=colour, ls=line_style, label=title, **style)
+        once = len(points) > 1 and len(set(lines[title].values())) == 1
+        trained_once |= once
+        bars = None if once else np.abs(ends.T - means)
+        look: dict[str, Any] = {"color": colour, "marker": _MARKERS[colour], "ms": 5}
+        look["mfc"] = "white" if once else colour
+        axes.plot(numbers, means, ls=line_style, label=title, **look)
+        # The points again, above the lines that are drawn later.
+        axes.errorbar(numbers, means, bars, ls="none", capsize=2, zorder=3, **look)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted({number for points in lines.values() for number in points}))
+    axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     shown = [variant for points in lines.values() for variant in points.values()]
     errors = np.nan_to_num([100 - 100 * finals[name].mean for name in shown], nan=50)
@@ -192,6 +202,8 @@ def _draw_accuracy_against(
     figure.legend(loc="outside right upper")
     fewest = min(finals[name].n for name in shown)
     text = f"{run.config['steps']:,} steps, bars: {_ends(fewest)} over seeds"
+    if trained_once:
+        text += ", hollow: trained once"
     axes.set_title(figure_title(run, text), fontsize=9)
     return figure
 

@@ -223,3 +223,18 @@ def test_accuracy_against_a_number_is_drawn_with_a_line_a_title(tmp_path):
     paths = figures.save(picture, tmp_path)
     assert [path.name for path in paths] == ["accuracy_against.svg", "accuracy_against.png"]
     assert imread(paths[1]).std() > 0.01
+
+
+def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
+    run = small_run(tmp_path)
+    lines = {"once": {2: "plain", 4: "plain"}, "each": {2: "plain", 4: "batch_norm"}}
+    lines["of another normalizer"] = {2: "batch_norm", 4: "plain"}
+    (axes,) = figures.accuracy_against_figure(run, summarize(run, ()), lines, "size").draw().axes
+    drawn, titles = axes.get_legend_handles_labels()
+    assert titles == list(lines)
+    at_two = [line.get_xdata()[0] for line in drawn]
+    assert len(set(at_two)) == 3
+    assert at_two == pytest.approx([2, 2, 2], rel=0.02)
+    once, each, other = drawn
+    assert once.get_marker() == each.get_marker() != other.get_marker()
+    assert once.get_markerfacecolor() == "white" != each.get_markerfacecolor()
