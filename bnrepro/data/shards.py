@@ -225,7 +225,8 @@ class Shards:
                 f"{where} is damaged ({why}), as are {len(self._damaged) - 1:,} others: prepare "
                 f"the set again; at most {most:,} damaged images are replaced."
             ) from error
-        _log.warning("%s is damaged (%s): others of its label replace it.", where, why)
+        count = f"{len(self._damaged):,} of at most {most:,}"
+        _log.warning("%s is damaged (%s), %s: others of its label replace it.", where, why, count)
 
     def _where(self, index: int) -> str:
         ends = np.cumsum([length for _, length in self._files])

@@ -175,6 +175,7 @@ def test_a_damaged_image_is_named_once_and_the_next_of_its_label_takes_its_place
     assert_same(replaced, [np.asarray(images.image(1))] * 2)
     (record,) = caplog.records
     assert "squares-train.array_record-00001-of-00002, record 10, is damaged" in record.message
+    assert ", 1 of at most 1: " in record.message
 
 
 def test_more_than_one_damaged_image_in_a_thousand_are_an_error(tmp_path):
