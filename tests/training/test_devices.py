@@ -149,15 +149,16 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(name, sampling,
     ("strategy", "shape", "microbatch_size"),
     [
         ("jit", (2, 1), 32),  # seeds alone
-        ("jit", (1, 4), 2),  # four microbatches a device
+        ("jit", (1, 2), 4),  # four microbatches a device
         pytest.param("jit", (1, 2), 2, marks=pytest.mark.slow),  # eight
         pytest.param("pmap", (1, 2), 2, marks=pytest.mark.slow),
         pytest.param("pmap", (1, 4), 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_device_may_have_one_to_eight_microbatches(strategy, shape, microbatch_size):
-    spread = after_50_steps("batch_renorm", "iid", microbatch_size, strategy, shape)
-    assert_same(spread, alone("batch_renorm", "iid", microbatch_size))
+    sampling = "labels" if microbatch_size == 4 else "iid"  # as in other tests: trained once alone
+    spread = after_50_steps("batch_renorm", sampling, microbatch_size, strategy, shape)
+    assert_same(spread, alone("batch_renorm", sampling, microbatch_size))
 
 
 @pytest.mark.parametrize(
@@ -186,13 +187,6 @@ def test_the_same_units_are_dropped_on_however_many_devices(strategy, shape):
 def test_a_gradient_that_is_computed_in_parts_is_the_same():
     in_parts = after_50_steps("batch_renorm", "labels", 4, "jit", (2, 2), dropout=0.3, parts=2)
     assert_same(in_parts, alone("batch_renorm", "labels", 4, dropout=0.3))
-
-
-def test_without_synchronization_devices_share_no_statistics():
-    apart = after_50_steps("batch_norm", "iid", 8, "jit", (1, 4))
-    together = alone("batch_norm", "iid", BATCH)
-    difference = np.abs(apart[1]["norm_0"]["var"] - together[1]["norm_0"]["var"])
-    assert difference.max() > 0.01
 
 
 def choose(strategy="jit", **changes):
