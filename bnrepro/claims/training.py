@@ -372,9 +372,9 @@ TRAINING = (
         "higher at 0.1 (97.16 ± 0.19%, before 95.31 ± 0.61%), at 0.3 and at 1 (97.34 ± 0.37%, "
         "before 96.82 ± 0.40%), and diverges from 3 on; with the layer before them, it trains at 3 "
         "and 10, too. So a comparison at 3 alone, as this claim was first registered (ac30120), "
-        "finds 87 points for before. Of 3 and 10, held-out images preferred 10 by 0.02 points, where "
-        "accuracy still swings by half a point between evaluations: the best of after (0.3) is ahead "
-        "of before at 10 by 1.1 points here, and of before at 3 by 0.25 ± 0.32 there.",
+        "finds 87 points for before. Of 3 and 10, held-out images preferred 10 by 0.02 points, "
+        "where accuracy still swings by half a point between evaluations: the best of after (0.3) "
+        "is ahead of before at 10 by 1.1 points here, and of before at 3 by 0.25 ± 0.32 there.",
     ),
     Claim(
         "B10",
