@@ -410,7 +410,7 @@ def test_a_single_value_per_feature_is_a_warning(layer_type, caplog):
     assert "single value per feature" in record.getMessage()
 
 
-# --- mistakes ---
+# --- mistakes, which Linen's layers share: test_normalization has more of each ---
 
 
 @both_layers
@@ -418,10 +418,6 @@ def test_a_single_value_per_feature_is_a_warning(layer_type, caplog):
     ("field", "value", "shown"),
     [
         ("momentum", 1.5, "momentum must be in [0, 1], got 1.5"),
-        ("momentum", float("nan"), "momentum must be in [0, 1], got nan"),
-        ("epsilon", -1, "epsilon must be at least 0, got -1"),
-        ("epsilon", float("inf"), "epsilon must be at least 0 and finite, got inf"),
-        ("momentum", "0.9", "momentum must be a number, got '0.9'"),
         ("epsilon", None, "epsilon must be a number, got None"),
     ],
 )
@@ -431,44 +427,26 @@ def test_a_field_out_of_its_range_is_named_with_its_value(layer_type, field, val
     assert str(error.value) == f"{layer_type.__name__}: {shown}."
 
 
-@pytest.mark.parametrize(
-    ("limits", "shown"),
-    [
-        ({"r_max": 0.5}, "r_max must be at least 1, got 0.5"),
-        ({"d_max": -1}, "d_max must be at least 0, got -1"),
-        ({"d_max": float("nan")}, "d_max must be at least 0, got nan"),
-        ({"r_max": "3"}, "r_max must be a number, got '3'"),
-    ],
-)
-def test_a_limit_out_of_its_range_is_named_with_its_value(limits, shown):
-    with pytest.raises((ValueError, TypeError)) as error:
-        BatchRenorm(3, rngs=nnx.Rngs(0), **limits)
-    assert str(error.value) == f"BatchRenorm: {shown}."
+def test_a_limit_out_of_its_range_is_named_with_its_value():
+    with pytest.raises(ValueError, match=r"^BatchRenorm: r_max must be at least 1, got 0\.5\.$"):
+        BatchRenorm(3, rngs=nnx.Rngs(0), r_max=0.5)
 
 
 @both_layers
 @pytest.mark.parametrize("evaluates", [True, False])
-@pytest.mark.parametrize(
-    ("fields", "shape", "parts"),
-    [
-        ({"axis": 2}, (6, 3), ("axis=2 is out of range", "shape (6, 3)", "[-2, 1]")),
-        ({}, (6, 5), ("the stored mean has shape (3,)", "shape (6, 5)", "axis=-1 needs (5,)")),
-    ],
-)
-def test_an_input_that_does_not_fit_is_named(layer_type, evaluates, fields, shape, parts):
-    layer = made(layer_type, **fields)
+def test_an_input_that_does_not_fit_is_named(layer_type, evaluates):
     with pytest.raises(ValueError) as error:
-        layer(jnp.ones(shape), use_running_average=evaluates)
-    assert all(part in str(error.value) for part in (layer_type.__name__, *parts))
+        made(layer_type)(jnp.ones((6, 5)), use_running_average=evaluates)
+    assert str(error.value) == (
+        f"{layer_type.__name__}: the stored mean has shape (3,), but an input of shape (6, 5) "
+        "with axis=-1 needs (5,)."
+    )
 
 
 @both_layers
 def test_a_mask_that_does_not_fit_is_named(layer_type):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"^{layer_type.__name__}: a mask of shape \(5, 1\)"):
         made(layer_type)(jnp.ones((6, 3)), mask=jnp.ones((5, 1), bool))
-    assert "mask of shape (5, 1) cannot be broadcast to an input of shape (6, 3)" in str(
-        error.value
-    )
 
 
 @both_layers
