@@ -10,8 +10,10 @@ _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def check(function):
-    """Checks types, but not of functions in functions: that compiles a check at each call."""
-    return function if "<locals>" in function.__qualname__ else _check(function)
+    """Checks types; in nested functions, where a check is compiled at each call, only shapes."""
+    nested, types = "<locals>" in function.__qualname__, function.__annotations__.values()
+    shaped = any("jaxtyping" in type(one).__module__ for one in types)
+    return function if nested and not shaped else _check(function)
 
 
 def xla_flags(devices: int) -> str:
