@@ -85,7 +85,8 @@ def _measure(options: argparse.Namespace) -> None:
     configs = comparisons(claims, "fast" if options.fast else "full")
     workdir = options.workdir or Path("runs", "claims_fast" if options.fast else "claims")
     given = _given(options.records, configs)
-    _check_records(workdir, {name: configs[name] for name in configs if name not in given})
+    trained = {name: config for name, config in configs.items() if name not in given}
+    _check_records(workdir, trained)
     dataset = load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
@@ -95,7 +96,6 @@ def _measure(options: argparse.Namespace) -> None:
     check_writable(workdir)
 
     runs = dict(given)
-    trained = {name: config for name, config in configs.items() if name not in given}
     for number, (name, config) in enumerate(trained.items(), 1):
         print(f"comparison {number} of {len(trained)}: {name}", file=sys.stderr)
         try:
@@ -136,7 +136,7 @@ def _chosen(only: str | None) -> "list[Claim]":
 
 def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]":
     """The records that `--records` names each time, by comparison."""
-    from bnrepro.records import RecordsError, read_run
+    from bnrepro.records import read_run
 
     runs: dict[str, Run] = {}
     for text in texts:
@@ -146,7 +146,7 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]"
             raise UserError(f"--records names {name!r}, which no claim reads; these do: {known}")
         run = runs[name] = read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
-            raise RecordsError(f"{workdir} has not finished")
+            raise UserError(f"{workdir} has not finished")
     return runs
 
 
@@ -245,7 +245,6 @@ def _evidence(
 ) -> "Evidence":
     """The evidence of a measurement; `here` is the provenance if it reads no records."""
     from bnrepro.claims.ledger import Evidence
-    from bnrepro.records import RecordsError
     from bnrepro.report import statistics
 
     cli.end_if_told()  # some take seconds
@@ -258,9 +257,7 @@ def _evidence(
         try:
             estimate, diverged = measurement.measure(run), _diverged(run)
         except (KeyError, AttributeError) as error:  # only of records that were named
-            raise RecordsError(
-                f"{run.workdir} lacks what is read for: {measurement.what}"
-            ) from error
+            raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
     else:
         started = time.process_time()
         estimate = measurement.measure(dataset)
@@ -271,12 +268,11 @@ def _evidence(
 
 def _diverged(run: "Run") -> str:
     """The runs that did, by variant; only their number if they are of more than three."""
-    from bnrepro.report.summary import failures
+    from bnrepro.report.summary import failure_counts
 
-    counts = failures(run).get_level_values("variant").value_counts(sort=False)
-    seeds = run.config["seeds"]
+    counts, seeds = failure_counts(run), run.config["seeds"]
     if len(counts) > 3:
-        return f"{counts.sum()} of {seeds * len(run.variants)} runs of {run.workdir.name}"
+        return f"{sum(counts.values())} of {seeds * len(run.variants)} runs of {run.workdir.name}"
     return ", ".join(f"{name} {count} of {seeds}" for name, count in counts.items())
 
 

@@ -12,7 +12,6 @@ Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; otherwi
 command that failed.
 """
 
-import argparse
 import os
 import shlex
 import subprocess
@@ -22,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cli
-from scripts import results
+from scripts import make_parser, results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "gpu"
@@ -46,11 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with one of the codes above, unless all is done.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.gpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("gpu", __doc__)
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
     end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
     if not has_gpu():

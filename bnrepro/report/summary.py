@@ -24,6 +24,12 @@ def failures(run: Run) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(diverged[_SEED])
 
 
+def failure_counts(run: Run) -> dict[str, int]:
+    """How many runs diverged, of each variant of which any did."""
+    failed = failures(run).get_level_values("variant")
+    return {name: int((failed == name).sum()) for name in run.variants if name in failed}
+
+
 def with_failures(values: pd.Series, run: Run, value: Callable[[str], float]) -> pd.Series:
     """`values` by (variant, seed), plus the `value` of its variant for each that diverged."""
     failed = failures(run)

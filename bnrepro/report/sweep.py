@@ -127,14 +127,9 @@ def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
     return [trial for trial in trials if trial.finished and trial.trained]
 
 
-def best_trial(trials: Sequence[Entry]) -> Entry | None:
-    """The first by `rank`, if any has a final accuracy."""
-    return min(finished_trials(trials), key=rank, default=None)
-
-
 def winner(trials: Sequence[Entry]) -> Entry | None:
     """The best trial, unless a seed of it diverged."""
-    best = best_trial(trials)
+    best = min(finished_trials(trials), key=rank, default=None)
     return best if best and not best.diverged else None
 
 

@@ -149,10 +149,13 @@ def _grouped(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[l
     """The trials of each group, but for those that were pruned."""
     groups: dict[float, list[Entry]] = {}
     for trial in trials:
-        members = groups.setdefault(group(trial), [])
-        if trial.finished or not trial.trained:
-            members.append(trial)
-    return list(groups.values())
+        groups.setdefault(group(trial), []).append(trial)
+    return [_not_pruned(members) for members in groups.values()]
+
+
+def _not_pruned(trials: Sequence[Entry]) -> list[Entry]:
+    """Those that finished or diverged."""
+    return [trial for trial in trials if trial.finished or not trial.trained]
 
 
 def _middle(
@@ -296,8 +299,7 @@ def _cells(
         last = [percent(trial) for trial in members if trial.trained]
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
         if finished_trials(members):
-            ended = [trial for trial in members if trial.finished or not trial.trained]
-            middle = _quartiles(ended)[1]
+            middle = _quartiles(_not_pruned(members))[1]
             colour, text = colours.to_rgba(middle), f"{middle:.2f}"
         elif last:
             colour, text = _PRUNED_CELL, f"({max(last):.2f})"

@@ -12,7 +12,7 @@ from rich.text import Text
 from bnrepro.records import SUMMARY_MD, Run, complete_file
 from bnrepro.report.entries import MISSING
 from bnrepro.report.statistics import LEVEL, Estimate, holm
-from bnrepro.report.summary import failures
+from bnrepro.report.summary import failure_counts, failures
 
 # Column titles of a summary's metrics, and what a caption says about them.
 _TITLES = {
@@ -135,15 +135,11 @@ def star_notes(shown: str, tested: int) -> list[str]:
 
 def failure_note(run: Run) -> str:
     """Which runs diverged, and how they count."""
-    failed = failures(run).get_level_values("variant")
-    if failed.empty:
-        return "no run diverged"
-    counts = ", ".join(
-        f"{name} at {100 * run.chance(name):g}% ({(failed == name).sum()} of {run.config['seeds']})"
-        for name in run.variants
-        if name in failed
+    failed = ", ".join(
+        f"{name} at {100 * run.chance(name):g}% ({count} of {run.config['seeds']})"
+        for name, count in failure_counts(run).items()
     )
-    return f"runs that diverged count at chance accuracy: {counts}"
+    return f"runs that diverged count at chance accuracy: {failed}" if failed else "no run diverged"
 
 
 def write_markdown(run: Run, table: pd.DataFrame, caption: str) -> None:

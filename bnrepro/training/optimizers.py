@@ -34,7 +34,7 @@ def make_optimizer(
       decay_rate: likewise.
       decay_every: likewise.
       rms_decay: of rmsprop's average of squared gradients, in [0, 1). The average starts at 0; that
-        of TensorFlow 1, which the papers used, starts at 1.
+        of TensorFlow 1 starts at 1.
       epsilon: above 0; rmsprop adds it to the average of squared gradients, as TensorFlow 1 does,
         and adam to the square root of that.
       clip_norm: the gradient of the loss is scaled down to this norm over all parameters; 0: never.

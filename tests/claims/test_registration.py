@@ -12,7 +12,6 @@ from bnrepro.claims.registration import fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
 from bnrepro.records import read_run
 from bnrepro.report.statistics import Rule, Verdict
-from configs.claims import placement
 from scripts.claims import REGISTERED, comparisons, fingerprints, page
 
 B1 = CLAIMS["B1"]
@@ -86,16 +85,6 @@ def test_the_page_of_the_ledger_is_what_its_rows_give():
     rows = read_ledger(path, CLAIMS)
     shown = page(chosen, claims_table(chosen, rows), caption(rows))
     assert path.with_suffix(".md").read_text() == shown
-
-
-def test_the_rates_of_placements_are_those_with_the_highest_accuracy_on_the_holdout():
-    run = read_run(REGISTERED.parents[1] / "placement_rates")
-    rows = run.metrics[(run.metrics["split"] == "holdout") & (run.metrics["metric"] == "accuracy")]
-    means = rows[rows["step"] == run.config["steps"]].groupby("variant")["value"].mean()
-    for (activation, place), rate in placement.RATES.items():
-        name = f"{activation} {place}"
-        best = means[means.index.str.startswith(name)].idxmax()
-        assert best == f"{name} rate {rate:g}".replace(".", "_")
 
 
 def test_what_does_not_hold_was_looked_into():
