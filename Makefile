@@ -40,7 +40,7 @@ reproduce: setup
 	$(BIN)/python -m experiments.labels_and_depth --config=configs/labels_and_depth.py:preview \
 	  --workdir=runs/reproduce/labels_and_depth --overwrite
 	@# What computes, and what the comparisons above decide.
-	$(BIN)/python -m scripts.claims --only=A1,A2,A3,A4,A5,A6,A7,A8,B1,B2,C2,C3,C5,C7 \
+	$(BIN)/python -m scripts.claims --only=A1,A2,A3,A4,A5,A6,A7,A8,B1,C2,C3,C5,C7 \
 	  --records=sigmoid=runs/reproduce/mnist_sigmoid \
 	  --records=microbatches=runs/reproduce/small_batch \
 	  --records=few_labels=runs/reproduce/non_iid \

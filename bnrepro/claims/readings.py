@@ -62,19 +62,18 @@ def steps_ratio(run: Run, ours: str, theirs: str) -> Estimate:
 
 
 def drift_ratio(run: Run, ours: str, theirs: str) -> Estimate:
-    """How much less a sigmoid's input moves in one variant than in another: log2 of the ratio.
+    """How much less the inputs of sigmoids move in one variant than in another: log2 of the ratio.
 
-    The movement is the standard deviation over evaluations, the first left out, of the unit's
-    median, in units of the mean distance of its 15th and 85th percentiles.
+    The movement of a unit is the standard deviation over evaluations, the first left out, of its
+    median, in units of the mean distance of its 15th and 85th percentiles. The mean of the
+    logarithms is over all units of the last hidden layer.
     """
 
     def movement(variant: str) -> pd.Series:
-        p15, p50, p85 = (
-            _over_time(run, variant, f"test/sigmoid_input/p{p}").iloc[1:] for p in (15, 50, 85)
-        )
-        return p50.std() / (p85 - p15).mean()
+        p15, p50, p85 = (_of_units(run, variant, f"p{p}").iloc[1:] for p in (15, 50, 85))
+        return (p50.std() / (p85 - p15).mean()).map(math.log2).groupby("seed").mean()
 
-    return estimate(np.log2(movement(theirs) / movement(ours)))
+    return estimate(movement(theirs) - movement(ours))
 
 
 def rate_ratio(run: Run, ours: str, theirs: str) -> Estimate:
@@ -238,6 +237,15 @@ def _over_time(run: Run, variant: str, metric: str) -> pd.DataFrame:
     every = run.config["eval_every"]
     # All steps, also if no seed got there.
     return table.reindex(range(every * (split == "train"), run.config["steps"] + 1, every))
+
+
+def _of_units(run: Run, variant: str, percentile: str) -> pd.DataFrame:
+    """A percentile of each unit's input to the sigmoid, steps x (seed, unit)."""
+    rows = run.metrics[run.metrics["variant"] == variant]
+    rows = rows[~pd.MultiIndex.from_frame(rows[["variant", "seed"]]).isin(failures(run))]
+    parts = rows["metric"].str.extract(rf"^sigmoid_inputs/(?P<unit>\d+)/{percentile}$")
+    rows = rows.assign(unit=parts["unit"]).dropna(subset="unit")
+    return rows.pivot(index="step", columns=["seed", "unit"], values="value")
 
 
 def _final(run: Run, variant: str | Sequence[str], metric: str = ACCURACY) -> pd.Series:

@@ -17,7 +17,7 @@ INITIALIZERS = ("lecun_normal", "normal")
 KERNELS = ("centred", "plain", "standardized")
 MEASURES = (
     "along_gradient", "gradient_norms", "near_linear", "normalizer_outputs", "parameter_norms",
-    "sigmoid_input",
+    "sigmoid_input", "sigmoid_inputs",
 )  # fmt: skip
 NETWORKS = ("cnn", "inception", "mlp", "resnet")
 NORMALIZERS = (

@@ -80,6 +80,19 @@ def sigmoid_input(
     return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in _PERCENTILES}
 
 
+def sigmoid_inputs(
+    state: Any, grads: Any, captured: Any, batch: Any, *, inputs: Sequence[str]
+) -> Numbers:
+    """`sigmoid_inputs/UNIT/p15`, `p50`, `p85`: the same of each unit (or channel) of that layer."""
+    y = captured[inputs[-1]]
+    found = jnp.percentile(y.reshape(-1, y.shape[-1]), jnp.array(_PERCENTILES), axis=0)
+    return {
+        f"sigmoid_inputs/{unit}/p{p}": found[i, unit]
+        for unit in range(y.shape[-1])
+        for i, p in enumerate(_PERCENTILES)
+    }
+
+
 def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, *, task: Task) -> Numbers:
     """How loss and gradient change along the gradient, on the same batch.
 
@@ -134,6 +147,7 @@ _AT_EVALUATION: dict[str, Callable[..., Numbers]] = {
     "near_linear": near_linear,
     "normalizer_outputs": normalizer_outputs,
     "sigmoid_input": sigmoid_input,
+    "sigmoid_inputs": sigmoid_inputs,
 }
 MEASURES = tuple(sorted(_IN_TRAINING | _AT_EVALUATION))
 
@@ -152,6 +166,7 @@ def make_measure(names: Sequence[str], task: Task) -> Measure | None:
         along_gradient: {"task": task},
         near_linear: {"inputs": inputs},
         sigmoid_input: {"inputs": inputs},
+        sigmoid_inputs: {"inputs": inputs},
     }
 
     def together(known: Mapping[str, Callable[..., Numbers]]) -> Any:
@@ -165,5 +180,5 @@ def make_measure(names: Sequence[str], task: Task) -> Measure | None:
         name = "/".join(module.path)
         return method == "__call__" and (name in inputs or _is_normalizer(name))
 
-    wanted = {"near_linear", "normalizer_outputs", "sigmoid_input"} & set(names)
+    wanted = {"near_linear", "normalizer_outputs", "sigmoid_input", "sigmoid_inputs"} & set(names)
     return Measure(captures if wanted else False, together(_IN_TRAINING), together(_AT_EVALUATION))

@@ -1,6 +1,6 @@
-"""The MNIST experiment of [BN] 4.1, with what the claims about it measure: B1, B2, B12, B13.
+"""The MNIST experiment of [BN] 4.1, with what the claims about it measure: B1, B12, B13.
 
-    python -m scripts.claims --only=B1,B2,B12,B13
+    python -m scripts.claims --only=B1,B12,B13
 
 Network, learning rate and initialization are those of configs/mnist_sigmoid.py, with which the
 network without normalization ends highest.

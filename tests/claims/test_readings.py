@@ -76,16 +76,22 @@ def test_the_spread_over_initializations_is_highest_less_lowest():
     assert found.mean == pytest.approx(80 - 10)
 
 
-def test_drift_is_movement_of_the_median_in_units_of_the_spread():
-    def percentiles(variant, medians, spread):
+def test_drift_is_movement_of_medians_in_units_of_the_spread_mean_over_units():
+    def percentiles(variant, unit, medians, spread):
         return {
-            (variant, f"test/sigmoid_input/p{p}"): [[m + shift for m in medians]] * 3
+            (variant, f"test/sigmoid_inputs/{unit}/p{p}"): [[m + shift for m in medians]] * 3
             for p, shift in ((15, -spread / 2), (50, 0), (85, spread / 2))
         }
 
-    run = make_run(percentiles("a", [0, 0, 2, 4], 2) | percentiles("b", [0, 0, 2, 4], 8), steps=40)
-    # The index begins at step 0, which the first interval leaves out, as here it has no value.
-    assert readings.drift_ratio(run, "b", "a").mean == pytest.approx(2)
+    # The first evaluation is left out. Beside variant b, unit 0 of a moves 4 times as far in units
+    # of its spread, unit 1 as far.
+    run = make_run(
+        percentiles("a", 0, [9, 2, 4], 2) | percentiles("a", 1, [9, 2, 4], 2)
+        | percentiles("b", 0, [0, 2, 4], 8) | percentiles("b", 1, [0, 2, 4], 2),
+        diverged=[("b", 2)],
+    )  # fmt: skip
+    found = readings.drift_ratio(run, "b", "a")
+    assert (found.mean, found.n) == (pytest.approx((math.log2(4) + 0) / 2), 2)
 
 
 def test_growth_is_to_the_norm_half_way_and_ten_where_a_run_diverged():

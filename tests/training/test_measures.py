@@ -106,7 +106,7 @@ def test_changes_along_the_gradient(data):
 
 
 def test_at_evaluations_captured_outputs_are_measured_alone(data):
-    """Figure 1's percentiles among them: of the last nonlinearity's first input."""
+    """Figure 1's percentiles among them: of the last nonlinearity's inputs, and of the first."""
     common = parts("none")
     state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
     batch = take(data, {"index": np.arange(len(data[0]))})
@@ -115,12 +115,14 @@ def test_at_evaluations_captured_outputs_are_measured_alone(data):
     x = np.asarray(data[0], np.float64).reshape(len(data[0]), -1) / 255
     params = jax.tree.map(partial(np.asarray, dtype=np.float64), state.params)
     hidden = 1 / (1 + np.exp(-(x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"])))
-    unit = (hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"])[:, 0]
+    y = hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
     for p in (15, 50, 85):
-        right = np.percentile(unit, p)
-        np.testing.assert_allclose(found[f"sigmoid_input/p{p}"], right, rtol=1e-3, atol=1e-5)
+        right = np.percentile(y, p, axis=0)
+        names = [f"sigmoid_inputs/{unit}/p{p}" for unit in range(y.shape[1])]
+        shown = [found[name] for name in (f"sigmoid_input/p{p}", *names)]
+        np.testing.assert_allclose(shown, [right[0], *right], rtol=1e-3, atol=1e-5)
     prefixes = {name.partition("/")[0] for name in found}
-    assert prefixes == {"sigmoid_input", "near_linear"}
+    assert prefixes == {"sigmoid_input", "sigmoid_inputs", "near_linear"}
 
 
 def test_measures_change_no_step_and_are_taken_when_due(data):
