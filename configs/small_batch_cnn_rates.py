@@ -4,7 +4,7 @@
         --workdir=runs/small_batch_cnn_rates
 
 Batch Norm on whole minibatches of 64, on two seeds that no comparison uses: the rate that it ends
-highest with is taken for all.
+highest with, on images that are held out from training, is taken for all.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config = small_batch_cnn.get_config()
     config.seeds = 2
     config.first_seed = 1000
+    config.evaluation.holdout = 5_000
     config.normalizer.name = "batch_norm"
     config.variants = {
         f"rate {rate:g}".replace(".", "_"): {"optimizer": {"learning_rate": rate}}
