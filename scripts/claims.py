@@ -16,6 +16,7 @@ stop (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
 import argparse
 import dataclasses
 import importlib
+import json
 import subprocess
 import sys
 import time
@@ -97,7 +98,8 @@ def _measure(options: argparse.Namespace) -> None:
 
     runs = dict(given)
     for number, (name, config) in enumerate(trained.items(), 1):
-        print(f"comparison {number} of {len(trained)}: {name}", file=sys.stderr)
+        left = "" if options.fast else _took(list(trained)[number - 1 :])
+        print(f"comparison {number} of {len(trained)}: {name}{left}", file=sys.stderr)
         try:
             runs[name] = _records(name, config, workdir / name, dataset)
         except DatasetError as error:  # a data set other than MNIST
@@ -190,6 +192,16 @@ def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
     for name, config in configs.items():
         if (workdir / name / "config.json").exists():
             open_workdir(workdir / name, config, defaults=DEFAULTS)
+
+
+def _took(names: "Sequence[str]") -> str:
+    """In words, how long these comparisons took for the ledger in results/."""
+    from bnrepro.records import PROVENANCE
+
+    kept = [REGISTERED.parent / name / PROVENANCE for name in names]
+    taken = [json.loads(path.read_text())["seconds"] for path in kept if path.exists()]
+    minutes = sum(sum(seconds.values()) for seconds in taken) / 60
+    return f"; with those after it, {minutes:.0f} core-minutes in results/claims"
 
 
 def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
