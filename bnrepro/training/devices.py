@@ -20,20 +20,17 @@ SEEDS, DATA = "seeds", "data"
 
 @dataclass(frozen=True)
 class Devices:
-    """Runs functions of one or several seeds for all seeds, on some devices.
+    """Runs functions of one or several seeds for all seeds, as one program over a mesh of devices.
 
     States are stacked along a first axis, the seeds. If a batch is spread over devices, the mapped
     function sees its `share` of it and averages over `axis_name`.
 
     Attributes:
-      strategy: `jit`, one program over a mesh; `pmap`, everything replicated except the batch;
-        `single`, only the first device.
       mesh: devices along the axes `SEEDS` and `DATA`.
       synchronized: spread each microbatch over the devices of `DATA`, which then share statistics,
         instead of whole microbatches.
     """
 
-    strategy: str
     mesh: Mesh
     synchronized: bool
 
@@ -67,20 +64,8 @@ class Devices:
         States are placed as `spread` returns them, arrays as by `replicate`, and fed batches as by
         `feed`; the returned states are placed like the given ones.
         """
-        if self.strategy == "pmap":
-            return jax.pmap(
-                seeds,
-                axis_name=DATA,
-                in_axes=(0, 0, 0, None, None),
-                donate_argnums=0,
-                devices=list(self.mesh.devices.flat),
-            )
-        if self.strategy == "jit":
-            specs = (P(SEEDS), P(), self._fed, P(), P())
-            seeds = jax.shard_map(
-                seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
-            )
-        return jax.jit(seeds, donate_argnums=0)
+        specs = (P(SEEDS), P(), self._fed, P(), P())
+        return jax.jit(self._mapped(seeds, specs), donate_argnums=0)
 
     def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles f(variables, data, batches) for all seeds.
@@ -89,34 +74,24 @@ class Devices:
         (batches, ...), as by `place` with `spread`; the mapped function sees its share of them, and
         sums over `evaluation_axis`.
         """
+        return jax.jit(self._mapped(_one_by_one(one_seed), (P(SEEDS), P(), P(DATA))))
 
-        def seeds(variables: Any, data: Any, batches: Any) -> Any:
-            # One after another: the outputs of convolutions take much memory.
-            return lax.map(lambda variables: one_seed(variables, data, batches), variables)
-
-        if self.strategy == "jit":
-            seeds = jax.shard_map(
-                seeds,
-                mesh=self.mesh,
-                in_specs=(P(SEEDS), P(), P(DATA)),
-                out_specs=P(SEEDS),
-                check_vma=False,
-            )
-        return jax.jit(seeds)
+    def _mapped(self, seeds: Callable[..., Any], specs: tuple[P, ...]) -> Callable[..., Any]:
+        return jax.shard_map(
+            seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
+        )
 
     @property
     def evaluation_axis(self) -> str | None:
-        """As `axis_name`, for evaluation, in which the copies of `pmap` take no part."""
-        return self.axis_name if self.strategy == "jit" else None
+        """As `axis_name`, for evaluation."""
+        return self.axis_name
 
     def spread(self, states: Any) -> Any:
         """Moves stacked states from the placement of `sharding` to that for training."""
-        return self.replicate(states) if self.strategy == "pmap" else states
+        return states
 
     def gather(self, states: Any) -> Any:
-        """The reverse of `spread`, also for other outputs of training: the first of replicas."""
-        if self.strategy == "pmap":
-            return jax.tree.map(lambda x: x.addressable_data(0)[0], states)
+        """The reverse of `spread`, also for other outputs of training."""
         return states
 
     def select(self, states: Any, runs: Sequence[int]) -> Any:
@@ -126,30 +101,19 @@ class Devices:
 
     def place(self, data: Any, *, spread: bool = False) -> Any:
         """Moves arrays from the host to the devices, for evaluation; `spread` splits axis 0."""
-        sharding = self._placed(spread)
         put = _put_own if spread else jax.device_put
-        return jax.tree.map(lambda x: put(np.asarray(x), sharding), data)
+        return jax.tree.map(lambda x: put(np.asarray(x), self._placed(spread)), data)
 
     def _placed(self, spread: bool) -> jax.sharding.Sharding:
-        spec = P(DATA) if spread else P()
-        return NamedSharding(self.mesh, spec) if self.strategy == "jit" else self.sharding
+        return NamedSharding(self.mesh, P(DATA) if spread else P())
 
     def feed(self, batches: Any) -> Any:
         """Moves arrays (runs, steps, microbatches, size, ...) from the host to the devices."""
-        if self.strategy == "jit":
-            sharding = NamedSharding(self.mesh, self._fed)
-            return jax.tree.map(lambda x: _put_own(x, sharding), batches)
-        if self.strategy == "pmap":
-            axis = self._fed.index(DATA)
-            parts = jax.tree.map(lambda x: np.stack(np.split(x, self.mesh.size, axis)), batches)
-            sharding = NamedSharding(self.mesh, P(DATA))
-            return jax.tree.map(lambda x: jax.device_put(x, sharding), parts)
-        return jax.device_put(batches, self.sharding)
+        sharding = NamedSharding(self.mesh, self._fed)
+        return jax.tree.map(lambda x: _put_own(x, sharding), batches)
 
     def fed_here(self, runs: int, microbatches: int, size: int) -> Bool[np.ndarray, "r m s"]:
         """Which examples of batches that `feed` moves go to devices of this process."""
-        if self.strategy != "jit":  # there is only one
-            return np.ones((runs, microbatches, size), bool)
         fed = NamedSharding(self.mesh, self._fed)
         return _held(fed, (runs, 1, microbatches, size))[:, 0]
 
@@ -164,12 +128,7 @@ class Devices:
 
     def replicate(self, data: Any) -> Any:
         """Moves arrays to the devices, for training."""
-        if self.strategy != "pmap":
-            return self.place(data)
-        count, sharding = self.mesh.size, NamedSharding(self.mesh, P(DATA))
-        return jax.tree.map(
-            lambda x: jax.device_put(jnp.broadcast_to(x, (count, *x.shape)), sharding), data
-        )
+        return self.place(data)
 
     def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
         """What `train` compiles for, as shapes, types and placements; the devices need not exist.
@@ -180,31 +139,91 @@ class Devices:
           fed: as given to `feed`.
         """
 
-        def placed(tree: Any, spec: P, split: int | None = None) -> Any:
-            count, sharding = self.mesh.size, self.sharding
-            if self.strategy != "single":
-                spec = P(DATA) if self.strategy == "pmap" else spec
-                sharding = NamedSharding(self.mesh, spec)
+        def placed(tree: Any, spec: P) -> Any:
+            sharding = NamedSharding(self.mesh, spec)
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+            )
 
-            def one(x: Any) -> jax.ShapeDtypeStruct:
-                shape = list(x.shape)
-                if self.strategy == "pmap":
-                    if split is not None:
-                        shape[split] //= count
-                    shape = [count, *shape]
-                return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
-
-            return jax.tree.map(one, tree)
-
-        fed = placed(fed, self._fed, self._fed.index(DATA))
-        return placed(states, P(SEEDS)), placed(arrays, P()), fed
+        return placed(states, P(SEEDS)), placed(arrays, P()), placed(fed, self._fed)
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
         """The placement of stacked states for evaluation and checkpoints."""
-        if self.strategy == "jit":
-            return NamedSharding(self.mesh, P(SEEDS))
+        return NamedSharding(self.mesh, P(SEEDS))
+
+
+class _Replicas(Devices):
+    """The same with `pmap`: each device has a copy of all but the batch, the first one evaluates.
+
+    Arrays for training have the copies, or a batch's parts, along a first axis.
+    """
+
+    def train(self, seeds: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.pmap(
+            seeds,
+            axis_name=DATA,
+            in_axes=(0, 0, 0, None, None),
+            donate_argnums=0,
+            devices=list(self.mesh.devices.flat),
+        )
+
+    def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(_one_by_one(one_seed))
+
+    @property
+    def evaluation_axis(self) -> str | None:
+        return None
+
+    def spread(self, states: Any) -> Any:
+        return self.replicate(states)
+
+    def gather(self, states: Any) -> Any:
+        return jax.tree.map(lambda x: x.addressable_data(0)[0], states)
+
+    def _placed(self, spread: bool) -> jax.sharding.Sharding:
+        return self.sharding
+
+    def feed(self, batches: Any) -> Any:
+        parts = jax.tree.map(lambda x: np.stack(np.split(x, self.mesh.size, self._split)), batches)
+        return jax.tree.map(lambda x: jax.device_put(x, self._copies), parts)
+
+    def replicate(self, data: Any) -> Any:
+        shape = (self.mesh.size,)
+        return jax.tree.map(
+            lambda x: jax.device_put(jnp.broadcast_to(x, shape + x.shape), self._copies), data
+        )
+
+    def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
+        def placed(x: Any, split: int | None = None) -> jax.ShapeDtypeStruct:
+            shape = [self.mesh.size, *x.shape]
+            if split is not None:
+                shape[1 + split] //= self.mesh.size
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._copies)
+
+        states, arrays = jax.tree.map(placed, (states, arrays))
+        return states, arrays, jax.tree.map(partial(placed, split=self._split), fed)
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
         return jax.sharding.SingleDeviceSharding(self.mesh.devices.flat[0])
+
+    @property
+    def _copies(self) -> NamedSharding:
+        return NamedSharding(self.mesh, P(DATA))
+
+    @property
+    def _split(self) -> int:
+        """The axis of fed batches that is split over devices."""
+        return self._fed.index(DATA)
+
+
+def _one_by_one(one_seed: Callable[..., Any]) -> Callable[..., Any]:
+    def seeds(variables: Any, data: Any, batches: Any) -> Any:
+        # Not all at once: the outputs of convolutions take much memory.
+        return lax.map(lambda variables: one_seed(variables, data, batches), variables)
+
+    return seeds
 
 
 def _put_own(x: np.ndarray, sharding: jax.sharding.Sharding) -> Array:
@@ -241,7 +260,8 @@ def make_devices(
     """Chooses devices.
 
     Args:
-      strategy: see `Devices`.
+      strategy: `jit`, one program over a mesh of devices; `pmap`, everything replicated except the
+        batch; `single`, only the first device.
       seeds: devices to spread seeds over; 0: use as many devices as possible and, among these
         choices, spread the seeds most, since they do not communicate.
       data: devices to spread the batch over; 0: likewise.
@@ -298,9 +318,8 @@ def make_devices(
             f"{num_seeds} seeds and {parts} {what} can be spread over {shape[0]} x {shape[1]} of "
             f"the {len(available)} devices, but with several processes all must be used"
         )
-    return Devices(
-        strategy, Mesh(np.array(available[:used]).reshape(shape), (SEEDS, DATA)), synchronized
-    )
+    mesh = Mesh(np.array(available[:used]).reshape(shape), (SEEDS, DATA))
+    return (_Replicas if strategy == "pmap" else Devices)(mesh, synchronized)
 
 
 def _divisors(number: int) -> list[int]:
