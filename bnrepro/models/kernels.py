@@ -17,10 +17,12 @@ def centred(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs f
 
 
 def standardized(kernel: Float[Array, "*inputs features"]) -> Float[Array, "*inputs features"]:
-    """Weight standardization (Qiao et al. 2019, arXiv:1903.10520, section 3).
+    """Weight standardization (Qiao et al. 2019, arXiv:1903.10520, equation 10).
 
     `(w - mean(w)) / sqrt(var(w) + 1e-5)`, with the mean and variance of each feature's weights over
-    the inputs of a dense layer, or over the channels and positions of a convolution's window.
+    the inputs of a dense layer, or over the channels and positions of a convolution's window. The
+    paper's first version (section 3, equation 4) adds epsilon to the deviation instead; inside the
+    root, it also keeps the gradient finite if all weights are equal.
     """
     kernel = centred(kernel)
     return kernel / jnp.sqrt(_mean(jnp.square(kernel)) + _EPSILON)

@@ -59,7 +59,7 @@ class ThresholdedLinearUnit(nn.Module):
 
 
 class EvoNormS0(nn.Module):
-    """EvoNorm-S0, a normalizer and nonlinearity in one (Liu et al. 2020, arXiv:2004.02967).
+    """EvoNorm-S0, normalizer and nonlinearity in one (Liu et al. 2020, arXiv:2004.02967, figure 1).
 
     The variance is taken over an example's group of channels at all positions; in a dense layer,
     over the features of the group::
