@@ -1,13 +1,13 @@
 """Reruns what results/ shows, and renews the tables of README and docs/results.md.
 
-    python -m scripts.results  # all, which takes hours; resumes after an interruption
+    python -m scripts.results  # all that are kept, which takes hours; resumes if interrupted
     python -m scripts.results --only=non_iid,moving_averages
 
-Each result is run by its own command into runs/results/NAME. When it has finished, its records,
-table and figures replace those in results/NAME, and each row of its table that README.md or
-docs/results.md shows is replaced by the new one; the ledger replaces that in
-results/claims. What these pages say about the rows is for a person to revise. Run it at a clean
-commit: provenance names it.
+Each result is run by its own command into runs/results/NAME; one that results/ does not hold yet,
+only if --only names it. When it has finished, its records, table and figures replace those in
+results/NAME, and each row of its table that README.md or docs/results.md shows is replaced by the
+new one; the ledger replaces that in results/claims. What these pages say about the rows is for a
+person to revise. Run it at a clean commit: provenance names it.
 
 Exit codes: 0 done; 2 a mistake, told in one sentence; else that of the command that failed.
 """
@@ -44,8 +44,23 @@ COMMANDS = {
     "--config=configs/small_batch_normalizers.py:mlp_common",
     "small_batch_normalizers_rates_mlp": "experiments.train "
     "--config=configs/small_batch_normalizers_rates.py:mlp",
+    "filter_response_norm": "experiments.train --config=configs/small_batch_normalizers.py:mlp "
+    "'--only=filter_response_norm 64' --config.normalizer.epsilon=1e-6",
+    "filter_response_norm_rates": "experiments.train "
+    "--config=configs/small_batch_normalizers_rates.py:mlp '--only=filter_response_norm rate 0_03,"
+    "filter_response_norm rate 0_1,filter_response_norm rate 0_3,filter_response_norm rate 1' "
+    "--config.normalizer.epsilon=1e-6",
     "non_iid": "experiments.non_iid --config=configs/non_iid.py --config.seeds=10",
     "labels_and_depth": "experiments.labels_and_depth --config=configs/labels_and_depth.py",
+    "labels_and_depth_statistics": "experiments.labels_and_depth "
+    "--config=configs/labels_and_depth.py '--only=18 16x2 batch_norm' --config.seeds=2 "
+    "--config.evaluation.labels_per_batch=256 --config.evaluation.minibatches=10",
+    "labels_and_depth_labels": "experiments.labels_and_depth "
+    "--config=configs/labels_and_depth.py:labels",
+    "labels_and_depth_long": "experiments.labels_and_depth "
+    "--config=configs/labels_and_depth.py:long",
+    "labels_and_depth_small": "experiments.labels_and_depth "
+    "--config=configs/labels_and_depth.py:small",
     "few_labels_tiny": "experiments.non_iid --config=configs/few_labels_tiny.py",
     "inception_narrow": "experiments.inception --config=configs/inception.py:narrow",
     "moving_averages": "experiments.train --config=configs/moving_averages.py",
@@ -61,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("results", __doc__)
     parser.add_argument("--only", metavar="NAME,..", help=f"of {', '.join(COMMANDS)}")
     options = parser.parse_args(arguments)
-    names = options.only.split(",") if options.only else list(COMMANDS)
+    kept = [name for name in COMMANDS if (ROOT / "results" / name).exists()]
+    names = options.only.split(",") if options.only else kept
     unknown = [name for name in names if name not in COMMANDS]
     if unknown:
         cli.fail(ValueError(f"--only names no result: {unknown[0]!r}; see --help"))

@@ -1,6 +1,7 @@
 """What is run again replaces what was shown."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -63,6 +64,23 @@ def test_a_ledger_is_kept_with_the_records_it_was_read_from(tmp_path):
         "sigmoid/config.json", "sigmoid/metrics.csv", "sigmoid/provenance.json",
     }  # fmt: skip
     assert (old / "ledger.md").read_text() == "new ledger.md"
+
+
+def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "results" / "non_iid").mkdir(parents=True)
+    run = []
+
+    def command(words, cwd):
+        run.append(words[-1])
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results.subprocess, "run", command)
+    monkeypatch.setattr(results, "keep", lambda *_: None)
+    results.main([])
+    assert run == ["--workdir=runs/results/non_iid"]
+    results.main(["--only=labels_and_depth_long"])
+    assert run[1:] == ["--workdir=runs/results/labels_and_depth_long"]
 
 
 def test_an_unknown_result_is_refused(capsys):
