@@ -90,6 +90,9 @@ def best_rates(name):
 
 def test_chosen_rates_are_those_with_the_highest_accuracy_on_the_holdout():
     assert best_rates("small_batch_normalizers_rates_mlp") == OWN_RATES["mlp"]
+    assert best_rates("filter_response_norm_rates") == {
+        "filter_response_norm": OWN_RATES["mlp"]["filter_response_norm"]
+    }
     placements = {" ".join(network): rate for network, rate in placement.RATES.items()}
     assert best_rates("placement_rates") == placements
 
@@ -129,3 +132,10 @@ def test_what_r_and_d_do_alone_is_that_of_the_results():
     assert f"+{difference(d, r)} points" in RESULTS
     for part in (d, r, rows[with_r & with_d], rows[~with_r & ~with_d]):
         assert f"{part['value'].mean():.2f}%" in RESULTS
+
+
+def test_what_epsilon_does_to_filter_response_norm_is_that_of_the_results():
+    others = final_accuracy("small_batch_normalizers_mlp")
+    others = others[others["normalizer"] == "filter_response_norm"]
+    lead = difference(others, final_accuracy("filter_response_norm"))
+    assert f"is {lead} points lower" in " ".join(RESULTS.split())
