@@ -139,3 +139,12 @@ def test_what_epsilon_does_to_filter_response_norm_is_that_of_the_results():
     others = others[others["normalizer"] == "filter_response_norm"]
     lead = difference(others, final_accuracy("filter_response_norm"))
     assert f"is {lead} points lower" in " ".join(RESULTS.split())
+
+
+def test_what_own_statistics_of_larger_minibatches_give_is_that_of_the_results():
+    run = read_run(ROOT / "results" / "labels_and_depth_statistics")
+    rows = run.metrics[run.metrics["step"] == run.config["steps"]]
+    rows = rows[rows["metric"] == "accuracy"]
+    means = 100 * rows.groupby("split")["value"].mean()
+    text = f"{means['test_minibatches']:.2f}% against {means['test']:.2f}%"
+    assert text in " ".join(RESULTS.split())
