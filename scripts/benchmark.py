@@ -3,12 +3,14 @@ r"""Measures how fast things are on this machine.
     python -m scripts.benchmark layers --output=results/benchmarks/layers.md
     python -m scripts.benchmark formulations --output=results/benchmarks/formulations.md
     python -m scripts.benchmark train --output=results/benchmarks/train.md
+    python -m scripts.benchmark depth --output=results/benchmarks/depth.md
     python -m scripts.benchmark inception --output=results/benchmarks/inception.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
 layers: forward and backward through the layers, against Flax's and, if installed, PyTorch's.
 formulations: other ways of computing them that were tried.
 train: steps of the experiments' training, against only their matrix products, Flax and PyTorch.
+depth: steps and compiling of networks of 3 to 24 hidden layers; writes a figure beside the table.
 inception: steps of Inception-v3 or ResNet-50 with both layers, against a matrix product, and
 reading a stream.
 sweep: trials per minute of one worker that trains them in groups, as sweeps do, against one by one,
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("layers", _layers, "milliseconds of a layer, compared with others'"),
         ("formulations", _formulations, "milliseconds of other ways of computing a layer"),
         ("train", _train, "steps per second, compared with others'"),
+        ("depth", _depth, "milliseconds of a step against the number of hidden layers"),
         ("inception", _inception, "images per second of a large network"),
     ):
         layers = benchmarks.add_parser(name, help=what)
@@ -156,6 +159,20 @@ def _train(options: argparse.Namespace) -> str:
     signed = signature("jax", "jaxlib", "flax", "torch")
     markdown = table.to_markdown(disable_numparse=True)
     return f"# The speed of training\n\n{markdown}\n\n{text}\n{signed}"
+
+
+def _depth(options: argparse.Namespace) -> str:
+    from bnrepro.comparison.provenance import signature
+    from bnrepro.report.figures import save
+    from scripts import benchmark_depth
+
+    timings, compiling = benchmark_depth.measured(options.rounds)
+    tables, text, picture = benchmark_depth.report(timings, compiling, options.output.stem)
+    save(picture, options.output.parent)
+    parts = [table.to_markdown(disable_numparse=True) for table in tables]
+    parts += [text.rstrip(), f"![{picture.alt}]({picture.name}.png)"]
+    parts.append(signature("jax", "jaxlib", "flax"))
+    return "\n\n".join(["# Training against depth", *parts])
 
 
 def _inception(options: argparse.Namespace) -> str:

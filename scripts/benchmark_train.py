@@ -33,16 +33,20 @@ _RATE, _FEATURES = 0.1, (784, 100, 100, 100, 10)
 
 def calls(seeds: int) -> list[tuple[str, Call]]:
     """By name: 50 training steps for that many seeds; the peers only with one seed."""
-    images, labels = _data()
+    dataset = noise()
+    images, labels = dataset.train_images, dataset.train_labels
     named = [(FLOOR, _floor(seeds, images))]
-    named += [(variant, _ours(variant, seeds, images, labels)) for variant in VARIANTS]
+    named += [(variant, _ours(variant, seeds, dataset)) for variant in VARIANTS]
     return named + (_peers(images, labels) if seeds == 1 else [])
 
 
-def _data() -> tuple[np.ndarray, np.ndarray]:
+def noise() -> Dataset:
+    """10,000 random images of MNIST's size, the first 1,000 of which are the test set, too."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (10_000, 28, 28, 1)).astype(np.uint8)
-    return images, rng.integers(0, 10, 10_000).astype(np.int32)
+    labels = rng.integers(0, 10, 10_000).astype(np.int32)
+    data = images, labels, images[:1_000], labels[:1_000]
+    return Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
 
 
 def _floor(seeds: int, images: np.ndarray) -> Call:
@@ -76,10 +80,8 @@ def _floor(seeds: int, images: np.ndarray) -> Call:
     return partial(repeat, jax.jit(jax.vmap(steps)), (weights, x))
 
 
-def _ours(variant: str, seeds: int, images: np.ndarray, labels: np.ndarray) -> Call:
+def _ours(variant: str, seeds: int, dataset: Dataset) -> Call:
     """Training with the programs of the experiments."""
-    data = images, labels, images[:60], labels[:60]
-    dataset = Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
     config = mnist_sigmoid.get_config().to_dict()
     config = variant_configs(config | {"seeds": seeds})[variant]
     return training_call(make_program(*make_job(variant, config, dataset)), STEPS)

@@ -1,5 +1,7 @@
 """scripts/benchmark.py as a user runs it, with sizes that take seconds."""
 
+import re
+
 import jax
 import jaxtyping
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from bnrepro.comparison.config import with_settings
 from scripts import (
     benchmark,
+    benchmark_depth,
     benchmark_formulations,
     benchmark_inception,
     benchmark_layers,
@@ -79,6 +82,35 @@ def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monke
 
 
 @pytest.mark.slow
+def test_the_table_of_depth_has_a_row_per_depth_and_a_line_per_normalizer(tmp_path, monkeypatch):
+    config = benchmark_depth.config_of(1, "batch_norm")
+    few = {"seeds": 1, "evaluation.minibatches": 1, "evaluation.train_examples": 0}
+
+    def config_of(depth, normalizer):
+        return with_settings(
+            config, few | {"model.hidden": (8,) * depth, "normalizer.name": normalizer}
+        )
+
+    monkeypatch.setattr(benchmark_depth, "config_of", config_of)
+    monkeypatch.setattr(benchmark_depth, "DEPTHS", (1, 2, 3))
+    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
+    output = tmp_path / "depth.md"
+    benchmark.main(["depth", f"--output={output}", "--rounds=2"])
+    lines = table(output)
+    assert [line[0] for line in lines] == [
+        "hidden layers", ":----------------", "1", "2", "3",
+        "", ":-------------", "batch_norm", "batch_renorm",
+    ]  # fmt: skip
+    for _, *times, compiling, _ in lines[2:5]:
+        for cell in times[:2]:
+            median, low, high = map(float, re.findall(r"[\d.]+", cell))
+            assert 0 < low <= median <= high
+        assert float(compiling) > 0
+    assert "![" in output.read_text() and "](depth.png)" in output.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"depth.md", "depth.png", "depth.svg"}
+
+
+@pytest.mark.slow
 def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
     """With a smaller network and digits, which take seconds."""
     # States that are only described are no arrays, as which their fields are annotated.
@@ -136,3 +168,12 @@ def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_line_through_step_times_is_that_of_least_squares(monkeypatch):
+    monkeypatch.setattr(benchmark_depth, "DEPTHS", (1, 2, 3))
+    # Their medians are 1, 4 and 4, and 1.5, 3 and 4.5 lie on the line.
+    readings = {"1 batch_norm": [1, 0, 9], "2 batch_norm": [4, 5, 3], "3 batch_norm": [4, 4, 4]}
+    timings = benchmark_layers.Timings("", readings)
+    line = benchmark_depth.line_of(timings, "batch_norm")
+    assert line == pytest.approx((0, 1.5, 1 / 3), abs=1e-9)

@@ -1,0 +1,163 @@
+"""Times training and compiling against the depth of the network: `benchmark depth`.
+
+Networks and minibatches are those of configs/labels_and_depth.py, 16 labels x 2 images.
+"""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bnrepro.comparison.config import variant_configs, with_settings
+from bnrepro.comparison.program import make_program
+from bnrepro.comparison.run import make_job
+from bnrepro.comparison.variant import Feed
+from bnrepro.data.datasets import Dataset
+from bnrepro.report.figures import Picture, looks
+from configs import labels_and_depth
+from scripts.benchmark_layers import Call, Timings, measure
+from scripts.benchmark_train import STEPS, noise, training_call
+
+DEPTHS = (3, 6, 12, 18, 24)
+NORMALIZERS = ("batch_norm", "batch_renorm")
+
+
+class Line(NamedTuple):
+    """A straight line through medians at several depths, by least squares.
+
+    Attributes:
+      intercept: milliseconds at depth 0.
+      slope: milliseconds per hidden layer.
+      deviation: of the median farthest from the line, relative to the line.
+    """
+
+    intercept: float
+    slope: float
+    deviation: float
+
+
+def config_of(depth: int, normalizer: str) -> dict[str, Any]:
+    """The variant with so many hidden layers, on minibatches of 16 labels x 2 images."""
+    config = labels_and_depth.get_config().to_dict()
+    variant = variant_configs(config)[f"{labels_and_depth.DEPTHS[0]} 16x2 {normalizer}"]
+    return with_settings(variant, {"model.hidden": (100,) * depth})
+
+
+def measured(rounds: int) -> tuple[Timings, dict[str, float]]:
+    """Milliseconds of a step, read in turn, and seconds of compiling, by depth and normalizer."""
+    dataset = noise()
+    # The first network that a process compiles also waits for what JAX loads once: not counted.
+    _prepare(config_of(1, NORMALIZERS[0]), dataset)
+    calls, compiling = [], {}
+    for depth in DEPTHS:
+        for normalizer in NORMALIZERS:
+            name = f"{depth} {normalizer}"
+            call, compiling[name] = _prepare(config_of(depth, normalizer), dataset)
+            calls.append((name, call))
+    timings = measure(lambda _: calls, 1, rounds)
+    steps = {name: [each / STEPS for each in of] for name, of in timings.readings.items()}
+    return timings._replace(readings=steps), compiling
+
+
+def _prepare(config: Mapping[str, Any], dataset: Dataset) -> tuple[Call, float]:
+    """What trains a network, and the seconds that compiling all of its variant takes."""
+    program = make_program(*make_job("benchmark", dict(config), dataset))
+    seeds = list(range(config["seeds"]))
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        states = program.init(np.array(seeds), {})
+        fed = Feed(program)(seeds, 0, STEPS)
+        states, _ = program.train_steps(states, program.arrays, fed, 0, STEPS)
+        jax.block_until_ready(program.evaluate(states.evaluated, states.numbers))
+        return time.perf_counter() - begin
+
+    # Only the first time is anything compiled.
+    compiling = seconds() - seconds()
+    return training_call(program, STEPS), compiling
+
+
+def line_of(timings: Timings, normalizer: str) -> Line:
+    """The line through a normalizer's medians."""
+    medians = np.array([timings.median(f"{depth} {normalizer}") for depth in DEPTHS])
+    slope, intercept = np.polyfit(DEPTHS, medians, 1)
+    on_line = intercept + slope * np.array(DEPTHS)
+    return Line(intercept, slope, float(np.abs(medians / on_line - 1).max()))
+
+
+def report(
+    timings: Timings, compiling: Mapping[str, float], name: str
+) -> tuple[list[pd.DataFrame], str, Picture]:
+    """Times by depth, the lines through them, a caption, and the figure of that name."""
+    steps = {
+        f"{norm}, ms": {depth: _cell(timings, f"{depth} {norm}") for depth in DEPTHS}
+        for norm in NORMALIZERS
+    }
+    seconds = {
+        f"{norm}, s to compile": {depth: f"{compiling[f'{depth} {norm}']:.1f}" for depth in DEPTHS}
+        for norm in NORMALIZERS
+    }
+    times = pd.DataFrame(steps | seconds).rename_axis("hidden layers")
+    lines = {norm: line_of(timings, norm) for norm in NORMALIZERS}
+    fits = pd.DataFrame.from_dict(
+        {
+            norm: {
+                "intercept, ms": f"{line.intercept:.2f}",
+                "slope, ms per layer": f"{line.slope:.2f}",
+                "largest deviation": f"{line.deviation:.1%}",
+            }
+            for norm, line in lines.items()
+        },
+        orient="index",
+    )
+    seeds = config_of(DEPTHS[0], NORMALIZERS[0])["seeds"]
+    readings = len(next(iter(timings.readings.values())))
+    text = f"""\
+Milliseconds of a training step of all {seeds} seeds of configs/labels_and_depth.py, on 16 labels x
+2 images, {STEPS} steps in one dispatch: medians and quartiles of {readings} readings, taken in turn
+in one process. Images are noise of MNIST's size. Seconds to compile are what a variant's first
+initialization, {STEPS} steps and evaluation take longer than its second. Lines are fitted to the
+medians by least squares; the largest deviation of a median is relative to the line.
+"""
+    picture = Picture(
+        name,
+        "Milliseconds of a training step, and seconds of compiling, against hidden layers.",
+        partial(_draw, timings, compiling, lines),
+    )
+    return [times, fits], text, picture
+
+
+def _quartiles(timings: Timings, name: str) -> tuple[float, float]:
+    low, high = np.quantile(timings.readings[name], (0.25, 0.75))
+    return float(low), float(high)
+
+
+def _cell(timings: Timings, name: str) -> str:
+    low, high = _quartiles(timings, name)
+    return f"{timings.median(name):.2f} ({low:.2f} to {high:.2f})"
+
+
+def _draw(timings: Timings, compiling: Mapping[str, float], lines: Mapping[str, Line]) -> Figure:
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    of_steps, of_compiling = figure.subplots(1, 2)
+    for normalizer, (colour, _) in looks({norm: norm for norm in NORMALIZERS}).items():
+        names = [f"{depth} {normalizer}" for depth in DEPTHS]
+        medians = np.array([timings.median(name) for name in names])
+        ends = np.array([_quartiles(timings, name) for name in names])
+        look: dict[str, Any] = {"color": colour, "marker": "o", "ms": 4, "label": normalizer}
+        bars = np.abs(ends.T - medians)
+        of_steps.errorbar(DEPTHS, medians, bars, ls="none", capsize=2, **look)
+        line, depths = lines[normalizer], np.array([0, DEPTHS[-1]])
+        of_steps.plot(depths, line.intercept + line.slope * depths, color=colour, lw=1)
+        of_compiling.plot(DEPTHS, [compiling[name] for name in names], **look)
+    of_steps.set(ylabel="training step, ms (bars: quartiles)")
+    of_compiling.set(ylabel="compiling, s")
+    for axes in (of_steps, of_compiling):
+        axes.set(xlabel="hidden layers", xticks=(0, *DEPTHS), ylim=(0, None))
+    of_steps.legend()
+    return figure
