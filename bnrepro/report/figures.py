@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from bnrepro.records import Run, complete_file
+from bnrepro.report.entries import setting_text
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
-from bnrepro.report.summary import evaluations, failures
+from bnrepro.report.summary import evaluations, failures, unit_percentiles
 
 # The same in all figures. First come Okabe and Ito's colours, which the colour-blind can also
 # distinguish.
@@ -39,7 +40,7 @@ _MARKERS = dict(zip(_NORMALIZERS.values(), "osDv^<>XP*", strict=True))
 _STYLES = ("-", "--", ":", "-.")
 # More lines than this cannot be distinguished.
 MOST_LINES = len(_COLOURS) * len(_STYLES)
-_TEST = {"test": "test accuracy, %"}
+TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
 _LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
 STYLE: dict[Any, Any] = {
@@ -72,7 +73,7 @@ def accuracy_figure(
     run: Run,
     variants: Sequence[str] | None = None,
     name: str = "accuracy",
-    splits: Mapping[str, str] = _TEST,
+    splits: Mapping[str, str] = TEST,
 ) -> Picture:
     """Accuracy against steps, mean and 95% interval over seeds, of all or some variants.
 
@@ -156,55 +157,125 @@ def _ends(seeds: int) -> str:
     return "95% interval" if seeds >= FEWEST else "minimum to maximum"
 
 
+class Lines(NamedTuple):
+    """Numbers over seeds, against another number or by kind.
+
+    Attributes:
+      points: by the title of the line, and the number or kind that they are drawn against.
+      kinds: the normalizer of each title.
+      xlabel, ylabel: with units.
+      scale: of the y axis: "linear", "log" or "error", a log scale of the error in percent.
+      over: draws lines with bands on a linear x axis, not points with bars on a logarithmic one.
+      median: shows medians with minimum and maximum, not means with intervals.
+      threshold: a level to mark, if any.
+      about: the first line of the title.
+    """
+
+    points: Mapping[str, Mapping[Any, Estimate]]
+    kinds: Mapping[str, str]
+    xlabel: str
+    ylabel: str
+    scale: str = "error"
+    over: bool = False
+    median: bool = False
+    threshold: float | None = None
+    about: str = ""
+
+    def shown(self, one: Estimate) -> tuple[float, float, float]:
+        """What is drawn of an estimate: its middle, and the lower and upper end."""
+        if self.median:
+            return float(np.median(one.sample or [np.nan])), one.minimum, one.maximum
+        return one.mean, *one.ends
+
+
+def lines_figure(run: Run, name: str, lines: Lines) -> Picture:
+    """Numbers against another number or by kind, a line a title; `name` is that of the file."""
+    texts = []
+    for title, points in lines.points.items():
+        at = sorted(points)
+        few = sorted({round(i) for i in np.linspace(0, len(at) - 1, 5)})
+        texts.append(
+            f"{title} "
+            + ", ".join(
+                f"{lines.shown(points[at[i]])[0]:.4g} at {setting_text(at[i])}" for i in few
+            )
+        )
+    alt = f"{lines.about}: " * bool(lines.about) + f"{lines.ylabel} against {lines.xlabel}, "
+    alt += f"{'median' if lines.median else 'mean'} over seeds: {'; '.join(texts)}."
+    return Picture(name, alt[0].upper() + alt[1:], partial(_draw_lines, run, lines))
+
+
 def accuracy_against_figure(
     run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
 ) -> Picture:
     """Final accuracy against a number: one line per title, {title: {number: variant}}."""
-    alt = f"Final test accuracy in percent against {xlabel}, one line each: {', '.join(lines)}."
-    draw = partial(_draw_accuracy_against, run, summary, lines, xlabel)
-    return Picture("accuracy_against", alt, draw)
-
-
-def _draw_accuracy_against(
-    run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
-) -> Figure:
     finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
-    legend_width = 0.5 + 0.08 * max(map(len, lines))
+    percent = {name: estimate(100 * np.array(one.sample)) for name, one in finals.items()}
+    points = {
+        title: {number: percent[name] for number, name in named.items()}
+        for title, named in lines.items()
+    }
+    of = {title: next(iter(named.values())) for title, named in lines.items()}
+    kinds = normalizers(run, of.values())
+    drawn = Lines(points, {t: kinds[name] for t, name in of.items()}, xlabel, LOG_ERROR_LABEL)
+    return lines_figure(run, "accuracy_against", drawn)
+
+
+def _draw_lines(run: Run, lines: Lines) -> Figure:
+    legend_width = 0.5 + 0.08 * max(map(len, lines.points))
     figure = Figure(figsize=(5.8 + legend_width, 4), layout="constrained")
     axes = figure.subplots()
-    ticks = sorted({number for points in lines.values() for number in points})
-    named = {title: next(iter(points.values())) for title, points in lines.items()}
-    of = normalizers(run, named.values())
-    styles = looks({title: of[variant] for title, variant in named.items()})
-    trained_once = False
+    numbers = sorted({number for points in lines.points.values() for number in points})
+    by_kind = isinstance(numbers[0], str)
+    # Kinds stand at equal distances.
+    ticks = [2.0**i for i in range(len(numbers))] if by_kind else numbers
+    places = dict(zip(numbers, ticks, strict=True))
+    styles = looks(lines.kinds)
+    trained_once, shown = False, []
     for i, (title, (colour, line_style)) in enumerate(styles.items()):
-        points = sorted(lines[title].items())
+        points = sorted(lines.points[title].items())
+        middle, low, high = np.array([lines.shown(one) for _, one in points]).T
+        shown.append((middle, low, high))
+        if lines.over:
+            at = [number for number, _ in points]
+            axes.plot(at, middle, line_style, color=colour, label=title)
+            axes.fill_between(at, low, high, color=colour, alpha=0.25, lw=0)
+            continue
         # Side by side, since lines may coincide.
         shift = (ticks[-1] / ticks[0]) ** (0.009 * (i - (len(styles) - 1) / 2))
-        numbers = [shift * number for number, _ in points]
-        means = 100 * np.array([finals[name].mean for _, name in points])
-        ends = 100 * np.array([finals[name].ends for _, name in points])
-        once = len(points) > 1 and len(set(lines[title].values())) == 1
+        at = [shift * places[number] for number, _ in points]
+        once = len(points) > 1 and len({one for _, one in points}) == 1
         trained_once |= once
-        bars = None if once else np.abs(ends.T - means)
+        bars = None if once else np.abs([middle - low, high - middle])
         look: dict[str, Any] = {"color": colour, "marker": _MARKERS[colour], "ms": 5}
         look["mfc"] = "white" if once else colour
-        axes.plot(numbers, means, ls=line_style, label=title, **look)
+        axes.plot(at, middle, ls="none" if by_kind else line_style, label=title, **look)
         # The points again, above the lines that are drawn later.
-        axes.errorbar(numbers, means, bars, ls="none", capsize=2, zorder=3, **look)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    shown = [variant for points in lines.values() for variant in points.values()]
-    errors = np.nan_to_num([100 - 100 * finals[name].mean for name in shown], nan=50)
-    set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
-    axes.set(xlabel=xlabel, ylabel=LOG_ERROR_LABEL)
+        axes.errorbar(at, middle, bars, ls="none", capsize=2, zorder=3, **look)
+    if lines.over:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    else:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [setting_text(number) for number in numbers])
+    if lines.scale == "error":
+        # All that is drawn of medians; an interval may leave the scale.
+        drawn = shown if lines.median else [one[:1] for one in shown]
+        errors = np.nan_to_num(100 - np.concatenate([np.ravel(one) for one in drawn]), nan=50)
+        set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
+    else:
+        axes.set_yscale(lines.scale)
+    if lines.threshold is not None:
+        axes.axhline(lines.threshold, color=_NORMALIZERS["none"], lw=0.8, ls=(0, (1, 2)))
+    axes.set(xlabel=lines.xlabel, ylabel=lines.ylabel)
     figure.legend(loc="outside right upper")
-    fewest = min(finals[name].n for name in shown)
-    text = f"{run.config['steps']:,} steps, bars: {_ends(fewest)} over seeds"
+    fewest = min(one.n for points in lines.points.values() for one in points.values())
+    over = f"minimum to maximum of {fewest}" if lines.median else f"{_ends(fewest)} over"
+    text = f"{run.config['steps']:,} steps, {'band' if lines.over else 'bars'}: {over} seeds"
     if trained_once:
         text += ", hollow: trained once"
-    axes.set_title(figure_title(run, text), fontsize=9)
+    about = f"{lines.about}\n" * bool(lines.about)
+    axes.set_title(about + figure_title(run, text), fontsize=9)
     return figure
 
 
@@ -240,20 +311,26 @@ def to_accuracy(height: np.ndarray) -> np.ndarray:
 def sigmoid_input_figure(run: Run) -> Picture:
     """Figures (b, c): percentiles of a sigmoid's input over training, a panel a variant.
 
-    Of the first seed's unit, as in [BN], and their mean over the seeds, each of which has its own.
+    Of one unit of the first seed, as in [BN], and their mean over seeds and, if several were
+    measured, units.
     """
+    rows = unit_percentiles(run)
+    last = rows[rows["step"] == rows["step"].max()].groupby(["variant", "percentile"])["value"]
+    ends = [
+        f"{name} {', '.join(f'{end:.3g}' for end in of)}"
+        for name, of in last.mean().groupby(level=0)
+    ]
     alt = (
         "The 15th, 50th and 85th percentile of the input to a sigmoid of the last hidden layer, "
-        "of one seed and as a mean over seeds, against training steps, one panel each: "
-        f"{', '.join(run.variants)}."
+        "of one unit and as a mean over seeds, against training steps; means at the end: "
+        f"{'; '.join(ends)}."
     )
-    return Picture("sigmoid_input", alt, partial(_draw_sigmoid_input, run))
+    return Picture("sigmoid_input", alt, partial(_draw_sigmoid_input, run, rows))
 
 
-def _draw_sigmoid_input(run: Run) -> Figure:
+def _draw_sigmoid_input(run: Run, rows: pd.DataFrame) -> Figure:
     seed = run.config["first_seed"]
-    rows = run.metrics[run.metrics["metric"].str.startswith("sigmoid_input/")]
-    seeds = rows["seed"].nunique()
+    seeds, units = rows["seed"].nunique(), rows["unit"].nunique()
     names = run.variants
     columns = min(len(names), 4)
     rows_of_panels = -(-len(names) // columns)
@@ -265,9 +342,9 @@ def _draw_sigmoid_input(run: Run) -> Figure:
     colours = looks(normalizers(run, names))
     for axes, (variant, (colour, _)) in zip(panels, colours.items(), strict=False):
         of_variant = rows[rows["variant"] == variant]
-        one = of_variant[of_variant["seed"] == seed]
+        one = of_variant[(of_variant["seed"] == seed) & (of_variant["unit"] == 0)]
         for shown, look in ((one, {"lw": 0.7, "alpha": 0.6}), (of_variant, {"lw": 1.8})):
-            percentiles = shown.pivot_table(index="step", columns="metric", values="value")
+            percentiles = shown.pivot_table(index="step", columns="percentile", values="value")
             for metric, style in zip(percentiles.columns, ("--", "-", "--"), strict=False):
                 axes.plot(percentiles.index, percentiles[metric], style, color=colour, **look)
         axes.set_title(variant)
@@ -275,7 +352,8 @@ def _draw_sigmoid_input(run: Run) -> Figure:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[0].set_ylabel("input to the sigmoid")
     title = "15th, 50th and 85th percentile over the test set, a unit of the last hidden layer"
-    lines = f"thin: seed {seed}, thick: mean over {seeds} seed{'s' * (seeds > 1)}"
+    of_one, of_all = (", unit 0", f" and {units} units") if units > 1 else ("", "")
+    lines = f"thin: seed {seed}{of_one}, thick: mean over {seeds} seed{'s' * (seeds > 1)}{of_all}"
     figure.suptitle(figure_title(run, f"{title}\n{lines}"), fontsize=9)
     return figure
 
@@ -332,7 +410,12 @@ def inline_svg(picture: Picture, name: str) -> str:
     """
     file = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.fonttype": "none", "font.family": "sans-serif"}):
-        picture.draw().savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure = picture.draw()
+        # Found now, the layout does not take drawing everything twice.
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -357,8 +440,9 @@ def measurement_figure(mean: Estimate, low: float, high: float) -> Picture:
 
 
 def _draw_measurement(mean: Estimate, low: float, high: float) -> Figure:
-    figure = Figure(figsize=(4, 0.75), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(4, 0.75))
+    # Nothing is beside the axis: no layout has to be found, which takes longer than to draw it.
+    axes = figure.add_axes((0.02, 0.36, 0.96, 0.62))
     bounds = [bound for bound in (low, high) if np.isfinite(bound)]
     seen = [*mean.sample, *mean.ends, *bounds]
     left, right = min(seen), max(seen)

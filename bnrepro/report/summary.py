@@ -63,6 +63,19 @@ def steps_to(rows: pd.DataFrame, threshold: float | pd.Series) -> pd.Series:
     return rows["step"].where(rows["value"] >= threshold, np.inf).groupby(level=_SEED).min()
 
 
+def unit_percentiles(run: Run) -> pd.DataFrame:
+    """Percentiles of the inputs to sigmoids of the last hidden layer.
+
+    Returns:
+      The rows of the run with a `percentile`, "p15", "p50" or "p85", and a `unit`, 0 if only one
+      was measured in each seed.
+    """
+    names = pd.Series(run.metrics["metric"].unique())
+    parts = names.str.extract(r"^sigmoid_inputs?/(?:(?P<unit>\d+)/)?(?P<percentile>p\d+)$")
+    parts = parts.set_axis(names).dropna(subset="percentile").fillna("0").astype({"unit": int})
+    return run.metrics.join(parts, on="metric", how="inner")
+
+
 def by_seed(
     run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
