@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from scripts import make_parser
 if TYPE_CHECKING:
     from bnrepro.claims.claim import Claim
     from bnrepro.records import Run
-    from bnrepro.report.page import ClaimSection, Section
+    from bnrepro.report.page import ClaimSection, Drawing, Section
     from bnrepro.report.report import Report
 
 PAGE = "index.html"
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sections = _sections(workdirs, options.runs, options.skip_bad)
         if not sections and not ledgers:
             raise UserError(f"no workdir was found in {options.runs}")
-        claims, about = _ledger(ledgers, sections, options.skip_bad)
+        claims, about = _ledger(ledgers, workdirs, sections, options.skip_bad)
         page = render(claims, about, list(sections.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
             path.write_text(page, encoding="utf-8")
@@ -137,10 +138,16 @@ def _section(workdir: Path, id: str, title: str) -> "Section | None":
     run = read_run(workdir)
     if "accuracy" not in set(run.metrics["metric"]):
         return None
-    try:
+    with _made_of(workdir):
         return Section.of(run, report_of(run), id, title)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        # Other people's records may lack anything.
+
+
+@contextmanager
+def _made_of(workdir: Path) -> Iterator[None]:
+    """Names records that lack something, as other people's may."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"no report can be made of {workdir}: {reason}") from error
 
@@ -158,7 +165,10 @@ def report_of(run: "Run") -> "Report":
 
 
 def _ledger(
-    folders: Sequence[Path], sections: "Mapping[Path, Section]", skip_bad: bool
+    folders: Sequence[Path],
+    workdirs: Sequence[Path],
+    sections: "Mapping[Path, Section]",
+    skip_bad: bool,
 ) -> "tuple[list[ClaimSection], str]":
     """The sections of a ledger's claims, and its caption; uses the most complete of several.
 
@@ -179,16 +189,40 @@ def _ledger(
     ledger = found[folder]
     ids = {path.name: section.id for path, section in sections.items() if path.parent == folder}
     lines: Any = ledger.to_dict("records")
+    chosen = [claim for claim in CLAIMS.values() if claim.id in set(ledger["claim"])]
+    drawings = _drawings(chosen, [path for path in workdirs if path.parent == folder], skip_bad)
     claims = [
-        _claim(claim, [line for line in lines if line["claim"] == claim.id], ids)
-        for claim in CLAIMS.values()
-        if claim.id in set(ledger["claim"])
+        _claim(claim, [row for row in lines if row["claim"] == claim.id], ids, drawings[claim.id])
+        for claim in chosen
     ]
     return claims, caption(ledger)
 
 
+def _drawings(
+    claims: "Sequence[Claim]", workdirs: Sequence[Path], skip_bad: bool
+) -> "dict[str, list[Drawing]]":
+    """The figures of each claim whose records are among these."""
+    from bnrepro.records import read_run
+    from bnrepro.report.page import Drawing
+
+    found: dict[str, list[Drawing]] = {claim.id: [] for claim in claims}
+    places = {workdir.name: workdir for workdir in workdirs}
+    read = cache(read_run)
+    for claim in claims:
+        for i, one in enumerate(claim.figures):
+            if one.comparison in places:
+                place = places[one.comparison]
+                with _left_out(skip_bad), _made_of(place):
+                    drawing = Drawing.of(one.picture(read(place)), f"{claim.id}f{i}")
+                    found[claim.id].append(drawing)
+    return found
+
+
 def _claim(
-    claim: "Claim", lines: list[dict[str, Any]], sections: Mapping[str, str]
+    claim: "Claim",
+    lines: list[dict[str, Any]],
+    sections: Mapping[str, str],
+    drawings: "Sequence[Drawing]",
 ) -> "ClaimSection":
     """The section of a claim, from its rows in the ledger."""
     from bnrepro.claims.ledger import combined, cost, diverged, reading
@@ -228,6 +262,7 @@ def _claim(
         looked_into=claim.looked_into,
         papers=claim.papers,
         measured=measured,
+        drawings=drawings,
         diverged=diverged(lines),
         verdict=str(combined(one.verdict for one in measured)),
         core_minutes=cost(lines),

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bnrepro.records import Run
+from bnrepro.report.figures import Picture
 from bnrepro.report.statistics import Estimate, Rule
 
 DOCUMENTS = {
@@ -49,6 +51,18 @@ class Measurement:
     comparison: str = ""
 
 
+class ClaimFigure(NamedTuple):
+    """A figure to judge a claim by.
+
+    Attributes:
+      comparison: the config in `configs/claims/` whose records it shows.
+      picture: makes it from their `Run`.
+    """
+
+    comparison: str
+    picture: Callable[[Run], Picture]
+
+
 @dataclass(frozen=True)
 class Claim:
     """A statement of the documents. It holds if all of its measurements say so.
@@ -61,6 +75,7 @@ class Claim:
       measurements: what is measured; at least one.
       papers: the papers' own figures, if there are any.
       looked_into: why the claim does not hold, with what was measured after the ledger.
+      figures: the effect that the measurements are about; the verdict does not depend on them.
     """
 
     id: str
@@ -70,6 +85,7 @@ class Claim:
     measurements: tuple[Measurement, ...]
     papers: str = ""
     looked_into: str = ""
+    figures: tuple[ClaimFigure, ...] = ()
 
     @property
     def sources(self) -> list[str]:

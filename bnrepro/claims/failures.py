@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from bnrepro.claims import exact, readings
-from bnrepro.claims.claim import Claim, Measurement, Quote
+from bnrepro.claims import exact, pictures, readings
+from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, Quote
 from bnrepro.report.statistics import Rule
 
 _MORE = Rule(low=0)
@@ -71,6 +71,14 @@ def _broken_and_repaired(kind: str, comparison: str) -> tuple[Measurement, ...]:
     )
 
 
+def _by_size(comparison: str, network: str) -> ClaimFigure:
+    """Final accuracy against the size of microbatches."""
+    pattern = r"(?P<line>batch_\w+) (?P<x>\d+)"
+    return pictures.against(comparison, pattern, "microbatch size", about=network)
+
+
+_MLP = _by_size("microbatches", "MLP")
+
 FAILURES = (
     Claim(
         "C1",
@@ -106,6 +114,7 @@ FAILURES = (
         "of 0.38 ± 0.44. In Inception-v3 at a quarter of its width "
         "(configs/inception.py:narrow, one seed) microbatches of 4 cost Batch Norm 8.84 points, "
         "from 22.14 to 13.30%, and Batch Renorm gets 16.30%.",
+        figures=(_MLP, _by_size("convolutions", "convolutions")),
     ),
     Claim(
         "C2",
@@ -122,6 +131,7 @@ FAILURES = (
         "With Batch Renorm, 32 images normalized together end higher than 4.",
         (_gain("batch_renorm, 32 less 4", "batch_renorm 32", "batch_renorm 4", "microbatches"),),
         "76.5% at 4, 78.5% at 32",
+        figures=(_MLP,),
     ),
     Claim(
         "C3",
@@ -145,6 +155,7 @@ FAILURES = (
             ),
         ),
         "78.3% and 78.5%",
+        figures=(pictures.accuracy("microbatches", "batch_norm 32", "batch_renorm 32"),),
     ),
     Claim(
         "C4",
@@ -182,6 +193,17 @@ FAILURES = (
         "repair is not settled here and plain with more seeds and layers "
         "(configs/labels_and_depth.py, ten seeds, 18 layers): Batch Norm gets 88.15 ± 0.39% on "
         "i.i.d. minibatches and 77.88 ± 2.63% on these, Batch Renorm 87.46 ± 0.37%.",
+        figures=(
+            pictures.accuracy("few_labels"),
+            pictures.accuracy("thousand_labels"),
+            pictures.against(
+                "hundred_labels",
+                r"(?P<x>\w+) (?P<line>\w+)",
+                "labels x images",
+                "final test accuracy, %",
+                scale="linear",
+            ),
+        ),
     ),
     Claim(
         "C5",
@@ -208,6 +230,15 @@ FAILURES = (
             ),
         ),
         "76.5%, where moving averages give 67.0%",
+        figures=(
+            pictures.accuracy(
+                "few_labels",
+                "iid batch_norm",
+                "2x32 batch_norm",
+                test="test set",
+                test_minibatches="minibatches made the same way",
+            ),
+        ),
     ),
     Claim(
         "C6",
@@ -234,6 +265,9 @@ FAILURES = (
         "67.0% whole, 77.4% in halves",
         looked_into="With ten seeds and 18 layers (configs/labels_and_depth.py), halves change the "
         "accuracy by +0.89 ± 3.09 points.",
+        figures=(
+            pictures.accuracy("thousand_labels", "16x2 batch_norm", "16x2 batch_norm halves"),
+        ),
     ),
     Claim(
         "C7",
@@ -257,6 +291,7 @@ FAILURES = (
             ),
         ),
         "78.5% (the review: 78%)",
+        figures=(pictures.accuracy("few_labels", "2x32 batch_renorm", "2x128 batch_renorm"),),
     ),
     Claim(
         "C8",
@@ -296,6 +331,7 @@ FAILURES = (
                 for name in ("group_norm", "layer_norm")
             ),
         ),
+        figures=(pictures.accuracy("microbatches", "group_norm 1", "layer_norm 1"),),
     ),
     Claim(
         "C9",
@@ -322,5 +358,14 @@ FAILURES = (
             _gain("the paper's ramp less none", "paper", "none", "schedules"),
         ),
         "[BRN] 4: no numbers",
+        figures=(
+            pictures.over_steps(
+                "schedules",
+                "largest rise of the training loss",
+                pictures.each(readings.loss_rise, "paper", "short", "none"),
+                median=False,
+            ),
+            pictures.accuracy("schedules"),
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""From the records of a comparison to an estimate: what the measurements of claims are made of.
+"""From the records of a comparison to numbers: what measurements and figures of claims are made of.
 
 A run that diverged is a failure and counts at chance accuracy; of other metrics it has no value
 unless a function here says what it counts as.
@@ -13,7 +13,14 @@ import pandas as pd
 
 from bnrepro.records import Run
 from bnrepro.report.statistics import Estimate, estimate
-from bnrepro.report.summary import evaluations, failures, finals, steps_to, with_failures
+from bnrepro.report.summary import (
+    evaluations,
+    failures,
+    finals,
+    steps_to,
+    unit_percentiles,
+    with_failures,
+)
 
 ACCURACY = "test/accuracy"
 # Accuracy of a network that trains, on ten labels: far above chance, and below all that converge.
@@ -64,14 +71,15 @@ def steps_ratio(run: Run, ours: str, theirs: str) -> Estimate:
 def drift_ratio(run: Run, ours: str, theirs: str) -> Estimate:
     """How much less the inputs of sigmoids move in one variant than in another: log2 of the ratio.
 
-    The movement of a unit is the standard deviation over evaluations, the first left out, of its
-    median, in units of the mean distance of its 15th and 85th percentiles. The mean of the
+    The movement of a unit is the standard deviation of its median over evaluations, that at step 0
+    left out, in units of the mean distance of its 15th and 85th percentiles. The mean of the
     logarithms is over all units of the last hidden layer.
     """
 
     def movement(variant: str) -> pd.Series:
-        p15, p50, p85 = (_of_units(run, variant, f"p{p}").iloc[1:] for p in (15, 50, 85))
-        return (p50.std() / (p85 - p15).mean()).map(math.log2).groupby("seed").mean()
+        units = _percentiles(run, variant)
+        moved = units["p50"].std() / (units["p85"] - units["p15"]).mean()
+        return moved.map(math.log2).groupby("seed").mean()
 
     return estimate(movement(theirs) - movement(ours))
 
@@ -229,7 +237,7 @@ def _gradient_norm(run: Run, variant: str) -> pd.DataFrame:
     return squares**0.5
 
 
-def _over_time(run: Run, variant: str, metric: str) -> pd.DataFrame:
+def over_time(run: Run, variant: str, metric: str) -> pd.DataFrame:
     """A metric by step and seed, without the seeds that diverged; in training, none at step 0."""
     split, _, name = metric.partition("/")
     rows = evaluations(run, split, name)
@@ -239,24 +247,66 @@ def _over_time(run: Run, variant: str, metric: str) -> pd.DataFrame:
     return table.reindex(range(every * (split == "train"), run.config["steps"] + 1, every))
 
 
-def _of_units(run: Run, variant: str, percentile: str) -> pd.DataFrame:
-    """A percentile of each unit's input to the sigmoid, steps x (seed, unit)."""
-    rows = run.metrics[run.metrics["variant"] == variant]
+# The name in the registered functions, whose text must not change.
+_over_time = over_time
+
+
+def final_values(run: Run, metric: str = ACCURACY) -> pd.Series:
+    """The last value of each (variant, seed)."""
+    split, _, name = metric.partition("/")
+    values = finals(evaluations(run, split, name))
+    return with_failures(values, run, run.chance) if name == "accuracy" else values
+
+
+def loss_range(run: Run, variant: str) -> pd.DataFrame:
+    """The range of the loss at 0 to 4 times the optimizer's step along the gradient, over steps."""
+    along = [over_time(run, variant, f"train/along_gradient/loss_{k}") for k in (0.5, 1, 2, 4)]
+    ends = np.stack([0 * along[0], *along])  # the loss where it stands first
+    return pd.DataFrame(np.ptp(ends, axis=0), along[0].index, along[0].columns)
+
+
+def gradient_change(run: Run, variant: str) -> pd.DataFrame:
+    """The change of the gradient over one step along it, in units of its norm, over steps."""
+    change = over_time(run, variant, "train/along_gradient/gradient_1")
+    return change / _gradient_norm(run, variant)
+
+
+def loss_rise(run: Run, variant: str) -> pd.DataFrame:
+    """The largest rise of the training loss above its lowest, until each step."""
+    losses = over_time(run, variant, "train/loss")
+    return (losses - losses.cummin()).cummax()
+
+
+def near_linear(run: Run, variant: str, layers: Sequence[str]) -> pd.DataFrame:
+    """Share of a sigmoid's inputs within one of zero, in percent, mean of layers, over steps."""
+    shares = [over_time(run, variant, f"test/near_linear/{layer}") for layer in layers]
+    return pd.concat(shares).groupby(level=0).mean() * 100
+
+
+def median_moved(run: Run, variant: str) -> pd.DataFrame:
+    """How far the median of a sigmoid's input has moved, in units of its spread, over steps.
+
+    From the first evaluation after step 0; the spread is the distance of the 15th and the 85th
+    percentile, averaged over evaluations from then on. The mean over the units of each seed.
+    """
+    units = _percentiles(run, variant)
+    moved = (units["p50"] - units["p50"].iloc[0]).abs() / (units["p85"] - units["p15"]).mean()
+    return moved.T.groupby("seed").mean().T
+
+
+def _percentiles(run: Run, variant: str) -> pd.DataFrame:
+    """Of each unit's input to the sigmoid: steps after 0 x (percentile, seed, unit)."""
+    rows = unit_percentiles(run)
+    rows = rows[(rows["variant"] == variant) & (rows["step"] > 0)]
     rows = rows[~pd.MultiIndex.from_frame(rows[["variant", "seed"]]).isin(failures(run))]
-    parts = rows["metric"].str.extract(rf"^sigmoid_inputs/(?P<unit>\d+)/{percentile}$")
-    rows = rows.assign(unit=parts["unit"]).dropna(subset="unit")
-    return rows.pivot(index="step", columns=["seed", "unit"], values="value")
+    return rows.pivot(index="step", columns=["percentile", "seed", "unit"], values="value")
 
 
 def _final(run: Run, variant: str | Sequence[str], metric: str = ACCURACY) -> pd.Series:
     """The last value by seed; of several variants, the highest."""
     if not isinstance(variant, str):
         return pd.concat([_final(run, name, metric) for name in variant], axis=1).max(axis=1)
-    split, _, name = metric.partition("/")
-    values = finals(evaluations(run, split, name))
-    if name == "accuracy":
-        values = with_failures(values, run, run.chance)
-    return _of(values, variant)
+    return _of(final_values(run, metric), variant)
 
 
 def _of(values: pd.Series, variant: str) -> pd.Series:

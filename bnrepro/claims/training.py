@@ -3,13 +3,32 @@
 import math
 from functools import partial
 
-from bnrepro.claims import readings
-from bnrepro.claims.claim import Claim, Measurement, Quote
+from bnrepro.claims import pictures, readings
+from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, Quote
 from bnrepro.report.statistics import Rule
 
 _MORE = Rule(low=0)
 _NAMED_DIRECTION = "the documents name a direction and no size"
 _LAYERS = (0, 1, 2)
+_KINDS = ("plain", "batch_norm")
+_COUNTEREXAMPLES = ("batch_norm", "batch_norm_stop_gradient", "moving_average_norm")
+_LOSS = pictures.over_steps(
+    "counterexamples",
+    "training loss (dotted: guessing)",
+    pictures.each("train/loss", *_COUNTEREXAMPLES),
+    scale="log",
+    threshold=math.log(10),
+)
+
+
+def _median_moved(comparison: str) -> ClaimFigure:
+    courses = pictures.each(readings.median_moved, *_KINDS)
+    label = "distance of the median from its first, in spreads"
+    return pictures.over_steps(comparison, label, courses, median=False)
+
+
+def _near_linear(layer: str) -> pictures.Course:
+    return partial(readings.near_linear, layers=[layer.format(i) for i in _LAYERS])
 
 
 def _deep(name: str) -> tuple[str, ...]:
@@ -54,6 +73,7 @@ TRAINING = (
             ),
         ),
         "[BN] figure 1a: faster and higher, no numbers",
+        figures=(pictures.accuracy("sigmoid"),),
     ),
     Claim(
         "B2",
@@ -85,6 +105,12 @@ TRAINING = (
             ),
         ),
         "[BN] figure 1b, c: no numbers",
+        figures=(
+            pictures.sigmoid_input("sigmoid"),
+            _median_moved("sigmoid"),
+            pictures.sigmoid_input("percentiles"),
+            _median_moved("percentiles"),
+        ),
     ),
     Claim(
         "B3",
@@ -132,6 +158,16 @@ TRAINING = (
             for activation in ("sigmoid", "relu")
         ),
         "5 and 30 times the rate ([BN] 4.2)",
+        figures=tuple(
+            pictures.against(
+                "sensitivity",
+                rf"{units.lower()} (?P<line>\w+) rate (?P<x>.+)",
+                "learning rate",
+                threshold=90,
+                about=f"{units} units",
+            )
+            for units in ("sigmoid", "ReLU")
+        ),
     ),
     Claim(
         "B4",
@@ -160,6 +196,11 @@ TRAINING = (
                 _NAMED_DIRECTION,
                 partial(readings.spread_difference, ours="std batch_norm", theirs="std none"),
                 "sensitivity",
+            ),
+        ),
+        figures=(
+            pictures.against(
+                "sensitivity", r"std (?P<line>\w+) (?P<x>.+)", "deviation of the initial weights"
             ),
         ),
     ),
@@ -203,6 +244,10 @@ TRAINING = (
                 "depth",
             ),
         ),
+        figures=(
+            pictures.over_layers("depth", r"sigmoid (?P<line>\d+ \w+) rate 0.3", "sigmoid units"),
+            pictures.over_layers("depth", r"relu (?P<line>\d+ \w+)", "ReLU units, large weights"),
+        ),
     ),
     Claim(
         "B6",
@@ -240,6 +285,16 @@ TRAINING = (
             ),
         ),
         "69.8% with, chance without (BN-x5-Sigmoid)",
+        figures=(
+            pictures.against(
+                "depth",
+                r"sigmoid (?P<x>\d+) (?P<line>.*)",
+                "hidden layers",
+                "final test accuracy, %",
+                scale="linear",
+                threshold=50,
+            ),
+        ),
     ),
     Claim(
         "B7",
@@ -297,6 +352,14 @@ TRAINING = (
                 "counterexamples",
             ),
         ),
+        figures=(
+            pictures.over_steps(
+                "counterexamples",
+                "norm of the bias",
+                pictures.each("train/param_norm/norm_after_0/bias", *_COUNTEREXAMPLES[:2]),
+            ),
+            _LOSS,
+        ),
     ),
     Claim(
         "B8",
@@ -338,6 +401,7 @@ TRAINING = (
         "0.1, that of the ledger, the network trains, to 96.85 ± 0.20%; at 0.3 one run of five "
         "diverges, and from 1 on all do. With minibatch statistics it trains at 1 (97.67 ± 0.12%) "
         "and at 3, and diverges at 10.",
+        figures=(_LOSS,),
     ),
     Claim(
         "B9",
@@ -376,6 +440,7 @@ TRAINING = (
         "finds 87 points for before. Of 3 and 10, held-out images preferred 10 by 0.02 points, "
         "where accuracy still swings by half a point between evaluations: the best of after (0.3) "
         "is ahead of before at 10 by 1.1 points here, and of before at 3 by 0.25 ± 0.32 there.",
+        figures=(pictures.accuracy("placement"),),
     ),
     Claim(
         "B10",
@@ -455,6 +520,11 @@ TRAINING = (
                 "regularization",
             ),
         ),
+        figures=(
+            pictures.against(
+                "regularization", "(?P<line>plain|batch_norm) ?(?P<x>.*)", "regularizer"
+            ),
+        ),
     ),
     Claim(
         "B11",
@@ -479,6 +549,16 @@ TRAINING = (
                 "cost",
             )
             for width in (100, 300, 1000)
+        ),
+        figures=(
+            pictures.against(
+                "cost",
+                r"(?P<line>\w+) (?P<x>\d+)",
+                "units a layer",
+                "milliseconds a step",
+                "train/milliseconds",
+                scale="log",
+            ),
         ),
     ),
     Claim(
@@ -533,6 +613,18 @@ TRAINING = (
                 "sigmoid",
             ),
         ),
+        figures=(
+            pictures.over_steps(
+                "sigmoid",
+                "inputs within one of zero, %",
+                {
+                    "plain": ("plain", _near_linear("dense_{}")),
+                    "batch_norm standardized": ("batch_norm", _near_linear("norm_{}/standardized")),
+                    "batch_norm after gamma and beta": ("batch_norm", _near_linear("norm_{}")),
+                },
+                threshold=50,
+            ),
+        ),
     ),
     Claim(
         "B13",
@@ -568,5 +660,12 @@ TRAINING = (
         "it up to step 18,000. Later the network without fits the training set (100.00 ± 0.00%, "
         "with Batch Norm 99.81 ± 0.03%); its gradient then hardly changes, and the average over "
         "training turns round.",
+        figures=tuple(
+            pictures.over_steps("sigmoid", what, pictures.each(course, *_KINDS), scale="log")
+            for what, course in (
+                ("range of the loss along the gradient", readings.loss_range),
+                ("relative change of the gradient over a step", readings.gradient_change),
+            )
+        ),
     ),
 )

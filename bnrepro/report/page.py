@@ -65,6 +65,7 @@ class ClaimSection(NamedTuple):
     looked_into: str
     papers: str
     measured: Sequence[Measured]
+    drawings: Sequence[Drawing]
     diverged: Sequence[str]
     verdict: str
     core_minutes: float

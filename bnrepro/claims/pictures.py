@@ -1,0 +1,149 @@
+"""The figures of claims: which records each shows, and how they are drawn.
+
+A run that diverged is at chance in figures of accuracy.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from bnrepro.claims import readings
+from bnrepro.claims.claim import ClaimFigure
+from bnrepro.records import Run
+from bnrepro.report import figures
+from bnrepro.report.figures import Lines, Picture
+from bnrepro.report.statistics import Estimate, estimate
+
+# A number over training, steps x seeds, of a variant.
+Course = Callable[[Run, str], pd.DataFrame]
+# By title of the line and what is on the x axis.
+_Points = dict[str, dict[Any, Estimate]]
+
+
+def accuracy(comparison: str, *variants: str, **splits: str) -> ClaimFigure:
+    """Test accuracy over training, of all or some variants; or that on splits with these titles."""
+
+    def draw(run: Run) -> Picture:
+        chosen = variants or run.variants
+        picture = figures.accuracy_figure(run, chosen, splits=splits or figures.TEST)
+        ends = {
+            split: readings.final_values(run, f"{split}/accuracy") for split in splits or ["test"]
+        }
+        means = [
+            f"{name} {', '.join(f'{100 * end[name].mean():.4g}' for end in ends.values())}"
+            for name in chosen
+        ]
+        return picture._replace(alt=f"{picture.alt} Means at the end: {'; '.join(means)}.")
+
+    return ClaimFigure(comparison, draw)
+
+
+def sigmoid_input(comparison: str) -> ClaimFigure:
+    """Percentiles of a sigmoid's input over training."""
+    return ClaimFigure(comparison, figures.sigmoid_input_figure)
+
+
+def against(
+    comparison: str,
+    pattern: str,
+    xlabel: str,
+    ylabel: str = figures.LOG_ERROR_LABEL,
+    metric: str = readings.ACCURACY,
+    **look: Any,
+) -> ClaimFigure:
+    """Final values against a number, median and range over seeds.
+
+    Args:
+      comparison: whose records are shown.
+      pattern: regular expression for the variants' names; the groups `line` and `x` are the title
+        of a line, and the number, or kind, that is on the x axis.
+      xlabel: what that is, with its unit.
+      ylabel: with its unit.
+      metric: as SPLIT/NAME; accuracy is shown in percent.
+      look: further fields of `Lines`.
+    """
+
+    def draw(run: Run) -> Picture:
+        values = readings.final_values(run, metric) * (100 if metric == readings.ACCURACY else 1)
+        points: _Points = defaultdict(dict)
+        kinds = {}
+        for match, variant in _found(run, pattern):
+            kinds[match["line"]] = variant
+            x = match["x"] or "none"
+            x = float(x) if re.fullmatch(r"[\d.]+", x) else x
+            points[match["line"]][x] = estimate(values[variant])
+        return _lines(run, kinds, points, xlabel, ylabel, **look)
+
+    return ClaimFigure(comparison, draw)
+
+
+def over_layers(comparison: str, pattern: str, about: str) -> ClaimFigure:
+    """Norms of the hidden layers' gradients at the start; `pattern` has a group `line`."""
+
+    def draw(run: Run) -> Picture:
+        rows = run.metrics[run.metrics["step"] == run.config["eval_every"]]
+        rows = rows.assign(layer=rows["metric"].str.extract(r"^grad_norm/dense_(\d+)$")[0])
+        layers = rows.dropna(subset="layer").astype({"layer": int}).groupby(["variant", "layer"])
+        norms = layers["value"].agg(estimate)
+        kinds = {match["line"]: variant for match, variant in _found(run, pattern)}
+        points = {
+            title: {layer + 1: one for layer, one in norms[variant].items()}
+            for title, variant in kinds.items()
+        }
+        labels = "hidden layer", "norm of the gradient at the start"
+        return _lines(run, kinds, points, *labels, scale="log", over=True, about=about)
+
+    return ClaimFigure(comparison, draw)
+
+
+def over_steps(
+    comparison: str,
+    ylabel: str,
+    courses: Mapping[str, tuple[str, Course]],
+    scale: str = "linear",
+    **look: Any,
+) -> ClaimFigure:
+    """Numbers over training, median and range over seeds: by title, a variant and its course."""
+
+    def draw(run: Run) -> Picture:
+        points: _Points = defaultdict(dict)
+        for title, (variant, course) in courses.items():
+            table = course(run, variant)
+            for step, values in zip(table.index, table.to_numpy(), strict=True):
+                points[title][step] = estimate(values)
+        kinds = {title: variant for title, (variant, _) in courses.items()}
+        return _lines(run, kinds, points, "training steps", ylabel, scale=scale, over=True, **look)
+
+    return ClaimFigure(comparison, draw)
+
+
+def each(course: Course | str, *variants: str) -> dict[str, tuple[str, Course]]:
+    """The same of several variants, for `over_steps`: a course, or a metric as SPLIT/NAME."""
+    shown = partial(readings.over_time, metric=course) if isinstance(course, str) else course
+    return {variant: (variant, shown) for variant in variants}
+
+
+def _found(run: Run, pattern: str) -> list[tuple[re.Match[str], str]]:
+    """The variants that match, whose names have 0_3 for 0.3."""
+    names = {name: re.sub(r"(?<=\d)_(?=\d)", ".", name) for name in run.variants}
+    matches = {name: re.fullmatch(pattern, shown) for name, shown in names.items()}
+    return [(match, name) for name, match in matches.items() if match]
+
+
+def _lines(
+    run: Run,
+    variants: Mapping[str, str],
+    points: _Points,
+    xlabel: str,
+    ylabel: str,
+    *,
+    median: bool = True,
+    **look: Any,
+) -> Picture:
+    kinds = {title: run.settings(variant)["normalizer.name"] for title, variant in variants.items()}
+    lines = Lines(points, kinds, xlabel, ylabel, median=median, **look)
+    return figures.lines_figure(run, "lines", lines)
