@@ -77,7 +77,7 @@ def drift_ratio(run: Run, ours: str, theirs: str) -> Estimate:
     """
 
     def movement(variant: str) -> pd.Series:
-        units = _percentiles(run, variant)
+        units: Any = _percentiles(run, variant)
         moved = units["p50"].std() / (units["p85"] - units["p15"]).mean()
         return moved.map(math.log2).groupby("seed").mean()
 

@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 from bnrepro.claims import pictures, readings
-from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, Quote
+from bnrepro.claims.claim import Claim, Measurement, Quote
 from bnrepro.report.statistics import Rule
 
 _MORE = Rule(low=0)
@@ -19,12 +19,6 @@ _LOSS = pictures.over_steps(
     scale="log",
     threshold=math.log(10),
 )
-
-
-def _median_moved(comparison: str) -> ClaimFigure:
-    courses = pictures.each(readings.median_moved, *_KINDS)
-    label = "distance of the median from its first, in spreads"
-    return pictures.over_steps(comparison, label, courses, median=False)
 
 
 def _near_linear(layer: str) -> pictures.Course:
@@ -106,10 +100,13 @@ TRAINING = (
         ),
         "[BN] figure 1b, c: no numbers",
         figures=(
-            pictures.sigmoid_input("sigmoid"),
-            _median_moved("sigmoid"),
             pictures.sigmoid_input("percentiles"),
-            _median_moved("percentiles"),
+            pictures.over_steps(
+                "percentiles",
+                "distance of the median from its first, in spreads",
+                pictures.each(readings.median_moved, *_KINDS),
+                median=False,
+            ),
         ),
     ),
     Claim(

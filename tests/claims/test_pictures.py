@@ -113,13 +113,13 @@ def test_the_median_moves_from_its_first_after_step_0_in_units_of_the_spread(
     table = readings.median_moved(run, "plain")
     assert table.loc[10].tolist() == [0] * 3
     assert table.loc[20].tolist() == pytest.approx([moved] * 3)
-    lines, axes = drawn(CLAIMS["B2"].figures[3].picture(run))
+    lines, axes = drawn(CLAIMS["B2"].figures[1].picture(run))
     assert lines["batch_norm"].get_ydata() == pytest.approx([0, moved])
     assert axes.get_xlabel() == "training steps"
 
 
 def test_the_papers_unit_is_beside_the_mean_over_units_and_seeds(tmp_path):
-    picture = CLAIMS["B2"].figures[2].picture(made(tmp_path, percentiles(3)))
+    picture = CLAIMS["B2"].figures[0].picture(made(tmp_path, percentiles(3)))
     figure = picture.draw()
     assert [axes.get_title() for axes in figure.axes] == ["plain", "batch_norm"]
     for axes in figure.axes:
