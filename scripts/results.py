@@ -29,6 +29,8 @@ COMMANDS = {
     "mnist_sigmoid": "experiments.mnist_sigmoid --config=configs/mnist_sigmoid.py "
     "--config.seeds=10",
     "mnist_sigmoid_rates": "experiments.mnist_sigmoid --config=configs/mnist_sigmoid_rates.py",
+    "mnist_sigmoid_rates_best": "experiments.mnist_sigmoid "
+    "--config=configs/mnist_sigmoid_rates.py:best",
     "mnist_sigmoid_retelling": "experiments.mnist_sigmoid "
     "--config=configs/mnist_sigmoid_retelling.py --config.seeds=10",
     "small_batch": "experiments.small_batch --config=configs/small_batch.py --config.seeds=10",
