@@ -10,15 +10,22 @@ from bnrepro.data import datasets
 from bnrepro.records import read_run
 from configs.claims import cost, counterexamples
 from scripts import claims
+from tests.programs import made_once
 from tests.small_dataset import small_dataset
 
 
+@pytest.fixture(scope="module")
+def make_program():
+    return made_once(run_module.make_program)
+
+
 @pytest.fixture(autouse=True)
-def small(tmp_path, monkeypatch):
+def small(tmp_path, monkeypatch, make_program):
     """Comparisons of a few steps of a small network, on a set that trains in a second."""
     monkeypatch.chdir(tmp_path)
     for module in (run_module, datasets):
         monkeypatch.setattr(module, "load_dataset", lambda *_, **__: small_dataset())
+    monkeypatch.setattr(run_module, "make_program", make_program)
     for page in (cost, counterexamples):
         monkeypatch.setattr(page, "get_config", shortened(page.get_config))
 
@@ -84,7 +91,7 @@ def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkey
 
 
 def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(tmp_path, capsys):
-    claims.main(["--only=B8", "--workdir=there"])
+    claims.main(["--only=B8", "--workdir=there", "--fast"])
     values = [(row["n"], row["values"]) for row in ledger(tmp_path / "there")]
     claims.main(["--only=A3,B8", "--records=counterexamples=there/counterexamples"])
     folder = tmp_path / "runs" / "claims"

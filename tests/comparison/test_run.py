@@ -16,10 +16,12 @@ from bnrepro.comparison import run as run_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
+from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.data.sources import resident
 from bnrepro.records import RecordsError, read_run
 from bnrepro.training.checkpoints import saved_steps
 from configs import mnist_sigmoid
+from tests.programs import made_once
 from tests.small_dataset import small_dataset
 
 
@@ -29,6 +31,7 @@ def dataset():
         patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
         # So that it can be told to stop between two evaluations.
         patch.setattr(program_module, "resident", in_steps_of_two)
+        patch.setattr(run_module, "make_program", made_once(program_module.make_program))
         yield
 
 
@@ -38,6 +41,9 @@ def in_steps_of_two(*arguments, **options):
 
 PLAIN = {"plain": {"normalizer": {"name": "none"}}}
 BATCH_NORM = {"batch_norm": {"normalizer": {"name": "batch_norm"}}}
+# A comparison that may die at any evaluation.
+OFTEN_SAVED = {"variants": BATCH_NORM, "baseline": "batch_norm", "eval_every": 5}
+OFTEN_SAVED |= {"checkpoint": {"every": 1, "keep": 1}}
 
 
 def config(**changes):
@@ -185,13 +191,13 @@ def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
         if step == 15:
             raise KeyboardInterrupt
 
-    settings = config(checkpoint={"every": 1, "keep": 1}, eval_every=5, variants=PLAIN)
+    settings = config(**OFTEN_SAVED)
     whole = run_comparison(settings, tmp_path / "whole")
     workdir, steps = tmp_path / "w", []
     with pytest.raises(KeyboardInterrupt):
         run_comparison(settings, workdir, progress=die)
     half = read_run(workdir)
-    assert not half.finished("plain")
+    assert not half.finished("batch_norm")
     assert half.metrics["step"].max() == 15
 
     run_comparison(
@@ -253,12 +259,10 @@ def test_a_workdir_may_be_gone_on_with_on_other_devices(finished, tmp_path):
         if step == 15:
             raise KeyboardInterrupt
 
-    changes = {"variants": BATCH_NORM, "baseline": "batch_norm", "eval_every": 5}
-    changes |= {"checkpoint": {"every": 1, "keep": 1}}
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(config(**changes), tmp_path / "w", progress=die)
+        run_comparison(config(**OFTEN_SAVED), tmp_path / "w", progress=die)
     devices = {"strategy": "pmap", "seeds": 0, "data": 0, "synchronized": False}
-    run_comparison(config(devices=devices, **changes), tmp_path / "w")
+    run_comparison(config(devices=devices, **OFTEN_SAVED), tmp_path / "w")
     key = ["variant", "split", "step", "seed", "metric"]
     ours, right = (
         read_run(folder).metrics.set_index(key)["value"].sort_index().loc["batch_norm", "test"]
@@ -372,6 +376,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
         return dataclasses.replace(states, params=states.params | {"logits": logits})
 
     monkeypatch.setattr(program_module, "initial_states", spoilt)
+    monkeypatch.setattr(run_module, "make_program", program_module.make_program)
     run_comparison(config(variants=PLAIN), tmp_path / "w")
     spoilt_run = read_run(tmp_path / "w").metrics
     healthy = read_run(finished[0]).metrics
@@ -381,7 +386,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     assert set(spoilt_run[spoilt_run["seed"] == 1]["metric"]) == {"diverged"}
 
 
-def test_mistakes_are_found_before_anything_is_written(tmp_path):
+def test_mistakes_are_found_before_anything_is_written(tmp_path, monkeypatch):
     workdir = tmp_path / "w"
     with pytest.raises(ConfigError, match=r"variant .*: batch_size must be in \[1, 120\].*got 240"):
         run_comparison(config(batch_size=240), workdir)
@@ -391,6 +396,9 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path):
     small = {"small": {"model": {"name": "inception", "stem_stride": 2}}}
     with pytest.raises(ConfigError, match=r"images of at least 13 x 13, got 4 x 4: .*stem_stride"):
         run_comparison(config(variants=small, baseline="small"), workdir)
+    monkeypatch.setattr(run_module, "load_dataset", load_dataset)
+    with pytest.raises(DatasetError, match="no_such_set"):
+        run_comparison(config(dataset="no_such_set", data_dir=str(tmp_path)), workdir)
     assert not workdir.exists()
 
 

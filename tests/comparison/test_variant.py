@@ -35,7 +35,7 @@ HIGH = {key: high for key, (_, high) in VALUES.items()}
 def config():
     config = mnist_sigmoid.get_config().to_dict()
     config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
-    settings = {"model.hidden": (6, 5), "normalizer.name": "batch_renorm", "measures": ()}
+    settings = {"model.hidden": (6,), "normalizer.name": "batch_renorm", "measures": ()}
     settings |= {f"normalizer.{key}": 0.0 for key in ("warmup", "r_max_end", "d_max_end")}
     return with_settings(common_config(config), settings | BASE)
 
@@ -61,8 +61,9 @@ def program():
 
 @pytest.fixture(scope="module")
 def together(program):
-    variants = {key: BASE | {key: high} for key, high in HIGH.items()}
-    return variants, values(program, {"base": BASE, "all": HIGH, **variants})
+    variants = {"base": BASE, "all": HIGH}
+    variants |= {key: BASE | {key: high} for key, high in HIGH.items()}
+    return variants, values(program, variants)
 
 
 def test_every_traced_number_is_tried():
@@ -83,19 +84,11 @@ def test_a_variant_in_a_program_with_others_is_what_it_is_as_a_config_of_its_own
     np.testing.assert_allclose(together[1][name], alone, rtol=2e-4, atol=2e-5)
 
 
-def test_a_variant_does_not_depend_on_what_it_is_grouped_with(program, together):
-    variants, trained = together
-    names = ("normalizer.r_max", "optimizer.momentum")
-    fewer = values(program, {name: variants[name] for name in names})
-    for name in names:
-        np.testing.assert_allclose(fewer[name], trained[name], rtol=2e-4, atol=2e-5)
-
-
 def test_dropped_variants_are_trained_no_further_and_the_others_as_if_nothing_had_happened(
     program, together
 ):
     variants, trained = together
-    kept, *others = variants
+    kept, *others = reversed(variants)
     dropped, counts = set(), []
     for step, rows in train_variants(program, variants, dropped=dropped):
         counts.append(sum(row[2] == step and row[3] == "test" for row in rows))

@@ -32,6 +32,7 @@ from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import work
 from configs import mnist_sigmoid
 from scripts.sweep import report as sweep_report
+from tests.programs import made_once
 from tests.small_dataset import small_dataset
 
 RATE, NAME, LIMIT = "optimizer.learning_rate", "normalizer.name", "normalizer.r_max"
@@ -40,16 +41,18 @@ GRID = {RATE: [0.1, 1.0], NAME: ["none", "batch_renorm"]}
 
 @pytest.fixture(scope="module", autouse=True)
 def dataset():
+    make_program = made_once(worker_module.make_program)
     with pytest.MonkeyPatch.context() as patch:
         for module in (run_module, worker_module):
             patch.setattr(module, "load_dataset", lambda *_, **__: small_dataset())
+            patch.setattr(module, "make_program", make_program)
         yield
 
 
 CONFIG = with_settings(
     common_config(mnist_sigmoid.get_config().to_dict()),
     {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6,
-     "model.hidden": [6, 5]},
+     "model.hidden": [6]},
 )  # fmt: skip
 
 
@@ -397,6 +400,7 @@ def resumed(monkeypatch):
 WORKER = """
 import os, signal, sys
 from bnrepro.sweep import checkpoints, study, worker
+from tests.programs import made_once
 from tests.small_dataset import small_dataset
 
 class Killed(study.SharedStudy):
