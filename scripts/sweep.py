@@ -59,6 +59,10 @@ def _main() -> None:
     own = ("vary", "trials", "sampler", "seeds", "workers", "at-once", "engine", "storage", "prune")
     config, workdir = cli.parse(__doc__ or "", own)
     values = {name: flags.FLAGS[name].value for name in own}
+    flag = flags.FLAGS["config"]
+    file = config_flags.get_config_filename(flag)
+    overrides = config_flags.get_override_values(flag)
+    varied = _get_sweep(file.partition(":")[0])
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     from bnrepro.records import CHECKPOINTS, DATABASE
@@ -69,10 +73,6 @@ def _main() -> None:
 
     cli.quiet_logging()
     cli.heed_sigterm()
-    flag = flags.FLAGS["config"]
-    file = config_flags.get_config_filename(flag)
-    overrides = config_flags.get_override_values(flag)
-    varied = _get_sweep(file.partition(":")[0])
     plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
     trackers = cli.make_trackers()
