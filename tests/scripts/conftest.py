@@ -30,6 +30,8 @@ def finished(tmp_path_factory):
     config |= {"microbatch_size": 6, "variants": VARIANTS, "baseline": "batch_norm"}
     config["model"] |= {"hidden": (6, 5), "channels": (4, 6)}
     config["checkpoint"]["every"] = 1
+    config["measures"] = ()
+    config["devices"]["strategy"] = "single"
     config["evaluation"]["minibatches"] = 5
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
