@@ -38,6 +38,8 @@ def test_the_tour_runs_and_draws_as_rows_come(monkeypatch):
         return SimpleNamespace(update=drawn.append)
 
     few = {"steps = 2_000": "steps = 10", "%matplotlib inline": ""}
+    get = "config = small_batch.get_config().to_dict()"
+    few[get] = f"{get}; config['model']['hidden'] = (4,)"
     scope = run_notebook(ROOT / "docs" / "tour.ipynb", few, {"display": display})
     assert len(drawn) >= 2
     assert set(scope["run"].metrics["variant"]) == {"batch_norm 2", "batch_renorm 2"}

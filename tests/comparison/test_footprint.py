@@ -58,7 +58,13 @@ PARAMETERS = 4 * (784 * 20 + 20 * 10 + 10 * 10 + 2 * (20 + 10) + 10)
 
 
 @pytest.mark.parametrize(
-    ("strategy", "stream"), [("jit", False), ("jit", True), ("pmap", False), ("single", True)]
+    ("strategy", "stream"),
+    [
+        ("jit", False),
+        ("jit", True),
+        pytest.param("pmap", False, marks=pytest.mark.slow),
+        ("single", True),
+    ],
 )
 def test_a_step_on_four_devices_takes_what_a_calculation_by_hand_says(strategy, stream):
     settings = {"devices.strategy": strategy, "devices.seeds": int(strategy == "pmap")}

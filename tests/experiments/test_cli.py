@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bnrepro.records import read_run
+from tests import xla_flags
 from tests.small_shards import write_set
 
 ROOT = Path(__file__).parents[2]
@@ -114,8 +115,9 @@ def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
         *(sys.executable, "-c", program, *small_comparison(tmp_path)),
         "--config.steps=1000000",
     ]
+    env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(arguments, cwd=ROOT, **pipes) as process:
+    with subprocess.Popen(arguments, cwd=ROOT, env=env, **pipes) as process:
         try:
             while not (workdir / "config.json").exists():
                 assert process.poll() is None, process.stderr.read()
@@ -154,7 +156,8 @@ def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, f
         "--config.steps=40",
         "--config.checkpoint.every=1",
     ]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
+    result = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == 75, result.stderr
     assert "resumes from there" in result.stderr
     assert "Traceback" not in result.stderr

@@ -12,7 +12,8 @@ def test_a_config_is_trained_alone_with_its_common_settings(tmp_path, monkeypatc
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
     config = small_batch.get_config().to_dict()
     config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
-    config = with_settings(config, {"model.hidden": (4,), "normalizer.name": "batch_renorm"})
+    settings = {"model.hidden": (4,), "normalizer.name": "batch_renorm"}
+    config = with_settings(config, settings | {"devices.strategy": "single"})
     cli.run(train.alone(config), tmp_path, False, [], report=train.report)
     run = read_run(tmp_path)
     assert run.variants == ["single"]

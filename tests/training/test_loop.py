@@ -84,7 +84,8 @@ def numbers(state):
 def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data):
     common = parts()
     together, metrics = train_steps(common)(states_of(SEEDS, common), data, (), 0, STEPS)
-    sampler, single = epochs(EXAMPLES, BATCH), jax.jit(partial(train_step, task=Task(**common)))
+    sampler = jax.jit(epochs(EXAMPLES, BATCH))
+    single = jax.jit(partial(train_step, task=Task(**common)))
     for i in range(len(SEEDS)):
         state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], common))
         losses = []

@@ -41,7 +41,9 @@ def one_step(data, normalizer, *names):
     return metrics, state, batch, task
 
 
-def gradients(params, state, batch, task):
+def loss_and_gradients(state, batch, task):
+    """As a function of the parameters."""
+
     def loss(params):
         def one(images, labels):
             logits, _ = task.model.apply(
@@ -54,7 +56,7 @@ def gradients(params, state, batch, task):
 
         return jnp.mean(jax.vmap(one)(batch["images"], batch["labels"]))
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def normalized(state, batch, task):
@@ -68,7 +70,7 @@ def normalized(state, batch, task):
 
 def test_norms_of_gradients_and_parameters(data):
     metrics, state, batch, task = one_step(data, "batch_norm", "gradient_norms", "parameter_norms")
-    _, grads = gradients(state.params, state, batch, task)
+    _, grads = loss_and_gradients(state, batch, task)(state.params)
     for layer, inner in grads.items():
         flat = np.concatenate([np.ravel(x) for x in inner.values()])
         np.testing.assert_allclose(metrics[f"grad_norm/{layer}"], np.linalg.norm(flat), rtol=1e-4)
@@ -92,10 +94,11 @@ def test_percentiles_of_normalizers_and_shares_near_zero(data):
 def test_changes_along_the_gradient(data):
     """Of plain gradient descent, K times the step is K times the learning rate."""
     metrics, state, batch, task = one_step(data, "batch_norm", "along_gradient")
-    loss, grads = gradients(state.params, state, batch, task)
+    at = loss_and_gradients(state, batch, task)
+    loss, grads = at(state.params)
     for k in (0.5, 1, 2, 4):
         params = jax.tree.map(lambda p, g, k=k: p - k * 0.5 * g, state.params, grads)
-        there, there_grads = gradients(params, state, batch, task)
+        there, there_grads = at(params)
         change = optax.tree.norm(jax.tree.map(jnp.subtract, there_grads, grads))
         np.testing.assert_allclose(
             metrics[f"along_gradient/loss_{k:g}"], there - loss, rtol=1e-2, atol=1e-5
