@@ -91,7 +91,7 @@ def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkey
 
 
 def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(tmp_path, capsys):
-    claims.main(["--only=B8", "--workdir=there", "--fast"])
+    claims.main(["--only=B8", "--workdir=there"])
     values = [(row["n"], row["values"]) for row in ledger(tmp_path / "there")]
     claims.main(["--only=A3,B8", "--records=counterexamples=there/counterexamples"])
     folder = tmp_path / "runs" / "claims"
