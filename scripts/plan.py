@@ -6,13 +6,18 @@ r"""Plans a training on TPUs that are not there: memory, work, communication and
 Compiles one step of the variant, as the experiments run it, for each slice. The machine needs no
 TPU, only its compiler (pip install "bnrepro[tpu]"); MNIST and ImageNet need not be there either. If
 a step does not fit a chip, settings that make it smaller are named and planned with. Without
---topology, a step is timed on the devices of this machine.
+--topology, a step is timed on the devices of this machine. With --vary, as in scripts.sweep, each
+combination of the values is planned, and the table has a row for each:
+
+    --vary "devices.strategy=jit,pmap" --vary "model.dtype=float32,bfloat16"
 """
 
 import importlib.util
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,8 +75,9 @@ def _main() -> None:
         "topology", [], "A slice, such as v5e:4x4 or v5p:2x2x1; once for each."
     )
     flags.DEFINE_string("variant", None, "A variant of the config; by default, its baseline.")
+    flags.DEFINE_multi_string("vary", [], "KEY=A,B,..: plan with each; once for each key.")
     flags.DEFINE_string("output", None, "A CSV file for the numbers.")
-    config = cli.parse_config(__doc__ or "", ("topology", "variant", "output"))
+    config = cli.parse_config(__doc__ or "", ("topology", "variant", "vary", "output"))
     topologies = flags.FLAGS.topology
     variant = flags.FLAGS.variant or config["baseline"]
     flag = flags.FLAGS["config"]
@@ -87,7 +93,7 @@ def _main() -> None:
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import pandas as pd
 
-    from bnrepro.comparison.config import variant_configs
+    from bnrepro.comparison.config import variant_configs, with_settings
     from bnrepro.data.descriptions import describe_dataset
     from bnrepro.records import complete_file
     from bnrepro.report import commands
@@ -95,16 +101,18 @@ def _main() -> None:
 
     cli.quiet_logging()
     settings = variant_configs(chosen)[variant]
+    points = _points(settings, flags.FLAGS.vary, overrides)
     dataset = describe_dataset(
         settings["dataset"], settings["data_dir"] or None, image_size=settings["image_size"]
     )
-    common = {
-        "config": config_flags.get_config_filename(flag),
-        "overrides": " ".join(commands.config_flags(overrides)),
-        "variant": variant,
-    }
     rows = [
-        common | plan(settings, dataset, variant, topology) for topology in topologies or [LOCAL]
+        {
+            "config": config_flags.get_config_filename(flag),
+            "overrides": " ".join(commands.config_flags({**overrides, **point})),
+            "variant": variant,
+        }
+        | plan(with_settings(settings, point), dataset, variant, topology)
+        for point, topology in product(points, topologies or [LOCAL])
     ]
     records = pd.DataFrame(rows)
     if flags.FLAGS.output:
@@ -120,6 +128,31 @@ def _check(topology: str) -> None:
         raise UserError(f"--topology is CHIP:SIZE with one of {known}, got {topology!r}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('--topology needs the compiler for TPUs: pip install "bnrepro[tpu]"')
+
+
+def _points(
+    config: dict[str, Any], varied: Sequence[str], overrides: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """All combinations of the values that --vary gives, in which the last key varies fastest."""
+    from bnrepro.comparison.config import check_config, with_settings
+    from bnrepro.comparison.keys import check_setting
+    from bnrepro.sweep.space import Range, parse_values
+
+    listed: dict[str, list[Any]] = {}
+    for text in varied:
+        key, _, given = text.partition("=")
+        if key in listed or key in overrides:
+            raise UserError(f"--vary={text} gives {key} once more: choose one of the two")
+        values = parse_values(key, given)
+        if isinstance(values, Range):
+            raise UserError(f"--vary takes the values to plan with one by one, got {text!r}")
+        for value in values:
+            check_setting(key, value)
+        listed[key] = values
+    points = [dict(zip(listed, values, strict=True)) for values in product(*listed.values())]
+    for point in points:
+        check_config(with_settings(config, point))
+    return points
 
 
 def plan(
@@ -243,61 +276,100 @@ def _smaller(job: "Job") -> dict[str, Any] | None:
 def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
     """The table for a reader, a column for each topology, and its caption.
 
+    Of one setting it shows all numbers. Several have a row each, named by the keys in which they
+    differ, with the time of a step and the memory.
+
     Args:
       records: the rows of `plan`, also as read from a file.
     """
     import pandas as pd
 
-    def micro(seconds: float) -> str:
-        return "unknown" if pd.isna(seconds) else f"{1e6 * seconds:,.1f}"
-
-    def column(row: Any) -> dict[str, str]:
-        used = row["seeds"] * row["data"]
-        cells = {
-            "chips used": f"{used} of {row['chips']}",
-            "runs, batch spread over": f"{row['seeds']} x {row['data']}",
-        }
-        if row["changes"]:
-            cells["does not fit without"] = row["changes"]
-        for key in ("parameters", "arguments", "outputs", "temporaries", "memory", "bytes_moved"):
-            cells[f"{key.replace('_', ' ')}, MB"] = f"{row[key] / 1e6:,.1f}"
-        cells |= {
-            "GFLOP": f"{row['flops'] / 1e9:,.3g}",
-            "collectives": row["collectives"] or "none",
-        }
-        if row["topology"] == LOCAL:
-            cells["measured, µs"] = micro(row["seconds"])
-        else:
-            cells |= {
-                "compiler's estimate, µs": micro(row["compiler_seconds"]),
-                "roofline, µs": micro(row["roofline_seconds"]),
-                "communication, µs": micro(row["communication_seconds"]),
-            }
-        return cells | {
-            f"hours to {row['steps']:,} steps": f"{row['seconds'] * row['steps'] / 3600:,.3g}",
-            "images/s per chip": f"{row['runs'] * row['batch_size'] / row['seconds'] / used:,.0f}",
-        }
-
     # A file has nothing where a text is empty.
     texts = {"overrides": "", "changes": "", "collectives": ""}
-    rows = records.astype(dict.fromkeys(texts, object)).fillna(texts).to_dict("records")
-    table = pd.DataFrame({row["topology"]: column(row) for row in rows}).fillna("")
+    records = records.astype(dict.fromkeys(texts, object)).fillna(texts)
+    rows: list[Any] = records.to_dict("records")
     first = rows[0]
+    local = first["topology"] == LOCAL
+    points = {row["overrides"]: shlex.split(row["overrides"]) for row in rows}
+    common = [
+        flag for flag in points[first["overrides"]] if all(flag in each for each in points.values())
+    ]
     several = f"all {first['runs']} runs of " if first["runs"] > 1 else ""
-    caption = (
-        f"A step of {several}{first['variant']}, "
-        f"{' '.join([first['config'], first['overrides']]).strip()}: what each "
-        "chip holds, computes and exchanges."
-    )
-    if first["topology"] == LOCAL:
+    command = " ".join([first["config"], *map(shlex.quote, common)])
+    caption = f"A step of {several}{first['variant']}, {command}: "
+    if len(points) == 1:
+        table = pd.DataFrame({row["topology"]: _column(row) for row in rows}).fillna("")
+        caption += "what each chip holds, computes and exchanges."
+    else:
+        varied = [
+            dict(
+                flag.removeprefix("--config.").split("=", 1) for flag in each if flag not in common
+            )
+            for each in points.values()
+        ]
+        cells: dict[str, list[str]] = {}
+        for row in rows:
+            cells.setdefault(row["topology"], []).append(_cell(row))
+        table = pd.DataFrame(cells, pd.MultiIndex.from_frame(pd.DataFrame(varied)))
+        times = "measured" if local else "by the roofline + of communication"
+        caption += f"µs {times}; MB of memory on a chip."
+    if local:
         return table, f"{caption} Median of single steps, each a dispatch of its own."
     caption += (
         " Nothing was run, and times leave out all overheads. The roofline takes the chip's "
-        "published peaks for operations and memory; communication, for its links. Hours add "
-        "communication to the compiler's estimate or, where the compiler does not know an "
-        f"operation's time, to the roofline. JAX {first['jax']}, libtpu {first['libtpu']}."
+        "published peaks for operations and memory; communication, for its links."
     )
-    return table, caption
+    if len(points) == 1:
+        caption += (
+            " Hours add communication to the compiler's estimate or, where the compiler does not "
+            "know an operation's time, to the roofline."
+        )
+    return table, f"{caption} JAX {first['jax']}, libtpu {first['libtpu']}."
+
+
+def _column(row: Mapping[str, Any]) -> dict[str, str]:
+    """All numbers of a plan."""
+    used = row["seeds"] * row["data"]
+    cells = {
+        "chips used": f"{used} of {row['chips']}",
+        "runs, batch spread over": f"{row['seeds']} x {row['data']}",
+    }
+    if row["changes"]:
+        cells["does not fit without"] = row["changes"]
+    for key in ("parameters", "arguments", "outputs", "temporaries", "memory", "bytes_moved"):
+        cells[f"{key.replace('_', ' ')}, MB"] = f"{row[key] / 1e6:,.1f}"
+    cells |= {
+        "GFLOP": f"{row['flops'] / 1e9:,.3g}",
+        "collectives": row["collectives"] or "none",
+    }
+    if row["topology"] == LOCAL:
+        cells["measured, µs"] = _micro(row["seconds"])
+    else:
+        cells |= {
+            "compiler's estimate, µs": _micro(row["compiler_seconds"]),
+            "roofline, µs": _micro(row["roofline_seconds"]),
+            "communication, µs": _micro(row["communication_seconds"]),
+        }
+    return cells | {
+        f"hours to {row['steps']:,} steps": f"{row['seconds'] * row['steps'] / 3600:,.3g}",
+        "images/s per chip": f"{row['runs'] * row['batch_size'] / row['seconds'] / used:,.0f}",
+    }
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """The time of a step, and the memory."""
+    # Not the compiler's estimate, which it does not give for all of them.
+    keys = (
+        ["seconds"] if row["topology"] == LOCAL else ["roofline_seconds", "communication_seconds"]
+    )
+    cell = f"{' + '.join(_micro(row[key]) for key in keys)}; {row['memory'] / 1e6:,.1f}"
+    return f"{cell} ({row['changes']})" if row["changes"] else cell
+
+
+def _micro(seconds: float | None) -> str:
+    import pandas as pd
+
+    return "unknown" if pd.isna(seconds) else f"{1e6 * seconds:,.1f}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """scripts/plan.py as a user runs it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,18 @@ def test_a_step_is_timed_on_this_machine_and_shown_as_a_table(tmp_path):
     assert 0 < row["seconds"] < 10
 
 
+def test_of_several_settings_each_has_a_row(tmp_path):
+    output = tmp_path / "plan.csv"
+    vary = ("--vary=devices.strategy=jit,single", "--vary=normalizer.momentum=0.9")
+    result = run("--variant=none", "--config.model.hidden=(20,)", *vary, f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    table, caption = plan.report(records := pd.read_csv(output))
+    assert table.index.names == ["devices.strategy"]
+    memory = [f"{bytes_ / 1e6:,.1f}" for bytes_ in records["memory"]]
+    assert [cell.split("; ")[1] for cell in table.loc[["jit", "single"], plan.LOCAL]] == memory
+    assert "'--config.model.hidden=(20,)' --config.normalizer.momentum=0.9: µs measured" in caption
+
+
 def test_a_step_is_compiled_for_chips_that_are_not_there(untyped):
     pytest.importorskip("libtpu", reason="needs libtpu: pip install bnrepro[tpu]")
     row = planned("v5e:2x2")
@@ -96,6 +109,23 @@ def test_a_mistake_is_one_sentence(arguments, message):
     result = run(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("varied", "message"),
+    [
+        (["model.dtype"], "model.dtype must have at least one value"),
+        (["model.dtype=float16"], "model.dtype is unknown: 'float16'"),
+        (["model.width=log(0.1,1)"], "--vary takes the values to plan with one by one"),
+        (["seeds=1", "seeds=2"], "--vary=seeds=2 gives seeds once more"),
+        (["steps=100"], "--vary=steps=100 gives steps once more"),
+        (["microbatch_size=4,7"], "batch_size must be a multiple of microbatch_size"),
+    ],
+)
+def test_values_that_cannot_be_planned_with_are_refused(varied, message):
+    config = variant_configs(small_batch.get_config().to_dict())[NAME]
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan._points(config, varied, {"steps": 6_000})
 
 
 def test_a_topology_needs_the_compiler_for_tpus(monkeypatch):
