@@ -14,7 +14,8 @@ from bnrepro.comparison import footprint
 from bnrepro.comparison.config import variant_configs, with_settings
 from bnrepro.data.descriptions import describe_dataset
 from bnrepro.errors import UserError
-from configs import small_batch
+from bnrepro.models import inception as inception_model
+from configs import inception, small_batch
 from scripts import plan
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,29 @@ def test_a_step_is_compiled_for_chips_that_are_not_there(untyped):
         planned("v5e:3x3")
     with pytest.raises(UserError, match="over 3 of the 4 chips of v5e:2x2, but"):
         planned("v5e:2x2", seeds=3, **{"devices.data": 1})
+
+
+def test_a_step_of_inception_is_compiled_for_chips_that_are_not_there(untyped, monkeypatch):
+    """With two of its blocks: all take minutes."""
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install bnrepro[tpu]")
+    blocks = {name: inception_model.BLOCKS[name] for name in ("mixed_3", "mixed_8")}
+    monkeypatch.setattr(inception_model, "BLOCKS", blocks)
+    compile_step, steps = footprint.compile_step, []
+
+    def keep(job):
+        steps.append(compile_step(job))
+        return steps[-1]
+
+    monkeypatch.setattr(footprint, "compile_step", keep)
+    config = variant_configs(inception.get_config("narrow").to_dict())["4 batch_renorm"]
+    settings = {"stream": True, "model.width": 1 / 16, "model.dtype": "bfloat16"}
+    dataset = describe_dataset("imagenette", image_size=32)  # which need not be there
+    row = plan.plan(with_settings(config, settings), dataset, "4 batch_renorm", "v5e:2x2")
+    assert (row["chips"], row["seeds"], row["data"], row["changes"]) == (4, 1, 4, "")
+    # Gradients and statistics are averaged together.
+    assert row["collectives"].startswith("1 all-reduce")
+    # On CPU it would be a product, and without the setting in float32.
+    assert re.search(r"= bf16\[16,32,32,2\].* convolution\(.*size=3x3", steps[0].compiled.as_text())
 
 
 def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
