@@ -4,11 +4,14 @@ On CPU the images and the width are those of configs/inception.py:narrow; on an 
 its preset tiny. The data set must be there.
 """
 
+import importlib
 import resource
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, cast
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,7 @@ from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Feed
 from bnrepro.data.datasets import load_dataset
+from bnrepro.training.loop import TrainSteps
 from configs import inception
 from scripts.benchmark_layers import Call, measure, repeat
 from scripts.benchmark_train import training_call
@@ -37,6 +41,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 # What the others are compared with.
 _FIRST = "batch_norm"
+# What bnrepro.models.convolution chooses against on CPU; elsewhere, what the loop over steps costs.
+OUTSIDE = "batch_norm, XLA's convolutions, not in a loop"
 
 
 class Timed(NamedTuple):
@@ -71,6 +77,7 @@ def config_of(network: str, dtype: str) -> dict[str, Any]:
 def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
     """Times all arms in turn, and returns the table and its caption."""
     timed = {name: _prepare(with_settings(config, changes)) for name, changes in ARMS.items()}
+    timed[OUTSIDE] = _prepare(config, outside=True)
     calls = [
         (PRODUCT, _product(config["model"]["dtype"])),
         *((name, arm.call) for name, arm in timed.items()),
@@ -97,7 +104,8 @@ def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
     text = f"""\
 These are training steps in {config["model"]["dtype"]} as the experiments do them, {STEPS} in a
 dispatch, of {config["batch_size"]} images of {config["dataset"]}, {config["image_size"]} x
-{config["image_size"]}. Speeds are medians of {rounds} readings, taken in turn in one process;
+{config["image_size"]}. Steps that are not in a loop are a dispatch each.
+Speeds are medians of {rounds} readings, taken in turn in one process;
 ratios are medians of the readings' ratios. The second ratio compares operations per second with a
 product of {length:,} x {length:,} matrices of the same type, {product / 1e6:,.0f} GFLOP/s here.
 The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The
@@ -108,8 +116,8 @@ process needed
     return pd.DataFrame.from_dict(rows, orient="index").fillna(""), text
 
 
-def _prepare(config: Mapping[str, Any]) -> Timed:
-    begin = perf_counter()
+def _prepare(config: Mapping[str, Any], *, outside: bool = False) -> Timed:
+    begin, steps = perf_counter(), 1 if outside else STEPS
     dataset = load_dataset(
         config["dataset"],
         config["data_dir"] or None,
@@ -117,17 +125,38 @@ def _prepare(config: Mapping[str, Any]) -> Timed:
         stream=config["stream"],
     )
     program = make_program(*make_job("benchmark", dict(config), dataset))
-    fed, train_steps = Feed(program)([0], 0, STEPS), cast(Any, program.train_steps)
+    fed, train_steps = Feed(program)([0], 0, steps), cast(Any, program.train_steps)
     states = program.init(np.arange(1), {})
-    lowered = train_steps.lower(states, program.arrays, fed, 0, STEPS)
+    with _compilers_convolutions(config["model"]["name"]) if outside else nullcontext():
+        train_steps = _single(train_steps) if outside else train_steps
+        lowered = train_steps.lower(states, program.arrays, fed, 0, steps)
     compiled = lowered.compile()
-    call = training_call(program._replace(train_steps=compiled), STEPS)
+    train = training_call(program._replace(train_steps=compiled), steps)
+
+    def call(number: int) -> None:
+        train(number * STEPS // steps)
+
     call(1)
     seconds = perf_counter() - begin
     reader = _reader(program) if config["stream"] else None
     # The body of the loop over steps counts once. A program compiled for a GPU leaves out what it
     # has libraries compute.
     return Timed(call, reader, seconds, allocated(compiled), lowered.cost_analysis()["flops"])
+
+
+def _compilers_convolutions(network: str) -> Any:
+    """Networks that are traced within it leave their convolutions to the compiler."""
+    module = importlib.import_module(f"bnrepro.models.{network}")
+    return mock.patch.object(module, "convolution", jax.lax.conv_general_dilated)
+
+
+def _single(train_steps: TrainSteps) -> Any:
+    """The same for one step: the compiler removes a loop that it knows to have one iteration."""
+
+    def step(states: Any, arrays: Any, fed: Any, first: Any, steps: Any) -> Any:
+        return train_steps(states, arrays, fed, first, 1)
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def _reader(program: Program) -> Call:

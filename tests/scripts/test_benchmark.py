@@ -7,7 +7,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from bnrepro.comparison.config import with_settings
+from bnrepro.comparison.config import variant_configs, with_settings
+from bnrepro.comparison.program import make_program
+from bnrepro.comparison.run import make_job
+from configs import small_batch_cnn
 from scripts import (
     benchmark,
     benchmark_depth,
@@ -128,9 +131,28 @@ def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
     benchmark.main(["inception", f"--output={output}", "--rounds=3"])
     _, _, *rows = table(output)
     cells = {name: [float(cell.replace(",", "")) for cell in row] for name, *row in rows}
-    assert cells.keys() == {"batch_norm", "batch_renorm"}
+    assert cells.keys() == {"batch_norm", "batch_renorm", benchmark_inception.OUTSIDE}
     assert min(cells["batch_norm"]) >= 0 and cells["batch_norm"][1] == 1
     assert cells["batch_renorm"][0] > 0
+
+
+def test_a_step_is_taken_out_of_the_loop(monkeypatch):
+    # States that are only described are no arrays, as which their fields are annotated.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    config = variant_configs(small_batch_cnn.get_config().to_dict())["batch_norm 16"]
+    settings = {"seeds": 1, "model.channels": (2, 2), "batch_size": 16}
+    config = with_settings(config, settings)
+    program = make_program(*make_job("batch_norm 16", config, small_dataset()))
+    states = jax.eval_shape(program.init, np.arange(1), {})
+
+    def entry(train_steps):
+        text = train_steps.lower(states, program.arrays, (), 0, 1).compile().as_text()
+        return text[text.index("\nENTRY") :]
+
+    # Otherwise, CPUs get products.
+    with benchmark_inception._compilers_convolutions("cnn"):
+        assert "convolution(" not in entry(program.train_steps)
+        assert "convolution(" in entry(benchmark_inception._single(program.train_steps))
 
 
 def test_without_its_data_set_inception_is_not_timed(tmp_path, monkeypatch, capsys):
