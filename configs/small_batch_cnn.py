@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.steps = 3_000
     config.eval_every = 250
     # The one that Batch Norm at 64 ends best with: configs/small_batch_cnn_rates.py.
-    config.optimizer.learning_rate = 0.3
+    config.optimizer.learning_rate = 1.0
     return config
