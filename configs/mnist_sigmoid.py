@@ -66,8 +66,8 @@ def get_config(length: str = "full") -> ConfigDict:
     config.model.remat = False  # recompute their activations in the backward pass, to save memory
     config.model.zero_last_scale = False  # start with 0 as the last scale of a resnet's blocks
     config.model.activation = "sigmoid"  # or identity, relu, tanh, tlu
-    # The paper says "small random Gaussian" and gives no learning rate. With these
-    # the plain network ends as high as with any: configs/mnist_sigmoid_rates.py.
+    # The paper says "small random Gaussian" and gives no learning rate. With these the plain
+    # network ends as high as with any: configs/mnist_sigmoid_rates.py.
     config.model.init = "normal"  # or lecun_normal, of variance 1 / inputs
     config.model.init_std = 0.1
     config.model.dropout = 0.0  # rate, of the hidden units of an mlp, of the features of others

@@ -11,6 +11,7 @@ from scipy import stats
 from bnrepro.claims.ledger import combined
 from bnrepro.records import read_run
 from bnrepro.report.report import write
+from configs import small_batch_cnn
 from configs.claims import placement
 from configs.small_batch_normalizers import OWN_RATES
 from scripts.report import report_of
@@ -83,8 +84,8 @@ def best_rates(name):
     means = rows.groupby("variant")["value"].mean().round(6)
     found = {}
     for variant, mean in means.items():
-        kind, rate = variant.rsplit(" rate ", 1)
-        found.setdefault(kind, []).append((mean, -float(rate.replace("_", "."))))
+        kind, _, rate = variant.rpartition("rate ")
+        found.setdefault(kind.strip(), []).append((mean, -float(rate.replace("_", "."))))
     return {kind: -max(pairs)[1] for kind, pairs in found.items()}
 
 
@@ -95,6 +96,8 @@ def test_chosen_rates_are_those_with_the_highest_accuracy_on_the_holdout():
     }
     placements = {" ".join(network): rate for network, rate in placement.RATES.items()}
     assert best_rates("placement_rates") == placements
+    (rate,) = best_rates("small_batch_cnn_rates").values()
+    assert rate == small_batch_cnn.get_config().optimizer.learning_rate
 
 
 def final_accuracy(name):

@@ -42,11 +42,6 @@ def accuracy(comparison: str, *variants: str, **splits: str) -> ClaimFigure:
     return ClaimFigure(comparison, draw)
 
 
-def sigmoid_input(comparison: str) -> ClaimFigure:
-    """Percentiles of a sigmoid's input over training."""
-    return ClaimFigure(comparison, figures.sigmoid_input_figure)
-
-
 def against(
     comparison: str,
     pattern: str,

@@ -4,7 +4,8 @@ import math
 from functools import partial
 
 from bnrepro.claims import pictures, readings
-from bnrepro.claims.claim import Claim, Measurement, Quote
+from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, Quote
+from bnrepro.report.figures import sigmoid_input_figure
 from bnrepro.report.statistics import Rule
 
 _MORE = Rule(low=0)
@@ -106,7 +107,7 @@ TRAINING = (
         "they wander alike (0.03 ± 0.14); later the network without, which then fits the training "
         "set, hardly changes.",
         figures=(
-            pictures.sigmoid_input("percentiles"),
+            ClaimFigure("percentiles", sigmoid_input_figure),
             pictures.over_steps(
                 "percentiles",
                 "distance of the median from its first, in spreads",

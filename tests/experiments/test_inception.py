@@ -47,9 +47,7 @@ def test_inception_trains_on_photographs_and_stands_beside_the_paper(
 ):
     monkeypatch.setattr(model, "BLOCKS", {name: model.BLOCKS[name] for name in blocks})
     config = inception_config.get_config("smoke").to_dict()
-    config |= {"steps": 2, "eval_every": 2, "baseline": "4 batch_renorm"}
-    config |= {"batch_size": 8, "microbatch_size": 4}
-    config["variants"] = {"4 batch_renorm": config["variants"]["4 batch_renorm"]}
+    config |= {"steps": 2, "eval_every": 2, "batch_size": 8, "microbatch_size": 4}
     config["model"]["width"] = 1 / 16
     config["evaluation"]["minibatches"] = 1
     # A program over several devices takes twice as long to compile.
