@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.seeds = 3
     config.first_seed = 1000
     config.microbatch_size = 2
+    config.evaluation.holdout = 5_000
     config.variants = {
         f"{name} {epsilon:g}".replace(".", "_"): {"normalizer": {"name": name, "epsilon": epsilon}}
         for name in ("batch_norm", "batch_renorm")

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.seeds = 3
     config.first_seed = 2000
     config.eval_every = 2_500
+    config.evaluation.holdout = 5_000
     return config
 
 

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.first_seed = 2000
     config.microbatch_size = 4
     config.normalizer.name = "batch_renorm"
+    config.evaluation.holdout = 5_000
     return config
 
 
