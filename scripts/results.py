@@ -12,6 +12,7 @@ person to revise. Run it at a clean commit: provenance names it.
 Exit codes: 0 done; 2 a mistake, told in one sentence; else that of the command that failed.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -146,10 +147,17 @@ def renewed(text: str, old: str, new: str) -> str:
         # The first row is the header, the second the rule below it.
         return {line.split("|")[1].strip() or str(i): line for i, line in enumerate(table)}
 
-    after = rows(new)
-    for label, line in rows(old).items():
-        text = text.replace(line, after.get(label, line))
-    return text
+    before, after = rows(old), rows(new)
+    renewals = {line: after.get(label, line) for label, line in before.items()}
+
+    def table(found: re.Match[str]) -> str:
+        lines = found[0].splitlines()
+        # Another table may have the same header.
+        if not set(lines) <= set(renewals):
+            return found[0]
+        return "\n".join(renewals[line] for line in lines)
+
+    return re.sub(r"^\|.*(\n\|.*)*", table, text, flags=re.MULTILINE)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,16 @@ def test_rows_of_its_table_are_renewed_wherever_they_are_shown(tmp_path):
     old, new = workdir("old", ACCURACY), workdir("new", better)
     table = (old / "summary.md").read_text()
     (row,) = [line for line in table.splitlines() if line.startswith("| batch_norm ")]
+    header = table.splitlines()[0]
+    other = f"{header}\n{row}\n| batch_norm | of another table |\n"
     page = tmp_path / "page.md"
-    page.write_text(f"All:\n\n{table}\nOne:\n\n{row}\n\n| batch_norm | of another table |\n")
+    page.write_text(f"All:\n\n{table}\nOne:\n\n{header}\n{row}\n\n{other}")
     results.keep(new, old, [page])
     renewed = (new / "summary.md").read_text()
     (newer,) = [line for line in renewed.splitlines() if line.startswith("| batch_norm ")]
     assert "94.67" in row and "95.67" in newer
-    assert page.read_text() == (
-        f"All:\n\n{renewed}\nOne:\n\n{newer}\n\n| batch_norm | of another table |\n"
-    )
+    header = renewed.splitlines()[0]
+    assert page.read_text() == f"All:\n\n{renewed}\nOne:\n\n{header}\n{newer}\n\n{other}"
     assert (old / "metrics.csv").read_bytes() == (new / "metrics.csv").read_bytes()
     assert sorted(path.name for path in (old / "figures").iterdir()) == [
         "accuracy.png", "accuracy.svg", "sigmoid_input.png", "sigmoid_input.svg",
