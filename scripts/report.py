@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,9 @@ from experiments import cli
 from scripts import make_parser
 
 if TYPE_CHECKING:
-    from bnrepro.claims.claim import Claim
+    from bnrepro.claims.sections import ClaimSection
     from bnrepro.records import Run
-    from bnrepro.report.page import ClaimSection, Drawing, Section
+    from bnrepro.report.page import Section
     from bnrepro.report.report import Report
 
 PAGE = "index.html"
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     output = options.output or options.runs / "report"
 
-    # Imported only now, so that --help need not wait for pandas.
+    # Here and below, imported only when needed, so that --help need not wait for pandas.
     from bnrepro.claims.claim import DOCUMENTS
     from bnrepro.records import complete_file
     from bnrepro.report.page import render
@@ -45,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _check_output(output)
         workdirs, ledgers = _find(options.runs, output)
-        sections = _sections(workdirs, options.runs, options.skip_bad)
-        if not sections and not ledgers:
+        runs = _read(workdirs, options.skip_bad)
+        comparisons = _comparisons(runs, options.runs, options.skip_bad)
+        if not comparisons and not ledgers:
             raise UserError(f"no workdir was found in {options.runs}")
-        claims, about = _ledger(ledgers, workdirs, sections, options.skip_bad)
-        page = render(claims, about, list(sections.values()), DOCUMENTS)
+        claims, about = _claims(ledgers, runs, comparisons, options.skip_bad)
+        page = render(claims, about, list(comparisons.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
             path.write_text(page, encoding="utf-8")
     except UserError as error:
@@ -103,53 +103,43 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
     return workdirs, ledgers
 
 
-def _sections(workdirs: Sequence[Path], runs: Path, skip_bad: bool) -> "dict[Path, Section]":
-    """A section for each workdir in which accuracy was measured."""
-    sections: dict[Path, Section] = {}
-    for workdir in workdirs:
-        title = workdir.relative_to(runs).as_posix() if workdir != runs else workdir.name
-        with _left_out(skip_bad):
-            section = _section(workdir, f"c{len(sections)}", title)
-            if section is not None:
-                sections[workdir] = section
-    return sections
-
-
 @contextmanager
-def _left_out(skip_bad: bool) -> Iterator[None]:
-    """Names records that cannot be read, and goes on, if these are to be skipped."""
+def _bad_left_out(folder: Path, skip_bad: bool) -> Iterator[None]:
+    """Names records that cannot be read or lack something; goes on, if these are to be skipped."""
     try:
-        yield
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"no report can be made of {folder}: {reason}") from error
     except UserError as error:
         if not skip_bad:
             raise
         print(f"left out: {error}", file=sys.stderr)
 
 
-def _section(workdir: Path, id: str, title: str) -> "Section | None":
-    """The section of a workdir, if accuracy was measured in it.
-
-    Raises:
-      UserError: no report can be made of its records.
-    """
+def _read(workdirs: Sequence[Path], skip_bad: bool) -> "dict[Path, Run]":
     from bnrepro.records import read_run
+
+    runs = {}
+    for workdir in workdirs:
+        with _bad_left_out(workdir, skip_bad):
+            runs[workdir] = read_run(workdir)
+    return runs
+
+
+def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dict[Path, Section]":
+    """A section for each run in which accuracy was measured."""
     from bnrepro.report.page import Section
 
-    run = read_run(workdir)
-    if "accuracy" not in set(run.metrics["metric"]):
-        return None
-    with _made_of(workdir):
-        return Section.of(run, report_of(run), id, title)
-
-
-@contextmanager
-def _made_of(workdir: Path) -> Iterator[None]:
-    """Names records that lack something, as other people's may."""
-    try:
-        yield
-    except (LookupError, ValueError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"no report can be made of {workdir}: {reason}") from error
+    sections: dict[Path, Section] = {}
+    for workdir, run in runs.items():
+        if "accuracy" in set(run.metrics["metric"]):
+            title = workdir.relative_to(root).as_posix() if workdir != root else workdir.name
+            with _bad_left_out(workdir, skip_bad):
+                section = Section.of(run, report_of(run), f"c{len(sections)}", title)
+                sections[workdir] = section
+    return sections
 
 
 def report_of(run: "Run") -> "Report":
@@ -164,111 +154,42 @@ def report_of(run: "Run") -> "Report":
     return made
 
 
-def _ledger(
-    folders: Sequence[Path],
-    workdirs: Sequence[Path],
-    sections: "Mapping[Path, Section]",
+def _claims(
+    ledgers: Sequence[Path],
+    runs: "Mapping[Path, Run]",
+    comparisons: "Mapping[Path, Section]",
     skip_bad: bool,
 ) -> "tuple[list[ClaimSection], str]":
-    """The sections of a ledger's claims, and its caption; uses the most complete of several.
+    """The claims of a ledger, and its caption; uses the most complete of several.
 
     A full ledger is preferred to a fast one. Without any, there is nothing to say.
     """
     from bnrepro.claims import CLAIMS
     from bnrepro.claims.ledger import LEDGER, caption, read_ledger
+    from bnrepro.claims.sections import claim_section
+    from bnrepro.report.page import Drawing
 
     found = {}
-    for folder in folders:
-        with _left_out(skip_bad):
+    for folder in ledgers:
+        with _bad_left_out(folder, skip_bad):
             found[folder] = read_ledger(folder / LEDGER, CLAIMS)
     if not found:
         return [], ""
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
     for other in found.keys() - {folder}:
         print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
-    ledger = found[folder]
-    ids = {path.name: section.id for path, section in sections.items() if path.parent == folder}
-    lines: Any = ledger.to_dict("records")
-    chosen = [claim for claim in CLAIMS.values() if claim.id in set(ledger["claim"])]
-    drawings = _drawings(chosen, [path for path in workdirs if path.parent == folder], skip_bad)
-    claims = [
-        _claim(claim, [row for row in lines if row["claim"] == claim.id], ids, drawings[claim.id])
-        for claim in chosen
-    ]
-    return claims, caption(ledger)
-
-
-def _drawings(
-    claims: "Sequence[Claim]", workdirs: Sequence[Path], skip_bad: bool
-) -> "dict[str, list[Drawing]]":
-    """The figures of each claim whose records are among these."""
-    from bnrepro.records import read_run
-    from bnrepro.report.page import Drawing
-
-    found: dict[str, list[Drawing]] = {claim.id: [] for claim in claims}
-    places = {workdir.name: workdir for workdir in workdirs}
-    read = cache(read_run)
-    for claim in claims:
-        for i, one in enumerate(claim.figures):
-            if one.comparison in places:
-                place = places[one.comparison]
-                with _left_out(skip_bad), _made_of(place):
-                    drawing = Drawing.of(one.picture(read(place)), f"{claim.id}f{i}")
-                    found[claim.id].append(drawing)
-    return found
-
-
-def _claim(
-    claim: "Claim",
-    lines: list[dict[str, Any]],
-    sections: Mapping[str, str],
-    drawings: "Sequence[Drawing]",
-) -> "ClaimSection":
-    """The section of a claim, from its rows in the ledger."""
-    from bnrepro.claims.ledger import combined, cost, diverged, reading
-    from bnrepro.report.figures import measurement_figure
-    from bnrepro.report.page import ClaimSection, Drawing, Measured
-    from bnrepro.report.statistics import estimate
-
-    declared = {one.what: one for one in claim.measurements}
-    measured = []
-    for i, line in enumerate(lines):
-        sample = [float(value) for value in line["values"].split()]
-        drawing = None
-        if len(sample) > 1:
-            picture = measurement_figure(estimate(sample), line["low"], line["high"])
-            drawing = Drawing.of(picture, f"{claim.id}m{i}")
-        read = reading(line)
-        measured.append(
-            Measured(
-                what=line["measurement"],
-                number=read.number,
-                rule=read.rule,
-                reason=declared[line["measurement"]].reason,
-                test=read.test,
-                verdict=read.verdict,
-                comparison=sections.get(line["comparison"], ""),
-                drawing=drawing,
-            )
-        )
-    fast = " --fast" * (lines[0]["length"] == "fast")
-    commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
-    return ClaimSection(
-        id=claim.id,
-        statement=claim.statement,
-        sources=claim.sources,
-        quotes=claim.quotes,
-        reading=claim.reading,
-        looked_into=claim.looked_into,
-        papers=claim.papers,
-        measured=measured,
-        drawings=drawings,
-        diverged=diverged(lines),
-        verdict=str(combined(one.verdict for one in measured)),
-        core_minutes=cost(lines),
-        command=f"python -m scripts.claims --only={claim.id}{fast}",
-        commits=f"registered {lines[0]['registered'][:7] or 'nowhere'}, run at {commits}",
-    )
+    rows = dict(iter(found[folder].groupby("claim")))
+    ids = {path.name: one.id for path, one in comparisons.items() if path.parent == folder}
+    sections = []
+    for claim in [claim for claim in CLAIMS.values() if claim.id in rows]:
+        drawings = []
+        for i, figure in enumerate(claim.figures):
+            if run := runs.get(folder / figure.comparison):
+                with _bad_left_out(run.workdir, skip_bad):
+                    drawings.append(Drawing.of(figure.picture(run), f"{claim.id}f{i}"))
+        lines: Any = rows[claim.id].to_dict("records")
+        sections.append(claim_section(claim, lines, ids, drawings))
+    return sections, caption(found[folder])
 
 
 if __name__ == "__main__":

@@ -31,48 +31,6 @@ class Drawing(NamedTuple):
         return cls(picture.alt, Markup(inline_svg(picture, name)))
 
 
-class Measured(NamedTuple):
-    """A measurement of a claim.
-
-    Attributes:
-      what: the number in words.
-      number: a `Cell`, with its interval and the number of seeds.
-      rule: what the claim says about it, and `reason` why.
-      test: its p-value.
-      verdict: of this number alone.
-      comparison: id of the `Section` that it comes from, "" if that is not on the page.
-      drawing: its seeds with the rule, if it has several.
-    """
-
-    what: str
-    number: str
-    rule: str
-    reason: str
-    test: str
-    verdict: str
-    comparison: str
-    drawing: Drawing | None
-
-
-class ClaimSection(NamedTuple):
-    """A claim and its verdict. `quotes` are (document, section, words)."""
-
-    id: str
-    statement: str
-    sources: Sequence[str]
-    quotes: Sequence[tuple[str, str, str]]
-    reading: str
-    looked_into: str
-    papers: str
-    measured: Sequence[Measured]
-    drawings: Sequence[Drawing]
-    diverged: Sequence[str]
-    verdict: str
-    core_minutes: float
-    command: str
-    commits: str
-
-
 class Section(NamedTuple):
     """A comparison: its table and caption, its figures, and how to repeat it."""
 
@@ -98,7 +56,7 @@ class Section(NamedTuple):
 
 
 def render(
-    claims: Sequence[ClaimSection],
+    claims: Sequence[Any],
     caption: str,
     comparisons: Sequence[Section],
     documents: Mapping[str, str],
@@ -106,7 +64,7 @@ def render(
     """The page as HTML. Text from records is escaped, and only the page's own script runs.
 
     Args:
-      claims: from the ledger; empty if there is none.
+      claims: a `ClaimSection` for each claim of the ledger; empty if there is none.
       caption: of the ledger.
       comparisons: in the order of the page.
       documents: that the claims quote, by their short names.
