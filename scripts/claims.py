@@ -76,7 +76,7 @@ def _register() -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from bnrepro.claims.ledger import LEDGER, LEDGER_MD, caption, claims_table, make_ledger
+    from bnrepro.claims import ledger
     from bnrepro.comparison.provenance import here_and_now
     from bnrepro.data.datasets import DatasetError, load_dataset
     from bnrepro.records import check_writable, complete_file
@@ -113,14 +113,13 @@ def _measure(options: argparse.Namespace) -> None:
     for claim in claims:
         if given.keys() & set(claim.comparisons):
             registered[claim.id] = registered[claim.id]._replace(commit="")
-    ledger = make_ledger(claims, evidence, registered, fast=options.fast)
-    table, text = claims_table(claims, ledger), caption(ledger)
-    with complete_file(workdir / LEDGER) as path:
-        ledger.to_csv(path, index=False)
-    with complete_file(workdir / LEDGER_MD) as path:
-        path.write_text(page(claims, table, text), encoding="utf-8")
-    print_table(table, text, width=200)
-    print(f"The ledger is in {workdir}: {LEDGER}, {LEDGER_MD}.")
+    table = ledger.make_ledger(claims, evidence, registered, fast=options.fast)
+    with complete_file(workdir / ledger.LEDGER) as path:
+        table.to_csv(path, index=False)
+    with complete_file(workdir / ledger.LEDGER_MD) as path:
+        path.write_text(ledger.markdown(claims, table), encoding="utf-8")
+    print_table(ledger.claims_table(claims, table), ledger.caption(table), width=200)
+    print(f"The ledger is in {workdir}: {ledger.LEDGER}, {ledger.LEDGER_MD}.")
 
 
 def _chosen(only: str | None) -> "list[Claim]":
@@ -286,27 +285,6 @@ def _diverged(run: "Run") -> str:
     if len(counts) > 3:
         return f"{sum(counts.values())} of {seeds * len(run.variants)} runs of {run.workdir.name}"
     return ", ".join(f"{name} {count} of {seeds}" for name, count in counts.items())
-
-
-def page(claims: "Sequence[Claim]", table: Any, caption: str) -> str:
-    """The ledger as Markdown: the table, and each claim's quotes and reasons."""
-    from bnrepro.claims.claim import DOCUMENTS
-    from bnrepro.claims.ledger import rule_text
-
-    cells = table.replace(r"\n", "<br>", regex=True).replace(r"\|", r"\\|", regex=True)
-    parts = ["# What holds", cells.to_markdown(disable_numparse=True), caption]
-    for claim in claims:
-        quotes = [
-            f"> {quote.words}\n>\n> {quote.document}" + f", {quote.section}" * bool(quote.section)
-            for quote in claim.quotes
-        ]
-        rules = [
-            f"- {one.what}: {rule_text(one.rule)}; {one.reason}." for one in claim.measurements
-        ]
-        parts += [f"## {claim.id}. {claim.statement}", *quotes, claim.reading, "\n".join(rules)]
-        parts += [f"Looked into: {claim.looked_into}"] * bool(claim.looked_into)
-    documents = [f"- {name}: {title}" for name, title in DOCUMENTS.items()]
-    return "\n\n".join([*parts, "## Documents", "\n".join(documents)]) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bnrepro.claims.claim import Claim
+from bnrepro.claims.claim import DOCUMENTS, Claim
 from bnrepro.records import RecordsError
 from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
 from bnrepro.report.tables import Cell
@@ -65,40 +65,46 @@ def make_ledger(
       registered: by id.
       fast: whether these are the shorter comparisons.
     """
-    rows: list[dict[str, Any]] = []
-    for claim in claims:
-        for measurement, found in zip(claim.measurements, evidence[claim.id], strict=True):
-            estimate, rule = found.estimate, measurement.rule
-            exact = not measurement.comparison and estimate.standard_error == 0
-            row = {
-                "claim": claim.id,
-                "measurement": measurement.what,
-                "comparison": measurement.comparison,
-                "mean": estimate.mean,
-                "ci95_low": estimate.ci95_low,
-                "ci95_high": estimate.ci95_high,
-                "n": estimate.n,
-                "low": rule.low,
-                "high": rule.high,
-                "p_value": math.nan if exact else rule.p_value(estimate),
-                "core_minutes": found.core_minutes,
-                **registered[claim.id]._asdict(),
-            }
-            row["registered"] = row.pop("commit")
-            row["length"] = "fast" if fast else "full"
-            row["values"] = " ".join(f"{value:.6g}" for value in estimate.sample)
-            row |= {"commit": found.commit, "diverged": found.diverged}
-            rows.append(row | {"rule": rule, "estimate": estimate})
-    ledger = pd.DataFrame(rows)
-    ledger["p_holm"] = holm(ledger["p_value"].to_list())
-    # An exact one is beyond doubt; one with too few values for a test is not settled.
-    certain = ledger["p_value"].isna() & (ledger["comparison"] == "")
-    doubts = ledger["p_holm"].mask(certain, 0.0)
-    ledger["verdict"] = [
-        str(rule.verdict(estimate, p_value))
-        for rule, estimate, p_value in zip(ledger["rule"], ledger["estimate"], doubts, strict=True)
+    found = [
+        (claim, measurement, one)
+        for claim in claims
+        for measurement, one in zip(claim.measurements, evidence[claim.id], strict=True)
     ]
-    return ledger[list(COLUMNS)]
+    p_values = [
+        math.nan
+        if not measurement.comparison and one.estimate.standard_error == 0
+        else measurement.rule.p_value(one.estimate)
+        for _, measurement, one in found
+    ]
+    rows = []
+    for (claim, measurement, one), p_value, p_holm in zip(
+        found, p_values, holm(p_values), strict=True
+    ):
+        estimate, rule = one.estimate, measurement.rule
+        certain = math.isnan(p_value) and not measurement.comparison
+        row = {
+            "claim": claim.id,
+            "measurement": measurement.what,
+            "comparison": measurement.comparison,
+            "mean": estimate.mean,
+            "ci95_low": estimate.ci95_low,
+            "ci95_high": estimate.ci95_high,
+            "n": estimate.n,
+            "low": rule.low,
+            "high": rule.high,
+            "p_value": p_value,
+            "p_holm": p_holm,
+            "verdict": str(rule.verdict(estimate, 0.0 if certain else p_holm)),
+            "core_minutes": one.core_minutes,
+            "fingerprint": registered[claim.id].fingerprint,
+            "registered": registered[claim.id].commit,
+            "commit": one.commit,
+            "length": "fast" if fast else "full",
+            "values": " ".join(f"{value:.6g}" for value in estimate.sample),
+            "diverged": one.diverged,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:
@@ -158,6 +164,23 @@ def caption(ledger: pd.DataFrame) -> str:
     text = "; ".join(notes) + "."
     fast = (ledger["length"] == "fast").any()
     return f"FAST: shorter runs of fewer seeds. {text}" if fast else text
+
+
+def markdown(claims: Sequence[Claim], ledger: pd.DataFrame) -> str:
+    """The ledger as a page: the table, and each claim's quotes and reasons."""
+    table = claims_table(claims, ledger).replace({r"\n": "<br>", r"\|": r"\\|"}, regex=True)
+    parts = ["# What holds", table.to_markdown(disable_numparse=True), caption(ledger)]
+    for claim in claims:
+        parts.append(f"## {claim.id}. {claim.statement}")
+        parts += [
+            f"> {quote.words}\n>\n> {quote.document}" + f", {quote.section}" * bool(quote.section)
+            for quote in claim.quotes
+        ]
+        rules = [f"- {m.what}: {rule_text(m.rule)}; {m.reason}." for m in claim.measurements]
+        parts += [claim.reading, "\n".join(rules)]
+        parts += [f"Looked into: {claim.looked_into}"] * bool(claim.looked_into)
+    documents = [f"- {name}: {title}" for name, title in DOCUMENTS.items()]
+    return "\n\n".join([*parts, "## Documents", "\n".join(documents)]) + "\n"
 
 
 def rule_text(rule: Rule) -> str:

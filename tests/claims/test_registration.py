@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bnrepro.claims import CLAIMS
-from bnrepro.claims.ledger import caption, claims_table, read_ledger
+from bnrepro.claims.ledger import markdown, read_ledger
 from bnrepro.claims.registration import fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
 from bnrepro.records import read_run
 from bnrepro.report.statistics import Rule, Verdict
-from scripts.claims import REGISTERED, comparisons, fingerprints, page
+from scripts.claims import REGISTERED, comparisons, fingerprints
 
 B1 = CLAIMS["B1"]
 FAILED = Verdict.DOES_NOT_HOLD.value
@@ -81,9 +81,8 @@ def test_the_ledger_is_what_its_records_give():
 
 
 def test_the_page_of_the_ledger_is_what_its_rows_give():
-    path, chosen = REGISTERED.with_name("ledger.csv"), list(CLAIMS.values())
-    rows = read_ledger(path, CLAIMS)
-    shown = page(chosen, claims_table(chosen, rows), caption(rows))
+    path = REGISTERED.with_name("ledger.csv")
+    shown = markdown(list(CLAIMS.values()), read_ledger(path, CLAIMS))
     assert path.with_suffix(".md").read_text() == shown
 
 
