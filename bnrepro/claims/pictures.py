@@ -65,13 +65,14 @@ def against(
     def draw(run: Run) -> Picture:
         values = readings.final_values(run, metric) * (100 if metric == readings.ACCURACY else 1)
         points: _Points = defaultdict(dict)
-        kinds = {}
+        variants = {}
         for match, variant in _found(run, pattern):
-            kinds[match["line"]] = variant
+            variants[match["line"]] = variant
             x = match["x"] or "none"
             x = float(x) if re.fullmatch(r"[\d.]+", x) else x
             points[match["line"]][x] = estimate(values[variant])
-        return _lines(run, kinds, points, xlabel, ylabel, **look)
+        lines = Lines(points, variants, xlabel, ylabel, **look)
+        return figures.lines_figure(run, "lines", lines)
 
     return ClaimFigure(comparison, draw)
 
@@ -84,13 +85,14 @@ def over_layers(comparison: str, pattern: str, about: str) -> ClaimFigure:
         rows = rows.assign(layer=rows["metric"].str.extract(r"^grad_norm/dense_(\d+)$")[0])
         layers = rows.dropna(subset="layer").astype({"layer": int}).groupby(["variant", "layer"])
         norms = layers["value"].agg(estimate)
-        kinds = {match["line"]: variant for match, variant in _found(run, pattern)}
+        variants = {match["line"]: variant for match, variant in _found(run, pattern)}
         points = {
             title: {layer + 1: one for layer, one in norms[variant].items()}
-            for title, variant in kinds.items()
+            for title, variant in variants.items()
         }
         labels = "hidden layer", "norm of the gradient at the start"
-        return _lines(run, kinds, points, *labels, scale="log", over=True, about=about)
+        lines = Lines(points, variants, *labels, scale="log", over=True, about=about)
+        return figures.lines_figure(run, "lines", lines)
 
     return ClaimFigure(comparison, draw)
 
@@ -110,8 +112,9 @@ def over_steps(
             table = course(run, variant)
             for step, values in zip(table.index, table.to_numpy(), strict=True):
                 points[title][step] = estimate(values)
-        kinds = {title: variant for title, (variant, _) in courses.items()}
-        return _lines(run, kinds, points, "training steps", ylabel, scale=scale, over=True, **look)
+        variants = {title: variant for title, (variant, _) in courses.items()}
+        lines = Lines(points, variants, "training steps", ylabel, scale=scale, over=True, **look)
+        return figures.lines_figure(run, "lines", lines)
 
     return ClaimFigure(comparison, draw)
 
@@ -127,18 +130,3 @@ def _found(run: Run, pattern: str) -> list[tuple[re.Match[str], str]]:
     names = {name: re.sub(r"(?<=\d)_(?=\d)", ".", name) for name in run.variants}
     matches = {name: re.fullmatch(pattern, shown) for name, shown in names.items()}
     return [(match, name) for name, match in matches.items() if match]
-
-
-def _lines(
-    run: Run,
-    variants: Mapping[str, str],
-    points: _Points,
-    xlabel: str,
-    ylabel: str,
-    *,
-    median: bool = True,
-    **look: Any,
-) -> Picture:
-    kinds = {title: run.settings(variant)["normalizer.name"] for title, variant in variants.items()}
-    lines = Lines(points, kinds, xlabel, ylabel, median=median, **look)
-    return figures.lines_figure(run, "lines", lines)

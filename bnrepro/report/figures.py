@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) ->
     size = (4.4 * len(splits) + 1.2 * (len(splits) == 1) + legend_width, 4)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    styles = looks(normalizers(run, names))
+    styles = looks_of(run, {name: name for name in names})
     for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
         for variant, (colour, style) in styles.items():
             _plot_mean(axes, accuracy, variant, style, colour, band)
@@ -162,7 +162,7 @@ class Lines(NamedTuple):
 
     Attributes:
       points: by the title of the line, and the number or kind that they are drawn against.
-      kinds: the normalizer of each title.
+      variants: one of each title, whose normalizer tells the colour.
       xlabel, ylabel: with units.
       scale: of the y axis: "linear", "log" or "error", a log scale of the error in percent.
       over: draws lines with bands on a linear x axis, not points with bars on a logarithmic one.
@@ -172,12 +172,12 @@ class Lines(NamedTuple):
     """
 
     points: Mapping[str, Mapping[Any, Estimate]]
-    kinds: Mapping[str, str]
+    variants: Mapping[str, str]
     xlabel: str
     ylabel: str
     scale: str = "error"
     over: bool = False
-    median: bool = False
+    median: bool = True
     threshold: float | None = None
     about: str = ""
 
@@ -215,9 +215,8 @@ def accuracy_against_figure(
         title: {number: percent[name] for number, name in named.items()}
         for title, named in lines.items()
     }
-    of = {title: next(iter(named.values())) for title, named in lines.items()}
-    kinds = normalizers(run, of.values())
-    drawn = Lines(points, {t: kinds[name] for t, name in of.items()}, xlabel, LOG_ERROR_LABEL)
+    variants = {title: next(iter(named.values())) for title, named in lines.items()}
+    drawn = Lines(points, variants, xlabel, LOG_ERROR_LABEL, median=False)
     return lines_figure(run, "accuracy_against", drawn)
 
 
@@ -230,7 +229,7 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
     # Kinds stand at equal distances.
     ticks = [2.0**i for i in range(len(numbers))] if by_kind else numbers
     places = dict(zip(numbers, ticks, strict=True))
-    styles = looks(lines.kinds)
+    styles = looks_of(run, lines.variants)
     trained_once, shown = False, []
     for i, (title, (colour, line_style)) in enumerate(styles.items()):
         points = sorted(lines.points[title].items())
@@ -339,7 +338,7 @@ def _draw_sigmoid_input(run: Run, rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
     for axes in panels[len(names) :]:
         axes.remove()
-    colours = looks(normalizers(run, names))
+    colours = looks_of(run, {name: name for name in names})
     for axes, (variant, (colour, _)) in zip(panels, colours.items(), strict=False):
         of_variant = rows[rows["variant"] == variant]
         one = of_variant[(of_variant["seed"] == seed) & (of_variant["unit"] == 0)]
@@ -358,9 +357,9 @@ def _draw_sigmoid_input(run: Run, rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def normalizers(run: Run, variants: Iterable[str]) -> dict[str, str]:
-    """The normalizer of each variant."""
-    return {name: run.settings(name)["normalizer.name"] for name in variants}
+def looks_of(run: Run, variants: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """`looks` by the title of a line, given one of its variants."""
+    return looks({title: run.settings(v)["normalizer.name"] for title, v in variants.items()})
 
 
 def looks(kinds: Mapping[str, str]) -> dict[str, tuple[str, str]]:

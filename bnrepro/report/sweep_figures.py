@@ -127,8 +127,10 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
     row = 0.035 * outside
     for i, (name, colour) in enumerate(colours):
         members = sorted(groups[name], key=place)
+        # Sorted by their place, the trials of a group are side by side.
         points = [
-            _middle(same, place, seeds=not others) for same in _grouped(members, group) if same
+            _middle(list(same), place, seeds=not others)
+            for _, same in itertools.groupby(_not_pruned(members), group)
         ]
         _draw_line(axes, points, low, colour, bars=bars, band=bool(others))
         legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
@@ -143,14 +145,6 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
     _legend_below(figure, legend)
     axes.set_title(_about(run, trials, text), fontsize=9)
     return figure
-
-
-def _grouped(trials: Sequence[Entry], group: Callable[[Entry], float]) -> list[list[Entry]]:
-    """The trials of each group, but for those that were pruned."""
-    groups: dict[float, list[Entry]] = {}
-    for trial in trials:
-        groups.setdefault(group(trial), []).append(trial)
-    return [_not_pruned(members) for members in groups.values()]
 
 
 def _not_pruned(trials: Sequence[Entry]) -> list[Entry]:
@@ -252,7 +246,9 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> Figure:
         places = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in places[len(panels) :]:
             axes.remove()
-        colours, legend = _colours(low, high), dict[str, Any]()
+        # Dark is good, so that good lines stand out where lines cross.
+        scale = FuncNorm((from_accuracy, to_accuracy), low, high)
+        colours, legend = ScalarMappable(scale, "viridis_r"), dict[str, Any]()
         for axes, (name, members) in zip(places, panels.items(), strict=False):
             if in_cells:
                 legend |= _cells(axes, members, numbers, colours)
@@ -352,12 +348,6 @@ def _points(
         axis.apply(axes, which, most=5)
     axes.tick_params(labelsize=8)
     return legend
-
-
-def _colours(low: float, high: float) -> Any:
-    """Colours by accuracy in percent, with errors on a log scale: a `ScalarMappable`."""
-    # Dark is good, so that good lines stand out where lines cross.
-    return ScalarMappable(FuncNorm((from_accuracy, to_accuracy), low, high), "viridis_r")
 
 
 def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
