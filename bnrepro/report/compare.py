@@ -69,7 +69,7 @@ def _list(
         labels.append((*label[:-1], label[-1] + _unfinished(entry)))
         row: dict[str, str] = {_title(question): tables.mean_cell(entry.mean, _unit(question))}
         if question.baseline is not None:
-            row[f"{_when(question)} − {question.baseline}"] = differences[entry]
+            row[f"{question.when} − {question.baseline}"] = differences[entry]
         if question.steps_to is not None:
             title = f"steps to {100 * question.steps_to:g}%"
             row[title] = tables.steps_cell(estimate(entry.reached), len(entry.reached))
@@ -157,9 +157,9 @@ def _caption(
         "final": f"last evaluation ({span})",
         "best": f"best evaluation ({span}), which is optimistic: the same data chose it",
     }
-    percent = ", %" if question.name == "accuracy" else ""
+    percent = ", %" * question.is_accuracy
     notes = [
-        f"{question.metric}{percent}, {taken.get(str(question.at), _when(question))}: "
+        f"{question.metric}{percent}, {taken.get(str(question.at), question.when)}: "
         + tables.mean_note(tables.cells_text(cells))
     ]
     if question.baseline is not None:
@@ -245,12 +245,8 @@ def _unfinished(entry: Entry) -> str:
 
 
 def _unit(question: Question) -> tables.Unit:
-    return tables.PERCENT if question.name == "accuracy" else tables.NUMBER
-
-
-def _when(question: Question) -> str:
-    return f"step {question.at:,}" if isinstance(question.at, int) else question.at
+    return tables.PERCENT if question.is_accuracy else tables.NUMBER
 
 
 def _title(question: Question) -> str:
-    return f"{_when(question)} {question.metric}" + ", %" * (question.name == "accuracy")
+    return f"{question.when} {question.metric}" + ", %" * question.is_accuracy

@@ -13,7 +13,14 @@ import pandas as pd
 from bnrepro.records import Run
 from bnrepro.report.question import Question, QuestionError
 from bnrepro.report.statistics import Estimate, difference, estimate
-from bnrepro.report.summary import evaluations, failures, finals, never, steps_to, with_failures
+from bnrepro.report.summary import (
+    evaluations,
+    failure_counts,
+    finals,
+    never,
+    steps_to,
+    with_failures,
+)
 
 # Shown for a setting or a number that is missing.
 MISSING = "–"
@@ -157,7 +164,7 @@ def _entries(label: str, run: Run, question: Question) -> list[Entry]:
         values = finals(rows)
     values = values[np.isfinite(values)]
     trained = Counter(values.index.get_level_values("variant"))
-    if question.name == "accuracy":
+    if question.is_accuracy:
         values = with_failures(values, run, run.chance)
     reached = pd.Series(dtype=float, index=values.index[:0])
     if question.steps_to is not None:
@@ -165,7 +172,7 @@ def _entries(label: str, run: Run, question: Question) -> list[Entry]:
         reached = with_failures(reached, run, never)
     chosen = rows if question.at == "best" else seeds.tail(1)
     steps = chosen.groupby("variant")["step"].agg(frozenset).to_dict()
-    diverged = Counter(failures(run).get_level_values("variant"))
+    diverged = failure_counts(run)
     parts = dict(iter(run.metrics.groupby("variant")))
     dataset, called = setting_text(run.provenance["dataset"]), setting_text(label)
 
@@ -185,7 +192,7 @@ def _entries(label: str, run: Run, question: Question) -> list[Entry]:
                 settings=run.settings(variant) | {"run": called, "variant": name},
                 finished=rest.finished(variant),
                 trained=trained[variant],
-                diverged=diverged[variant],
+                diverged=diverged.get(variant, 0),
                 values=own,
                 mean=estimate(own),
                 steps=steps.get(variant, frozenset()),

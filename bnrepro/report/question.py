@@ -67,6 +67,16 @@ class Question:
         return self.metric.partition("/")[2]
 
     @property
+    def is_accuracy(self) -> bool:
+        """Whether values are shares, which tables show in percent."""
+        return self.name == "accuracy"
+
+    @property
+    def when(self) -> str:
+        """Where values are taken, in words."""
+        return f"step {self.at:,}" if isinstance(self.at, int) else self.at
+
+    @property
     def sign(self) -> int:
         """1 if higher is better, -1 if lower is, 0 if neither."""
         return {"accuracy": 1, "loss": -1}.get(self.name, 0)

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from bnrepro.records import FIGURES, Run
+from bnrepro.records import FIGURES, SUMMARY_CSV, SUMMARY_MD, Run, complete_file
 from bnrepro.report.figures import Picture, save
-from bnrepro.report.summary import write_summary
-from bnrepro.report.tables import write_markdown
+from bnrepro.report.summary import estimate_columns
 
 
 class Report(NamedTuple):
@@ -33,7 +32,12 @@ def write(run: Run, report: Report) -> None:
     Raises:
       RecordsError: it cannot be written.
     """
-    write_summary(run, report.summary)
-    write_markdown(run, report.table, report.caption)
+    summary = report.summary
+    numbers = pd.DataFrame(map(estimate_columns, summary["estimate"]), summary.index)
+    columns = ["variant", "metric", *numbers, "of", "steps", "dataset"]
+    with complete_file(run.workdir / SUMMARY_CSV) as path:
+        summary.join(numbers)[columns].to_csv(path, index=False)
+    with complete_file(run.workdir / SUMMARY_MD) as path:
+        path.write_text(f"{report.table.to_markdown(disable_numparse=True)}\n\n{report.caption}\n")
     for picture in report.pictures:
         save(picture, run.workdir / FIGURES)

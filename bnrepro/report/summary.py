@@ -8,13 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from bnrepro.records import SUMMARY_CSV, Run, complete_file
+from bnrepro.records import Run
 from bnrepro.report.statistics import Estimate, estimate
 
-SUMMARY_COLUMNS = (
-    "variant", "metric", "mean", "ci95_low", "ci95_high", "minimum", "maximum", "seeds", "of",
-    "steps", "dataset",
-)  # fmt: skip
 _SEED = ["variant", "seed"]
 
 
@@ -132,14 +128,6 @@ def summarize(
             rows.append((variant, metric, estimate(seeds[metric]), of, steps, dataset))
     columns = ["variant", "metric", "estimate", "of", "steps", "dataset"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def write_summary(run: Run, summary: pd.DataFrame) -> None:
-    """Writes `summary.csv`, with the columns `SUMMARY_COLUMNS`."""
-    numbers = pd.DataFrame([estimate_columns(e) for e in summary["estimate"]], summary.index)
-    with complete_file(run.workdir / SUMMARY_CSV) as path:
-        table = pd.concat([summary, numbers], axis=1)[list(SUMMARY_COLUMNS)]
-        table.to_csv(path, index=False)
 
 
 def estimate_columns(estimate: Estimate) -> dict[str, float]:

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bnrepro.records import SUMMARY_MD, Run, complete_file
+from bnrepro.records import Run
 from bnrepro.report.entries import MISSING
 from bnrepro.report.statistics import LEVEL, Estimate, holm
-from bnrepro.report.summary import failure_counts, failures
+from bnrepro.report.summary import failure_counts
 
 # Column titles of a summary's metrics, and what a caption says about them.
 _TITLES = {
@@ -31,7 +31,7 @@ _EXPLANATIONS = {
 
 def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
     """The summary for a reader: one row per variant, cells like "97.92 ± 0.05"."""
-    baseline, failed = run.config["baseline"], failures(run).get_level_values("variant")
+    baseline, failed = run.config["baseline"], failure_counts(run)
     titles = _TITLES | {
         "final_minus_baseline": f"final − {baseline}",
         "steps_to_baseline_best": f"steps to {baseline}'s best",
@@ -52,7 +52,7 @@ def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
         rows[variant][title] = text
     for variant, row in rows.items():
         seeds = cells.loc[(variant, "final"), "estimate"].n
-        row["seeds"] = seeds_cell(seeds, int((failed == variant).sum()))
+        row["seeds"] = seeds_cell(seeds, failed.get(variant, 0))
     # As objects: pandas would turn them into plain strings.
     return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
 
@@ -92,8 +92,7 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
     baseline = config["baseline"]
     if f"steps to {baseline}'s best" in table:
         best = f"{baseline}'s best is its highest accuracy at any evaluation with the same seed"
-        failed = baseline in failures(run).get_level_values("variant")
-        notes.append(best + ", if it did not diverge" * failed)
+        notes.append(best + ", if it did not diverge" * (baseline in failure_counts(run)))
     notes.append(failure_note(run))
     parts = ["; ".join(notes)]
     if run.provenance["stand_in"]:
@@ -140,12 +139,6 @@ def failure_note(run: Run) -> str:
         for name, count in failure_counts(run).items()
     )
     return f"runs that diverged count at chance accuracy: {failed}" if failed else "no run diverged"
-
-
-def write_markdown(run: Run, table: pd.DataFrame, caption: str) -> None:
-    """Writes `summary.md`: table and caption."""
-    with complete_file(run.workdir / SUMMARY_MD) as path:
-        path.write_text(f"{table.to_markdown(disable_numparse=True)}\n\n{caption}\n")
 
 
 def print_table(table: pd.DataFrame, caption: str, width: int = 120) -> None:

@@ -1,67 +1,70 @@
 """What a person sees: cells, captions and figures."""
 
-from dataclasses import replace
-
 import pytest
 from matplotlib.image import imread
 
 from bnrepro.report import figures, tables
+from bnrepro.report.report import Report, write
 from bnrepro.report.summary import summarize
 from tests.records_fixtures import ACCURACY, small_run
-
-ACCURACIES = (0.95, 0.97)
-
-
-def table_of(run):
-    return tables.comparison_table(run, summarize(run, ACCURACIES))
-
-
-def test_cells_show_mean_and_half_of_the_interval(tmp_path):
-    table = table_of(small_run(tmp_path))
-    assert list(table.index) == ["plain", "batch_norm"]
-    # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
-    assert table.loc["plain", "final, %"] == "92.00 ± 4.97"
-    # The hand-computed case of test_summary: 2.67 ± 1.43, above zero, and the only difference.
-    assert table.loc["batch_norm", "final − plain"] == "+2.67 ± 1.43*"
-    assert table.loc["plain", "final − plain"] == "0"
-    assert table.loc["batch_norm", "steps to 95%"] == "10 (10 to 10) (2 of 3)"
-    assert table.loc["plain", "steps to 97%"] == "never"
-    assert table.loc["plain", "seeds"] == "3"
-
-
-def test_a_difference_that_may_be_zero_has_no_mark(tmp_path):
-    wide = {**ACCURACY, ("batch_norm", 1): (0.1, 0.91, 0.5)}
-    assert "*" not in table_of(small_run(tmp_path, wide)).loc["batch_norm", "final − plain"]
-
 
 # Of plain: 0.92, 0.93 and 0.94 at the last step.
 TRAINING_SET = [
     ("plain", seed, step, "train_set", "accuracy", 0.9 + seed / 100 + step / 1000)
     for seed in range(3)
-    for step in (0, 10, 20)
+    for step in (0, 20)  # less often than on the test set
 ]
+DIVERGED = [("plain", seed, 15, "train", "diverged", 1.0) for seed in range(3)]
 
 
-def diverged(*runs):
-    return [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in runs]
+def table_of(run):
+    """The table and its caption."""
+    table = tables.comparison_table(run, summarize(run, (0.95, 0.97)))
+    return table, tables.caption(run, table)
+
+
+def test_cells_show_mean_and_half_of_the_interval(tmp_path):
+    table, caption = table_of(small_run(tmp_path, extra=TRAINING_SET))
+    assert list(table.index) == ["plain", "batch_norm"]
+    # Deviation 0.02, three seeds: 4.302653 * 2 / sqrt(3) = 4.97.
+    assert table.loc["plain", "final, %"] == "92.00 ± 4.97"
+    # Of 2, 3 and 3 points: deviation sqrt(1/3), times 4.302653 / sqrt(3); the only difference.
+    assert table.loc["batch_norm", "final − plain"] == "+2.67 ± 1.43*"
+    assert table.loc["plain", "final − plain"] == "0"
+    assert table.loc["batch_norm", "steps to 95%"] == "10 (10 to 10) (2 of 3)"
+    assert table.loc["plain", "steps to 97%"] == "never"
+    assert table.loc["plain", "seeds"] == "3"
+    # What else was evaluated has a column.
+    assert table["training set, %"].tolist() == ["93.00 ± 2.48", "–"]
+    assert caption.startswith("Test accuracy on mnist/3.0.1 after 20 steps")
+    for text in ("differences are paired", "steps are those", "no run diverged"):
+        assert text in caption
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"preview": True}, "PREVIEW: fewer steps"),
+        ({"steps": 30}, "UNFINISHED: plain, batch_norm"),
+    ],
+)
+def test_the_caption_begins_with_what_is_amiss(tmp_path, changes, text):
+    assert text not in table_of(small_run(tmp_path))[1]
+    run = small_run(tmp_path, **changes)
+    run.provenance["stand_in"] = True
+    caption = table_of(run)[1]
+    assert caption.startswith(text) and "STAND-IN DATA: not MNIST" in caption
 
 
 def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
-    run = small_run(tmp_path, extra=diverged(("plain", 1)))
-    table = table_of(run)
+    table, caption = table_of(small_run(tmp_path, extra=[DIVERGED[1]]))
     assert table.loc["plain", "seeds"] == "3 (1 diverged)"
     # Of 94, 10 and 92.
     assert table.loc["plain", "final, %"].startswith("65.33 ± ")
-    assert "chance accuracy: plain at 10% (1 of 3)" in tables.caption(run, table)
-    whole = small_run(tmp_path)
-    assert "no run diverged" in tables.caption(whole, table_of(whole))
-
-
-def test_where_the_baseline_diverged_the_table_says_so(tmp_path):
-    run = small_run(tmp_path, extra=diverged(*(("plain", seed) for seed in range(3))))
-    table = table_of(run)
+    assert "chance accuracy: plain at 10% (1 of 3)" in caption
+    table, caption = table_of(small_run(tmp_path, extra=DIVERGED))
     assert table["steps to plain's best"].tolist() == ["baseline diverged"] * 2
-    assert "with the same seed, if it did not diverge;" in tables.caption(run, table)
+    assert "with the same seed, if it did not diverge;" in caption
 
 
 def test_two_stars_mark_what_survives_the_correction_for_several_differences(tmp_path):
@@ -70,40 +73,11 @@ def test_two_stars_mark_what_survives_the_correction_for_several_differences(tmp
     accuracy = ACCURACY | {
         (name, seed): (0.1, 0.5, end) for name in ends for seed, end in enumerate(ends[name])
     }
-    run = small_run(tmp_path, accuracy)
-    table = table_of(run)
+    table, caption = table_of(small_run(tmp_path, accuracy))
     marks = table["final − plain"].str.extract(r"(\*+)$")[0].fillna("").to_dict()
     # By scipy's ttest_rel, p is 0.0010, 0.0153, 0.0261 and 0.0742: times 4, 3, 2 and 1.
     assert marks == {"plain": "", "sure": "**", "batch_norm": "**", "almost": "*", "not": ""}
-    assert "Holm's correction over the 4 of this table" in tables.caption(run, table)
-
-
-def test_one_seed_is_shown_without_an_interval(tmp_path):
-    one = {key: value for key, value in ACCURACY.items() if key[1] == 0}
-    assert table_of(small_run(tmp_path, one, seeds=1)).loc["plain", "final, %"] == "94.00"
-
-
-def test_the_caption_tells_previews_stand_in_data_and_unfinished_variants(tmp_path):
-    def caption(run):
-        return tables.caption(run, table_of(run))
-
-    assert caption(small_run(tmp_path)).startswith("Test accuracy on mnist/3.0.1 after 20 steps")
-    assert "PREVIEW" in caption(small_run(tmp_path, preview=True))
-    run = small_run(tmp_path)
-    run.provenance["stand_in"] = True
-    assert "STAND-IN DATA" in caption(run)
-    assert "UNFINISHED: batch_norm, plain" not in caption(small_run(tmp_path))
-    assert "UNFINISHED: plain, batch_norm" in caption(small_run(tmp_path, steps=30))
-
-
-def test_the_caption_explains_the_columns_there_are_and_no_others(tmp_path):
-    run = small_run(tmp_path)
-    table = table_of(run)
-    assert "differences are paired" in tables.caption(run, table)
-    assert "steps are those" in tables.caption(run, table)
-    few = tables.caption(run, table[["final, %", "seeds"]])
-    assert "differences" not in few
-    assert "steps are those" not in few
+    assert "Holm's correction over the 4 of this table" in caption
 
 
 def test_a_normalizer_has_the_same_colour_in_whatever_company():
@@ -144,50 +118,6 @@ def test_many_lines_of_one_kind_are_told_apart(kind):
     assert len(set(found.values())) == 20
 
 
-def test_markdown_and_terminal_show_the_same_cells(tmp_path, capsys):
-    run = small_run(tmp_path)
-    table = table_of(run)
-    tables.write_markdown(run, table, tables.caption(run, table))
-    tables.print_table(table, tables.caption(run, table), width=150)
-    shown = capsys.readouterr().out
-    markdown = (tmp_path / "summary.md").read_text()
-    assert markdown.splitlines()[0].startswith("|")
-    for cell in table.to_numpy().ravel():
-        assert cell in markdown
-        assert cell in shown
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_figures_are_written_as_svg_and_png_and_not_empty(tmp_path, seeds):
-    few = {key: value for key, value in ACCURACY.items() if key[1] < seeds}
-    run = small_run(tmp_path, few, seeds=seeds)
-    pictures = figures.accuracy_figure(run), figures.sigmoid_input_figure(run)
-    paths = [path for picture in pictures for path in figures.save(picture, tmp_path)]
-    assert [path.name for path in paths] == [
-        "accuracy.svg",
-        "accuracy.png",
-        "sigmoid_input.svg",
-        "sigmoid_input.png",
-    ]
-    for path in paths:
-        if path.suffix == ".png":
-            picture = imread(path)
-            # Each variant's colour is there: black and blue.
-            for colour in ((0, 0, 0), (0, 0x72 / 255, 0xB2 / 255)):
-                assert (abs(picture[..., :3] - colour).max(-1) < 0.02).sum() > 100
-        else:
-            assert "plain" not in path.read_text()[:100]
-            assert path.stat().st_size > 5_000
-
-
-def test_the_same_records_give_the_same_figure_to_the_last_byte(tmp_path):
-    run = small_run(tmp_path)
-    first, second = (
-        figures.save(figures.accuracy_figure(run), tmp_path / name)[0].read_bytes() for name in "ab"
-    )
-    assert first == second
-
-
 def test_a_pivot_puts_each_variant_in_its_place(tmp_path):
     summary = summarize(small_run(tmp_path), ())
     table = tables.pivot_table(summary, {("1", "x"): "plain", ("2", "y"): "batch_norm"})
@@ -196,33 +126,6 @@ def test_a_pivot_puts_each_variant_in_its_place(tmp_path):
         "y": {"1": "", "2": "94.67 ± 3.79"},
     }
     assert tables.differences(summary, ["batch_norm"]) == {"batch_norm": "+2.67 ± 1.43*"}
-
-
-def test_what_else_was_evaluated_has_a_column(tmp_path):
-    table = table_of(small_run(tmp_path, extra=TRAINING_SET))
-    assert table.loc["plain", "training set, %"] == "93.00 ± 2.48"
-    assert table.loc["batch_norm", "training set, %"] == "–"
-
-
-def test_each_split_has_a_panel(tmp_path):
-    run = small_run(tmp_path, extra=TRAINING_SET)
-    splits = {"test": "test set", "train_set": "training set"}
-    one = figures.save(figures.accuracy_figure(run, ["plain"], "one"), tmp_path)
-    svg, png = figures.save(figures.accuracy_figure(run, ["plain"], splits=splits), tmp_path)
-    assert imread(png).shape[1] > imread(one[1]).shape[1]
-    assert svg.stat().st_size > 5_000
-    # One of them may have been evaluated less often.
-    fewer = replace(run, metrics=run.metrics.query("split == 'test' or step == 20"))
-    figures.accuracy_figure(fewer, splits=splits).draw().draw_without_rendering()
-
-
-def test_accuracy_against_a_number_is_drawn_with_a_line_a_title(tmp_path):
-    run = small_run(tmp_path)
-    lines = {"one": {2: "plain", 4: "plain"}, "other": {4: "batch_norm"}}
-    picture = figures.accuracy_against_figure(run, summarize(run, ()), lines, "size")
-    paths = figures.save(picture, tmp_path)
-    assert [path.name for path in paths] == ["accuracy_against.svg", "accuracy_against.png"]
-    assert imread(paths[1]).std() > 0.01
 
 
 def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
@@ -238,3 +141,37 @@ def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
     once, each, other = drawn
     assert once.get_marker() == each.get_marker() != other.get_marker()
     assert once.get_markerfacecolor() == "white" != each.get_markerfacecolor()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_report_is_written_shown_and_always_the_same(tmp_path, capsys, seeds):
+    accuracy = {key: curve for key, curve in ACCURACY.items() if key[1] < seeds}
+
+    training = TRAINING_SET if seeds == 3 else []
+    splits = {"test": "test set"} | ({"train_set": "training set"} if training else {})
+
+    def written(name):
+        run = small_run(tmp_path / name, accuracy, training, seeds=seeds)
+        pictures = [figures.accuracy_figure(run, splits=splits), figures.sigmoid_input_figure(run)]
+        table, caption = table_of(run)
+        write(run, Report(summarize(run, (0.95,)), table, caption, pictures))
+        return table, caption, {path.name: path for path in run.workdir.rglob("*.*")}
+
+    (table, caption, first), (*_, second) = written("a"), written("b")
+    assert first.keys() == {"summary.csv", "summary.md"} | {
+        f"{name}.{form}" for name in ("accuracy", "sigmoid_input") for form in ("svg", "png")
+    }
+    for name in first:
+        assert first[name].read_bytes() == second[name].read_bytes()
+    for name in ("accuracy.png", "sigmoid_input.png"):
+        picture = imread(first[name])[..., :3]
+        # Each variant's colour is there: black and blue.
+        for colour in ((0, 0, 0), (0, 0x72 / 255, 0xB2 / 255)):
+            assert (abs(picture - colour).max(-1) < 0.02).sum() > 100
+    header, row, *_ = first["summary.csv"].read_text().splitlines()
+    assert header.endswith("minimum,maximum,seeds,of,steps,dataset")
+    assert row.startswith("plain,final,0.9") and row.endswith(f"{seeds},{seeds},20,mnist/3.0.1")
+    tables.print_table(table, caption, width=150)
+    shown, markdown = capsys.readouterr().out, first["summary.md"].read_text()
+    assert markdown.startswith("|")
+    assert all(cell in markdown and cell in shown for cell in table.to_numpy().ravel())
