@@ -15,7 +15,12 @@ from bnrepro.report.statistics import Rule, Verdict
 from scripts.claims import REGISTERED, comparisons, fingerprints
 
 B1 = CLAIMS["B1"]
-FAILED = Verdict.DOES_NOT_HOLD.value
+LEDGER = REGISTERED.with_name("ledger.csv")
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +54,16 @@ def test_a_fingerprint_does_not_change_with_words_nor_with_a_new_key_at_its_defa
 
 
 def test_every_claim_is_registered_as_it_stands(current):
-    with REGISTERED.open() as file:
-        assert {row["claim"]: row["fingerprint"] for row in csv.DictReader(file)} == current
+    assert {row["claim"]: row["fingerprint"] for row in rows_of(REGISTERED)} == current
 
 
 def test_no_threshold_was_changed_after_the_run_that_the_ledger_shows(current):
-    ledger = REGISTERED.with_name("ledger.csv")
-    with ledger.open() as file:
-        for row in csv.DictReader(file):
-            assert row["fingerprint"] == current[row["claim"]], f"{row['claim']} needs a new run"
+    for row in rows_of(LEDGER):
+        assert row["fingerprint"] == current[row["claim"]], f"{row['claim']} needs a new run"
 
 
 def test_the_ledger_is_what_its_records_give():
-    ledger = REGISTERED.with_name("ledger.csv")
-    runs = {}
-    with ledger.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["comparison"]]
+    runs, rows = {}, [row for row in rows_of(LEDGER) if row["comparison"]]
     assert len(rows) == 47
     for row in rows:
         name = row["comparison"]
@@ -81,14 +80,12 @@ def test_the_ledger_is_what_its_records_give():
 
 
 def test_the_page_of_the_ledger_is_what_its_rows_give():
-    path = REGISTERED.with_name("ledger.csv")
-    shown = markdown(list(CLAIMS.values()), read_ledger(path, CLAIMS))
-    assert path.with_suffix(".md").read_text() == shown
+    shown = markdown(list(CLAIMS.values()), read_ledger(LEDGER, CLAIMS))
+    assert LEDGER.with_suffix(".md").read_text() == shown
 
 
 def test_what_does_not_hold_was_looked_into():
-    with REGISTERED.with_name("ledger.csv").open() as file:
-        failed = {row["claim"] for row in csv.DictReader(file) if row["verdict"] == FAILED}
+    failed = {row["claim"] for row in rows_of(LEDGER) if row["verdict"] == Verdict.DOES_NOT_HOLD}
     assert failed and all(CLAIMS[claim].looked_into for claim in failed)
 
 
