@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from bnrepro.errors import UserError
 
@@ -64,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with complete_file(output) as path:
                 path.write_text(formats.render(comparison, form), encoding="utf-8")
     except UserError as error:
-        _fail(error)
+        _say(error)
+        sys.exit(2)
 
     console = Console()
     if output is not None:
@@ -94,11 +94,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _say(message: object) -> None:
     sys.stderr.write(" ".join(f"{message}.".split()) + "\n")
-
-
-def _fail(message: object) -> NoReturn:
-    _say(message)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

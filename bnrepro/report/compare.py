@@ -88,19 +88,14 @@ def _pivot(
     entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One cell per variant."""
-
-    def row_of(entry: Entry) -> tuple[str, ...]:
-        return entry.labels(question.rows) or (_title(question),)
-
-    def column_of(entry: Entry) -> tuple[str, ...]:
-        return entry.labels(question.columns)
-
-    rows = dict.fromkeys(map(row_of, entries))
-    columns = dict.fromkeys(map(column_of, in_order(entries, question.columns)))
-    at = {(row_of(entry), column_of(entry)): entry for entry in entries}
+    places = {e: (e.labels(question.rows), e.labels(question.columns)) for e in entries}
+    at = {place: entry for entry, place in places.items()}
+    rows = dict.fromkeys(places[entry][0] for entry in entries)
+    columns = dict.fromkeys(places[entry][1] for entry in in_order(entries, question.columns))
     grid = [[at.get((row, column)) for column in columns] for row in rows]
     each = not _seeds_everywhere(entries)
-    index = pd.MultiIndex.from_tuples(rows, names=list(question.rows) or [""])
+    labels = [row or (_title(question),) for row in rows]
+    index = pd.MultiIndex.from_tuples(labels, names=list(question.rows) or [""])
     titles = [", ".join(column) for column in columns]
     cells = [
         ["" if e is None else _cell(e, question, differences[e], each) for e in row] for row in grid
