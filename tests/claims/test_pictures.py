@@ -71,21 +71,15 @@ def test_kinds_have_places_of_their_own_and_no_line_between_them(tmp_path):
 
 
 def test_gradients_at_the_start_are_drawn_by_layer(tmp_path):
+    name, metric = "relu 2 batch_norm", "grad_norm/dense_{}"
     rows = [
-        (
-            "relu 2 batch_norm",
-            seed,
-            step,
-            "train",
-            f"grad_norm/dense_{i}",
-            step * 10**i * (1 + seed),
-        )
+        (name, seed, step, "train", metric.format(i), step * 10**i * (1 + seed))
         for seed in range(3)
         for step in (10, 20)
         for i in range(11)
     ]
     figure = pictures.over_layers("x", r"relu (?P<line>.*)", "ReLU")
-    lines, axes = drawn(figure.picture(made(tmp_path, rows, ("relu 2 batch_norm",))))
+    lines, axes = drawn(figure.picture(made(tmp_path, rows, (name,))))
     # At step 10, the middle seed; layer 10 comes last.
     assert lines["2 batch_norm"].get_ydata() == pytest.approx([20 * 10.0**i for i in range(11)])
     assert list(lines["2 batch_norm"].get_xdata()) == list(range(1, 12))
