@@ -28,7 +28,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bnrepro.errors import UserError
+from experiments import cli
 from scripts import make_parser
 
 if TYPE_CHECKING:
@@ -77,13 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported only now, so that --help need not wait for JAX.
     from bnrepro.records import complete_file
 
-    try:
+    with cli.exit_codes():
         text = options.run(options)
-    except UserError as error:
-        parser.exit(2, f"{error}\n")
-
-    with complete_file(options.output) as path:
-        path.write_text(text)
+        with complete_file(options.output) as path:
+            path.write_text(text)
     print(text)
 
 

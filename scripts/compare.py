@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnrepro.errors import UserError
+from experiments import cli
+from scripts import make_parser
 
 _SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html"}
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     output = options.output
     form = options.format or _SUFFIXES.get(output.suffix.lower() if output else "", "text")
-    try:
+    with cli.exit_codes():
         question = Question(
             metric=options.metric,
             at=int(options.at) if options.at.isdecimal() else options.at,
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except UserError as error:
                 if not options.skip_bad:
                     raise
-                _say(f"left out: {error}")
+                print(f"left out: {error}", file=sys.stderr)
             else:
                 runs[label] = run
         if not runs:
@@ -62,9 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(f"--output must name a file, got {output}")
             with complete_file(output) as path:
                 path.write_text(formats.render(comparison, form), encoding="utf-8")
-    except UserError as error:
-        _say(error)
-        sys.exit(2)
 
     console = Console()
     if output is not None:
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.compare", description=__doc__)
+    parser = make_parser("compare", __doc__)
     add = parser.add_argument
     add("workdirs", nargs="+", type=Path, metavar="WORKDIR", help="the workdir of a run")
     add("--metric", default="test/accuracy", metavar="SPLIT/NAME", help="default: %(default)s")
@@ -90,10 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE", help="write to this file")
     add("--skip-bad", action="store_true", help="skip workdirs that cannot be compared")
     return parser
-
-
-def _say(message: object) -> None:
-    sys.stderr.write(" ".join(f"{message}.".split()) + "\n")
 
 
 if __name__ == "__main__":

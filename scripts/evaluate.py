@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnrepro.errors import UserError
+from experiments import cli
+from scripts import make_parser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,17 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with code 2, after a sentence on stderr, if it cannot be evaluated.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
 
     # Imported only now, so that --help need not wait for JAX.
     from bnrepro.report.tables import print_table
 
-    try:
-        table, caption = _evaluate(options)
-    except UserError as error:
-        parser.exit(2, f"{str(error).rstrip('.')}.\n")
-    print_table(table, caption)
+    with cli.exit_codes():
+        print_table(*_evaluate(options))
 
 
 def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
@@ -101,7 +98,7 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
+    parser = make_parser("evaluate", __doc__)
     add = parser.add_argument
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     names = "default: all of them"

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bnrepro.errors import UserError
+from experiments import cli
+from scripts import make_parser
 
 # By layout: the network that it has, and the epsilon of its Batch Norm.
 _LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
@@ -24,14 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with code 2, after a sentence on stderr, if it cannot be exported.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-
-    try:
-        said = _export(options)
-    except UserError as error:
-        parser.exit(2, f"{error}.\n")
-    sys.stdout.write(said)
+    options = _parser().parse_args(arguments)
+    with cli.exit_codes():
+        sys.stdout.write(_export(options))
 
 
 def _export(options: argparse.Namespace) -> str:
@@ -187,7 +184,7 @@ def _arguments(values: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
+    parser = make_parser("export", __doc__)
     add = parser.add_argument
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     add("variant", metavar="VARIANT", help="one of its variants")

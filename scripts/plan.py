@@ -64,10 +64,8 @@ def main() -> None:
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr.
     """
-    try:
+    with cli.exit_codes():
         _main()
-    except UserError as error:
-        cli.fail(error)
 
 
 def _main() -> None:

@@ -4,9 +4,11 @@ MNIST and tiny_imagenet/200 need only a network connection. Any other set is pre
 code for it, which may need TensorFlow.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+
+from experiments import cli
+from scripts import make_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -15,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with code 2, after one sentence on stderr, if the set cannot be prepared.
     """
-    parser = argparse.ArgumentParser(prog="python -m scripts.prepare_data", description=__doc__)
+    parser = make_parser("prepare_data", __doc__)
     parser.add_argument("name", help="name[/config][:version], as TFDS writes it")
     parser.add_argument(
         "--data_dir", help="where to put it (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)"
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             builder.download_and_prepare(file_format="array_record")
             folder = builder.data_path
     except Exception as error:  # TFDS and each set's own code raise any kind
-        parser.exit(2, f"{options.name} cannot be prepared: {datasets.first_line(error)}.\n")
+        cli.fail(ValueError(f"{options.name} cannot be prepared: {datasets.first_line(error)}"))
     sys.stdout.write(f"{options.name} {'was already' if found else 'is'} prepared in {folder}\n")
 
 

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bnrepro.records import complete_file
     from bnrepro.report.page import render
 
-    try:
+    with cli.exit_codes():
         _check_output(output)
         workdirs, ledgers = _find(options.runs, output)
         runs = _read(workdirs, options.skip_bad)
@@ -52,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         page = render(claims, about, list(comparisons.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
             path.write_text(page, encoding="utf-8")
-    except UserError as error:
-        cli.fail(error)
     print(f"The page is {output / PAGE}.")
 
 

@@ -176,7 +176,7 @@ def test_the_command_line_takes_the_folder_from_the_environment(
 
 def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     message = refusal(capsys, prepare_data.main, "no_such_set", f"--data_dir={tmp_path}")
-    assert message == "no_such_set cannot be prepared: Dataset no_such_set not found.\n"
+    assert message == "no_such_set cannot be prepared: Dataset no_such_set not found\n"
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path, capsys):

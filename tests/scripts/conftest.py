@@ -54,8 +54,8 @@ def refusal(capsys, main, *arguments):
         main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     assert (exit_.value.code, captured.out) == (2, "")
-    assert captured.err.endswith(".\n") and captured.err.count("\n") == 1
-    return captured.err
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err.removeprefix("error: ")
 
 
 def files(folder):

@@ -90,11 +90,11 @@ def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none is not a workdir: it has no config.json.\n"),
-        (["x" * 300], "File name too long.\n"),
-        (["--at=7"], "runs/one has no test/accuracy at step 7: it has steps 0 to 20, every 10.\n"),
-        (["--baseline=plian"], "the nearest is 'plain'.\n"),
-        (["runs/one"], "runs/one is given twice.\n"),
+        (["none"], "none is not a workdir: it has no config.json\n"),
+        (["x" * 300], "File name too long\n"),
+        (["--at=7"], "runs/one has no test/accuracy at step 7: it has steps 0 to 20, every 10\n"),
+        (["--baseline=plian"], "the nearest is 'plain'\n"),
+        (["runs/one"], "runs/one is given twice\n"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, arguments, message):
@@ -104,17 +104,17 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, arguments, mess
 def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
     metrics = runs / "two" / "metrics.csv"
     metrics.write_text(metrics.read_text()[:-9])
-    sentence = "cannot read runs/two/metrics.csv: it is cut short: its last line is incomplete.\n"
+    sentence = "cannot read runs/two/metrics.csv: it is cut short: its last line is incomplete\n"
     assert refusal(capsys, compare.main, "runs/one", "runs/two") == sentence
     compare.main(["runs/one", "runs/two", "runs", "--skip-bad"])
     captured = capsys.readouterr()
     assert captured.err == (
-        f"left out: {sentence}left out: runs is not a workdir: it has no config.json.\n"
+        f"left out: {sentence}left out: runs is not a workdir: it has no config.json\n"
     )
     assert "│ plain " in captured.out
     with pytest.raises(SystemExit):
         compare.main(["runs/two", "--skip-bad"])
-    message = f"left out: {sentence}no workdir is left to compare.\n"
+    message = f"left out: {sentence}error: no workdir is left to compare\n"
     assert capsys.readouterr().err == message
 
 

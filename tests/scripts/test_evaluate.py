@@ -255,19 +255,19 @@ def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none is not a workdir: it has no config.json.\n"),
+        (["none"], "none is not a workdir: it has no config.json\n"),
         (
             ["run", "--variants=batch_norm,bach_norm"],
-            "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n",
+            "run has no variant 'bach_norm'; the nearest is 'batch_norm'\n",
         ),
-        (["run", "--variants=x"], "run has no variant 'x'; it has batch_norm, renorm cnn.\n"),
+        (["run", "--variants=x"], "run has no variant 'x'; it has batch_norm, renorm cnn\n"),
         (
             ["run", "--checkpoint=15"],
-            "run has no intact checkpoint of batch_norm at step 15: it has 10, 20.\n",
+            "run has no intact checkpoint of batch_norm at step 15: it has 10, 20\n",
         ),
         (
             ["run", "--checkpoint=newest"],
-            "a checkpoint must be last, best or a step, got 'newest'.\n",
+            "a checkpoint must be last, best or a step, got 'newest'\n",
         ),
     ],
 )
@@ -290,13 +290,13 @@ CODE = "__import__('pathlib').Path('ran').touch()"
         (lambda config: config["normalizer"].update(name=CODE), "normalizer.name is unknown: "),
         (lambda config: config.update(dataset=CODE), "is not the name of a data set: "),
         # A run of other seeds, and one of another network.
-        (foreign("seeds"), "norm_0/mean is float32(2, 6) there and float32(1, 6) here.\n"),
+        (foreign("seeds"), "norm_0/mean is float32(2, 6) there and float32(1, 6) here\n"),
         (lambda config: config["model"].update(hidden=[6, 4]), " is float32(2, 5) there and "),
         (
             lambda config: config["variants"]["batch_norm"].update(
                 normalizer={"name": "batch_renorm"}
             ),
-            "batch_stats/norm_0/count is missing there and int32(2,) here.\n",
+            "batch_stats/norm_0/count is missing there and int32(2,) here\n",
         ),
     ],
 )
@@ -330,7 +330,7 @@ def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys,
     larger = {split: np.zeros((60, 8, 8, 1), np.uint8) for split in ("train_images", "test_images")}
     load_other(**larger, train_labels=small_dataset().test_labels)
     message = refusal(capsys, evaluate.main, copied, "--variants=batch_norm")
-    assert "float32(2, 16, 6) there and float32(2, 64, 6) here.\n" in message
+    assert "float32(2, 16, 6) there and float32(2, 64, 6) here\n" in message
     few = small_dataset()
     load_other(test_images=few.test_images[:8], test_labels=few.test_labels[:8])
     assert "cannot be evaluated on small/1.0.0: batch_size must be in [1, 8]" in refusal(

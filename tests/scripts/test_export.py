@@ -130,10 +130,10 @@ def test_of_seeds_that_diverged_none_is_exported(copied, capsys):
     assert "Seed 4 of batch_norm" in output(capsys, "run", "batch_norm", "--output=x")
     arguments = ["run", "batch_norm", "--output=y"]
     assert mistake(capsys, *arguments, "--seed=3") == (
-        "seed 3 of batch_norm had diverged: choose from 4.\n"
+        "seed 3 of batch_norm had diverged: choose from 4\n"
     )
     add_divergence(copied, seed=4, step=7)
-    assert mistake(capsys, *arguments) == "all seeds of batch_norm had diverged by step 20.\n"
+    assert mistake(capsys, *arguments) == "all seeds of batch_norm had diverged by step 20\n"
 
 
 def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
@@ -148,17 +148,17 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "bach_norm"], "run has no variant 'bach_norm'; the nearest is 'batch_norm'.\n"),
+        (["run", "bach_norm"], "run has no variant 'bach_norm'; the nearest is 'batch_norm'\n"),
         (
             ["run", "batch_norm", "--seed=1"],
-            "seed 1 of batch_norm was not trained: choose from 3, 4.\n",
+            "seed 1 of batch_norm was not trained: choose from 3, 4\n",
         ),
         (
             ["run", "batch_norm", "--layout=torchvision"],
-            "--layout=torchvision needs model.name resnet, got mlp.\n",
+            "--layout=torchvision needs model.name resnet, got mlp\n",
         ),
-        (["run", "batch_norm", "--output="], "--output must name a file, got ..\n"),
-        (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory.\n"),
+        (["run", "batch_norm", "--output="], "--output must name a file, got .\n"),
+        (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory\n"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
@@ -180,7 +180,7 @@ def test_workdirs_of_another_network_or_strangers_are_one_sentence(copied, capsy
 def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
     (copied / "checkpoints" / "batch_norm").rename("elsewhere")
     message = mistake(capsys, "run", "batch_norm", "--output=x")
-    assert message == "run has no intact checkpoint of batch_norm.\n"
+    assert message == "run has no intact checkpoint of batch_norm\n"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_an_epsilon_below_that_of_torchvision_is_refused(resnets, capsys):
     said = mistake(capsys, "run", "small epsilon", "--output=y", "--layout=torchvision")
     assert said == (
         "--layout=torchvision needs normalizer.epsilon of at least 1e-05, which its Batch "
-        "Norm adds, got 1e-06.\n"
+        "Norm adds, got 1e-06\n"
     )
 
 
