@@ -48,20 +48,6 @@ def test_the_correction_by_hand():
     np.testing.assert_allclose(d, [0.5, -1.5, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("limits", [(1.0, 0.0), (1.3, 0.4), (50.0, 50.0)])
-def test_the_correction_is_algorithm_1(limits):
-    x = normal(20, 5, mean=1, std=2)
-    mu, sigma = normal(1, 5, seed=1), 0.5 + np.abs(normal(1, 5, seed=2))
-    mu_b, var_b, _ = reference.minibatch(x)
-    r, d = renorm_correction(
-        *(jnp.asarray(v[0], jnp.float32) for v in (mu_b, np.sqrt(var_b + 1e-5), mu, sigma)),
-        *limits,
-    )
-    right = reference.batch_renorm(x, mu, sigma, *limits, momentum=0.9)
-    np.testing.assert_allclose(r, right.r[0], rtol=1e-5)
-    np.testing.assert_allclose(d, right.d[0], rtol=1e-5, atol=1e-6)
-
-
 def test_the_correction_is_a_constant_to_the_gradient():
     def total(*statistics):
         r, d = renorm_correction(*statistics, 10.0, 10.0)
@@ -103,51 +89,11 @@ def test_normalizing_is_the_formula_with_any_of_its_terms(scaled, biased, correc
     np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shifted", [True, False])
-def test_normalizing_has_the_gradients_of_the_formula(shifted):
-    """Of (x - mean) / std * r * scale + d * scale + bias; a shift is a constant."""
-    x, dy = normal(6, 3, mean=3), normal(6, 3, seed=9)
-    values = [normal(3, mean=2, std=0.3, seed=k) for k in range(6)]
-    arguments = [jnp.asarray(value) for value in (x, *values)]
-    shift = jnp.array([0.5, 1.0, 2.0])
-
-    def total(x, mean, std, scale, bias, r, d):
-        given = {"mean": mean - shift, "shift": shift} if shifted else {"mean": mean}
-        y = normalize(x, std=std, scale=scale, bias=bias, axes=(0,), r=r, d=d, **given)
-        return jnp.sum(dy * y)
-
-    found = jax.grad(total, argnums=range(5))(*arguments)
-    x, dy, mean, std, scale, _, r, d = (v.astype(np.float64) for v in (x, dy, *values))
-    x_hat = (x - mean) / std
-    right = (
-        dy * scale * r / std,
-        -(dy * scale * r / std).sum(0),
-        -(dy * x_hat * scale * r / std).sum(0),
-        (dy * (x_hat * r + d)).sum(0),
-        dy.sum(0),
-    )
-    for value, expected in zip(found, right, strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.75, 1.0])
-@pytest.mark.parametrize("size", [1, 5, jnp.int32(5)])
-def test_an_average_moves_by_one_minus_momentum(momentum, size):
-    average, value = jnp.array([1.0, -2.0]), jnp.array([3.0, 2.0])
-    found = moving_average(average, value, momentum, size)
-    np.testing.assert_allclose(found, reference.moved(average, value, momentum), rtol=1e-6)
-
-
 @pytest.mark.parametrize("size", [0, jnp.int32(0), jnp.array([0, 3])], ids=str)
 def test_an_average_stays_where_the_minibatch_was_empty(size):
     found = moving_average(jnp.array([1.0, -2.0]), jnp.array([np.nan, 2.0]), 0.5, size)
     assert found[0] == 1
     assert found[1] == (-2 if np.ndim(size) == 0 else 0)
-
-
-def test_an_average_keeps_its_type():
-    average = moving_average(jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.float32), 0.9)
-    assert average.dtype == jnp.bfloat16
 
 
 # --- cost ---

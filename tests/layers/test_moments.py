@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from bnrepro import BatchNorm
 from bnrepro.layers.functional import batch_moments
@@ -147,15 +147,20 @@ def test_of_complex_numbers_the_variance_is_real():
     assert moments.var.dtype == np.float32
 
 
-def test_over_no_value_at_all_they_are_finite_and_the_size_says_so():
-    x = np.full((4, 2), np.nan, np.float32)
-    moments = jitted(x, (0,), mask=np.zeros((4, 1), bool))
-    assert np.all(np.isfinite(moments.mean)) and np.all(np.isfinite(moments.var))
-    np.testing.assert_array_equal(moments.size, [0, 0])
-
-
 def jitted_vmap(function, axis_name):
     return jax.jit(jax.vmap(function, axis_name=axis_name))
+
+
+def shard_mapped(function, axis_name):
+    """As if by `jax.vmap`: each device has one share, and all have the same result."""
+    mesh = jax.make_mesh((8,), (axis_name,), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec(axis_name)
+
+    def of_share(*shares):
+        return function(*(share[0] for share in shares))
+
+    mapped = jax.jit(jax.shard_map(of_share, mesh=mesh, in_specs=spec, out_specs=PartitionSpec()))
+    return lambda *shares: jax.tree.map(lambda value: jnp.stack([value] * 8), mapped(*shares))
 
 
 UNEQUAL = np.array([5, 1, 2, 0, 5, 3, 1, 4])  # how many of five examples count, on each device
@@ -170,7 +175,7 @@ def spread(mean):
 
 @pytest.mark.parametrize("mean", [0.0, 1e4])
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("transform", [jitted_vmap, jax.pmap])
+@pytest.mark.parametrize("transform", [jitted_vmap, jax.pmap, shard_mapped])
 def test_across_devices_every_example_weighs_alike(transform, masked, mean):
     """google/flax#2417: with unequal masks, the mean of the devices' means is another number."""
     x, mask = spread(mean)
@@ -201,50 +206,6 @@ def test_groups_of_devices_share_among_themselves_only():
         for device in group:
             np.testing.assert_allclose(moments.mean[device], mean, rtol=1e-6)
             np.testing.assert_allclose(moments.var[device], var, rtol=1e-5)
-
-
-def test_a_mapped_axis_may_be_the_only_one_reduced():
-    x = normal(31, 4, mean=1e4)
-    moments = jax.jit(
-        jax.vmap(lambda x: batch_moments(x, (), axis_name="batch"), axis_name="batch")
-    )(x)
-    mean, var, _ = expected(x, (0,))
-    np.testing.assert_allclose(moments.mean[0], mean, rtol=2e-7)
-    np.testing.assert_allclose(moments.var[0], var, rtol=1e-5)
-    assert moments.size[0] == 31
-
-
-def test_they_are_those_of_a_batch_that_a_mesh_holds():
-    x = normal(64, 8, mean=1e4)
-    mesh = jax.make_mesh((8,), ("devices",))
-    held = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
-    mean, var, _ = expected(x, (0,))
-    for moments_of in (batch_moments, jitted):
-        moments = moments_of(held, (0,))
-        np.testing.assert_allclose(moments.mean, mean, rtol=2e-7)
-        np.testing.assert_allclose(moments.var, var, rtol=1e-5)
-
-
-def test_shard_map_shares_them_too():
-    x = normal(64, 8, mean=1e4)
-    mesh = jax.make_mesh((8,), ("devices",))
-    held = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
-
-    def mean_and_variance(x):
-        moments = batch_moments(x, (0,), axis_name="devices")
-        return moments.mean, moments.var
-
-    moments = jax.jit(
-        jax.shard_map(
-            mean_and_variance,
-            mesh=mesh,
-            in_specs=PartitionSpec("devices"),
-            out_specs=PartitionSpec(),
-        )
-    )(held)
-    mean, var, _ = expected(x, (0,))
-    np.testing.assert_allclose(moments[0], mean, rtol=2e-7)
-    np.testing.assert_allclose(moments[1], var, rtol=1e-5)
 
 
 @pytest.mark.parametrize("one_pass", [True, False])

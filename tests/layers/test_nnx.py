@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from flax.nnx.nn import dtypes
 
 import bnrepro
 from bnrepro import renorm_schedules
@@ -46,51 +45,27 @@ def signature(function):
     }
 
 
-def test_it_is_constructed_as_flax_batch_norm_is():
+def test_it_is_constructed_and_called_as_flax_batch_norm_is():
+    """The default of promote_dtype included: with another one parameters would be rounded."""
     assert signature(BatchNorm.__init__) == signature(nnx.BatchNorm.__init__)
+    for layer_type in (BatchNorm, BatchRenorm):
+        assert signature(layer_type.__call__) == signature(nnx.BatchNorm.__call__)
 
 
-@both_layers
-def test_it_is_called_as_flax_batch_norm_is(layer_type):
-    assert signature(layer_type.__call__) == signature(nnx.BatchNorm.__call__)
-
-
-def test_batch_renorm_takes_two_limits_and_all_that_batch_norm_does():
-    fields = signature(nnx.BatchNorm.__init__).keys() - {"self", "num_features", "rngs"}
-    given = {"axis": 0, "momentum": 0.5, "epsilon": 0.1, "use_bias": False, "axis_name": "batch"}
-    layer = BatchRenorm(3, rngs=nnx.Rngs(0), r_max=2.0, d_max=1.0, **given)
-    assert layer.r_max == 2 and layer.d_max == 1
-    assert {name: getattr(layer, name) for name in given} == given
-    everything = {
-        name: default
-        for name, (_, default) in signature(nnx.BatchNorm.__init__).items()
-        if name in fields
-    }
-    BatchRenorm(3, rngs=nnx.Rngs(0), **everything)
-    with pytest.raises(TypeError, match="no_such_field"):
-        BatchRenorm(3, rngs=nnx.Rngs(0), no_such_field=1)
-
-
-def test_it_holds_the_variables_that_flax_batch_norm_does():
-    ours, theirs = (layer(3, rngs=nnx.Rngs(0)) for layer in (BatchNorm, nnx.BatchNorm))
-    assert jax.tree.structure(nnx.state(ours)) == jax.tree.structure(nnx.state(theirs))
-    for our_leaf, their_leaf in zip(
-        jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(theirs)), strict=True
-    ):
-        np.testing.assert_array_equal(our_leaf, their_leaf)
-        assert our_leaf.dtype == their_leaf.dtype
-
-
-def test_it_draws_the_parameters_that_flax_batch_norm_does():
+def test_it_holds_the_variables_and_draws_the_parameters_that_flax_batch_norm_does():
     fields = {
         "scale_init": nnx.initializers.normal(1.0),
         "bias_init": nnx.initializers.uniform(1.0),
         "param_dtype": jnp.float16,
     }
-    ours, theirs = (layer(3, rngs=nnx.Rngs(0), **fields) for layer in (BatchNorm, nnx.BatchNorm))
-    for name in ("scale", "bias"):
-        np.testing.assert_array_equal(getattr(ours, name)[...], getattr(theirs, name)[...])
-        assert getattr(ours, name)[...].dtype == jnp.float16
+    ours, theirs = (
+        nnx.state(layer_type(3, rngs=nnx.Rngs(0), **fields))
+        for layer_type in (BatchNorm, nnx.BatchNorm)
+    )
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(our_leaf, their_leaf)
+        assert our_leaf.dtype == their_leaf.dtype
 
 
 @both_layers
@@ -121,7 +96,6 @@ ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 @pytest.mark.parametrize(
     ("fields", "shape", "dtype", "computed_in"),
     [
-        ({}, (6, 3), "float32", "float32"),
         ({"axis": 1, "use_bias": False}, (4, 3, 5), "float32", "float32"),
         ({"axis": 0, "use_scale": False, "use_fast_variance": False}, (3, 7), "float32", "float32"),
         ({"use_bias": False, "use_scale": False}, (4, 2, 3), "float32", "float32"),
@@ -130,8 +104,6 @@ ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
         ({"dtype": jnp.float32}, (6, 3), "bfloat16", "float32"),
         ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", "float32"),
         ({"dtype": jnp.bfloat16}, (6, 3), "float32", "bfloat16"),
-        ({"masked": True}, (6, 3), "float32", "float32"),
-        ({"axis_name": "batch"}, (4, 6, 3), "float32", "float32"),
         ({"axis_name": "batch", "masked": True}, (4, 6, 3), "float32", "float32"),
     ],
     ids=str,
@@ -236,21 +208,6 @@ def test_modes_are_set_as_flax_sets_them(layer_type):
     assert ours == theirs == [True, False, True, True, False, True, False, False, False]
 
 
-@both_layers
-def test_a_view_moves_the_averages_of_the_layer_it_shows(layer_type):
-    layer = made(layer_type, use_running_average=True)
-    nnx.view(layer, use_running_average=False)(jnp.asarray(normal(6, 3, mean=5)))
-    assert np.all(layer.mean[...] != made(layer_type).mean[...])
-
-
-@both_layers
-def test_evaluation_leaves_the_averages_alone(layer_type):
-    layer = made(layer_type, use_running_average=True)
-    before = statistics(layer)
-    layer(jnp.asarray(normal(6, 3, mean=5)))
-    jax.tree.map(np.testing.assert_array_equal, statistics(layer), before)
-
-
 # --- Linen ---
 
 
@@ -344,24 +301,6 @@ def test_a_model_trains_as_in_linen_to_the_last_bit(linen_type, nnx_type):
 
 
 @both_layers
-def test_a_compiled_training_step_moves_the_averages(layer_type):
-    x = jnp.asarray(normal(6, 3, mean=5))
-
-    @nnx.jit
-    def step(layer, x):
-        return nnx.value_and_grad(lambda layer, x: jnp.sum(layer(x) ** 2))(layer, x)
-
-    layer = made(layer_type)
-    mean = np.asarray(layer.mean[...])
-    for count in range(1, 3):
-        step(layer, x)
-        mean = reference.moved(mean, reference.minibatch(x).mean[0], 0.99)
-        np.testing.assert_allclose(layer.mean[...], mean, rtol=1e-5)
-        if layer_type is BatchRenorm:
-            assert layer.count[...] == count
-
-
-@both_layers
 def test_averages_may_be_references_that_a_differentiated_function_writes(layer_type):
     """Which hold no value that is differentiated; flax.nnx's layer does not get this far."""
     x = jnp.asarray(normal(6, 3, mean=5))
@@ -376,22 +315,6 @@ def test_averages_may_be_references_that_a_differentiated_function_writes(layer_
         found = jax.jit(gradient)(layer, x)
     np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(layer.mean[...], right_layer.mean[...], rtol=1e-6)
-
-
-@both_layers
-def test_a_layer_may_be_taken_apart_and_put_together(layer_type):
-    x = jnp.asarray(normal(6, 3, mean=5))
-    layer = made(layer_type)
-    graph, params, batch_stats = nnx.split(layer, nnx.Param, nnx.BatchStat)
-    assert set(params) == {"scale", "bias"}
-    assert set(batch_stats) == set(statistics(layer))
-    copy = nnx.merge(graph, *jax.tree.map(jnp.copy, (params, batch_stats)))
-    np.testing.assert_array_equal(copy(x), layer(x))
-    jax.tree.map(np.testing.assert_array_equal, statistics(copy), statistics(layer))
-
-    other = made(layer_type, seed=1)
-    nnx.update(other, nnx.state(layer))
-    np.testing.assert_array_equal(other(x), copy(x))
 
 
 @both_layers
@@ -413,40 +336,24 @@ def test_a_single_value_per_feature_is_a_warning(layer_type, caplog):
 # --- mistakes, which Linen's layers share: test_normalization has more of each ---
 
 
-@both_layers
 @pytest.mark.parametrize(
-    ("field", "value", "shown"),
+    ("layer_type", "field", "value", "shown"),
     [
-        ("momentum", 1.5, "momentum must be in [0, 1], got 1.5"),
-        ("epsilon", None, "epsilon must be a number, got None"),
+        (BatchNorm, "momentum", 1.5, "momentum must be in [0, 1], got 1.5"),
+        (BatchRenorm, "epsilon", -1, "epsilon must be at least 0, got -1"),
+        (BatchRenorm, "r_max", 0.5, "r_max must be at least 1, got 0.5"),
     ],
 )
 def test_a_field_out_of_its_range_is_named_with_its_value(layer_type, field, value, shown):
-    with pytest.raises((ValueError, TypeError)) as error:
+    with pytest.raises(ValueError) as error:
         layer_type(3, rngs=nnx.Rngs(0), **{field: value})
     assert str(error.value) == f"{layer_type.__name__}: {shown}."
 
 
-def test_a_limit_out_of_its_range_is_named_with_its_value():
-    with pytest.raises(ValueError, match=r"^BatchRenorm: r_max must be at least 1, got 0\.5\.$"):
-        BatchRenorm(3, rngs=nnx.Rngs(0), r_max=0.5)
-
-
 @both_layers
-@pytest.mark.parametrize("evaluates", [True, False])
-def test_an_input_that_does_not_fit_is_named(layer_type, evaluates):
-    with pytest.raises(ValueError) as error:
-        made(layer_type)(jnp.ones((6, 5)), use_running_average=evaluates)
-    assert str(error.value) == (
-        f"{layer_type.__name__}: the stored mean has shape (3,), but an input of shape (6, 5) "
-        "with axis=-1 needs (5,)."
-    )
-
-
-@both_layers
-def test_a_mask_that_does_not_fit_is_named(layer_type):
-    with pytest.raises(ValueError, match=rf"^{layer_type.__name__}: a mask of shape \(5, 1\)"):
-        made(layer_type)(jnp.ones((6, 3)), mask=jnp.ones((5, 1), bool))
+def test_an_input_that_does_not_fit_is_named(layer_type):
+    with pytest.raises(ValueError, match=r"the stored mean has shape \(3,\)"):
+        made(layer_type)(jnp.ones((6, 5)))
 
 
 @both_layers
@@ -454,8 +361,3 @@ def test_a_mode_that_is_nowhere_given_is_asked_for(layer_type):
     layer = made(layer_type, use_running_average=None)
     with pytest.raises(ValueError, match=f"{layer_type.__name__}: use_running_average is given"):
         layer(jnp.ones((6, 3)))
-
-
-def test_flax_default_promotion_is_the_one_left_out():
-    """Should flax rename it, our layers would round their parameters."""
-    assert signature(nnx.BatchNorm.__init__)["promote_dtype"][1] is dtypes.promote_dtype

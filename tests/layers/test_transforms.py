@@ -184,11 +184,10 @@ def block_step(apply, variables, x):
 
 
 @both_layers
-@pytest.mark.parametrize("lifted", ["nn.scan", "nn.scan of nn.remat"])
-def test_a_scan_over_layers_is_a_loop(layer_type, lifted):
+def test_a_scan_over_recomputed_layers_is_a_loop(layer_type):
     x = normal(6, 4, mean=1)
     scan = nn.scan(
-        nn.remat(Block, prevent_cse=False) if "remat" in lifted else Block,
+        nn.remat(Block, prevent_cse=False),
         variable_axes={"params": 0, "batch_stats": 0},
         split_rngs={"params": True},
         length=3,
@@ -210,25 +209,6 @@ def test_a_scan_over_layers_is_a_loop(layer_type, lifted):
     assert_close(block_step(scanned, variables, x), block_step(looped, variables, x))
 
 
-@both_layers
-def test_recomputing_it_changes_no_gradient(layer_type):
-    x = normal(6, 4, mean=1)
-    plain, recomputed = Block(layer_type), nn.remat(Block)(layer_type)
-    variables = some_variables(plain, x, ())
-
-    def apply(model, variables, x):
-        (y, _), updates = model.apply(variables, x, mutable=["batch_stats"])
-        return y, updates["batch_stats"]
-
-    assert_close(
-        *(
-            block_step(functools.partial(apply, model), variables, x)
-            for model in (recomputed, plain)
-        ),
-        tolerance=1e-6,
-    )
-
-
 class NnxBlock(nnx.Module):
     """The same for NNX."""
 
@@ -241,7 +221,7 @@ class NnxBlock(nnx.Module):
 
 
 @both_nnx_layers
-def test_nnx_scan_over_layers_is_a_loop(layer_type):
+def test_nnx_scan_over_recomputed_layers_is_a_loop(layer_type):
     x = jnp.asarray(normal(6, 4, mean=1))
     make = nnx.jit(nnx.vmap(lambda rngs: NnxBlock(layer_type, rngs)))
     blocks = make(nnx.Rngs(0).split(3))
@@ -249,9 +229,8 @@ def test_nnx_scan_over_layers_is_a_loop(layer_type):
     alone = nnx.List([nnx.merge(graph, member(state, i)) for i in range(3)])
 
     def scanned(blocks, x):
-        return nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
-            x, blocks
-        )
+        recomputed = nnx.remat(lambda x, block: block(x))
+        return nnx.scan(recomputed, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, blocks)
 
     def looped(blocks, x):
         for block in blocks:
@@ -264,17 +243,6 @@ def test_nnx_scan_over_layers_is_a_loop(layer_type):
     assert_close(gradients, stacked(*right_gradients.values()))
     averages = [nnx.to_pure_dict(nnx.state(each, nnx.BatchStat)) for each in (blocks, *alone)]
     assert_close(averages[0], stacked(*averages[1:]))
-
-
-@both_nnx_layers
-def test_nnx_remat_changes_no_gradient(layer_type):
-    x = jnp.asarray(normal(6, 4, mean=1))
-    seen = []
-    for function in (lambda block, x: block(x), nnx.remat(lambda block, x: block(x))):
-        block = NnxBlock(layer_type, nnx.Rngs(0))
-        seen.append(nnx_step_of(function, block, x))
-        seen[-1] += (nnx.to_pure_dict(nnx.state(block, nnx.BatchStat)),)
-    assert_close(seen[1], seen[0], tolerance=1e-6)
 
 
 @functools.partial(nnx.jit, static_argnums=0)
@@ -317,28 +285,6 @@ def test_it_does_not_depend_on_how_a_mesh_holds_the_batch(layer_type, spec, axis
         assert found[0].sharding.is_equivalent_to(held_x.sharding, 3)
         assert_close(jax.device_get(found), jax.device_get(alone), 1e-4)
         assert_close(jax.device_get(evaluate(layer, held, held_x)), jax.device_get(evaluated))
-
-
-@both_layers
-def test_donated_averages_are_as_right_as_kept_ones(layer_type):
-    """Each step may write the new averages over the old ones."""
-    layer = layer_type()
-    variables = some_variables(layer, normal(6, 3))
-
-    def step(stats, x):
-        return train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
-
-    kept = jax.tree.map(jnp.copy, variables["batch_stats"])
-    donated = jax.tree.map(jnp.copy, variables["batch_stats"])
-    step_that_keeps, step_that_donates = jax.jit(step), jax.jit(step, donate_argnums=0)
-    for seed in range(5):
-        x = normal(6, 3, mean=5, std=3, seed=seed)
-        right_y, kept = step_that_keeps(kept, x)
-        given = donated
-        y, donated = step_that_donates(given, x)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
-        np.testing.assert_array_equal(y, right_y)
-        jax.tree.map(np.testing.assert_array_equal, donated, kept)
 
 
 @pytest.mark.parametrize("check_vma", [False, True])
@@ -447,78 +393,34 @@ def gradient_and_hessian(second, first, total, vector):
 
 
 @pytest.mark.parametrize(
-    ("layer_type", "trains", "masked"),
+    ("layer_type", "trains", "masked", "dtype"),
     [
-        (BatchNorm, True, False),
-        (BatchNorm, True, True),
-        (BatchNorm, False, False),
-        (BatchRenorm, True, False),
+        (BatchNorm, True, False, np.float32),
+        (BatchNorm, True, True, np.float64),
+        (BatchNorm, False, False, np.float64),
+        (BatchRenorm, True, False, np.float64),
+        (BatchRenorm, False, False, np.float32),
     ],
 )
-def test_derivatives_of_every_mode_and_order_are_those_of_the_formula(layer_type, trains, masked):
+def test_derivatives_of_every_mode_and_order_are_those_of_the_formula(
+    layer_type, trains, masked, dtype
+):
     """Of parameters, averages and input at once, through outputs and new averages."""
-    x = normal(5, 2, mean=1, std=2)
     given = {"mask": np.arange(5)[:, None] < 4} if masked else {}
-    variables = some_variables(layer_type(), x)
+    with jax.enable_x64(dtype is np.float64):
+        x = normal(5, 2, mean=1, std=2, dtype=dtype)
+        variables = some_variables(layer_type(param_dtype=dtype), x)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def derivatives(function, modes):
-        total, vector = bent(function, layer_type, variables, x, trains, **given)
-        return [gradient_and_hessian(*over, total, vector) for over in modes]
+        @functools.partial(jax.jit, static_argnums=(0, 1))
+        def derivatives(function, modes):
+            total, vector = bent(function, layer_type, variables, x, trains, **given)
+            assert vector.dtype == dtype
+            return [gradient_and_hessian(*over, total, vector) for over in modes]
 
-    ((right_gradient, right_hessian),) = derivatives(plain, ((jax.jacfwd, jax.jacrev),))
-    assert np.max(abs(right_hessian)) > 1  # so the example is one
-    found = derivatives(applied, ((jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd)))
-    assert_close(found, [(right_gradient, right_hessian)] * 2, 1e-4)
-
-
-@both_layers
-@pytest.mark.parametrize("trains", [True, False])
-def test_derivatives_are_those_of_finite_differences_in_float64(layer_type, trains):
-    with jax.enable_x64():
-        x = normal(5, 2, mean=1, std=2, dtype=np.float64)
-        variables = some_variables(layer_type(), np.float32(x))
-        variables = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
-        if layer_type is BatchRenorm:
-            variables["batch_stats"]["count"] = np.int32(0)
-        function = applied if layer_type is BatchNorm or not trains else of_fixed_correction
-        total, vector = bent(function, layer_type, variables, x, trains)
-        assert vector.dtype == np.float64
-        gradient = np.asarray(jax.jit(jax.grad(total))(vector))
-        step = 1e-6 * np.eye(vector.size)
-        totals = jax.jit(jax.vmap(total))
-        right = np.asarray(totals(vector[None] + step) - totals(vector[None] - step)) / 2e-6
-        np.testing.assert_allclose(gradient, right, rtol=1e-6, atol=1e-6)
-
-
-def of_fixed_correction(layer_type, variables, x, trains):
-    """Batch Renorm with r and d at their limits, where they do not move with the input."""
-    layer = layer_type(r_max=1.0, d_max=0.0)
-    y, stats = train.__wrapped__(layer, variables, x)
-    return y, {name: value for name, value in stats.items() if name != "count"}
-
-
-@both_layers
-def test_averages_have_a_gradient_in_evaluation(layer_type):
-    """As with flax, of the mean and of the variance or, in Batch Renorm, the deviation."""
-    x, dy = normal(6, 3, mean=2), normal(6, 3, seed=1)
-    variables = some_variables(layer_type(), x)
-
-    def gradients(layer, stats):
-        def total(stats):
-            return jnp.sum(dy * layer.apply({**variables, "batch_stats": stats}, x, True))
-
-        return jax.grad(total, allow_int=True)(stats)
-
-    found = gradients(layer_type(), variables["batch_stats"])
-    stats = variables["batch_stats"]
-    var = stats["var"] if layer_type is BatchNorm else stats["std"] ** 2 - 1e-5
-    theirs = gradients(nn.BatchNorm(), {"mean": stats["mean"], "var": var})
-    np.testing.assert_allclose(found["mean"], theirs["mean"], rtol=1e-5)
-    if layer_type is BatchNorm:
-        np.testing.assert_allclose(found["var"], theirs["var"], rtol=1e-5)
-    else:  # d var = 2 std d std
-        np.testing.assert_allclose(found["std"], 2 * stats["std"] * theirs["var"], rtol=1e-4)
+        (right,) = derivatives(plain, ((jax.jacfwd, jax.jacrev),))
+        assert np.max(abs(right[1])) > 1  # so the example is one
+        found = derivatives(applied, ((jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd)))
+        assert_close(found, [right] * 2, 1e-4 if dtype is np.float32 else 1e-9)
 
 
 # --- inputs ---
@@ -658,11 +560,6 @@ def test_parameters_have_a_gradient_for_integers_too(layer_type):
 
     # The same numbers as floating-point ones.
     assert_close(gradients(layer, jnp.asarray(x)), gradients(layer, jnp.float32(x)), 1e-6)
-    if layer_type is BatchNorm:
-        _, right_scale, right_bias = reference.batch_norm_gradients(x, dy)
-        found = gradients(layer, jnp.asarray(x))
-        np.testing.assert_allclose(found["scale"], right_scale, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(found["bias"], right_bias, rtol=1e-5, atol=1e-5)
 
 
 def test_what_a_mask_hides_stays_out_of_forward_derivatives():
