@@ -136,17 +136,6 @@ def test_variance_is_never_negative_nor_nan(shape_and_axes, constant, ulps, one_
     assert np.all(np.sqrt(var) <= 4 * (ulps + 1) * np.spacing(abs(constant)))
 
 
-def test_of_complex_numbers_the_variance_is_real():
-    x = (normal(50, 3, mean=1e3) + 1j * normal(50, 3, mean=-2e3, std=2, seed=1)).astype(
-        np.complex64
-    )
-    mean, var, _ = expected(x, (0,))
-    moments = jitted(x, (0,))
-    np.testing.assert_allclose(moments.mean, mean, rtol=1e-6)
-    np.testing.assert_allclose(moments.var, var, rtol=1e-5)
-    assert moments.var.dtype == np.float32
-
-
 def jitted_vmap(function, axis_name):
     return jax.jit(jax.vmap(function, axis_name=axis_name))
 

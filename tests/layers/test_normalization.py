@@ -89,17 +89,6 @@ def test_evaluation_leaves_the_averages_alone_even_if_they_are_mutable(layer_typ
 
 
 @both_layers
-def test_in_evaluation_an_example_does_not_depend_on_the_rest_of_the_batch(layer_type):
-    """jax#139: evaluation must not use the batch's statistics."""
-    x = normal(6, 3)
-    layer, variables = layer_type(), some_variables(layer_type(), x)
-    alone = evaluate(layer, variables, x[:1])
-    np.testing.assert_array_equal(evaluate(layer, variables, x)[:1], alone)
-    others = np.concatenate([x[:1], np.full((5, 3), np.nan, np.float32)])
-    np.testing.assert_array_equal(evaluate(layer, variables, others)[:1], alone)
-
-
-@both_layers
 def test_the_mode_has_to_be_given_once(layer_type):
     """jax#139: which statistics are used is never a guess."""
     x = normal(6, 3)

@@ -50,8 +50,7 @@ def member(tree, i):
 # --- ensembles: vmap ---
 
 
-@both_layers
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("layer_type", "masked"), [(BatchNorm, True), (BatchRenorm, False)])
 def test_two_mapped_layers_are_the_two_alone(layer_type, masked):
     """Each with its own parameters, averages, examples and mask; outputs and gradients."""
     layer = layer_type(momentum=0.5)
@@ -65,59 +64,8 @@ def test_two_mapped_layers_are_the_two_alone(layer_type, masked):
     assert_close(mapped, stacked(*alone))
 
 
-class Critic(nn.Module):
-    """Two dense layers with a norm in between."""
-
-    layer_type: type
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = self.layer_type(use_running_average=not train)(nn.Dense(4, use_bias=False)(x))
-        return nn.Dense(1)(nn.relu(x))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def critic_step(model, variables, x):
-    """Output, updates, and gradients of its square."""
-
-    def loss(params):
-        y, updates = model.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
-        return jnp.sum(y**2), (y, updates["batch_stats"])
-
-    gradients, (y, stats) = jax.grad(loss, has_aux=True)(variables["params"])
-    return y, stats, gradients
-
-
-@both_layers
-def test_an_ensemble_by_nn_vmap_is_its_members(layer_type):
-    class Ensemble(nn.Module):
-        @nn.compact
-        def __call__(self, x, train):
-            critics = nn.vmap(
-                Critic,
-                in_axes=(None, None),
-                axis_size=2,
-                variable_axes={"params": 0, "batch_stats": 0},
-                split_rngs={"params": True},
-            )
-            return critics(layer_type, name="critics")(x, train)
-
-    x = normal(6, 5, mean=1)
-    variables = some_variables(Ensemble(), x)
-    y, stats, gradients = critic_step(Ensemble(), variables, x)
-    alone = [
-        critic_step(
-            Critic(layer_type),
-            {name: member(tree["critics"], i) for name, tree in variables.items()},
-            x,
-        )
-        for i in range(2)
-    ]
-    assert_close((y, stats["critics"], gradients["critics"]), stacked(*alone))
-
-
 class NnxCritic(nnx.Module):
-    """The same."""
+    """Two dense layers with a norm in between."""
 
     def __init__(self, layer_type, rngs):
         self.first = nnx.Linear(5, 4, use_bias=False, rngs=rngs)
