@@ -57,12 +57,6 @@ def test_a_preview_is_marked_and_shorter(module):
         module.get_config("short")
 
 
-def test_the_papers_setting_is_what_the_config_says():
-    plain = variant_configs(config())["plain"]
-    assert plain["model"]["hidden"] == (100, 100, 100)
-    assert (plain["steps"], plain["batch_size"], plain["binary_input"]) == (50_000, 60, True)
-
-
 def test_variants_differ_in_their_overrides_alone():
     variants = variant_configs(config())
     assert set(variants) == {"plain", "batch_norm", "batch_renorm"}
@@ -76,10 +70,8 @@ def test_variants_differ_in_their_overrides_alone():
     [
         ({"stepps": 3}, "stepps is not a config key; did you mean steps?"),
         ({"steps": "many"}, "steps must be an integer, got 'many'"),
-        ({"steps": 2.0}, "steps must be an integer, got 2.0"),
         ({"steps": 0}, r"steps must be in \[1, 1,000,000,000\], got 0"),
         ({"steps": True}, "steps must be an integer, got True"),
-        ({"seeds": -1}, r"seeds must be in \[1, 10,000\], got -1"),
         ({"batch_size": 50}, "multiple of microbatch_size, got 50 and 60"),
         ({"accumulation_steps": 2}, "the number of microbatches, 60 / 60, got 2"),
         (
@@ -93,18 +85,11 @@ def test_variants_differ_in_their_overrides_alone():
         ),
         ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
-        ({"ema_decay": "x"}, "ema_decay must be a number, got 'x'"),
         ({"optimizer__name": "sdg"}, "'sdg'; choose from adam, rmsprop, sgd; did you mean sgd"),
         ({"optimizer__learning_rate": float("nan")}, "learning_rate must be in .* got nan"),
-        ({"optimizer__learning_rate": float("inf")}, "learning_rate must be in .* got inf"),
         ({"optimizer__learning_rate": 0.0}, r"learning_rate must be in \(0, "),
-        ({"normalizer__name": "batchnorm"}, "did you mean batch_norm"),
-        ({"normalizer__r_max": 0.5}, r"r_max must be in \[1, "),
         ({"normalizer__r_max_end": 0.01}, "r_max_end must be at least normalizer.warmup"),
-        ({"model__hidden": ()}, "hidden must be a tuple of positive integers"),
         ({"model__hidden": (100, 0)}, "hidden must be a tuple of positive integers"),
-        ({"model__activation": "sigmoidal"}, "did you mean sigmoid"),
-        ({"sampler__name": "epoch"}, "did you mean epochs"),
         ({"dataset": 3}, "dataset must be a string, got 3"),
         ({"binary_input": "yes"}, "binary_input must be True or False, got 'yes'"),
         ({"baseline": "zero"}, "baseline must be one of the variants"),
@@ -112,46 +97,30 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants": {"../plain": {}}}, "names of letters, digits.*got '../plain'"),
         ({"variants": {"plain": 3}}, "variants.plain must be a dict"),
         ({"variants": {"plain": {"steps": 5}}}, "steps cannot differ between variants"),
-        ({"variants": {"plain": {"normaliser": {}}}}, "normaliser is not a config key"),
         ({"variants__plain": {"optimizer": {"rate": 1.0}}}, "optimizer.rate is not a config key"),
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
         ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
         ({"model__kernel": "standardized"}, "variance of 1, which needs a normalizer"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
+        ({"augment": "inception", "image_size": 8}, "needs stream True and an image_size, got Fal"),
+        ({"augment": "inception", "stream": True}, "needs stream True and an image_size, got True"),
         ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
         ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
         ({"measures": ("near_linear", "near_linear")}, "measures has a name twice"),
-        (one_variant(BATCH_NORM, 1), "batch_norm cannot train on a microbatch_size of 1"),
         (one_variant(BATCH_RENORM, 1), "batch_renorm cannot train on a microbatch_size of 1"),
         (one_variant(MABN | {"window": 1}, 1), "of 1 with a normalizer.window of 1"),
-        (one_variant(EVONORM, activation="relu"), "nonlinearity.* got relu and before"),
         (
             one_variant(EVONORM, activation="identity", norm_placement="both"),
             "nonlinearity.* got identity and both",
         ),
         (one_variant(GROUP_NORM, hidden=(25,)), r"num_groups .* got 10 and \(25,\)"),
         (
-            one_variant(GROUP_NORM, name="cnn", channels=(20, 16)),
-            r"num_groups .*model.channels, got 10 and \(20, 16\)",
-        ),
-        (
-            one_variant(GROUP_NORM, name="resnet", width=0.5),
-            r"num_groups .*channels of resnet, got 10 and \(32,\)",
-        ),
-        (
             one_variant(GROUP_NORM, name="inception", width=0.25),
             r"num_groups .*channels of inception, got 10 and \(8, 12, ",
         ),
-        *(
-            (
-                one_variant(BATCH_NORM, name=name, stem_stride=3),
-                f"stem_stride of {name} must be {known}, got 3",
-            )
-            for name, known in (
-                ("inception", "0 or 8 or 4 or 2"),
-                ("resnet", "0 or 4 or 1"),
-                ("cnn", "0"),
-            )
+        (
+            one_variant(BATCH_NORM, name="resnet", stem_stride=3),
+            "stem_stride of resnet must be 0 or 4 or 1, got 3",
         ),
         (
             one_variant(BATCH_NORM, name="resnet", norm_placement="after"),

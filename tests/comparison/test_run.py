@@ -93,16 +93,6 @@ def test_records_hold_every_metric_of_every_evaluation_of_every_seed(finished):
     assert (workdir / "tensorboard" / "batch_norm" / "seed_1").is_dir()
 
 
-def test_the_probe_sees_what_enters_the_last_sigmoid(finished):
-    # Fresh averages are 0 and 1, so before the first step the normalizer passes its input on, but
-    # for epsilon; the plain network's bias is still zero. Weights are those of the same seed.
-    metrics = read_run(finished[0]).metrics
-    start = metrics[metrics["step"] == 0].set_index(["variant", "seed", "metric"])["value"]
-    for p in (15, 50, 85):
-        plain, normed = (start[v, 0, f"sigmoid_input/p{p}"] for v in ("plain", "batch_norm"))
-        np.testing.assert_allclose(normed, plain, rtol=1e-4)
-
-
 def test_a_holdout_is_taken_from_the_end_of_training_and_chooses(tmp_path):
     """What the sampler draws from, what is evaluated, and what the best checkpoint goes by."""
     evaluation = config()["evaluation"] | {"holdout": 20}
@@ -122,24 +112,8 @@ def test_a_holdout_is_taken_from_the_end_of_training_and_chooses(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_rows_are_on_disk_before_a_variant_has_ended(tmp_path):
-    """The training waits for them, so that they cannot be those that are written at its end."""
-    seen = []
-
-    def look(variant, step):
-        if step != 10:
-            return
-        for _ in range(300):
-            if len(metrics := read_run(tmp_path).metrics):
-                seen.append((set(metrics["step"]), read_run(tmp_path).finished(variant)))
-                return
-            time.sleep(0.1)
-
-    run_comparison(config(variants=PLAIN), tmp_path, progress=look)
-    assert seen in ([({0}, False)], [({0, 10}, False)])
-
-
 def test_a_variant_that_ends_leaves_the_rows_of_the_others_on_disk(tmp_path, monkeypatch):
+    """Those of one that has not ended, so that they are not those that are written at its end."""
     monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 2)
     seen = []
 
@@ -155,29 +129,6 @@ def test_a_variant_that_ends_leaves_the_rows_of_the_others_on_disk(tmp_path, mon
 
     run_comparison(config(), tmp_path, progress=look)
     assert seen in ([{0}], [{0, 10}])
-
-
-def test_variants_that_differ_in_numbers_alone_share_a_program_and_train_as_alone(
-    tmp_path, monkeypatch
-):
-    made = []
-
-    def counted(*arguments, **given):
-        made.append(arguments)
-        return make_program(*arguments, **given)
-
-    make_program = run_module.make_program
-    monkeypatch.setattr(run_module, "make_program", counted)
-    rates = {f"rate {r}": {"optimizer": {"learning_rate": r}} for r in (0.5, 1.0, 2.0)}
-    wide = {"wide": {"model": {"hidden": (7, 5)}}}
-    settings = config(variants=rates | wide, baseline="wide", measures=())
-    together = run_comparison(settings, tmp_path / "together").metrics
-    assert len(made) == 2
-    alone = settings | {"variants": {"rate 2.0": rates["rate 2.0"]}, "baseline": "rate 2.0"}
-    right = run_comparison(alone, tmp_path / "alone").metrics["value"]
-    found = together[together["variant"] == "rate 2.0"]["value"]
-    np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-5)
-    assert together.groupby("variant")["value"].agg(tuple).nunique() == 4
 
 
 def assert_same_records(workdir, finished):

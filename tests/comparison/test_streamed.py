@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from bnrepro.comparison.config import common_config
-from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.reevaluation import with_population_statistics
 from bnrepro.comparison.run import run_comparison
-from bnrepro.data.datasets import DatasetError, load_dataset
+from bnrepro.data.datasets import load_dataset
 from configs import mnist_sigmoid
 from tests.small_shards import write_set
 
@@ -61,31 +60,3 @@ def test_population_statistics_are_those_of_the_whole_streamed_training_set(data
         found = with_population_statistics(variables, common, data, model)
         statistics.append(found["batch_stats"])
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *statistics)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"augment": "inception", "image_size": 8}, "needs stream True and an image_size, got Fal"),
-        ({"augment": "inception", "stream": True}, "needs stream True and an image_size, got True"),
-        ({"stream": True, "sampler": {"labels_per_batch": 6, "repeat_labels": False}}, "at most 3"),
-    ],
-    ids=["resident", "no size", "labels"],
-)
-def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(
-    data_dir, tmp_path, changes, message
-):
-    changed = config(data_dir)
-    changed["sampler"] |= changes.pop("sampler", {})
-    changed["sampler"]["examples_per_label"] = 1
-    with pytest.raises(ConfigError, match=message):
-        run_comparison(changed | changes, tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
-def test_a_half_prepared_set_is_refused_before_anything_is_written(tmp_path):
-    folder = write_set(tmp_path / "data")
-    (folder / "squares-validation.array_record-00001-of-00002").unlink()
-    with pytest.raises(DatasetError, match=r"squares-validation\S* is missing, cut"):
-        run_comparison(config(tmp_path / "data", stream=True), tmp_path / "none")
-    assert not (tmp_path / "none").exists()

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.comparison import program as program_module
 from bnrepro.comparison.config import common_config, of_test_minibatches, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
@@ -66,12 +65,9 @@ def together(program):
     return variants, values(program, variants)
 
 
-def test_every_traced_number_is_tried():
-    assert set(VALUES) == set(TRACED)
-
-
 def test_every_traced_number_does_something(together):
     _, trained = together
+    assert set(VALUES) == set(TRACED)
     for key in TRACED:
         assert np.abs(trained[key] - trained["base"]).max() > 1e-3, key
 
@@ -127,16 +123,6 @@ def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows():
     assert sorted(checkpoints.begun) == [5, 10, 15, 20]
     for step, notes in checkpoints.begun.items():
         assert max(row[2] for row in notes["rows"]) == step
-
-
-def test_test_minibatches_are_not_drawn_before_they_are_evaluated(monkeypatch):
-    """It takes a second of compiling, which a finished workdir and its report need not wait for."""
-
-    def sampler(*_, **__):
-        return lambda key, step: pytest.fail("drawn")
-
-    monkeypatch.setattr(program_module, "make_sampler", sampler)
-    make_job("x", with_settings(config(), {"evaluation.minibatches": 3}), small_dataset())
 
 
 def test_test_minibatches_may_have_another_number_of_labels_than_those_of_training():

@@ -154,18 +154,6 @@ def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
-def test_what_a_trial_gives_does_not_depend_on_how_many_are_trained_at_once(
-    swept, tmp_path, opened
-):
-    *_, run = swept
-    plan = make_plan(tmp_path, GRID | {NAME: ["none"]}, at_once=1)
-    study = opened(plan)
-    work(plan)
-    one_by_one = collect(study, tmp_path)
-    together = run.metrics[run.metrics["variant"].isin(one_by_one.variants)]
-    np.testing.assert_allclose(one_by_one.metrics["value"], together["value"], rtol=2e-4, atol=2e-5)
-
-
 def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
     plan, _, study, _ = swept
     monkeypatch.setattr(worker_module, "train_variants", lambda *args: pytest.fail("trained"))
