@@ -22,18 +22,15 @@ TRAIN_SHARD = "mnist-train.array_record-00000-of-00001"
 pytestmark = pytest.mark.usefixtures("isolated")
 
 
-def copied(data_dir, full_name, new_split_name="test"):
-    """Makes our MNIST a set of another name, config, version or name of the test split."""
+def copied(data_dir, full_name):
+    """Makes our MNIST a set of another name, config or version."""
     name, *config, version = full_name.split("/")
     folder = shutil.copytree(data_dir / "mnist" / "3.0.1", data_dir / full_name)
     info = json.loads((folder / "dataset_info.json").read_text())
     info |= {"name": name, "version": version, "configName": "/".join(config)}
-    for split in info["splits"]:
-        split["name"] = split["name"].replace("test", new_split_name)
     (folder / "dataset_info.json").write_text(json.dumps(info))
     for shard in folder.glob("mnist-*"):
-        renamed = shard.name.replace("mnist", name).replace("test", new_split_name)
-        shard.rename(folder / renamed)
+        shard.rename(folder / shard.name.replace("mnist", name))
     return folder
 
 
@@ -44,9 +41,7 @@ def refuse_to_read(*args):
 # Names, and where they are looked for
 
 
-@pytest.mark.parametrize(
-    "name", ["", "../mnist", "/mnist", "mnist/..", "mnist/../x", "mnist:3", "mnist:3.*.*", "m n"]
-)
+@pytest.mark.parametrize("name", ["", "../mnist", "mnist/..", "mnist:3", "mnist:3.*.*", "m n"])
 def test_a_malformed_name_is_an_error_that_shows_the_right_form(name):
     with pytest.raises(DatasetError, match=r"not the name of a data set.* name\[/config\]\[:v"):
         load_dataset(name)
@@ -122,11 +117,6 @@ def test_a_prepared_set_is_read_as_bytes_and_small_integers(data_dir, pixels_and
         assert expected[image.tobytes()] == label
 
 
-def test_validation_is_the_test_set_where_there_is_no_other(data_dir):
-    copied(data_dir, "squares/1.0.0", new_split_name="validation")
-    assert load_dataset("squares", data_dir).test_images.shape == (20, 28, 28, 1)
-
-
 def test_images_are_averaged_down_to_a_size_that_divides_theirs(data_dir):
     whole, small = load_dataset("mnist", data_dir), load_dataset("mnist", data_dir, image_size=7)
     blocks = whole.test_images.astype(np.float64).reshape(len(whole.test_images), 7, 4, 7, 4, 1)
@@ -157,14 +147,12 @@ def test_a_folder_that_was_named_gets_neither_a_download_nor_a_stand_in(server, 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda shard: os.truncate(shard, shard.stat().st_size // 2),
         lambda shard: os.truncate(shard, shard.stat().st_size - 1),
-        lambda shard: os.truncate(shard, 0),
         lambda shard: shard.write_text("version https://git-lfs.github.com/spec/v1\n"),
         lambda shard: shard.write_bytes(bytes(1_000_000)),
         lambda shard: shard.unlink(),
     ],
-    ids=["half", "a byte short", "empty", "text", "zeros", "missing"],
+    ids=["a byte short", "text", "zeros", "missing"],
 )
 def test_a_shard_that_is_not_whole_is_named(data_dir, damage):
     shard = data_dir / "mnist" / "3.0.1" / TRAIN_SHARD
@@ -234,15 +222,12 @@ def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
     ("file", "change"),
     [
         ("dataset_info.json", lambda text: "<html>not found</html>"),
-        ("dataset_info.json", lambda text: text[: len(text) // 2]),
-        ("dataset_info.json", lambda text: "[]"),
         ("dataset_info.json", lambda text: "{}"),
         ("dataset_info.json", lambda text: text.replace('"mnist"', '"kmnist"')),
         ("dataset_info.json", lambda text: text.replace('"train"', '"unlabelled"')),
         ("dataset_info.json", lambda text: text.replace('"test"', '"unlabelled"')),
         ("dataset_info.json", lambda text: text.replace('"60"', '"0"')),
         ("dataset_info.json", lambda text: text.replace("{DATASET}", "{DATA}")),
-        ("features.json", lambda text: ""),
         ("features.json", lambda text: "{}"),
         ("features.json", lambda text: text.replace('"label"', '"digit"')),
         ("features.json", lambda text: text.replace('"image": {', '"picture": {', 1)),
@@ -302,18 +287,6 @@ def test_a_set_that_changed_is_read_anew_and_takes_the_place_of_its_cache(data_d
     assert cache_files(tmp_path) == ["mnist-3.0.1.npz"]
 
 
-def test_whether_a_set_changed_is_told_by_sizes_and_times(data_dir):
-    first = load_dataset("mnist", data_dir)
-    shard = data_dir / "mnist" / "3.0.1" / TRAIN_SHARD
-    stat = shard.stat()
-    shard.write_bytes(bytes(stat.st_size))
-    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert_same(load_dataset("mnist", data_dir), first)
-    os.utime(shard)
-    with pytest.raises(DatasetError, match=TRAIN_SHARD):
-        load_dataset("mnist", data_dir)
-
-
 def flip_a_pixel(cache):
     content = bytearray(cache.read_bytes())
     content[content.index(b"train_images") + 5000] ^= 1
@@ -324,12 +297,10 @@ def flip_a_pixel(cache):
     "damage",
     [
         lambda cache: os.truncate(cache, cache.stat().st_size // 2),
-        lambda cache: os.truncate(cache, 0),
-        lambda cache: cache.write_text("text"),
         lambda cache: np.savez(cache, something=np.arange(3)),
         flip_a_pixel,
     ],
-    ids=["half", "empty", "text", "foreign", "a bit flipped"],
+    ids=["half", "foreign", "a bit flipped"],
 )
 def test_a_damaged_cache_is_made_anew_with_a_line_in_the_log(data_dir, tmp_path, damage, caplog):
     first = load_dataset("mnist", data_dir)
@@ -340,18 +311,6 @@ def test_a_damaged_cache_is_made_anew_with_a_line_in_the_log(data_dir, tmp_path,
         assert_same(load_dataset("mnist", data_dir), first)
     assert f"{cache} is damaged" in caplog.text
     assert cache.stat().st_size == size
-
-
-def test_a_cache_that_runs_code_when_unpickled_is_not_unpickled(data_dir, tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "trap"),))
-
-    load_dataset("mnist", data_dir)
-    cache = tmp_path / "cache" / "bnrepro" / "mnist-3.0.1.npz"
-    np.savez(cache, fingerprint=np.array([Trap()], object))
-    load_dataset("mnist", data_dir)
-    assert not (tmp_path / "trap").exists()
 
 
 def test_a_cache_folder_that_cannot_be_written_costs_only_a_warning(
@@ -390,15 +349,6 @@ def test_without_data_and_network_the_digits_stand_in_and_a_warning_says_so(
     assert "python -m scripts.prepare_data mnist" in record.getMessage()
 
 
-def test_where_the_download_cannot_be_put_the_digits_stand_in(
-    server, tmp_path, caplog, monkeypatch
-):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
-    assert load_dataset("mnist").stand_in
-    assert str(tmp_path / "file") in caplog.text
-
-
 def test_the_digits_are_all_of_them_once_in_the_form_of_mnist(no_network):
     from sklearn.datasets import load_digits
 
@@ -419,16 +369,11 @@ def test_a_fifth_of_each_digit_is_for_testing_and_always_the_same(no_network):
     assert_same(load_dataset("mnist"), dataset)
 
 
-# The real sets
-
-
-def needs(full_name):
-    there = (REAL_DATA / full_name).is_dir()
-    return pytest.mark.skipif(not there, reason=f"$TFDS_DATA_DIR has no {full_name}")
+# The real set
 
 
 @pytest.mark.slow
-@needs("mnist/3.0.1")
+@pytest.mark.skipif(not (REAL_DATA / "mnist/3.0.1").is_dir(), reason="$TFDS_DATA_DIR has no MNIST")
 def test_the_real_mnist_is_whole():
     dataset = load_dataset("mnist", REAL_DATA)
     assert dataset.train_images.shape == (60000, 28, 28, 1)
@@ -445,14 +390,3 @@ def test_the_real_mnist_is_whole():
     # LeCun et al.'s well-known mean and deviation of the training pixels.
     assert dataset.train_images.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
     assert dataset.train_images.std() / 255 == pytest.approx(0.3081, abs=5e-5)
-
-
-@pytest.mark.slow
-@needs("tiny_imagenet/100/1.0.0")
-def test_the_hundred_classes_of_tiny_imagenet_are_whole():
-    dataset = load_dataset("tiny_imagenet/100", REAL_DATA)
-    assert dataset.train_images.shape == (50000, 64, 64, 3)
-    assert dataset.test_images.shape == (5000, 64, 64, 3)
-    assert len(dataset.class_names) == 100
-    assert set(np.bincount(dataset.train_labels)) == {500}
-    assert set(np.bincount(dataset.test_labels)) == {50}

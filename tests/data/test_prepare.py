@@ -29,10 +29,10 @@ def names(folder):
     return [path.name for path in folder.iterdir()]
 
 
-def test_the_prepared_set_has_the_pixels_and_labels_of_the_downloaded_files(
+def test_the_prepared_set_has_the_pixels_and_labels_of_the_downloaded_files_also_to_tfds(
     server, pixels_and_labels, tmp_path
 ):
-    prepare.prepare_mnist(tmp_path)
+    assert prepare.prepare_mnist(tmp_path) == tmp_path / "mnist" / "3.0.1"
     dataset = load_dataset("mnist", tmp_path)
     train = by_pixels(dataset.train_images, dataset.train_labels)
     assert train == by_pixels(*pixels_and_labels["train"])
@@ -40,41 +40,15 @@ def test_the_prepared_set_has_the_pixels_and_labels_of_the_downloaded_files(
         *pixels_and_labels["t10k"]
     )
     assert len(train) == 60
-
-
-def test_tfds_takes_the_prepared_set_for_its_own_mnist(server, tmp_path):
-    folder = prepare.prepare_mnist(tmp_path)
-    assert folder == tmp_path / "mnist" / "3.0.1"
     builder = tfds.builder("mnist", data_dir=tmp_path)
     assert builder.is_prepared()
-    example = builder.as_data_source("test")[0]
-    assert example["image"].shape == (28, 28, 1)
+    assert builder.as_data_source("test")[0]["image"].shape == (28, 28, 1)
 
 
-def test_a_prepared_set_is_not_downloaded_again(server, tmp_path):
-    _, asked_for = server
-    prepare.prepare_mnist(tmp_path)
-    prepare.prepare_mnist(tmp_path)
-    assert len(asked_for) == 4
-    assert names(tmp_path) == ["mnist"]
-
-
-def test_the_checksums_are_those_tfds_has_registered():
-    registered = prepare._Mnist.url_infos
-    url = "https://storage.googleapis.com/cvdf-datasets/mnist/train-images-idx3-ubyte.gz"
-    assert len(registered) == 4
-    assert registered[url].checksum == (
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-    )
-
-
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"<html>"])
-def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(
-    server, tmp_path, damage, monkeypatch
-):
+def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(server, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     files, _ = server
-    files["t10k-labels-idx1-ubyte.gz"] = damage(files["t10k-labels-idx1-ubyte.gz"])
+    files["t10k-labels-idx1-ubyte.gz"] = b"<html>"
     with pytest.raises(DatasetError, match=r"t10k-labels-idx1-ubyte\.gz.* has wrong checksum"):
         prepare.prepare_mnist(tmp_path)
     assert not names(tmp_path)
@@ -133,22 +107,15 @@ def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
         prepare.prepare_mnist(tmp_path)
 
 
-def test_an_idx_file_is_read_as_the_bytes_it_holds(tmp_path):
-    (tmp_path / "labels.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff"))
-    np.testing.assert_array_equal(prepare.read_idx(tmp_path / "labels.gz", (3,)), [5, 0, 255])
-
-
 @pytest.mark.parametrize(
     "content",
     [
         b"no gzip",
         gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff")[:-9],
         gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00"),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff\xff"),
         gzip.compress(b"\0\0\x0d\x01\0\0\0\x03\x05\x00\xff"),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x02\x05\x00"),
     ],
-    ids=["no gzip", "gzip cut short", "too short", "too long", "floats", "another size"],
+    ids=["no gzip", "gzip cut short", "too short", "floats"],
 )
 def test_a_file_that_is_no_idx_of_the_shape_is_named(tmp_path, content):
     (tmp_path / "labels.gz").write_bytes(content)
@@ -159,11 +126,13 @@ def test_a_file_that_is_no_idx_of_the_shape_is_named(tmp_path, content):
 def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
     server, tmp_path, capsys
 ):
+    _, asked_for = server
     prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
     folder = tmp_path / "mnist" / "3.0.1"
     assert capsys.readouterr().out.endswith(f"mnist is prepared in {folder}\n")
     prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
     assert capsys.readouterr().out == f"mnist was already prepared in {folder}\n"
+    assert (len(asked_for), names(tmp_path)) == (4, ["mnist"])
 
 
 def test_the_command_line_takes_the_folder_from_the_environment(

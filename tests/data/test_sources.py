@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnrepro.data.samplers import by_label, make_sampler, with_replacement
+from bnrepro.data.samplers import make_sampler, with_replacement
 from bnrepro.data.sources import fixed_examples, make_draw, take_images
 
 KEY = jax.random.key(3)
@@ -94,17 +94,6 @@ def test_labels_of_pictures_drawn_with_replacement_are_equally_frequent():
     index = np.asarray(jax.vmap(partial(sampler, KEY))(jnp.arange(100)))
     labels = taken({"index": index}, digits=2)["labels"].ravel()
     assert stats.chisquare(np.bincount(labels, minlength=9)).pvalue > 1e-4
-
-
-def test_pictures_of_several_images_have_no_epochs():
-    settings = {"labels_per_batch": 1, "examples_per_label": 1, "repeat_labels": False}
-    with pytest.raises(ValueError, match="digits is 2"):
-        make_sampler("epochs", LABELS, 5, **settings, digits=2)
-
-
-def test_more_labels_than_there_are_of_pictures_are_refused():
-    with pytest.raises(ValueError, match=r"at most 9, the number of labels.*got 10"):
-        by_label(LABELS, 10, 1, repeat_labels=False, digits=2)
 
 
 def test_a_fixed_set_of_pictures_has_each_label_in_turn_and_is_always_the_same():
