@@ -177,15 +177,6 @@ def test_synchronized_statistics_are_those_of_the_whole_batch_on_one_device(name
     assert_same(spread, alone(name, "iid", BATCH))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "shape"), [("pmap", (0, 4)), ("jit", (2, 4))])
-def test_the_same_units_are_dropped_on_however_many_devices(strategy, shape):
-    spread = after_50_steps("batch_norm", "iid", 4, strategy, shape, dropout=0.3)
-    assert_same(spread, alone("batch_norm", "iid", 4, dropout=0.3))
-    whole = alone("batch_norm", "iid", 4)
-    assert np.abs(spread[3]["loss"] - whole[3]["loss"]).max() > 0.01
-
-
 def test_a_gradient_that_is_computed_in_parts_is_the_same():
     in_parts = after_50_steps("batch_renorm", "labels", 4, "jit", (2, 2), dropout=0.3, parts=2)
     assert_same(in_parts, alone("batch_renorm", "labels", 4, dropout=0.3))
