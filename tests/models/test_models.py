@@ -84,17 +84,6 @@ def outputs_in_training(model, variables, x):
     return {name: calls["__call__"][0] for name, calls in collections["intermediates"].items()}
 
 
-def test_the_normalizer_stands_before_the_nonlinearity():
-    model = network("batch_norm")
-    variables = model.init(jax.random.key(1), X, train=True)
-    outputs = outputs_in_training(model, variables, X)
-    normed = np.asarray(outputs["norm_0"])
-    np.testing.assert_allclose(normed.mean(0), 0, atol=1e-5)
-    kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
-    after = np.asarray(outputs["dense_1"])
-    np.testing.assert_allclose(after, 1 / (1 + np.exp(-normed)) @ kernel, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_the_normalizer_stands_where_it_was_placed(kind, placement):
@@ -114,12 +103,15 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
 
     before = standardized(out[f"{linear}_0"]) if placement != "after" else out[f"{linear}_0"]
     np.testing.assert_allclose(out[first], before, rtol=1e-3, atol=1e-4)
-    last = {"before": None, "after": "norm_0", "both": "norm_after_0"}[placement]
+    passed_on = np.maximum(out[first], 0)
     assert ("norm_after_0" in out) == (placement == "both")
-    if last:
-        np.testing.assert_allclose(
-            out[last], standardized(np.maximum(before, 0)), rtol=1e-3, atol=1e-4
-        )
+    if placement != "before":
+        last = out["norm_0" if placement == "after" else "norm_after_0"]
+        np.testing.assert_allclose(last, standardized(passed_on), rtol=1e-3, atol=1e-4)
+        passed_on = last
+    if kind == "mlp":
+        kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
+        np.testing.assert_allclose(out["dense_1"], passed_on @ kernel, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
@@ -162,11 +154,9 @@ def test_the_two_batch_normalizers_share_their_common_settings():
     ("strides", "padding"),
     [
         ((1, 1), "VALID"),
-        ((2, 2), "SAME"),
         ((3, 1), "SAME"),
         ((2, 1), [(1, 0), (2, 3)]),
-        ((1, 1), [(-1, 0), (0, 0)]),
-        ((1, 1), [(0, 0), (-7, 0)]),
+        ((1, 1), [(-1, 0), (0, -7)]),
     ],
 )
 def test_a_convolution_and_its_gradients_are_those_of_xla(strides, padding):
@@ -223,12 +213,6 @@ def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channe
         np.testing.assert_allclose(outputs["norm_1"].mean((0, 1, 2)), 0, atol=1e-5)
 
 
-def test_networks_are_made_by_name():
-    mlp, cnn = (named(name, hidden=(50, 8), channels=(40, 4)) for name in ("mlp", "cnn"))
-    assert (type(mlp), mlp.hidden, mlp.activation) == (MLP, (50, 8), nn.relu)
-    assert (type(cnn), cnn.channels, cnn.num_classes) == (CNN, (40, 4), 3)
-
-
 @pytest.mark.parametrize(("init", "std"), [("normal", 0.02), ("lecun_normal", 1 / np.sqrt(400))])
 def test_initializations_are_made_by_name(init, std):
     model = named("mlp", hidden=(500,), init=init, init_std=0.02)
@@ -247,9 +231,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean_unless_it_is_deterministic()
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x, False), x)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_training_with_dropout_but_no_random_numbers_is_an_error_as_in_flax(name):
-    model = named(name, dropout=0.5)
+def test_training_with_dropout_but_no_random_numbers_is_an_error_as_in_flax():
+    model = named("mlp", dropout=0.5)
     variables = model.init(jax.random.key(1), X, train=False)
     with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
         model.apply(variables, X, train=True)

@@ -194,11 +194,6 @@ def test_without_a_normalizer_the_convolutions_have_biases(shallow):
     )  # fmt: skip
 
 
-def test_a_placement_that_it_does_not_have_is_refused():
-    with pytest.raises(ValueError, match="a resnet takes norm_placement before, got 'after'"):
-        abstract(named(norm_placement="after"), 2, 32, 32, 3)
-
-
 def test_the_inputs_of_all_nonlinearities_are_measured(shallow):
     model, rng = SMALL(), np.random.default_rng(0)
     # Scales and biases that a mistake cannot hide behind.
