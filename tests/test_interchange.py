@@ -2,8 +2,6 @@
 
 import functools
 import json
-import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,11 @@ from bnrepro import (
     BatchNorm,
     BatchRenorm,
     load_variables,
-    renorm_schedules,
     save_variables,
     to_batch_norm,
     to_batch_renorm,
 )
-from tests.layers import reference
-from tests.layers.running import evaluate, normal, some_variables, train
+from tests.layers.running import evaluate, normal, some_variables
 
 EPSILON = 0.03  # as large as can be mistaken for nothing
 X = normal(16, 4, mean=1, std=2)
@@ -87,13 +83,6 @@ def assert_same_inference(model, variables, right):
 # --- between layers ---
 
 
-@pytest.mark.parametrize(("source", "target"), [(FLAX, OURS), (OURS, FLAX)])
-def test_flax_batch_norm_and_ours_take_each_others_variables_as_they_are(source, target):
-    variables = trained(source)
-    assert shapes(variables) == shapes(trained(target))
-    assert_same_inference(target, variables, source.apply(variables, X, train=False))
-
-
 @pytest.mark.parametrize("target", [FLAX, OURS])
 def test_batch_renorm_infers_the_same_as_batch_norm(target):
     variables = trained(RENORM)
@@ -113,24 +102,6 @@ def test_batch_norm_infers_the_same_as_batch_renorm(source):
     assert_same_inference(RENORM, moved, source.apply(variables, X, train=False))
     assert moved["batch_stats"]["norm"]["count"] == 7
     assert_trees_equal(variables, before)
-
-
-def test_from_count_0_training_goes_on_as_batch_norm_and_from_the_ramps_end_as_batch_renorm():
-    r_max, d_max = renorm_schedules(100)
-    layer = BatchRenorm(r_max=r_max, d_max=d_max)
-    variables = some_variables(nn.BatchNorm(), X)
-    y, _ = train(layer, to_batch_renorm(variables, epsilon=1e-5, count=0), X)
-    flax_train = functools.partial(nn.BatchNorm().apply, use_running_average=False)
-    right, _ = flax_train(variables, X, mutable=["batch_stats"])
-    np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-5)
-
-    y, _ = train(layer, to_batch_renorm(variables, epsilon=1e-5, count=100), X)
-    statistics, params = (jax.tree.map(np.array, variables[c]) for c in ("batch_stats", "params"))
-    mu, sigma = statistics["mean"], np.sqrt(statistics["var"] + 1e-5)
-    gamma, beta = params["scale"], params["bias"]
-    renorm = reference.batch_renorm(X, mu, sigma, 3, 5, gamma, beta, momentum=0)
-    np.testing.assert_allclose(y, renorm.y, rtol=1e-4, atol=1e-5)
-    assert np.abs(y - right).max() > 0.1
 
 
 def test_a_deviation_below_that_of_epsilon_becomes_variance_0():
@@ -202,22 +173,6 @@ def test_lifted_layers_take_the_names_that_flax_makes_for_the_new_ones():
         assert moved[collection].keys() == right[collection].keys()
 
 
-def test_stacked_layers_move_to_batch_norm():
-    def stack(layer_type):
-        class Step(nn.Module):
-            @nn.compact
-            def __call__(self, x, _):
-                return layer_type(use_running_average=True, name="norm")(x), None
-
-        axes = {"params": 0, "batch_stats": 0}
-        return nn.scan(Step, variable_axes=axes, split_rngs={"params": True}, length=3)()
-
-    variables = some_variables(stack(BatchRenorm), X, (None,))
-    y, _ = stack(nn.BatchNorm).apply(to_batch_norm(variables, epsilon=1e-5), X, None)
-    right, _ = stack(BatchRenorm).apply(variables, X, None)
-    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
-
-
 def test_variables_without_the_layer_are_an_error():
     with pytest.raises(ValueError, match="no BatchRenorm in batch_stats"):
         to_batch_norm(trained(FLAX), epsilon=EPSILON)
@@ -233,12 +188,11 @@ def test_a_name_that_is_taken_is_an_error():
         to_batch_renorm({"batch_stats": stats}, epsilon=1e-5, count=0)
 
 
-@pytest.mark.parametrize("epsilon", [-0.1, float("nan")])
-def test_numbers_out_of_range_are_errors(epsilon):
+def test_numbers_out_of_range_are_errors():
     with pytest.raises(ValueError, match="epsilon must be at least 0"):
-        to_batch_norm(trained(RENORM), epsilon=epsilon)
+        to_batch_norm(trained(RENORM), epsilon=-0.1)
     with pytest.raises(ValueError, match="epsilon must be at least 0"):
-        to_batch_renorm(trained(FLAX), epsilon=epsilon, count=0)
+        to_batch_renorm(trained(FLAX), epsilon=float("nan"), count=0)
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         to_batch_renorm(trained(FLAX), epsilon=1e-5, count=-1)
     with pytest.raises(TypeError, match="float"):
@@ -309,12 +263,8 @@ def test_64_bits_are_not_cut_to_32(tmp_path):
         ),
         ({"params": {0: np.ones(1)}}, "('params', 0) must be a collection and names without '/'."),
         ({"mean": np.ones(1)}, "('mean',) must be a collection and names without '/'."),
-        ({"params": {"a": (np.ones(1),)}}, "params/a cannot be of <class 'tuple'>."),
         ({"params": {"a": True}}, "params/a cannot be of <class 'bool'>."),
-        ({"params": {"a": "text"}}, "params/a cannot be of <class 'str'>."),
-        ({"params": {"a": np.array(["text"])}}, "params/a cannot be of <U4."),
         ({"params": {"a": np.ones(1, np.complex128)}}, "params/a cannot be of complex128."),
-        ({"params": {"a": jnp.ones(1, jnp.float8_e4m3fn)}}, "params/a cannot be of float8_e4m3fn."),
         ({"params": {"a": jax.random.key(0)}}, "params/a cannot be of key<fry>."),
     ],
 )
@@ -352,25 +302,16 @@ def safetensors(dtype, size):
     return len(header).to_bytes(8, "little") + header.encode() + bytes(size)
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 100, -1])
-def test_a_truncated_file_is_an_error_that_names_it(length, tmp_path):
-    path = saved(tmp_path, trained(FLAX))
-    os.truncate(path, length % path.stat().st_size)
-    with pytest.raises(ValueError, match=f"^cannot load {re.escape(str(path))}: [^\n]+$"):
-        load_variables(path)
-
-
 @pytest.mark.parametrize(
     "content",
     [
+        b"",
         b"no weights, a text",
-        pickle.dumps({"params": {"a": np.ones(30)}}),
-        safetensors("F32", 16) + b"x",
+        safetensors("F32", 16)[:-1],
         safetensors("F32", 12),
-        safetensors("F33", 16),
         safetensors("F8_E4M3", 4),
     ],
-    ids=["text", "pickle", "too long", "too short", "unknown type", "type without NumPy's"],
+    ids=["empty", "text", "truncated", "too short", "type without NumPy's"],
 )
 def test_a_foreign_file_is_an_error_that_names_it(content, tmp_path):
     path = tmp_path / "model.safetensors"
@@ -388,8 +329,3 @@ def test_a_file_of_another_program_is_an_error_that_names_the_entry(names, wrong
     message = f"{path}: {wrong} is not a variable of a model."
     with pytest.raises(ValueError, match=re.escape(message)):
         load_variables(path)
-
-
-def test_a_file_that_is_not_there_is_the_usual_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
-        load_variables(tmp_path / "none.safetensors")
