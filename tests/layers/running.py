@@ -35,10 +35,6 @@ def train_and_differentiate(layer, variables, x, dy, mask=None):
     return *outputs, *gradients
 
 
-def gradients(layer, variables, x, dy, mask=None):
-    return train_and_differentiate(layer, variables, x, dy, mask)[2:]
-
-
 def some_variables(layer, x, further_arguments=(True,)):
     """Variables for inputs like x, with nothing at 0 or 1 that a mistake could hide behind."""
     rng = np.random.default_rng(0)

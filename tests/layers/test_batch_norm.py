@@ -14,7 +14,6 @@ from bnrepro import BatchNorm
 from tests.layers import reference
 from tests.layers.running import (
     evaluate,
-    gradients,
     normal,
     some_variables,
     train,
@@ -26,6 +25,17 @@ pytestmark = pytest.mark.numbers
 # --- the paper ---
 
 SHAPES_AND_AXES = [((6, 3), -1), ((4, 3, 5), 1), ((4, 3, 2, 5), (1, -1)), ((3, 5), 0)]
+# So many values that they are summed in slices: odd, prime and divisible lengths, at each place
+# that the longest or only axis may have.
+LONG_SHAPES_AND_AXES = [
+    ((8193, 3), -1),
+    ((8209, 2), -1),
+    ((3, 8200), 0),
+    ((40, 3, 16, 15), 1),
+    ((2, 3, 19, 300), 1),
+    ((2, 3, 4, 1100), 1),
+    ((3, 3200, 5, 2), (0, -1)),
+]
 
 
 @given(
@@ -63,18 +73,24 @@ def test_a_training_step_is_algorithm_1(shape_and_axis, mean, std, epsilon, mask
         np.testing.assert_allclose(stats[name], moved, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES + LONG_SHAPES_AND_AXES)
 def test_gradients_are_the_papers_closed_form(shape, axis):
     """[BN] section 3: also through the minibatch's mean and variance."""
     x, dy = normal(*shape, mean=2, std=3), normal(*shape, seed=1)
     layer = BatchNorm(axis=axis)
     variables = some_variables(layer, x)
-    params, dx = gradients(layer, variables, x, dy)
-    gamma = reference.per_feature(variables["params"]["scale"], x, axis)
+    y, _, params, dx = train_and_differentiate(layer, variables, x, dy)
+    gamma, beta = (
+        reference.per_feature(np.asarray(variables["params"][name], np.float64), x, axis)
+        for name in ("scale", "bias")
+    )
+    right_y = reference.batch_norm(x, gamma, beta, axis=axis)
     right_dx, right_scale, right_bias = reference.batch_norm_gradients(x, dy, gamma, axis=axis)
+    np.testing.assert_allclose(y, right_y, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(dx, right_dx, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(params["scale"], right_scale, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(params["bias"], right_bias, rtol=1e-4, atol=1e-5)
+    of_sums = 1e-5 if x.size < 1000 else 1e-3
+    np.testing.assert_allclose(params["scale"], right_scale, rtol=1e-4, atol=of_sums)
+    np.testing.assert_allclose(params["bias"], right_bias, rtol=1e-4, atol=of_sums)
 
 
 def test_evaluation_is_a_fixed_affine_map_of_the_averages():

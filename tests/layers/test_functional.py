@@ -1,4 +1,4 @@
-"""The pure functions are the papers' formulas, and a step needs no copy of its input."""
+"""What the layers do not tell of the pure functions, and that a step needs no copy of its input."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,6 @@ pytestmark = pytest.mark.numbers
 # --- formulas ---
 
 
-def test_moments_by_hand():
-    """Of 1, 2, 6 and of 0, 0, 3: means 3 and 1, squared deviations 4 + 1 + 9 and 1 + 1 + 4."""
-    moments = batch_moments(jnp.array([[1.0, 0.0], [2.0, 0.0], [6.0, 3.0]]), (0,))
-    np.testing.assert_allclose(moments.mean, [3, 1], rtol=1e-6)
-    np.testing.assert_allclose(moments.var, [14 / 3, 2], rtol=1e-6)
-    assert moments.size == 3
-
-
 def test_the_mean_in_two_parts_has_digits_that_its_sum_loses():
     x = normal(333, 4, mean=1e4, std=0.01)
     right = reference.batch_norm(x, epsilon=0.0)
@@ -34,20 +26,6 @@ def test_the_mean_in_two_parts_has_digits_that_its_sum_loses():
     assert np.max(abs(rounded - right)) > 1e-3  # so the example is one
 
 
-def test_the_correction_by_hand():
-    """r = 2/4, 6/2 and 5/1; d = (3 - 1)/4, (-5 - 1)/2 and (1 - 1)/1."""
-    r, d = renorm_correction(
-        mean=jnp.array([3.0, -5.0, 1.0]),
-        std=jnp.array([2.0, 6.0, 5.0]),
-        moving_mean=jnp.array([1.0, 1.0, 1.0]),
-        moving_std=jnp.array([4.0, 2.0, 1.0]),
-        r_max=4.0,
-        d_max=1.5,
-    )
-    np.testing.assert_allclose(r, [0.5, 3, 4], rtol=1e-6)
-    np.testing.assert_allclose(d, [0.5, -1.5, 0], rtol=1e-6)
-
-
 def test_the_correction_is_a_constant_to_the_gradient():
     def total(*statistics):
         r, d = renorm_correction(*statistics, 10.0, 10.0)
@@ -56,37 +34,6 @@ def test_the_correction_is_a_constant_to_the_gradient():
     statistics = (jnp.array([1.5]), jnp.array([2.0]), jnp.array([1.0]), jnp.array([3.0]))
     for gradient in jax.grad(total, argnums=(0, 1, 2, 3))(*statistics):
         np.testing.assert_array_equal(gradient, [0])
-
-
-@pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("corrected", [True, False])
-@pytest.mark.parametrize("shifted", [True, False])
-def test_normalizing_is_the_formula_with_any_of_its_terms(scaled, biased, corrected, shifted):
-    x = jnp.asarray(normal(4, 3, 5, mean=3))
-    mean, std, scale, bias, r, d, shift = (
-        jnp.asarray(normal(3, mean=2, std=0.3, seed=k)) for k in range(7)
-    )
-    y = normalize(
-        x,
-        mean - shift if shifted else mean,
-        std,
-        scale if scaled else None,
-        bias if biased else None,
-        axes=(0, 2),
-        shift=shift if shifted else None,
-        r=r if corrected else None,
-        d=d if corrected else None,
-    )
-    mean, std, scale, bias, r, d = (
-        reference.per_feature(np.asarray(v, np.float64), x, 1)
-        for v in (mean, std, scale, bias, r, d)
-    )
-    right = (np.asarray(x) - mean) / std
-    right = right * r + d if corrected else right
-    right = right * scale if scaled else right
-    right = right + bias if biased else right
-    np.testing.assert_allclose(y, right, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [0, jnp.int32(0), jnp.array([0, 3])], ids=str)

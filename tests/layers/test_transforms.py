@@ -107,17 +107,6 @@ def test_an_ensemble_by_nnx_vmap_is_its_members(layer_type):
 # --- depth: scan and remat ---
 
 
-class Block(nn.Module):
-    """A dense layer with a norm, as the body of a scan."""
-
-    layer_type: type
-
-    @nn.compact
-    def __call__(self, x, _=None):
-        norm = self.layer_type(use_running_average=False, name="norm")
-        return nn.tanh(norm(nn.Dense(4, use_bias=False, name="dense")(x))), None
-
-
 def block_step(apply, variables, x):
     """Output, updates, and gradients of its square with respect to parameters and input."""
 
@@ -133,32 +122,29 @@ def block_step(apply, variables, x):
 
 @both_layers
 def test_a_scan_over_recomputed_layers_is_a_loop(layer_type):
-    x = normal(6, 4, mean=1)
-    scan = nn.scan(
-        nn.remat(Block, prevent_cse=False),
-        variable_axes={"params": 0, "batch_stats": 0},
-        split_rngs={"params": True},
-        length=3,
-    )(layer_type)
-    block = Block(layer_type)
-    variables = some_variables(scan, x, (None,))
+    layer, x = layer_type(use_running_average=False), normal(6, 4, mean=1)
+    one = some_variables(layer, x, ())
+    variables = stacked(one, one, one)
+
+    def block(x, own):
+        y, updates = layer.apply(own, x, mutable=["batch_stats"])
+        return jnp.sin(y), updates["batch_stats"]
 
     def scanned(variables, x):
-        (y, _), updates = scan.apply(variables, x, None, mutable=["batch_stats"])
-        return y, updates["batch_stats"]
+        return jax.lax.scan(jax.checkpoint(block, prevent_cse=False), x, variables)
 
     def looped(variables, x):
         stats = []
         for i in range(3):
-            (x, _), updates = block.apply(member(variables, i), x, mutable=["batch_stats"])
-            stats.append(updates["batch_stats"])
+            x, updated = block(x, member(variables, i))
+            stats.append(updated)
         return x, stacked(*stats)
 
     assert_close(block_step(scanned, variables, x), block_step(looped, variables, x))
 
 
 class NnxBlock(nnx.Module):
-    """The same for NNX."""
+    """A dense layer with a norm."""
 
     def __init__(self, layer_type, rngs):
         self.dense = nnx.Linear(4, 4, use_bias=False, rngs=rngs)
@@ -374,54 +360,6 @@ def test_derivatives_of_every_mode_and_order_are_those_of_the_formula(
 # --- inputs ---
 
 
-# Few values and so many that they are sliced: odd, prime and divisible lengths, at each place that
-# the longest or only axis may have.
-SHAPES_AND_AXES = [
-    ((2, 3), -1),
-    ((8193, 3), -1),
-    ((8209, 2), -1),
-    ((3, 8200), 0),
-    ((40, 3, 16, 15), 1),
-    ((2, 3, 19, 300), 1),
-    ((2, 3, 4, 1100), 1),
-    ((3, 3200, 5, 2), (0, -1)),
-]
-
-
-@pytest.mark.numbers
-@pytest.mark.parametrize(
-    ("layer_type", "shape", "axis"),
-    [
-        *((BatchNorm, *each) for each in SHAPES_AND_AXES),
-        *((BatchRenorm, *each) for each in SHAPES_AND_AXES[-2:]),
-    ],
-)
-def test_batches_of_any_length_are_those_of_float64(layer_type, shape, axis):
-    x, dy = normal(*shape, mean=2, std=3), normal(*shape, seed=1)
-    layer = layer_type(axis=axis)
-    variables = some_variables(layer, x)
-    gamma, beta = (
-        reference.per_feature(np.asarray(variables["params"][name], np.float64), x, axis)
-        for name in ("scale", "bias")
-    )
-    if layer_type is BatchNorm:
-        right_y = reference.batch_norm(x, gamma, beta, axis=axis)
-        right = reference.batch_norm_gradients(x, dy, gamma, axis=axis)
-    else:
-        mu, sigma = (
-            reference.per_feature(variables["batch_stats"][name], x, axis)
-            for name in ("mean", "std")
-        )
-        step = reference.batch_renorm(x, mu, sigma, 3, 5, gamma, beta, momentum=0.99, axis=axis)
-        right_y = step.y
-        right = reference.batch_renorm_gradients(x, dy, step.r, step.d, gamma, axis=axis)
-    y, _, params, dx = train_and_differentiate(layer, variables, x, dy)
-    np.testing.assert_allclose(y, right_y, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(dx, right[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(params["scale"], right[1], rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(params["bias"], right[2], rtol=1e-4, atol=1e-3)
-
-
 @both_layers
 def test_a_program_for_any_batch_size_may_be_exported(layer_type):
     """Training and its gradients, images included: a symbolic length is longer than any other."""
@@ -450,13 +388,9 @@ def test_no_type_is_promoted_silently(layer_type):
     ("layer_type", "trains", "dtype", "tolerance"),
     [
         (BatchNorm, True, "float16", 4e-3),
-        (BatchNorm, True, "bfloat16", 3e-2),
-        (BatchNorm, True, "complex64", 1e-4),
         (BatchNorm, False, "complex64", 1e-4),
-        (BatchRenorm, True, "float16", 4e-3),
         (BatchRenorm, True, "bfloat16", 3e-2),
         (BatchRenorm, True, "complex64", 1e-4),
-        (BatchRenorm, False, "bfloat16", 3e-2),
     ],
 )
 def test_inputs_of_other_types_have_the_formulas_derivatives(layer_type, trains, dtype, tolerance):
