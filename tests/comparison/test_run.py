@@ -369,13 +369,6 @@ def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkey
     assert not (tmp_path / "v").exists()
 
 
-def test_a_network_with_batch_norm_learns_what_can_be_learned(tmp_path):
-    changes = {"variants": BATCH_NORM, "baseline": "batch_norm", "seeds": 3, "measures": ()}
-    run = run_comparison(config(steps=200, eval_every=200, **changes), tmp_path / "w")
-    final = run.metrics.set_index(["metric", "split", "step"])["value"]
-    assert final["accuracy", "test", 200].min() > 0.9
-
-
 def test_a_workdir_of_an_earlier_version_is_gone_on_with(tmp_path):
     """Made at commit 425ebbc, which had fewer keys, and interrupted after a checkpoint at step 10.
 

@@ -191,14 +191,12 @@ def png(array):
     ("image", "label", "message"),
     [
         (b"no image", 0, "cannot identify image file"),
-        (png(np.zeros((28, 28), np.uint8))[:50], 0, "truncated|broken"),
         (png(np.zeros((14, 28), np.uint8)), 0, r"image 59 is uint8 \(14, 28, 1\)"),
         (png(np.zeros((28, 28, 3), np.uint8)), 0, r"image 59 is uint8 \(28, 28, 3\)"),
         (png(np.zeros((28, 28), np.uint16)), 0, r"image 59 is uint16 \(28, 28, 1\)"),
         (png(np.zeros((28, 28), np.uint8)), 10, r"label 10 is not in \[0, 10\)"),
-        (None, 0, "not enough values to unpack"),
     ],
-    ids=["no image", "cut short", "another size", "colour", "16 bits", "label", "no image field"],
+    ids=["no image", "another size", "colour", "16 bits", "label"],
 )
 def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
     data_dir, image, label, message
@@ -209,8 +207,7 @@ def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
     writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
     for encoded, number in [*examples, (image, label)]:
         example = tf_example_pb2.Example()
-        if encoded is not None:
-            example.features.feature["image"].bytes_list.value.append(encoded)
+        example.features.feature["image"].bytes_list.value.append(encoded)
         example.features.feature["label"].int64_list.value.append(number)
         writer.write(example.SerializeToString())
     writer.close()
@@ -311,15 +308,6 @@ def test_a_damaged_cache_is_made_anew_with_a_line_in_the_log(data_dir, tmp_path,
         assert_same(load_dataset("mnist", data_dir), first)
     assert f"{cache} is damaged" in caplog.text
     assert cache.stat().st_size == size
-
-
-def test_a_cache_folder_that_cannot_be_written_costs_only_a_warning(
-    data_dir, tmp_path, monkeypatch, caplog
-):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert load_dataset("mnist", data_dir).name == "mnist/3.0.1"
-    assert "cannot be cached" in caplog.text
 
 
 def test_a_cache_that_cannot_be_finished_leaves_nothing(data_dir, tmp_path, monkeypatch, caplog):
