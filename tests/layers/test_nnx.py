@@ -1,9 +1,9 @@
 """The NNX layers: flax.nnx's where that is right, and Linen's of this package to the last bit."""
 
+import functools
 import inspect
 import logging
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ import bnrepro
 from bnrepro import renorm_schedules
 from bnrepro.nnx import BatchNorm, BatchRenorm
 from tests.layers import reference
-from tests.layers.running import normal
+from tests.layers.running import normal, train_and_differentiate
 
 both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
 
@@ -211,35 +211,11 @@ def test_modes_are_set_as_flax_sets_them(layer_type):
 # --- Linen ---
 
 
-class LinenNet(nn.Module):
-    """Two dense layers, each normalized."""
-
-    layer_type: type
-    limits: tuple = ()
-
-    @nn.compact
-    def __call__(self, x, train):
-        for i in range(2):
-            x = nn.Dense(4, name=f"dense_{i}")(x)
-            norm = self.layer_type(
-                use_running_average=not train, name=f"norm_{i}", **dict(self.limits)
-            )
-            x = nn.relu(norm(x))
-        return x
-
-
-class NnxNet(nnx.Module):
-    """The same."""
-
-    def __init__(self, layer_type, limits, rngs):
-        for i, width in enumerate((5, 4)):
-            setattr(self, f"dense_{i}", nnx.Linear(width, 4, rngs=rngs))
-            setattr(self, f"norm_{i}", layer_type(4, rngs=rngs, **limits))
-
-    def __call__(self, x):
-        for i in range(2):
-            x = nnx.relu(getattr(self, f"norm_{i}")(getattr(self, f"dense_{i}")(x)))
-        return x
+@functools.partial(jax.jit, static_argnums=0)
+def everything_seen_of_linen(layer, variables, x, dy):
+    evaluated = layer.apply(variables, x, use_running_average=True)
+    y, stats, gradients, dx = train_and_differentiate(layer, variables, x, dy)
+    return evaluated, y, dx, gradients, stats
 
 
 @pytest.mark.numbers
@@ -248,53 +224,18 @@ class NnxNet(nnx.Module):
     [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
     ids=["BatchNorm", "BatchRenorm"],
 )
-def test_a_model_trains_as_in_linen_to_the_last_bit(linen_type, nnx_type):
+def test_it_trains_and_evaluates_as_linens_to_the_last_bit(linen_type, nnx_type):
     limits = dict(zip(("r_max", "d_max"), renorm_schedules(30), strict=True))
     limits = limits if nnx_type is BatchRenorm else {}
-    linen_net = LinenNet(linen_type, tuple(limits.items()))
-    variables = linen_net.init(jax.random.key(0), jnp.zeros((2, 5)), False)
-    nnx_net = NnxNet(nnx_type, limits, nnx.Rngs(0))
-    nnx.update(nnx_net, nnx.State(variables["params"]))
-
-    @jax.jit
-    def linen_step(variables, x, dy):
-        def loss(params):
-            y, updates = linen_net.apply(
-                {**variables, "params": params}, x, True, mutable=["batch_stats"]
-            )
-            return jnp.sum(dy * y), (y, updates)
-
-        gradients, (y, updates) = jax.grad(loss, has_aux=True)(variables["params"])
-        params = jax.tree.map(lambda p, g: p - 0.01 * g, variables["params"], gradients)
-        return {"params": params, **updates}, y, gradients
-
-    @nnx.jit
-    def nnx_step(net, x, dy):
-        def loss(net):
-            y = net(x)
-            return jnp.sum(dy * y), y
-
-        (_, y), gradients = nnx.value_and_grad(loss, has_aux=True)(net)
-        params = nnx.state(net, nnx.Param)
-        nnx.update(net, jax.tree.map(lambda p, g: p - 0.01 * g, params, gradients))
-        return y, gradients
-
-    for step in range(30):
-        x, dy = normal(7, 5, mean=2, std=3, seed=step), normal(7, 4, seed=1000 + step)
-        variables, linen_y, linen_gradients = linen_step(variables, x, dy)
-        nnx_y, nnx_gradients = nnx_step(nnx_net, x, dy)
-        np.testing.assert_array_equal(nnx_y, linen_y)
-        for found, right in (
-            (nnx_gradients, linen_gradients),
-            (nnx.state(nnx_net, nnx.Param), variables["params"]),
-            (nnx.state(nnx_net, nnx.BatchStat), variables["batch_stats"]),
-        ):
-            jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(found), right)
-    nnx_net.eval()
-    np.testing.assert_array_equal(
-        nnx.jit(lambda net, x: net(x))(nnx_net, x),
-        jax.jit(lambda variables, x: linen_net.apply(variables, x, False))(variables, x),
-    )
+    theirs, ours = linen_type(**limits), made(nnx_type, **limits)
+    params, stats = nnx.to_pure_dict(nnx.state(ours, nnx.Param)), statistics(ours)
+    step = nnx.jit(everything_seen)
+    for k in range(30):
+        x, dy = normal(7, 3, mean=2, std=3, seed=k), normal(7, 3, seed=1000 + k)
+        found = step(ours, jnp.asarray(x), jnp.asarray(dy), None)
+        variables = {"params": params, "batch_stats": stats}
+        *right, stats = everything_seen_of_linen(theirs, variables, x, dy)
+        jax.tree.map(np.testing.assert_array_equal, found, (*right, stats))
 
 
 # --- NNX's ways ---

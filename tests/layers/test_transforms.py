@@ -64,23 +64,34 @@ def test_two_mapped_layers_are_the_two_alone(layer_type, masked):
     assert_close(mapped, stacked(*alone))
 
 
-class NnxCritic(nnx.Module):
-    """Two dense layers with a norm in between."""
+class NnxBlock(nnx.Module):
+    """A dense layer with a norm."""
 
     def __init__(self, layer_type, rngs):
-        self.first = nnx.Linear(5, 4, use_bias=False, rngs=rngs)
+        self.dense = nnx.Linear(4, 4, use_bias=False, rngs=rngs)
         self.norm = layer_type(4, rngs=rngs)
-        self.last = nnx.Linear(4, 1, rngs=rngs)
 
     def __call__(self, x):
-        return self.last(nnx.relu(self.norm(self.first(x))))
+        return nnx.tanh(self.norm(self.dense(x)))
 
 
-def nnx_step(model, x):
-    """Output and gradients of its square; the averages move."""
+def nnx_blocks(layer_type, count):
+    """Stacked ones, and the same one by one."""
+    make = nnx.jit(nnx.vmap(lambda rngs: NnxBlock(layer_type, rngs)))
+    blocks = make(nnx.Rngs(0).split(count))
+    graph, state = nnx.split(blocks)
+    return blocks, [nnx.merge(graph, member(state, i)) for i in range(count)]
+
+
+def averages(model):
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+def nnx_step(function, model, x):
+    """Output, and gradients of its square; the averages move."""
 
     def loss(model):
-        y = model(x)
+        y = function(model, x)
         return jnp.sum(y**2), y
 
     (_, y), gradients = nnx.value_and_grad(loss, has_aux=True)(model)
@@ -89,18 +100,12 @@ def nnx_step(model, x):
 
 @both_nnx_layers
 def test_an_ensemble_by_nnx_vmap_is_its_members(layer_type):
-    x = jnp.asarray(normal(6, 5, mean=1))
-    make = nnx.jit(nnx.vmap(lambda rngs: NnxCritic(layer_type, rngs)))
-    ensemble = make(nnx.Rngs(0).split(2))
-    graph, state = nnx.split(ensemble)
-    alone = [nnx.merge(graph, member(state, i)) for i in range(2)]
-    step = nnx.jit(nnx_step)
-    found = nnx.jit(nnx.vmap(nnx_step, in_axes=(0, None)))(ensemble, x)
-    assert_close(found, stacked(*(step(model, x) for model in alone)))
-    assert_close(
-        nnx.to_pure_dict(nnx.state(ensemble, nnx.BatchStat)),
-        stacked(*(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)) for model in alone)),
-    )
+    x = jnp.asarray(normal(6, 4, mean=1))
+    ensemble, alone = nnx_blocks(layer_type, 2)
+    step = functools.partial(nnx_step, NnxBlock.__call__)
+    found = nnx.jit(nnx.vmap(step, in_axes=(0, None)))(ensemble, x)
+    assert_close(found, stacked(*(nnx.jit(step)(block, x) for block in alone)))
+    assert_close(averages(ensemble), stacked(*map(averages, alone)))
     assert np.all(ensemble.norm.mean[...] != 0)
 
 
@@ -143,24 +148,10 @@ def test_a_scan_over_recomputed_layers_is_a_loop(layer_type):
     assert_close(block_step(scanned, variables, x), block_step(looped, variables, x))
 
 
-class NnxBlock(nnx.Module):
-    """A dense layer with a norm."""
-
-    def __init__(self, layer_type, rngs):
-        self.dense = nnx.Linear(4, 4, use_bias=False, rngs=rngs)
-        self.norm = layer_type(4, rngs=rngs)
-
-    def __call__(self, x):
-        return nnx.tanh(self.norm(self.dense(x)))
-
-
 @both_nnx_layers
 def test_nnx_scan_over_recomputed_layers_is_a_loop(layer_type):
     x = jnp.asarray(normal(6, 4, mean=1))
-    make = nnx.jit(nnx.vmap(lambda rngs: NnxBlock(layer_type, rngs)))
-    blocks = make(nnx.Rngs(0).split(3))
-    graph, state = nnx.split(blocks)
-    alone = nnx.List([nnx.merge(graph, member(state, i)) for i in range(3)])
+    blocks, alone = nnx_blocks(layer_type, 3)
 
     def scanned(blocks, x):
         recomputed = nnx.remat(lambda x, block: block(x))
@@ -171,22 +162,12 @@ def test_nnx_scan_over_recomputed_layers_is_a_loop(layer_type):
             x = block(x)
         return x
 
-    y, gradients = nnx_step_of(scanned, blocks, x)
-    right_y, right_gradients = nnx_step_of(looped, alone, x)
+    step = nnx.jit(nnx_step, static_argnums=0)
+    y, gradients = step(scanned, blocks, x)
+    right_y, right_gradients = step(looped, nnx.List(alone), x)
     assert_close(y, right_y)
     assert_close(gradients, stacked(*right_gradients.values()))
-    averages = [nnx.to_pure_dict(nnx.state(each, nnx.BatchStat)) for each in (blocks, *alone)]
-    assert_close(averages[0], stacked(*averages[1:]))
-
-
-@functools.partial(nnx.jit, static_argnums=0)
-def nnx_step_of(function, model, x):
-    def loss(model):
-        y = function(model, x)
-        return jnp.sum(y**2), y
-
-    (_, y), gradients = nnx.value_and_grad(loss, has_aux=True)(model)
-    return y, nnx.to_pure_dict(gradients)
+    assert_close(averages(blocks), stacked(*map(averages, alone)))
 
 
 # --- devices ---
