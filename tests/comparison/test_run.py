@@ -137,25 +137,27 @@ def assert_same_records(workdir, finished):
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
-    def die(variant, step):
-        if step == 15:
+def run_until(step, settings, workdir):
+    """Has a comparison die at an evaluation."""
+
+    def die(variant, at):
+        if at == step:
             raise KeyboardInterrupt
 
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(settings, workdir, progress=die)
+
+
+def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
     settings = config(**OFTEN_SAVED)
     whole = run_comparison(settings, tmp_path / "whole")
     workdir, steps = tmp_path / "w", []
-    with pytest.raises(KeyboardInterrupt):
-        run_comparison(settings, workdir, progress=die)
+    run_until(15, settings, workdir)
     half = read_run(workdir)
     assert not half.finished("batch_norm")
     assert half.metrics["step"].max() == 15
 
-    run_comparison(
-        settings,
-        workdir,
-        progress=lambda variant, step: steps.append(step),
-    )
+    run_comparison(settings, workdir, progress=lambda variant, step: steps.append(step))
     assert steps == [10, 15, 20]
     assert_same_records(workdir, (whole.workdir,))
 
@@ -206,12 +208,7 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
 
 
 def test_a_workdir_may_be_gone_on_with_on_other_devices(finished, tmp_path):
-    def die(variant, step):
-        if step == 15:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_comparison(config(**OFTEN_SAVED), tmp_path / "w", progress=die)
+    run_until(15, config(**OFTEN_SAVED), tmp_path / "w")
     devices = {"strategy": "pmap", "seeds": 0, "data": 0, "synchronized": False}
     run_comparison(config(devices=devices, **OFTEN_SAVED), tmp_path / "w")
     key = ["variant", "split", "step", "seed", "metric"]
@@ -223,10 +220,6 @@ def test_a_workdir_may_be_gone_on_with_on_other_devices(finished, tmp_path):
 
 
 def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
-    def interrupt(variant, step):
-        if step == 10:
-            raise KeyboardInterrupt
-
     class InterruptedAgain(run_module.ThreadPoolExecutor):
         def shutdown(self, wait=True, *, cancel_futures=False):
             super().shutdown(wait, cancel_futures=cancel_futures)
@@ -234,8 +227,7 @@ def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "ThreadPoolExecutor", InterruptedAgain)
-    with pytest.raises(KeyboardInterrupt):
-        run_comparison(config(variants=PLAIN), tmp_path / "w", progress=interrupt)
+    run_until(10, config(variants=PLAIN), tmp_path / "w")
     assert read_run(tmp_path / "w").metrics["step"].max() == 10
 
 

@@ -9,8 +9,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bnrepro.comparison.keys import CHANNELS, STEMS
-from bnrepro.models import inception, make_network, make_normalizer
+from bnrepro.models import inception, make_normalizer
 from bnrepro.models.inception import Inception
+from tests.models.test_models import named
 
 SETTINGS = {"momentum": 0.99, "epsilon": 1e-3, "num_groups": 2, "steps": 100}
 SETTINGS |= {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
@@ -156,7 +157,5 @@ def test_only_activations_are_in_half_precision(small):
 
 
 def test_zero_means_the_papers_stem():
-    settings = {"hidden": (1,), "channels": (1,), "activation": "relu", "init": "lecun_normal"}
-    settings |= {"init_std": 1.0, "dropout": 0.0, "num_classes": 3, "normalizer": None}
-    strides = {name: make_network(name, **settings).stem_stride for name in ("inception", "resnet")}
+    strides = {name: named(name).stem_stride for name in ("inception", "resnet")}
     assert strides == {"inception": 8, "resnet": 4}

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.models import make_network
 from bnrepro.models.kernels import centred, standardized
 from tests.layers.running import normal
 from tests.models.differences import gradients_by_differences
+from tests.models.test_models import named
 
 
 def standardized_in_numpy(kernel):
@@ -35,16 +35,8 @@ def test_centred_weights_and_their_gradient_have_mean_0():
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("kernel", ["centred", "plain", "standardized"])
 def test_kernels_of_hidden_layers_are_treated_and_that_of_the_logits_is_not(name, kernel):
-    settings = {"hidden": (5,), "channels": (5,), "activation": "tanh", "init": "normal"}
-    model = make_network(
-        name,
-        **settings,
-        init_std=0.5,
-        dropout=0.0,
-        num_classes=3,
-        normalizer=None,
-        kernel=kernel,
-    )
+    settings = {"hidden": (5,), "channels": (5,), "activation": "tanh", "kernel": kernel}
+    model = named(name, **settings)
     images = jnp.asarray(normal(6, 4, 4, 1))
     params = model.init(jax.random.key(1), images, train=True)["params"]
 

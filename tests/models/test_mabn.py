@@ -12,9 +12,9 @@ from bnrepro.models.kernels import centred
 from bnrepro.models.mabn import MovingAverageBatchNorm
 from bnrepro.models.mlp import MLP
 from bnrepro.training.optimizers import make_optimizer
-from bnrepro.training.state import initial_state
 from bnrepro.training.step import Task, train_step
 from tests.layers.running import normal, some_variables
+from tests.training.test_step import first_state
 
 WINDOW, R_MAX, MOMENTUM, EPSILON = 3, 1.1, 0.75, 1e-2
 SETTINGS = {
@@ -109,13 +109,7 @@ def state_and_step(axis_name=None, synchronized=False):
         )
 
     optimizer = make_optimizer("sgd", learning_rate=0.1)
-    state = initial_state(
-        jnp.int32(0),
-        {},
-        build=lambda numbers: (model(None), optimizer),
-        example=jnp.zeros((1, 5)),
-        ema_decay=0.0,
-    )
+    state = first_state(model(None), optimizer)
     task = Task(model(axis_name if synchronized else None), optimizer, axis_name=axis_name)
     return state, partial(train_step, task=task)
 

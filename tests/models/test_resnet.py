@@ -11,11 +11,12 @@ import pytest
 
 from bnrepro.comparison.keys import NORMALIZERS
 from bnrepro.layers import BatchNorm
-from bnrepro.models import make_network, make_normalizer, resnet
+from bnrepro.models import make_normalizer, resnet
 from bnrepro.models.resnet import Bottleneck, ResNet
 from bnrepro.training.evaluation import measure_once
 from bnrepro.training.measures import make_measure
 from bnrepro.training.step import Task, outputs
+from tests.models import test_models
 from tests.models.test_models import SETTINGS
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
@@ -30,9 +31,8 @@ def shallow(monkeypatch):
 
 
 def named(**changes):
-    settings = {"hidden": (), "channels": (), "activation": "relu", "init": "lecun_normal"}
-    settings |= {"init_std": None, "dropout": 0.0, "num_classes": 1000, "normalizer": BatchNorm}
-    return make_network("resnet", **settings | changes)
+    settings = {"init": "lecun_normal", "num_classes": 1000, "normalizer": BatchNorm}
+    return test_models.named("resnet", **settings | changes)
 
 
 def initialized(model, x=IMAGES):

@@ -27,15 +27,14 @@ class Network(nn.Module):
         return nn.Dense(3, name="logits")(nn.relu(x))
 
 
+def first_state(model, optimizer, ema_decay=0.0):
+    build = partial(initial_state, build=lambda numbers: (model, optimizer))
+    return build(jnp.int32(0), {}, example=jnp.zeros((1, 5)), ema_decay=ema_decay)
+
+
 def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1, parts=1):
     model, optimizer = Network(norm), make_optimizer("sgd", learning_rate=learning_rate)
-    init = partial(
-        initial_state,
-        build=lambda numbers: (model, optimizer),
-        example=jnp.zeros((1, 5)),
-        ema_decay=ema_decay,
-    )
-    state = jax.jit(init)(jnp.int32(0), {})
+    state = jax.jit(partial(first_state, model, optimizer, ema_decay))()
     task = Task(model, optimizer, ema_decay, accumulation_steps=parts)
     return model, state, jax.jit(partial(train_step, task=task))
 
@@ -205,13 +204,7 @@ def test_the_loss_of_an_auxiliary_head_counts_two_fifths_and_is_not_recorded():
             return nn.Dense(3, name="logits")(x)
 
     model, optimizer = TwoHeads(), make_optimizer("sgd", learning_rate=1.0)
-    state = initial_state(
-        jnp.int32(0),
-        {},
-        build=lambda numbers: (model, optimizer),
-        example=jnp.zeros((1, 5)),
-        ema_decay=0.0,
-    )
+    state = first_state(model, optimizer)
     examples = batch(2, 4)
     new, metrics = train_step(state, examples, Task(model, optimizer))
 
