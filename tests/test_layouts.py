@@ -169,14 +169,27 @@ def test_torchvision_has_the_logits_of_ours_and_the_exported_file(tmp_path):
     np.testing.assert_allclose(logits, names["logits"].detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_names_and_shapes_are_those_of_our_network_and_of_torchvision():
-    arrays = {name: np.broadcast_to(np.float32(0), s) for name, s in torchvision_shapes().items()}
-    variables = from_torchvision(arrays)
-    shapes = jax.tree.map(lambda x: x.shape, our_shapes())
+@pytest.mark.parametrize(
+    ("load", "convert", "model", "theirs"),
+    [
+        (from_torchvision, to_torchvision, MODEL, torchvision_shapes()),
+        (from_keras, to_keras, INCEPTION, keras_shapes()),
+    ],
+    ids=["torchvision", "keras"],
+)
+def test_names_and_shapes_are_those_of_our_network_and_of_theirs(load, convert, model, theirs):
+    variables = load({name: np.broadcast_to(np.float32(0), s) for name, s in theirs.items()})
+    shapes = jax.tree.map(lambda x: x.shape, our_shapes(model, 75))
     assert jax.tree.map(lambda x: x.shape, variables) == shapes
-    assert {n: x.shape for n, x in to_torchvision(variables).items()} == torchvision_shapes()
+    assert {name: x.shape for name, x in convert(variables).items()} == theirs
+
+
+def test_what_others_lack_is_left_out():
     counters = {"bn1.num_batches_tracked": np.int64(3)}
-    assert jax.tree.structure(from_torchvision(arrays | counters)) == jax.tree.structure(variables)
+    counted = from_torchvision(torchvision_arrays() | counters)
+    assert jax.tree.structure(counted) == jax.tree.structure(our_shapes())
+    with_head = zeros(our_shapes(INCEPTION.clone(auxiliary=True), 75))
+    assert to_keras(with_head).keys() == keras_shapes().keys()
 
 
 def test_values_go_where_they_belong_and_kernels_are_transposed():
@@ -263,16 +276,6 @@ def test_keras_has_the_logits_of_ours_and_the_exported_file(tmp_path, monkeypatc
     with jax.numpy_rank_promotion("allow"):  # Keras relies on it
         exec(snippet, names)
     np.testing.assert_allclose(logits, names["logits"], rtol=1e-4, atol=1e-4)
-
-
-def test_names_and_shapes_are_those_of_our_inception_and_of_keras():
-    arrays = {name: np.broadcast_to(np.float32(0), s) for name, s in keras_shapes().items()}
-    variables = from_keras(arrays)
-    shapes = jax.tree.map(lambda x: x.shape, our_shapes(INCEPTION, 75))
-    assert jax.tree.map(lambda x: x.shape, variables) == shapes
-    assert {n: x.shape for n, x in to_keras(variables).items()} == keras_shapes()
-    with_head = zeros(our_shapes(INCEPTION.clone(auxiliary=True), 75))
-    assert to_keras(with_head).keys() == arrays.keys()
 
 
 def test_other_files_are_refused_in_one_sentence():
