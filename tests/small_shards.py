@@ -18,17 +18,22 @@ def jpeg(array):
     return encoded.getvalue()
 
 
+def record(encoded, label):
+    """An example, as TFDS writes it."""
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(encoded)
+    example.features.feature["label"].int64_list.value.append(label)
+    example.features.feature["file_name"].bytes_list.value.append(b"x.jpg")
+    return example.SerializeToString()
+
+
 def write_shards(folder, split, examples):
     """Two shards, as TFDS names them."""
     for i, part in enumerate((examples[: len(examples) // 2], examples[len(examples) // 2 :])):
         path = folder / f"squares-{split}.array_record-0000{i}-of-00002"
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
         for encoded, label in part:
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(encoded)
-            example.features.feature["label"].int64_list.value.append(label)
-            example.features.feature["file_name"].bytes_list.value.append(b"x.jpg")
-            writer.write(example.SerializeToString())
+            writer.write(record(encoded, label))
         writer.close()
 
 

@@ -240,13 +240,6 @@ def test_results_on_other_data_are_not_gone_on_with(copied, monkeypatch):
     assert (copied / "metrics.csv").read_bytes() == before
 
 
-def test_events_that_an_interruption_prevented_are_written_when_going_on(copied):
-    shutil.rmtree(copied / "tensorboard" / "plain")
-    run_comparison(config(), copied)
-    found = (copied / "tensorboard" / "plain").glob("seed*")
-    assert {path.name for path in found} == {"seed_0", "seed_1"}
-
-
 def test_trackers_are_told_of_what_is_on_disk_also_when_it_is_finished(copied):
     told = []
 

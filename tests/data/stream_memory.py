@@ -1,33 +1,25 @@
 """Prints the peak memory, in MiB, of a process that streams from a set of so many JPEGs."""
 
-import io
 import resource
 import sys
 
 import jax
 import numpy as np
-from PIL import Image
-from tensorflow_datasets.proto import tf_example_pb2
 
 from bnrepro.data import shards
 from bnrepro.data.samplers import make_sampler
 from bnrepro.data.sources import make_draw, take_images
 from bnrepro.data.streams import stream
+from tests.small_shards import jpeg, record
 
 
 class Records:
     """As many records as asked for, all of them one of a few."""
 
     def __init__(self, count):
-        rng, self.count, self.few = np.random.default_rng(0), count, []
-        for _ in range(4):
-            encoded = io.BytesIO()
-            pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
-            Image.fromarray(pixels).save(encoded, format="JPEG")
-            example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(encoded.getvalue())
-            example.features.feature["label"].int64_list.value.append(0)
-            self.few.append(example.SerializeToString())
+        rng, self.count = np.random.default_rng(0), count
+        images = [jpeg(rng.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(4)]
+        self.few = [record(encoded, 0) for encoded in images]
 
     def __getitem__(self, index):
         assert 0 <= index < self.count

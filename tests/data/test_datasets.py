@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 from PIL import Image
-from tensorflow_datasets.proto import tf_example_pb2
 
 from bnrepro.data import datasets
 from bnrepro.data.datasets import DatasetError, load_dataset
+from tests.small_shards import record
 
 REAL_DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
 TRAIN_SHARD = "mnist-train.array_record-00000-of-00001"
@@ -206,10 +206,7 @@ def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
     shard.unlink()
     writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
     for encoded, number in [*examples, (image, label)]:
-        example = tf_example_pb2.Example()
-        example.features.feature["image"].bytes_list.value.append(encoded)
-        example.features.feature["label"].int64_list.value.append(number)
-        writer.write(example.SerializeToString())
+        writer.write(record(encoded, number))
     writer.close()
     with pytest.raises(DatasetError, match=f"{TRAIN_SHARD} is damaged: .*({message})"):
         load_dataset("mnist", data_dir)
