@@ -56,7 +56,7 @@ def sweep_caption(run: Run) -> str:
     if pruned:
         parts.append("The accuracy of a pruned trial is that of its last step, no final one")
     if finished > 1:
-        chosen = {"holdout": "holdout", "test": "test set"}[choosing_split(run.config)]
+        chosen = {"holdout": "held-out images", "test": "test set"}[choosing_split(run.config)]
         parts.append(
             f"The best of {finished:,} trials was chosen by its accuracy on the {chosen}, so that "
             "this is an optimistic estimate: rerun it on other seeds"

@@ -375,3 +375,24 @@ def test_the_real_mnist_is_whole():
     # LeCun et al.'s well-known mean and deviation of the training pixels.
     assert dataset.train_images.mean() / 255 == pytest.approx(0.1307, abs=5e-5)
     assert dataset.train_images.std() / 255 == pytest.approx(0.3081, abs=5e-5)
+
+
+def test_a_cache_that_runs_code_when_unpickled_is_not_unpickled(data_dir, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "trap"),))
+
+    load_dataset("mnist", data_dir)
+    cache = tmp_path / "cache" / "bnrepro" / "mnist-3.0.1.npz"
+    np.savez(cache, fingerprint=np.array([Trap()], object))
+    load_dataset("mnist", data_dir)
+    assert not (tmp_path / "trap").exists()
+
+
+def test_where_the_download_cannot_be_put_the_digits_stand_in(
+    server, tmp_path, caplog, monkeypatch
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
+    assert load_dataset("mnist").stand_in
+    assert str(tmp_path / "file") in caplog.text

@@ -69,7 +69,7 @@ def test_a_holdout_chooses_where_there_is_one(tmp_path):
     assert list(table.index) == ["trial 1", "trial 0"]
     assert table.loc["trial 1", "holdout, %"] == "70.00"
     assert table.loc["trial 1", "final, %"] == "80.00"
-    assert "by its accuracy on the holdout" in sweep.sweep_caption(run)
+    assert "by its accuracy on the held-out images" in sweep.sweep_caption(run)
     (command,) = sweep.best_commands(run)
     assert f"--config.{RATE}=1.0" in command
 

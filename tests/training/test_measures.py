@@ -143,3 +143,14 @@ def test_measures_change_no_step_and_are_taken_when_due(data):
     # Counted from the first step of all, not from the first of this call.
     _, later = steps(start(), data, (), 1, 2)
     np.testing.assert_array_equal(later["grad_norm/dense_0"][:, :2] > 0, [[False, True]] * 2)
+
+
+def test_what_is_not_named_is_not_compiled(data):
+    common = parts("batch_norm")
+
+    def program(**measures):
+        arguments = states_of(SEEDS, common), data, (), 0, STEPS
+        return str(jax.make_jaxpr(train_steps(common, **measures))(*arguments))
+
+    assert program() == program(measures=("sigmoid_input",))  # of evaluations alone
+    assert program() != program(measures=("gradient_norms",))
