@@ -35,7 +35,8 @@ define tables # experiments, folder
 	@for name in $(1); do printf '\n# %s\n\n' $$name; cat $(2)/$$name/summary.md; done
 endef
 
-# Each of thirty programs trains for seconds: compiling it faster gains more than the steps lose.
+# Most of the thirty programs train for seconds, so that they gain more by compiling faster than
+# they lose by slower steps.
 reproduce quick: export XLA_FLAGS ?= --xla_backend_optimization_level=2
 
 reproduce: setup

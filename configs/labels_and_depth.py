@@ -12,8 +12,8 @@ Ten seeds with 18 layers gave 88.15% with Batch Norm on i.i.d. minibatches, 77.8
 on halves of these, and 87.46% with Batch Renorm: results/labels_and_depth. A variant of 18 layers
 takes 20 minutes on a core.
 
-After the colon, other lengths and questions: `preview` has 18 layers and 12,000 steps; `long`, 18
-layers and 90,000 steps; `labels`, 10, 100 and 1,000 labels; `small`, microbatches of 4.
+After the colon, other lengths and questions: `preview` has 18 layers, 12,000 steps and one seed;
+`long`, 18 layers and 90,000 steps; `labels`, 10, 100 and 1,000 labels; `small`, microbatches of 4.
 """
 
 from ml_collections import ConfigDict
