@@ -196,3 +196,9 @@ def test_what_batch_norm_and_batch_renorm_share_is_the_same_in_both():
             norm, renorm = variants[f"batch_norm {size}"], variants[f"batch_renorm {size}"]
             renorm["normalizer"]["name"] = "batch_norm"
             assert norm == renorm
+
+
+def test_the_papers_setting_is_what_the_config_says():
+    plain = variant_configs(config())["plain"]
+    assert plain["model"]["hidden"] == (100, 100, 100)
+    assert (plain["steps"], plain["batch_size"], plain["binary_input"]) == (50_000, 60, True)

@@ -312,3 +312,14 @@ def test_momentum_and_epsilon_may_differ_between_features(layer_type, field):
         np.testing.assert_allclose(y[:, i], one_y[:, i], rtol=1e-5, atol=1e-6)
         for name in set(stats) - {"count"}:
             np.testing.assert_allclose(stats[name][i], one_stats[name][i], rtol=1e-5)
+
+
+@both_layers
+def test_in_evaluation_an_example_does_not_depend_on_the_rest_of_the_batch(layer_type):
+    """jax#139: evaluation must not use the batch's statistics."""
+    x = normal(6, 3)
+    layer, variables = layer_type(), some_variables(layer_type(), x)
+    alone = evaluate(layer, variables, x[:1])
+    np.testing.assert_array_equal(evaluate(layer, variables, x)[:1], alone)
+    others = np.concatenate([x[:1], np.full((5, 3), np.nan, np.float32)])
+    np.testing.assert_array_equal(evaluate(layer, variables, others)[:1], alone)
