@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bnrepro.errors import UserError
+from experiments import cli
 from scripts import make_parser
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
 
@@ -367,18 +369,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a Markdown file in an existing folder (default: %(default)s)",
     )
     output = parser.parse_args(arguments).output
-    if output.is_dir() or not output.parent.is_dir():
-        parser.exit(2, f"cannot write {output}: it must name a file in an existing folder.\n")
 
-    from bnrepro.records import RecordsError, complete_file
+    from bnrepro.records import complete_file
 
-    table = compare()
-    text = report(table)
-    try:
+    with cli.exit_codes():
+        if output.is_dir() or not output.parent.is_dir():
+            raise UserError(f"cannot write {output}: it must name a file in an existing folder")
+        table = compare()
+        text = report(table)
         with complete_file(output) as path:
             path.write_text(text)
-    except RecordsError as error:
-        parser.exit(2, f"{error}.\n")
     print(text)
     if table.unexplained:
         sys.exit(f"Deviations that nothing explains: {'; '.join(table.unexplained)}.")

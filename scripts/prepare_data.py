@@ -7,6 +7,7 @@ code for it, which may need TensorFlow.
 import sys
 from collections.abc import Sequence
 
+from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser
 
@@ -28,22 +29,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from bnrepro.data import datasets, prepare
 
-    try:
-        wanted = datasets.parse_name(options.name)
-        target = datasets.data_folders(options.data_dir)[0]
-        found = datasets.find_prepared(wanted, [target])
-        if found:
-            folder, _ = found
-        elif wanted in datasets.MNIST:
-            folder = prepare.prepare_mnist(target)
-        elif wanted in datasets.TINY_IMAGENET:
-            folder = prepare.prepare_tiny_imagenet(target)
-        else:
-            builder = tfds.builder(options.name, data_dir=target)
-            builder.download_and_prepare(file_format="array_record")
-            folder = builder.data_path
-    except Exception as error:  # TFDS and each set's own code raise any kind
-        cli.fail(ValueError(f"{options.name} cannot be prepared: {datasets.first_line(error)}"))
+    with cli.exit_codes():
+        try:
+            wanted = datasets.parse_name(options.name)
+            target = datasets.data_folders(options.data_dir)[0]
+            found = datasets.find_prepared(wanted, [target])
+            if found:
+                folder, _ = found
+            elif wanted in datasets.MNIST:
+                folder = prepare.prepare_mnist(target)
+            elif wanted in datasets.TINY_IMAGENET:
+                folder = prepare.prepare_tiny_imagenet(target)
+            else:
+                builder = tfds.builder(options.name, data_dir=target)
+                builder.download_and_prepare(file_format="array_record")
+                folder = builder.data_path
+        except Exception as error:  # TFDS and each set's own code raise any kind
+            reason = datasets.first_line(error)
+            raise UserError(f"{options.name} cannot be prepared: {reason}") from error
     sys.stdout.write(f"{options.name} {'was already' if found else 'is'} prepared in {folder}\n")
 
 

@@ -81,6 +81,7 @@ def make_ledger(
         found, p_values, holm(p_values), strict=True
     ):
         estimate, rule = one.estimate, measurement.rule
+        # An exact one is beyond doubt; one with too few values for a test is not settled.
         certain = math.isnan(p_value) and not measurement.comparison
         row = {
             "claim": claim.id,

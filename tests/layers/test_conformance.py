@@ -104,5 +104,5 @@ def test_an_output_that_cannot_be_is_refused_in_a_sentence(name, tmp_path, capsy
         conformance.main([f"--output={tmp_path / name}"])
     assert exit_.value.code == 2
     assert capsys.readouterr().err == (
-        f"cannot write {tmp_path / name}: it must name a file in an existing folder.\n"
+        f"error: cannot write {tmp_path / name}: it must name a file in an existing folder\n"
     )
