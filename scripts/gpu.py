@@ -8,8 +8,8 @@ is finished is not run again. The comparison resumes where it was; a benchmark t
 time begins anew. A command that fails, for example because a data set is missing, does not keep the
 others from running, and is run again by the next call.
 
-Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; otherwise that of the first
-command that failed.
+Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; 130, interrupted (Ctrl-C),
+with the state saved; otherwise that of the first command that failed.
 """
 
 import os
@@ -20,12 +20,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser, results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "gpu"
-MORE_TO_DO = 75
 # What results/gpu/ holds at the end, and the command that makes it, but for where to write.
 COMMANDS = {
     "layers.md": "scripts.benchmark layers",
@@ -48,29 +48,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("gpu", __doc__)
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
     end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
+    with cli.exit_codes():
+        _go_on(end)
+
+
+def _go_on(end: float) -> None:
     if not has_gpu():
-        cli.fail(ValueError("JAX finds no GPU here: see docs/devices.md"))
+        raise UserError("JAX finds no GPU here: see docs/devices.md")
+    # One of the commands launches others, which need memory, too.
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     codes = {}
-    for name, command in COMMANDS.items():
+    for name, words in COMMANDS.items():
         if (RESULTS / name).exists():
             continue
-        print(f"{name}: {command}", file=sys.stderr)
+        print(f"{name}: {words}", file=sys.stderr)
         workdir = ROOT / "runs" / "gpu" / name
         is_file = name.endswith(".md")
         place = f"--output={RESULTS / name}" if is_file else f"--workdir={workdir}"
         RESULTS.mkdir(parents=True, exist_ok=True)
-        code = run([sys.executable, "-m", *shlex.split(command), place], end - time.monotonic())
+        command = [sys.executable, "-m", *shlex.split(words), place]
+        code = results.run(command, max(end - time.monotonic(), 0), environment)
         codes[name] = code
-        if code == MORE_TO_DO:
+        if code == cli.PREEMPTED:
             break
         if not code and not is_file:
             results.keep(workdir, RESULTS / name, [])
-    failed = {name: code for name, code in codes.items() if code not in (0, MORE_TO_DO)}
+    failed = {name: code for name, code in codes.items() if code not in (0, cli.PREEMPTED)}
     for name, code in failed.items():
         print(f"{name} failed with exit code {code}", file=sys.stderr)
-    if MORE_TO_DO in codes.values():
+    if cli.PREEMPTED in codes.values():
         print("the time is up: run the same command again to go on", file=sys.stderr)
-        sys.exit(MORE_TO_DO)
+        sys.exit(cli.PREEMPTED)
     if failed:
         sys.exit(next(iter(failed.values())))
 
@@ -80,19 +88,6 @@ def has_gpu() -> bool:
     code = "import jax; print(jax.default_backend())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return found.stdout.strip() == "gpu"
-
-
-def run(command: Sequence[str], seconds: float) -> int:
-    """The exit code of a command, or `MORE_TO_DO` if it did not end in time and was stopped."""
-    # One of them launches others, which need memory, too.
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-        try:
-            return process.wait(max(seconds, 0))
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
-            return MORE_TO_DO
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ results/NAME, and each row of its table that README.md or docs/results.md shows 
 new one; the ledger replaces that in results/claims. What these pages say about the rows is for a
 person to revise. Run it at a clean commit: provenance names it.
 
-Exit codes: 0 done; 2 a mistake, told in one sentence; else that of the command that failed.
+Exit codes: 0 done; 2 a mistake, told in one sentence; 130 interrupted (Ctrl-C), with the state
+saved; else that of the command that failed.
 """
 
 import re
@@ -17,9 +18,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser
 
@@ -79,22 +81,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("results", __doc__)
     parser.add_argument("--only", metavar="NAME,..", help=f"of {', '.join(COMMANDS)}")
     options = parser.parse_args(arguments)
+    with cli.exit_codes():
+        _rerun(options.only)
+
+
+def _rerun(only: str | None) -> None:
     kept = [name for name in COMMANDS if (ROOT / "results" / name).exists()]
-    names = options.only.split(",") if options.only else kept
+    names = only.split(",") if only else kept
     unknown = [name for name in names if name not in COMMANDS]
     if unknown:
-        cli.fail(ValueError(f"--only names no result: {unknown[0]!r}; see --help"))
+        raise UserError(f"--only names no result: {unknown[0]!r}; see --help")
     for number, name in enumerate(names, 1):
         print(f"result {number} of {len(names)}: {name}", file=sys.stderr)
         workdir = Path("runs", "results", name)
         command = [sys.executable, "-m", *shlex.split(COMMANDS[name]), f"--workdir={workdir}"]
-        code = subprocess.run(command, cwd=ROOT).returncode
+        code = run(command)
         if code:
             sys.exit(code)
         if name == "claims":
             keep_ledger(ROOT / workdir, ROOT / "results" / name)
         else:
             keep(ROOT / workdir, ROOT / "results" / name, [ROOT / page for page in PAGES])
+
+
+def run(
+    command: Sequence[str],
+    seconds: float | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """The exit code of a command, `cli.PREEMPTED` if it did not end in time and was stopped."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            return cli.PREEMPTED
+        except KeyboardInterrupt:
+            # Ctrl-C reaches the command, too, which needs a moment to save its state.
+            process.wait()
+            raise
 
 
 def keep_ledger(workdir: Path, result: Path) -> None:

@@ -31,9 +31,10 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
       dataset: what is trained on.
 
     Returns:
-      Among others `classes`, the number of labels; `image_shape`, height and width (None if they
-      differ) and channels of an image; and `seconds`, for the time each variant takes alongside
-      others, including compilation and evaluation.
+      Among others `sha256`, of the data set (see `Dataset`); `classes`, the number of labels;
+      `image_shape`, height and width (None if they differ) and channels of an image; and
+      `seconds`, for the time each variant takes alongside others, including compilation and
+      evaluation.
     """
     if before:
         return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
@@ -44,6 +45,7 @@ def trained_on(dataset: Dataset) -> dict[str, Any]:
     """The provenance of numbers of this process on a data set."""
     return {
         "dataset": dataset.name,
+        "sha256": dataset.sha256,
         "stand_in": dataset.stand_in,
         "classes": len(dataset.class_names),
         "image_shape": list(dataset.train_images.shape[1:]),

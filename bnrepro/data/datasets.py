@@ -6,6 +6,7 @@ from the cache does not import TFDS either.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -48,6 +49,8 @@ class Dataset:
       train_labels, test_labels: indices into class_names.
       class_names: one for each label.
       stand_in: whether scikit-learn's digits stand in for MNIST.
+      sha256: of the bytes of train_labels, test_labels, train_images and test_images as prepared,
+        in hexadecimal; "" for the stand-in, and for shards, which hashing would read whole.
       holdout_images: taken from the end of the training set, to choose settings by.
       holdout_labels: their labels.
     """
@@ -59,6 +62,7 @@ class Dataset:
     test_labels: Int32[np.ndarray, "test"]
     class_names: tuple[str, ...]
     stand_in: bool
+    sha256: str = ""
     holdout_images: typing.Any = None
     holdout_labels: Int32[np.ndarray, "holdout"] | None = None
 
@@ -172,14 +176,19 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> D
     cache = _cache_folder() / f"{full_name.replace('/', '-')}{'-labels' if stream else ''}.npz"
     if stream:
         return _open_stream(folder, full_name, cache, fingerprint)
-    cached = _read_cache(cache, fingerprint, (*_ARRAYS, "class_names"))
+    cached = _read_cache(cache, fingerprint, (*_ARRAYS, "class_names", "sha256"))
     if cached is not None:
-        class_names = tuple(cached.pop("class_names").tolist())
-        return Dataset(full_name, **cached, class_names=class_names, stand_in=False)
+        class_names, sha256 = (cached.pop(key).tolist() for key in ("class_names", "sha256"))
+        return Dataset(
+            full_name, **cached, class_names=tuple(class_names), stand_in=False, sha256=sha256
+        )
     dataset = _read_prepared(folder, full_name)
     arrays = {key: getattr(dataset, key) for key in _ARRAYS}
-    _write_cache(cache, fingerprint, {**arrays, "class_names": np.array(dataset.class_names)})
-    return dataset
+    # Once, since it takes longer than to read the cache.
+    sha256 = _sha256(arrays)
+    others = {"class_names": np.array(dataset.class_names), "sha256": np.array(sha256)}
+    _write_cache(cache, fingerprint, arrays | others)
+    return dataclasses.replace(dataset, sha256=sha256)
 
 
 def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
@@ -295,6 +304,14 @@ def _fingerprint(folder: pathlib.Path) -> str:
     files = (path for path in folder.rglob("*") if path.is_file())
     stats = {str(path.relative_to(folder)): path.stat() for path in files}
     return json.dumps([(name, s.st_size, s.st_mtime_ns) for name, s in sorted(stats.items())])
+
+
+def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """See `Dataset.sha256`."""
+    digest = hashlib.sha256()
+    for key in _ARRAYS:
+        digest.update(arrays[key].tobytes())
+    return digest.hexdigest()
 
 
 def _cache_folder() -> pathlib.Path:

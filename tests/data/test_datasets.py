@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import logging
@@ -115,6 +116,13 @@ def test_a_prepared_set_is_read_as_bytes_and_small_integers(data_dir, pixels_and
     expected = {i.tobytes(): n for i, n in zip(*pixels_and_labels["train"], strict=True)}
     for image, label in zip(dataset.train_images, dataset.train_labels, strict=True):
         assert expected[image.tobytes()] == label
+
+
+def test_a_prepared_set_is_known_by_the_hash_of_its_bytes(data_dir):
+    dataset = load_dataset("mnist", data_dir)
+    labels = dataset.train_labels.tobytes() + dataset.test_labels.tobytes()
+    images = dataset.train_images.tobytes() + dataset.test_images.tobytes()
+    assert dataset.sha256 == hashlib.sha256(labels + images).hexdigest()
 
 
 def test_images_are_averaged_down_to_a_size_that_divides_theirs(data_dir):
@@ -248,7 +256,8 @@ def cache_files(tmp_path):
 
 
 def assert_same(one, other):
-    assert (one.name, one.class_names) == (other.name, other.class_names)
+    for field in ("name", "class_names", "sha256"):
+        assert getattr(one, field) == getattr(other, field)
     for array in ("train_images", "train_labels", "test_images", "test_labels"):
         np.testing.assert_array_equal(getattr(one, array), getattr(other, array))
         assert getattr(one, array).dtype == getattr(other, array).dtype

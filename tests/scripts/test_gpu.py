@@ -1,10 +1,9 @@
 """What wants a GPU runs in slices, in order, and nothing runs twice."""
 
-import sys
-
 import pytest
 
-from scripts import gpu
+from experiments.cli import PREEMPTED
+from scripts import gpu, results
 
 
 @pytest.fixture
@@ -13,7 +12,7 @@ def commands(tmp_path, monkeypatch):
     codes = dict.fromkeys(("first", "second", "third"), 0)
     started = []
 
-    def run(command, seconds):
+    def run(command, seconds, environment):
         _, _, name, place = command
         started.append(name)
         assert 0 < seconds <= 60
@@ -23,14 +22,14 @@ def commands(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu, "COMMANDS", {f"{name}.md": name for name in codes})
     monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(results, "run", run)
     monkeypatch.setattr(gpu, "has_gpu", lambda: True)
     return codes, started
 
 
 def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands, capsys):
     codes, started = commands
-    codes["second"] = gpu.MORE_TO_DO
+    codes["second"] = PREEMPTED
     with pytest.raises(SystemExit) as caught:
         gpu.main(["--minutes=1"])
     assert caught.value.code == 75
@@ -54,10 +53,10 @@ def test_the_rest_runs_after_a_failure_whose_code_comes_at_the_end(commands, cap
 
 def test_after_a_failure_there_may_be_more_to_do(commands):
     codes, _ = commands
-    codes |= {"first": 3, "second": gpu.MORE_TO_DO}
+    codes |= {"first": 3, "second": PREEMPTED}
     with pytest.raises(SystemExit) as caught:
         gpu.main(["--minutes=1"])
-    assert caught.value.code == gpu.MORE_TO_DO
+    assert caught.value.code == PREEMPTED
 
 
 def test_without_a_gpu_it_says_so_and_leaves_no_folder(tmp_path, monkeypatch, capsys):
@@ -67,8 +66,3 @@ def test_without_a_gpu_it_says_so_and_leaves_no_folder(tmp_path, monkeypatch, ca
     assert caught.value.code == 2
     assert "JAX finds no GPU here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_command_is_stopped_when_its_time_is_over():
-    assert gpu.run([sys.executable, "-c", "raise SystemExit(4)"], 60) == 4
-    assert gpu.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == gpu.MORE_TO_DO

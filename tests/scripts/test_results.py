@@ -1,12 +1,13 @@
 """What is run again replaces what was shown."""
 
 import json
-import subprocess
+import sys
 
 import pytest
 
 from bnrepro.records import write_run
 from bnrepro.report.report import write
+from experiments.cli import PREEMPTED
 from experiments.train import report
 from scripts import results
 from tests.records_fixtures import ACCURACY, small_run
@@ -71,12 +72,8 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
     (tmp_path / "results" / "non_iid").mkdir(parents=True)
     run = []
 
-    def command(words, cwd):
-        run.append(words[-1])
-        return subprocess.CompletedProcess(words, 0)
-
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results.subprocess, "run", command)
+    monkeypatch.setattr(results, "run", lambda command: run.append(command[-1]))
     monkeypatch.setattr(results, "keep", lambda *_: None)
     results.main([])
     assert run == ["--workdir=runs/results/non_iid"]
@@ -89,3 +86,25 @@ def test_an_unknown_result_is_refused(capsys):
         results.main(["--only=nothing"])
     assert exit_.value.code == 2
     assert "--only names no result: 'nothing'" in capsys.readouterr().err
+
+
+def test_a_command_is_stopped_when_its_time_is_over():
+    assert results.run([sys.executable, "-c", "raise SystemExit(4)"], 60) == 4
+    assert results.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == PREEMPTED
+
+
+def test_ctrl_c_waits_until_the_command_has_saved_its_state(tmp_path, monkeypatch):
+    # Ctrl-C reaches all processes of a terminal: here the command and, by its own signal, ours.
+    saves = (
+        "import os, pathlib, signal, time\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(1)\n"
+        f"pathlib.Path({str(tmp_path / 'state')!r}).touch()"
+    )
+    monkeypatch.setattr(results, "COMMANDS", {"first": "first", "second": "second"})
+    run = results.run
+    monkeypatch.setattr(results, "run", lambda command: run([sys.executable, "-c", saves]))
+    with pytest.raises(SystemExit) as exit_:
+        results.main(["--only=first,second"])
+    assert exit_.value.code == 130
+    assert (tmp_path / "state").exists()
