@@ -11,7 +11,7 @@ accuracy, and the paper's ImageNet figures beside.
 from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.non_iid import PAPER, curves, summarize
+from experiments.non_iid import PAPER, curves, list_by_minibatches
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -23,20 +23,18 @@ _MICROBATCHES = {"4 batch_norm": "74.2", "4 batch_renorm": "76.5"}
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves."""
-    from bnrepro.report import tables
-    from bnrepro.report.report import Report
+    from bnrepro.report.report import Report, caption, summarize
 
-    numbers, table = summarize(run)
-    table = table.loc[list(run.variants)]
+    entries, table = list_by_minibatches(run)
     table["ImageNet, [BRN]"] = table.index.map(PAPER | _MICROBATCHES)
-    caption = tables.caption(
+    about = caption(
         run,
         table,
         "A name tells labels x images of each minibatch, or the size of microbatches, and the "
         "normalizer; differences are to Batch Norm on the same minibatches",
         "The last column is Inception-v3 on ImageNet, as published",
     )
-    return Report(numbers, table.fillna(""), caption, [curves(run, run.variants)])
+    return Report(summarize(entries), table.fillna(""), about, [curves(run, run.variants)])
 
 
 if __name__ == "__main__":

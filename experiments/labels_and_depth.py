@@ -11,24 +11,25 @@ the form of the paper's figure 3, and the paper's ImageNet figures beside.
 from typing import TYPE_CHECKING
 
 from experiments import cli
-from experiments.non_iid import PAPER, curves, summarize
+from experiments.non_iid import PAPER, curves, list_by_minibatches
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
+    from bnrepro.report.entries import Entry
     from bnrepro.report.report import Report
 
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, curves of the deepest networks, and accuracy against depth."""
-    from bnrepro.report import figures, tables
-    from bnrepro.report.report import Report
+    from bnrepro.report import figures
+    from bnrepro.report.report import Report, caption, summarize
 
     depths = {name: len(run.settings(name)["model.hidden"]) for name in run.variants}
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
-    numbers, table = summarize(run)
+    entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: (-depths[name], kinds[name]))]
     table["ImageNet, [BRN]"] = table.index.map(kinds).map(PAPER)
-    caption = tables.caption(
+    about = caption(
         run,
         table,
         "A picture is as many images side by side as the config's digits says, and has their "
@@ -39,12 +40,11 @@ def report(run: "Run") -> "Report":
     deepest = max(depths.values())
     pictures = [curves(run, [name for name in run.variants if depths[name] == deepest])]
     if len(set(depths.values())) > 1:
-        lines: dict[str, dict[int, str]] = {}
-        for name, kind in kinds.items():
-            lines.setdefault(kind, {})[depths[name]] = name
-        against = figures.accuracy_against_figure(run, numbers, lines, "hidden layers")
-        pictures.append(against)
-    return Report(numbers, table.fillna(""), caption, pictures)
+        lines: dict[str, dict[int, Entry]] = {}
+        for name, entry in zip(run.variants, entries, strict=True):
+            lines.setdefault(kinds[name], {})[depths[name]] = entry
+        pictures.append(figures.accuracy_against_figure(run, lines, "hidden layers"))
+    return Report(summarize(entries), table.fillna(""), about, pictures)
 
 
 if __name__ == "__main__":

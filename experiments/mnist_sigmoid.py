@@ -22,13 +22,12 @@ ACCURACIES = (0.95, 0.97)
 
 def report(run: "Run") -> "Report":
     """Accuracies, steps to 95% and 97%, and figures (a) to (c)."""
-    from bnrepro.report import figures, summary, tables
-    from bnrepro.report.report import Report
+    from bnrepro.report import figures
+    from bnrepro.report.report import Report, caption, list_variants, summarize
 
-    numbers = summary.summarize(run, ACCURACIES)
-    table = tables.comparison_table(run, numbers)
+    entries, table = list_variants(run, ACCURACIES)
     pictures = [figures.accuracy_figure(run), figures.sigmoid_input_figure(run)]
-    return Report(numbers, table, tables.caption(run, table), pictures)
+    return Report(summarize(entries), table, caption(run, table), pictures)
 
 
 if __name__ == "__main__":

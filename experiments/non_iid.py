@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bnrepro.records import Run
+    from bnrepro.report.entries import Entry
     from bnrepro.report.figures import Picture
     from bnrepro.report.report import Report
 
@@ -39,13 +40,12 @@ SPLITS = {
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves as in figure 3 of [BRN]."""
-    from bnrepro.report import tables
-    from bnrepro.report.report import Report
+    from bnrepro.report.report import Report, caption, summarize
 
-    numbers, table = summarize(run)
+    entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
-    caption = tables.caption(
+    about = caption(
         run,
         table,
         "A name tells labels x images of each; differences are to Batch Norm on the same "
@@ -59,26 +59,17 @@ def report(run: "Run") -> "Report":
     shown = run.variants
     if any(name.startswith("2x32") for name in shown):  # the ones that show the effect on MNIST
         shown = [name for name in shown if name.startswith(("iid", "2x32"))]
-    return Report(numbers, table.fillna(""), caption, [curves(run, shown)])
+    return Report(summarize(entries), table.fillna(""), about, [curves(run, shown)])
 
 
-def summarize(run: "Run") -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """The summary, and a table with differences to Batch Norm on the same minibatches, in whole."""
-    from bnrepro.report import summary, tables
+def list_by_minibatches(run: "Run") -> "tuple[list[Entry], pd.DataFrame]":
+    """As `list_variants`, with differences to Batch Norm on the same minibatches, in whole."""
+    from bnrepro.report.report import list_variants
 
     minibatches = {name: name.removesuffix(" halves").rpartition(" ")[0] for name in run.variants}
     baselines = {name: f"{kind} batch_norm" for name, kind in minibatches.items()}
-    numbers = summary.summarize(run, (), baselines)
-    table = tables.comparison_table(run, numbers)
-    theirs = run.config["baseline"]
-    table = table.drop(columns=f"steps to {theirs}'s best")
-    table = table.rename(columns={f"final − {theirs}": "final − batch_norm"})
-    there = set(baselines.values()) & set(table.index)
-    table.loc[list(there), "final − batch_norm"] = "0"
-    # With --only, their baselines may be left out.
-    without = [name for name in table.index if baselines[name] not in there]
-    table.loc[without, "final − batch_norm"] = ""
-    return numbers, table
+    entries, table = list_variants(run, baseline="batch_norm", baselines=baselines)
+    return entries, table.drop(columns="steps to batch_norm's best")
 
 
 def curves(run: "Run", variants: Sequence[str]) -> "Picture":

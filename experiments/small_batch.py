@@ -49,21 +49,26 @@ def check(config: dict[str, Any]) -> None:
 
 def report(run: "Run") -> "Report":
     """Accuracy by microbatch size and normalizer, and Batch Renorm's lead over Batch Norm."""
-    from bnrepro.report import figures, summary, tables
-    from bnrepro.report.report import Report
+    from bnrepro.report import figures, tables
+    from bnrepro.report.report import Report, caption, list_variants, summarize
 
     variants = variants_by_size(run)
     renorm, norm = (variants.get(f"batch_{name}", {}) for name in ("renorm", "norm"))
     # Batch Renorm is compared with Batch Norm at the same size.
     baselines = {renorm[size]: norm[size] for size in renorm if size in norm}
-    numbers = summary.summarize(run, (), baselines)
-
-    places = {
-        (str(size), normalizer): name
+    entries, _ = list_variants(run, baselines=baselines)
+    of = dict(zip(run.variants, entries, strict=True))
+    lines = {
+        normalizer: {size: of[name] for size, name in names.items()}
         for normalizer, names in variants.items()
-        for size, name in names.items()
     }
-    table = tables.pivot_table(numbers, places)
+    table = tables.pivot_table(
+        {
+            (str(size), normalizer): tables.mean_cell(entry.mean)
+            for normalizer, sizes in lines.items()
+            for size, entry in sizes.items()
+        }
+    )
     remarks = ["Rows are microbatch sizes, columns normalizers"]
     # Of those without statistics over the microbatch.
     if "1" in table.index:
@@ -74,21 +79,21 @@ def report(run: "Run") -> "Report":
             "trained once for all rows"
         )
     if baselines:
-        leads = tables.differences(numbers, list(baselines))
-        names = {str(size): leads.get(name) for size, name in renorm.items()}
-        table["batch_renorm − batch_norm"] = table.index.map(names)
+        leads = tables.differences([of[name] for name in baselines])
+        found = {str(size): leads.get(of[name]) for size, name in renorm.items()}
+        table["batch_renorm − batch_norm"] = table.index.map(found)
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     remarks.append(
         "The last column is another data set and network: Inception-v3, Batch Norm and Batch Renorm"
     )
     table = table.sort_index(key=lambda sizes: -sizes.astype(int)).fillna("")
     table = table.rename_axis("microbatch size")
-    caption = tables.caption(run, table, *remarks)
-    pictures = [figures.accuracy_against_figure(run, numbers, variants, "microbatch size")]
+    about = caption(run, table, *remarks)
+    pictures = [figures.accuracy_against_figure(run, lines, "microbatch size")]
     curves = [names[CURVES_AT] for names in variants.values() if CURVES_AT in names]
     if curves:
         pictures.append(figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}"))
-    return Report(numbers, table, caption, pictures)
+    return Report(summarize(entries), table, about, pictures)
 
 
 def variants_by_size(run: "Run") -> dict[str, dict[int, str]]:

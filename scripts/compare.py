@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows=options.rows,
             columns=options.columns,
             baseline=options.baseline,
-            steps_to=options.steps_to,
+            steps_to=[] if options.steps_to is None else [options.steps_to],
         )
         runs = {}
         for label, workdir in run_labels(options.workdirs).items():

@@ -131,12 +131,13 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 def report(run: "Run") -> "Report":
     """All trials, the best first, and accuracy against the varied settings."""
-    from bnrepro.report import summary, sweep
-    from bnrepro.report.report import Report
+    from bnrepro.report import sweep
+    from bnrepro.report.report import Report, list_variants, summarize
     from bnrepro.report.sweep_figures import sweep_figures
 
+    entries, _ = list_variants(run)
     table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
-    return Report(summary.summarize(run, ()), table, caption, sweep_figures(run))
+    return Report(summarize(entries), table, caption, sweep_figures(run))
 
 
 def _show(run: "Run") -> None:

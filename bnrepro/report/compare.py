@@ -8,18 +8,9 @@ import pandas as pd
 
 from bnrepro.records import Run
 from bnrepro.report import tables
-from bnrepro.report.entries import MISSING, Entry, check_keys, find_entries, in_order
+from bnrepro.report.entries import Entry, check_keys, find_entries, in_order
 from bnrepro.report.question import Question
-from bnrepro.report.statistics import estimate, holm
-from bnrepro.report.summary import estimate_columns
-
-_UNPAIRED, _OTHER_STEPS = "†", "‡"
-# Notes on the marks in a difference, besides those of `tables.star_notes`.
-_NOTES = {
-    _UNPAIRED: "† where no seed is common to both, so that the interval is Welch's",
-    _OTHER_STEPS: "‡ where the baseline's value is of other steps",
-    MISSING: "– where the data sets differ or one has no value",
-}
+from bnrepro.report.statistics import estimate, estimate_columns, holm
 
 
 class Comparison(NamedTuple):
@@ -51,100 +42,75 @@ def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
     entries = find_entries(runs, question)
     check_keys(entries, [*question.rows, *question.columns])
     entries = in_order(entries, question.rows)
-    differences = _differences(entries, question)
-    cells, best = (_pivot if question.columns else _list)(entries, question, differences)
-    caption = _caption(runs, question, differences, cells)
-    return Comparison(cells, best, caption, _numbers(entries, question))
+    cells, best = (_pivot if question.columns else _list)(entries, question)
+    return Comparison(
+        cells, best, _caption(runs, question, entries, cells), _numbers(entries, question)
+    )
 
 
-def _list(
-    entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per variant."""
     several = len({entry.run for entry in entries}) > 1
     names = list(question.rows) or ["run: variant" if several else "variant"]
-    labels, rows = [], []
+    labels = []
     for entry in entries:
         label = entry.labels(question.rows) or (entry.name if several else entry.variant,)
         labels.append((*label[:-1], label[-1] + _unfinished(entry)))
-        row: dict[str, str] = {_title(question): tables.mean_cell(entry.mean, _unit(question))}
-        if question.baseline is not None:
-            row[f"{question.when} − {question.baseline}"] = differences[entry]
-        if question.steps_to is not None:
-            title = f"steps to {100 * question.steps_to:g}%"
-            row[title] = tables.steps_cell(estimate(entry.reached), len(entry.reached))
-        row["data set"] = entry.dataset
-        row["seeds"] = _seeds(entry)
-        rows.append(row)
-    cells = pd.DataFrame(rows, pd.MultiIndex.from_tuples(labels, names=names))
-    if cells["data set"].nunique() == 1:
-        del cells["data set"]
+    cells = tables.list_table(entries, question)
+    cells.index = pd.MultiIndex.from_tuples(labels, names=names)
     best = pd.DataFrame(False, cells.index, cells.columns)
     best.iloc[:, 0] = _best(entries, question)
     return cells, best
 
 
-def _pivot(
-    entries: Sequence[Entry], question: Question, differences: Mapping[Entry, str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _pivot(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One cell per variant."""
-    places = {e: (e.labels(question.rows), e.labels(question.columns)) for e in entries}
-    at = {place: entry for entry, place in places.items()}
-    rows = dict.fromkeys(places[entry][0] for entry in entries)
-    columns = dict.fromkeys(places[entry][1] for entry in in_order(entries, question.columns))
-    grid = [[at.get((row, column)) for column in columns] for row in rows]
-    each = not _seeds_everywhere(entries)
-    labels = [row or (_title(question),) for row in rows]
-    index = pd.MultiIndex.from_tuples(labels, names=list(question.rows) or [""])
-    titles = [", ".join(column) for column in columns]
-    cells = [
-        ["" if e is None else _cell(e, question, differences[e], each) for e in row] for row in grid
-    ]
-    best = [_best(row, question) for row in grid]
-    return pd.DataFrame(cells, index, titles), pd.DataFrame(best, index, titles)
+    unit, each = tables.unit_of(question), not _seeds_everywhere(entries)
+    differences = tables.differences(entries, unit)
+
+    def cell(entry: Entry) -> str:
+        text: str = tables.mean_cell(entry.mean, unit)
+        if question.baseline is not None:
+            text += f" ({'baseline' if entry.is_baseline else differences[entry]})"
+        return text + f", seeds: {tables.seeds_of(entry)}" * each + _unfinished(entry)
+
+    places = [(e.labels(question.rows), e.labels(question.columns)) for e in entries]
+    columns = dict.fromkeys(e.labels(question.columns) for e in in_order(entries, question.columns))
+    best = dict(zip(places, _best(entries, question), strict=True))
+    cells = dict(zip(places, map(cell, entries), strict=True))
+    pivots = (
+        tables.pivot_table(cells, columns),
+        tables.pivot_table(best, columns, empty=False).astype(bool),
+    )
+    for pivot in pivots:
+        rows = [row or (question.title,) for row in pivot.index]
+        pivot.index = pd.MultiIndex.from_tuples(rows, names=list(question.rows) or [""])
+        pivot.columns = pd.Index([", ".join(column) for column in columns])
+    return pivots
 
 
-def _cell(entry: Entry, question: Question, difference: str, seeds: bool) -> str:
-    text: str = tables.mean_cell(entry.mean, _unit(question))
-    if question.baseline is not None:
-        text += f" ({'baseline' if entry.is_baseline else difference})"
-    return text + (f", seeds: {_seeds(entry)}" if seeds else "") + _unfinished(entry)
+def _best(entries: Sequence[Entry], question: Question) -> np.ndarray:
+    """Which entries are the best on their data set, and in their row of a pivot.
 
-
-def _best(entries: Sequence[Entry | None], question: Question) -> np.ndarray:
-    """Which of several entries on one data set are best, judged by the digits shown.
-
-    An entry with a seed that diverged never is.
+    They are judged by the digits shown. An entry with a seed that diverged never is the best, nor
+    is one that nothing is compared with.
     """
-    unit = _unit(question)
-    shown = [format(unit.scale * e.mean.mean, unit.form) if e else "nan" for e in entries]
+    unit, rows = tables.unit_of(question), question.rows if question.columns else ()
+    shown = [format(unit.scale * entry.mean.mean, unit.form) for entry in entries]
     scores = pd.Series(shown, dtype=float) * question.sign
-    datasets = [e.dataset if e else "" for e in entries]
-    whole = scores.where(np.array([not (e and e.diverged) for e in entries]))
-    best = whole == whole.groupby(datasets).transform("max")
-    several = scores.groupby(datasets).transform("count") > 1
+    groups = pd.Series([(entry.dataset, *entry.labels(rows)) for entry in entries])
+    whole = scores.where(np.array([not entry.diverged for entry in entries]))
+    best = whole == whole.groupby(groups).transform("max")
+    several = scores.groupby(groups).transform("count") > 1
     return (best & several).to_numpy() & (question.sign != 0)
-
-
-def _differences(entries: Sequence[Entry], question: Question) -> dict[Entry, str]:
-    """The difference of each entry to its baseline: one family of comparisons."""
-    found = {entry: entry.difference for entry in entries if entry.difference}
-    estimates = [difference.estimate for difference in found.values()]
-    cells = dict(zip(found, tables.difference_cells(estimates, _unit(question)), strict=True))
-    texts = {entry: "0" if entry.is_baseline else MISSING for entry in entries}
-    for entry, (_, paired, same_steps) in found.items():
-        marks = ("" if paired else _UNPAIRED) + ("" if same_steps else _OTHER_STEPS)
-        texts[entry] = cells[entry] + marks
-    return texts
 
 
 def _caption(
     runs: Mapping[str, Run],
     question: Question,
-    differences: Mapping[Entry, str],
+    entries: Sequence[Entry],
     cells: pd.DataFrame,
 ) -> str:
-    entries = list(differences)
     steps = sorted(frozenset().union(*(entry.steps for entry in entries)))
     span = " to ".join(f"{step:,}" for step in dict.fromkeys((*steps[:1], *steps[-1:])))
     span = f"step{'s' if len(steps) > 1 else ''} {span}"
@@ -162,10 +128,9 @@ def _caption(
         where = "in parentheses " * bool(question.columns)
         unit = " in percentage points" if percent else ""
         notes.append(f"{where}the difference to {question.baseline}{own}{unit}, paired by seed")
-        shown = "".join(differences.values())
-        notes += tables.star_notes(shown, shown.count("±"))
-        notes += [note for mark, note in _NOTES.items() if mark in shown]
-    if question.steps_to is not None:
+        differences = tables.differences(entries, tables.unit_of(question))
+        notes += tables.difference_notes("".join(differences.values()))
+    if question.steps_to:
         notes.append("steps are those of the first evaluation and of the seeds that got there")
     if not all(entry.finished for entry in entries):
         notes.append("(unfinished) not all seeds have got to the last step")
@@ -175,20 +140,21 @@ def _caption(
         notes.append(f"the runs that diverged, {diverged}, {do}")
     else:
         notes.append("no run diverged")
-    parts = ["; ".join(notes)]
+    remarks = []
     if question.columns:
-        parts.append(f"Columns: {', '.join(question.columns)}")
-        parts += [f"Seeds: {seeds} each" for seeds in _seeds_everywhere(entries)]
+        remarks.append(f"Columns: {', '.join(question.columns)}")
+        remarks += [f"Seeds: {seeds} each" for seeds in _seeds_everywhere(entries)]
     on = pd.DataFrame({"set": [e.dataset for e in entries], "run": [e.run for e in entries]})
     names = on.drop_duplicates().groupby("set", sort=False)["run"].agg(", ".join)
-    parts.append("Data: " + "; ".join(f"{data} ({of})" for data, of in names.items()))
-    stand_ins = [name for name, run in runs.items() if run.provenance.get("stand_in")]
+    remarks.append("Data: " + "; ".join(f"{data} ({of})" for data, of in names.items()))
     previews = [name for name, run in runs.items() if run.config.get("preview")]
-    if stand_ins:
-        parts.insert(0, f"STAND-IN DATA, not what the config asks for: {', '.join(stand_ins)}")
+    stand_ins = [name for name, run in runs.items() if run.provenance.get("stand_in")]
+    warnings = []
     if previews:
-        parts.insert(0, f"PREVIEW, fewer steps than the experiment has: {', '.join(previews)}")
-    return ". ".join(parts) + "."
+        warnings.append(f"PREVIEW, fewer steps than the experiment has: {', '.join(previews)}")
+    if stand_ins:
+        warnings.append(f"STAND-IN DATA, not what the config asks for: {', '.join(stand_ins)}")
+    return tables.join_notes(notes, warnings, remarks)
 
 
 def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
@@ -214,9 +180,8 @@ def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
                 "difference_p_holm": next(adjusted) if entry.difference else np.nan,
                 "paired": paired,
             }
-        if question.steps_to is not None:
-            reached = estimate(entry.reached)
-            title = f"steps_to_{question.steps_to:g}"
+        for title, steps in entry.reached.items():
+            reached = estimate(steps)
             measured |= {title: reached.mean, f"{title}_seeds": reached.n}
         keys = [key for key in (*question.rows, *question.columns) if key not in names]
         # A config's `seeds` is the number requested, not the number there are.
@@ -227,21 +192,9 @@ def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
 
 def _seeds_everywhere(entries: Sequence[Entry]) -> list[str]:
     """The number of seeds of every entry, if it is the same for all."""
-    seeds = {_seeds(entry) for entry in entries}
+    seeds = {tables.seeds_of(entry) for entry in entries}
     return list(seeds) if len(seeds) == 1 else []
-
-
-def _seeds(entry: Entry) -> str:
-    return tables.seeds_cell(entry.trained + entry.diverged, entry.diverged)
 
 
 def _unfinished(entry: Entry) -> str:
     return "" if entry.finished else " (unfinished)"
-
-
-def _unit(question: Question) -> tables.Unit:
-    return tables.PERCENT if question.is_accuracy else tables.NUMBER
-
-
-def _title(question: Question) -> str:
-    return f"{question.when} {question.metric}" + ", %" * question.is_accuracy

@@ -1,7 +1,6 @@
 """The variants of any number of runs, with the values that a comparison asks for."""
 
 import difflib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +12,7 @@ import pandas as pd
 from bnrepro.records import Run
 from bnrepro.report.question import Question, QuestionError
 from bnrepro.report.statistics import Estimate, difference, estimate
-from bnrepro.report.summary import (
-    evaluations,
-    failure_counts,
-    finals,
-    never,
-    steps_to,
-    with_failures,
-)
+from bnrepro.report.summary import asked, by_seed, failure_counts
 
 # Shown for a setting or a number that is missing.
 MISSING = "–"
@@ -50,7 +42,8 @@ class Entry:
       values: the metric by seed, if finite; accuracy is at chance for a seed that diverged.
       mean: of the values.
       steps: of the evaluations that the values are chosen from.
-      reached: steps to the requested accuracy by seed, infinity if it was never reached.
+      others: the mean of final accuracy on each other split that was asked for.
+      reached: by name, as in "steps_to_0.95", the steps by seed, infinity if it was never reached.
       baseline: the entry that it is compared with, if any.
     """
 
@@ -64,7 +57,8 @@ class Entry:
     values: pd.Series
     mean: Estimate
     steps: frozenset[int]
-    reached: pd.Series
+    others: Mapping[str, Estimate]
+    reached: Mapping[str, pd.Series]
     baseline: "Entry | None" = None
 
     @property
@@ -100,6 +94,10 @@ def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
       QuestionError: there is no such baseline, or it is ambiguous.
     """
     entries = [entry for label, run in runs.items() for entry in _entries(label, run, question)]
+    if question.baselines:
+        named = {entry.variant: entry for entry in entries}
+        baselines = [named.get(question.baseline_of(entry.variant) or "") for entry in entries]
+        return [replace(e, baseline=base) for e, base in zip(entries, baselines, strict=True)]
     return entries if question.baseline is None else _with_baseline(entries, question.baseline)
 
 
@@ -154,35 +152,16 @@ def in_order(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
 
 def _entries(label: str, run: Run, question: Question) -> list[Entry]:
     """The entries of a run; what is asked for is taken of all variants at once."""
-    rows = evaluations(run, question.split, question.name)
-    if isinstance(question.at, int):
-        rows = rows[rows["step"] == question.at]
-    seeds = rows.groupby(["variant", "seed"])
-    if question.at == "best":
-        values = seeds["value"].max() if question.sign > 0 else seeds["value"].min()
-    else:
-        values = finals(rows)
-    values = values[np.isfinite(values)]
-    trained = Counter(values.index.get_level_values("variant"))
-    if question.is_accuracy:
-        values = with_failures(values, run, run.chance)
-    reached = pd.Series(dtype=float, index=values.index[:0])
-    if question.steps_to is not None:
-        reached = steps_to(evaluations(run, question.split), question.steps_to)
-        reached = with_failures(reached, run, never)
-    chosen = rows if question.at == "best" else seeds.tail(1)
+    rows, table = asked(run, question), by_seed(run, question)
+    chosen = rows if question.at == "best" else rows.groupby(["variant", "seed"]).tail(1)
     steps = chosen.groupby("variant")["step"].agg(frozenset).to_dict()
-    diverged = failure_counts(run)
-    parts = dict(iter(run.metrics.groupby("variant")))
+    seeds: Any = {name: own.droplevel("variant") for name, own in table.groupby(level="variant")}
+    diverged, parts = failure_counts(run), dict(iter(run.metrics.groupby("variant")))
     dataset, called = setting_text(run.provenance["dataset"]), setting_text(label)
-
-    def of(variant: str, values: pd.Series) -> pd.Series:
-        own = values[values.index.get_level_values("variant") == variant]
-        return own.droplevel("variant")
-
     entries = []
     for variant in run.variants:
-        name, own = setting_text(variant), of(variant, values)
+        name, own = setting_text(variant), seeds.get(variant, table[:0].droplevel("variant"))
+        values, failed = own["value"][np.isfinite(own["value"])], diverged.get(variant, 0)
         rest = replace(run, metrics=parts.get(variant, run.metrics[:0]))
         entries.append(
             Entry(
@@ -191,12 +170,14 @@ def _entries(label: str, run: Run, question: Question) -> list[Entry]:
                 dataset=dataset,
                 settings=run.settings(variant) | {"run": called, "variant": name},
                 finished=rest.finished(variant),
-                trained=trained[variant],
-                diverged=diverged.get(variant, 0),
-                values=own,
-                mean=estimate(own),
+                # Of accuracy, seeds that diverged have a value, too.
+                trained=len(values) - failed * question.is_accuracy,
+                diverged=failed,
+                values=values,
+                mean=estimate(values),
                 steps=steps.get(variant, frozenset()),
-                reached=of(variant, reached),
+                others={split: estimate(own[split]) for split in question.splits},
+                reached={key: own[key].dropna() for key in own.filter(like="steps_to_")},
             )
         )
     return entries

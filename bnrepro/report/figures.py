@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from bnrepro.records import Run, complete_file
-from bnrepro.report.entries import setting_text
+from bnrepro.report.entries import Entry, setting_text
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
 from bnrepro.report.summary import evaluations, failures, unit_percentiles
 
@@ -206,16 +206,14 @@ def lines_figure(run: Run, name: str, lines: Lines) -> Picture:
 
 
 def accuracy_against_figure(
-    run: Run, summary: pd.DataFrame, lines: Mapping[str, Mapping[int, str]], xlabel: str
+    run: Run, lines: Mapping[str, Mapping[int, Entry]], xlabel: str
 ) -> Picture:
     """Final accuracy against a number: one line per title, {title: {number: variant}}."""
-    finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
-    percent = {name: estimate(100 * np.array(one.sample)) for name, one in finals.items()}
     points = {
-        title: {number: percent[name] for number, name in named.items()}
-        for title, named in lines.items()
+        title: {number: estimate(100 * np.array(one.mean.sample)) for number, one in of.items()}
+        for title, of in lines.items()
     }
-    variants = {title: next(iter(named.values())) for title, named in lines.items()}
+    variants = {title: next(iter(of.values())).variant for title, of in lines.items()}
     drawn = Lines(points, variants, xlabel, LOG_ERROR_LABEL, median=False)
     return lines_figure(run, "accuracy_against", drawn)
 

@@ -1,7 +1,7 @@
 """The question that a comparison answers, and which runs can answer it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,10 @@ class Question:
       rows: settings, `run` or `variant` that label the rows; none for a list of all variants.
       columns: likewise for the columns; none for a list.
       baseline: the variant, or "run: variant", that the others are compared with, if any.
-      steps_to: the accuracy in (0, 1] to show the steps to, if any.
+      steps_to: the accuracies in (0, 1] to show the steps to.
+      baselines: the baseline of variants that have another one, by name; both are of one run.
+      splits: splits to show final accuracy on as well.
+      steps_to_best: also shows the steps to the highest accuracy of the baseline of the same seed.
 
     Raises:
       QuestionError: no run can answer it.
@@ -35,11 +38,15 @@ class Question:
     rows: Sequence[str] = ()
     columns: Sequence[str] = ()
     baseline: str | None = None
-    steps_to: float | None = None
+    steps_to: Sequence[float] = ()
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    splits: Sequence[str] = ()
+    steps_to_best: bool = False
 
     def __post_init__(self) -> None:
         keys = [*self.rows, *self.columns]
         twice = [key for key in keys if keys.count(key) > 1]
+        out_of_range = [accuracy for accuracy in self.steps_to if not 0 < accuracy <= 1]
         wrong = None
         if not self.split or not self.name:
             wrong = f"a metric must be SPLIT/NAME, as in test/accuracy, got {self.metric!r}"
@@ -49,9 +56,9 @@ class Question:
             wrong = f"only accuracy and loss have a best; take {self.metric} at final or a step"
         elif twice:
             wrong = f"rows and columns name {twice[0]} twice"
-        elif self.steps_to is not None and not 0 < self.steps_to <= 1:
-            wrong = f"the accuracy to show the steps to must be in (0, 1], got {self.steps_to:g}"
-        elif self.steps_to is not None and self.columns:
+        elif out_of_range:
+            wrong = f"the accuracy to show the steps to must be in (0, 1], got {out_of_range[0]:g}"
+        elif self.steps_to and self.columns:
             wrong = "steps to an accuracy need a list: give all keys as rows, none as columns"
         if wrong:
             raise QuestionError(wrong)
@@ -77,9 +84,18 @@ class Question:
         return f"step {self.at:,}" if isinstance(self.at, int) else self.at
 
     @property
+    def title(self) -> str:
+        """What a column of the values is called."""
+        return f"{self.when} {self.metric}" + ", %" * self.is_accuracy
+
+    @property
     def sign(self) -> int:
         """1 if higher is better, -1 if lower is, 0 if neither."""
         return {"accuracy": 1, "loss": -1}.get(self.name, 0)
+
+    def baseline_of(self, variant: str) -> str | None:
+        """The baseline of a variant."""
+        return self.baselines.get(variant, self.baseline)
 
 
 def run_labels(workdirs: Sequence[Path]) -> dict[str, Path]:
@@ -106,7 +122,7 @@ def check_run(run: Run, question: Question) -> None:
     """
     rows = run.metrics[run.metrics["metric"] != "diverged"]
     names = rows["split"] + "/" + rows["metric"]
-    accuracy = [] if question.steps_to is None else [f"{question.split}/accuracy"]
+    accuracy = [f"{question.split}/accuracy"] if question.steps_to else []
     for metric in (question.metric, *accuracy):
         if metric not in set(names):
             known = ", ".join(names.unique()) or "nothing yet"

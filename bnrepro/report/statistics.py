@@ -88,6 +88,12 @@ def estimate(values: Sequence[float] | np.ndarray | pd.Series) -> Estimate:
     return replace(found, standard_error=float(sample.std(ddof=1)) / math.sqrt(n), df=n - 1)
 
 
+def estimate_columns(estimate: Estimate) -> dict[str, float]:
+    """An estimate as columns of a table for programs."""
+    names = ("mean", "ci95_low", "ci95_high", "minimum", "maximum")
+    return {name: getattr(estimate, name) for name in names} | {"seeds": estimate.n}
+
+
 def pooled(samples: Sequence[Sequence[float] | np.ndarray | pd.Series]) -> list[Estimate]:
     """The mean of each of many small samples, with a variance that they share.
 

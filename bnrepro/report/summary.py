@@ -1,17 +1,18 @@
-"""Summarizes the metrics of a run per variant, with 95% confidence intervals over seeds.
+"""The values of a run by variant and seed.
 
 A run that diverged is a failure: it counts at chance accuracy, and never reaches any accuracy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from bnrepro.records import Run
-from bnrepro.report.statistics import Estimate, estimate
+from bnrepro.report.question import Question
 
 _SEED = ["variant", "seed"]
+BASELINE_BEST = "steps_to_baseline_best"
 
 
 def failures(run: Run) -> pd.MultiIndex:
@@ -72,65 +73,38 @@ def unit_percentiles(run: Run) -> pd.DataFrame:
     return run.metrics.join(parts, on="metric", how="inner")
 
 
-def by_seed(
-    run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """The values to summarize: one row per (variant, seed), one column per metric.
+def asked(run: Run, question: Question) -> pd.DataFrame:
+    """The rows from `evaluations` that the values of a question are chosen from."""
+    rows = evaluations(run, question.split, question.name)
+    return rows[rows["step"] == question.at] if isinstance(question.at, int) else rows
 
-    Columns: `final` test accuracy; `final_minus_baseline`, with the same seed (NaN for the baseline
-    itself); `final_<split>`, final accuracy on other splits (`train_set`, `test_minibatches`);
-    `steps_to_<accuracy>`, the first evaluation that reaches it (infinity if none does), for the
-    given accuracies in [0, 1] and, as `steps_to_baseline_best`, for the highest accuracy of the
-    baseline with the same seed (NaN if that diverged or is missing). A variant's baseline is the
-    one in `baselines`, else the config's.
+
+def by_seed(run: Run, question: Question) -> pd.DataFrame:
+    """What a question asks for: one row per (variant, seed), sorted, and one column per number.
+
+    Columns: `value`, of the metric (accuracy is at chance for a seed that diverged); each of the
+    question's `splits`, final accuracy on it; `steps_to_<accuracy>`, the first evaluation that
+    reaches it (infinity if none does); `steps_to_baseline_best`, likewise for the highest accuracy
+    of the baseline with the same seed (NaN if that diverged or is missing).
     """
-    accuracy = evaluations(run)
-    final = with_failures(finals(accuracy), run, run.chance).sort_index()
-    table = pd.DataFrame({"final": final}, dtype=float)
-    variants, seeds = (table.index.get_level_values(name) for name in ("variant", "seed"))
-    of = [(baselines or {}).get(variant, run.config["baseline"]) for variant in variants]
-    baseline = pd.MultiIndex.from_arrays([of, seeds])
-    deltas = final - final.reindex(baseline).to_numpy()
-    # A variant is not compared with itself, which is no test of the family.
-    table["final_minus_baseline"] = deltas.where(variants != of)
-    measured = run.metrics.loc[run.metrics["metric"] == "accuracy", "split"]
-    for split in sorted(set(measured) - {"train", "test"}):
-        values = finals(evaluations(run, split))
-        table[f"final_{split}"] = with_failures(values, run, run.chance)
-    for threshold in accuracies:
-        reached = steps_to(accuracy, threshold)
-        table[f"steps_to_{threshold:g}"] = with_failures(reached, run, never)
-    best = accuracy.groupby(_SEED)["value"].max().reindex(baseline).set_axis(table.index)
-    reached = with_failures(steps_to(accuracy, best), run, never)
-    table["steps_to_baseline_best"] = reached.where(best.notna())
+    rows = asked(run, question)
+    values = finals(rows)
+    if question.at == "best":
+        values = rows.groupby(_SEED)["value"].agg("max" if question.sign > 0 else "min")
+    if question.is_accuracy:
+        values = with_failures(values, run, run.chance)
+    numbers = {"value": values.astype(float)}
+    for split in question.splits:
+        numbers[split] = with_failures(finals(evaluations(run, split)), run, run.chance)
+    accuracy = evaluations(run, question.split)
+    for threshold in question.steps_to:
+        reached = with_failures(steps_to(accuracy, threshold), run, never)
+        numbers[f"steps_to_{threshold:g}"] = reached
+    table = pd.DataFrame(numbers).sort_index()
+    if question.steps_to_best:
+        variants, seeds = (table.index.get_level_values(name) for name in _SEED)
+        of = pd.MultiIndex.from_arrays([variants.map(question.baseline_of), seeds])
+        best = accuracy.groupby(_SEED)["value"].max().reindex(of).set_axis(table.index)
+        reached = with_failures(steps_to(accuracy, best), run, never)
+        table[BASELINE_BEST] = reached.where(best.notna())
     return table
-
-
-def summarize(
-    run: Run, accuracies: Sequence[float], baselines: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """The `Estimate` over seeds of each column of `by_seed`.
-
-    Returns:
-      A table of `variant`, `metric`, `estimate`, `of`, `steps` and `dataset`. The estimate's n
-      counts seeds with a finite value, and `of` those that could have one: for steps, also seeds
-      that never reached it. `steps` is the length of the shortest run that did not diverge.
-    """
-    table = by_seed(run, accuracies, baselines)
-    lengths = evaluations(run).groupby(_SEED)["step"].max().groupby("variant").min()
-    rows = []
-    for variant in run.variants:
-        seeds = table[table.index.get_level_values("variant") == variant]
-        steps = int(lengths.get(variant, 0))
-        for metric in table.columns:
-            of = int(seeds[metric].notna().sum())
-            dataset = run.provenance["dataset"]
-            rows.append((variant, metric, estimate(seeds[metric]), of, steps, dataset))
-    columns = ["variant", "metric", "estimate", "of", "steps", "dataset"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def estimate_columns(estimate: Estimate) -> dict[str, float]:
-    """An estimate as columns of a table for programs."""
-    names = ("mean", "ci95_low", "ci95_high", "minimum", "maximum")
-    return {name: getattr(estimate, name) for name in names} | {"seeds": estimate.n}

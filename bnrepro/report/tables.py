@@ -1,7 +1,7 @@
-"""The table of a comparison, as text for a terminal and as Markdown."""
+"""The one way from entries to a table: its cells, what notes say about them, and its print."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,99 +10,106 @@ from rich.table import Table
 from rich.text import Text
 
 from bnrepro.records import Run
-from bnrepro.report.entries import MISSING
-from bnrepro.report.statistics import LEVEL, Estimate, holm
-from bnrepro.report.summary import failure_counts
+from bnrepro.report.entries import MISSING, Entry
+from bnrepro.report.question import Question
+from bnrepro.report.statistics import LEVEL, Estimate, estimate, holm
+from bnrepro.report.summary import BASELINE_BEST, failure_counts
 
-# Column titles of a summary's metrics, and what a caption says about them.
-_TITLES = {
-    "final": "final, %",
-    "final_holdout": "holdout, %",
-    "final_train_set": "training set, %",
-    "final_test_minibatches": "own statistics, %",
+
+class Unit(NamedTuple):
+    """How numbers of a kind are shown."""
+
+    scale: int
+    form: str
+
+
+PERCENT, STEPS, NUMBER = Unit(100, ".2f"), Unit(1, ",.0f"), Unit(1, ".4g")
+
+
+class Cell(str):
+    """A number in a table.
+
+    Attributes:
+      seeds: the values that it is the mean of, in the order of seeds; "" if none.
+    """
+
+    seeds: str
+
+    def __new__(cls, text: str, seeds: str = "") -> "Cell":
+        """The text, with its seeds."""
+        cell = super().__new__(cls, text)
+        cell.seeds = seeds
+        return cell
+
+
+# Notes on the marks in a difference, besides stars.
+_UNPAIRED, _OTHER_STEPS = "†", "‡"
+_NOTES = {
+    _UNPAIRED: "† where no seed is common to both, so that the interval is Welch's",
+    _OTHER_STEPS: "‡ where the baseline's value is of other steps",
+    MISSING: "– where the data sets differ or one has no value",
 }
-_EXPLANATIONS = {
-    "holdout, %": "holdout: final accuracy on training images that were held out",
-    "training set, %": "training set: final accuracy on it, with moving averages",
-    "own statistics, %": "own statistics: final accuracy on minibatches of test images, made as "
-    "for training and normalized by their own statistics",
+# Column titles of splits other than the one that is asked for.
+SPLITS = {
+    "holdout": "holdout, %",
+    "train_set": "training set, %",
+    "test_minibatches": "own statistics, %",
 }
 
 
-def comparison_table(run: Run, summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary for a reader: one row per variant, cells like "97.92 ± 0.05"."""
-    baseline, failed = run.config["baseline"], failure_counts(run)
-    titles = _TITLES | {
-        "final_minus_baseline": f"final − {baseline}",
-        "steps_to_baseline_best": f"steps to {baseline}'s best",
+def list_table(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
+    """One row per entry, in this order, with all that was asked for; cells like "97.92 ± 0.05"."""
+    unit = unit_of(question)
+    columns: dict[str, Sequence[str]] = {
+        question.title: [mean_cell(entry.mean, unit) for entry in entries]
     }
-    cells: Any = summary.set_index(["variant", "metric"])
-    deltas = differences(summary, run.variants)
-    rows: dict[str, dict[str, str]] = {name: {} for name in run.variants}
-    for (variant, metric), cell in cells.iterrows():
-        title = titles.get(metric) or f"steps to {100 * float(metric.rpartition('_')[2]):g}%"
-        if metric == "final_minus_baseline":
-            text = "0" if variant == baseline else deltas[variant]
-        elif not metric.startswith("steps_to"):
-            text = mean_cell(cell.estimate)
-        elif cell.of == 0 and metric == "steps_to_baseline_best" and baseline in failed:
-            text = "baseline diverged"
-        else:
-            text = steps_cell(cell.estimate, cell.of)
-        rows[variant][title] = text
-    for variant, row in rows.items():
-        seeds = cells.loc[(variant, "final"), "estimate"].n
-        row["seeds"] = seeds_cell(seeds, failed.get(variant, 0))
-    # As objects: pandas would turn them into plain strings.
-    return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
+    if question.baseline is not None:
+        title = f"{question.when} − {question.baseline}"
+        columns[title] = list(differences(entries, unit).values())
+    for split in question.splits:
+        title = SPLITS.get(split, f"{split}, %")
+        columns[title] = [mean_cell(entry.others[split]) for entry in entries]
+    for accuracy in question.steps_to:
+        reached = [entry.reached[f"steps_to_{accuracy:g}"] for entry in entries]
+        columns[f"steps to {100 * accuracy:g}%"] = list(map(steps_cell, reached))
+    if question.steps_to_best:
+        columns[f"steps to {question.baseline}'s best"] = list(map(_steps_to_best, entries))
+    if len({entry.dataset for entry in entries}) > 1:
+        columns["data set"] = [entry.dataset for entry in entries]
+    columns["seeds"] = list(map(seeds_of, entries))
+    # As objects: pandas would turn cells into plain strings.
+    return pd.DataFrame(columns, dtype=object)
 
 
-def pivot_table(summary: pd.DataFrame, places: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Final accuracy of the variant that `places` gives for each (row, column); "" if none."""
-    finals = summary[summary["metric"] == "final"].set_index("variant")["estimate"]
-    rows: dict[str, dict[str, str]] = {}
-    for (row, column), variant in places.items():
-        rows.setdefault(row, {})[column] = mean_cell(finals[variant])
-    return pd.DataFrame.from_dict(rows, orient="index", dtype=object).fillna("")
+def pivot_table(
+    cells: Mapping[tuple[Any, Any], Any], columns: Iterable[Any] = (), empty: Any = ""
+) -> pd.DataFrame:
+    """Cells by (row, column), with rows and, unless they are given, columns as they come."""
+    rows = dict.fromkeys(row for row, _ in cells)
+    columns = list(columns) or list(dict.fromkeys(column for _, column in cells))
+    grid = [[cells.get((row, column), empty) for column in columns] for row in rows]
+    return pd.DataFrame(grid, list(rows), columns, dtype=object)
 
 
-def differences(summary: pd.DataFrame, variants: Sequence[str]) -> dict[str, str]:
-    """Final accuracy of these variants minus their baseline's: a family of comparisons."""
-    rows = summary[summary["metric"] == "final_minus_baseline"].set_index("variant")["estimate"]
-    return dict(zip(variants, difference_cells([rows[name] for name in variants]), strict=True))
+def differences(entries: Sequence[Entry], unit: Unit = PERCENT) -> dict[Entry, str]:
+    """The difference of each entry to its baseline: one family of comparisons.
 
-
-def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
-    """What the numbers of a table are, with caveats."""
-    config = run.config
-    notes = [
-        f"Test accuracy on {run.provenance['dataset']} after {config['steps']:,} steps: "
-        + mean_note(cells_text(table), "seeds" if "seeds" in table else f"{config['seeds']} seeds")
-    ]
-    deltas = cells_text(table.filter(like=" − "))
-    if deltas:
-        notes.append("differences are paired by seed, in percentage points")
-        notes += star_notes(deltas, deltas.count("±"))
-    notes += [text for title, text in _EXPLANATIONS.items() if title in table]
-    if table.columns.str.startswith("steps to").any():
-        notes.append(
-            f"steps are those of the first evaluation, one every {config['eval_every']:,}, and of "
-            "the seeds that got there"
-        )
-    baseline = config["baseline"]
-    if f"steps to {baseline}'s best" in table:
-        best = f"{baseline}'s best is its highest accuracy at any evaluation with the same seed"
-        notes.append(best + ", if it did not diverge" * (baseline in failure_counts(run)))
-    notes.append(failure_note(run))
-    parts = ["; ".join(notes)]
-    if run.provenance["stand_in"]:
-        parts.insert(0, "STAND-IN DATA: not MNIST")
-    if config["preview"]:
-        parts.insert(0, "PREVIEW: fewer steps than the experiment has")
-    unfinished = [name for name in run.variants if not run.finished(name)]
-    if unfinished:
-        parts.insert(0, f"UNFINISHED: {', '.join(unfinished)}")
-    return ". ".join([*parts, *remarks]) + "."
+    For example "+0.25 ± 0.14*", with * where the interval excludes zero. With several differences,
+    ** where that survives Holm's correction over all of them. An entry without a baseline has "".
+    """
+    found = {entry: entry.difference for entry in entries if entry.difference}
+    p_values = [one.estimate.p_value() for one in found.values()]
+    several = sum(one.estimate.has_interval for one in found.values()) > 1
+    texts = {
+        entry: "0" if entry.is_baseline else MISSING if entry.baseline else "" for entry in entries
+    }
+    for (entry, (difference, paired, same_steps)), p_value, adjusted in zip(
+        found.items(), p_values, holm(p_values), strict=True
+    ):
+        marks = "*" * ((p_value < LEVEL) + (several and adjusted < LEVEL))
+        marks += ("" if paired else _UNPAIRED) + ("" if same_steps else _OTHER_STEPS)
+        texts[entry] = mean_cell(difference, unit, "+", marks)
+    return texts
 
 
 def cells_text(table: pd.DataFrame) -> str:
@@ -120,16 +127,24 @@ def mean_note(shown: str, seeds: str = "seeds") -> str:
     return note
 
 
-def star_notes(shown: str, tested: int) -> list[str]:
-    """What the marks of `difference_cells` mean; `tested` of these cells have an interval."""
-    if "*" not in shown:
-        return []
-    if tested == 1:
-        return ["* where the interval excludes zero"]
-    return [
-        "* where this interval alone excludes zero, ** where the difference also survives Holm's "
-        f"correction over the {tested} of this table"
-    ]
+def difference_notes(shown: str) -> list[str]:
+    """What the marks of `differences` in this text mean."""
+    tested, notes = shown.count("±"), []
+    if "*" in shown:
+        notes.append(
+            "* where the interval excludes zero"
+            if tested == 1
+            else "* where this interval alone excludes zero, ** where the difference also survives "
+            f"Holm's correction over the {tested} of this table"
+        )
+    return notes + [note for mark, note in _NOTES.items() if mark in shown]
+
+
+def join_notes(
+    notes: Iterable[str], warnings: Iterable[str] = (), remarks: Iterable[str] = ()
+) -> str:
+    """A caption: warnings, the notes on the numbers as one sentence, and remarks."""
+    return ". ".join([*warnings, "; ".join(notes), *remarks]) + "."
 
 
 def failure_note(run: Run) -> str:
@@ -165,32 +180,6 @@ def terminal_table(table: pd.DataFrame, bold: pd.DataFrame) -> Table:
     return shown
 
 
-class Unit(NamedTuple):
-    """How numbers of a kind are shown."""
-
-    scale: int
-    form: str
-
-
-PERCENT, STEPS, NUMBER = Unit(100, ".2f"), Unit(1, ",.0f"), Unit(1, ".4g")
-
-
-class Cell(str):
-    """A number in a table.
-
-    Attributes:
-      seeds: the values that it is the mean of, in the order of seeds; "" if none.
-    """
-
-    seeds: str
-
-    def __new__(cls, text: str, seeds: str = "") -> "Cell":
-        """The text, with its seeds."""
-        cell = super().__new__(cls, text)
-        cell.seeds = seeds
-        return cell
-
-
 def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "", marks: str = "") -> Cell:
     """For example "97.92 ± 0.05", "97.50 (97.40 to 97.60)" for two values, or "97.50" for one.
 
@@ -210,21 +199,9 @@ def mean_cell(mean: Estimate, unit: Unit = PERCENT, sign: str = "", marks: str =
     return Cell(text + marks, ", ".join(map(shown, mean.sample)))
 
 
-def difference_cells(differences: Sequence[Estimate], unit: Unit = PERCENT) -> list[Cell]:
-    """For example "+0.25 ± 0.14*", with * where the interval excludes zero.
-
-    With several differences, ** where that survives Holm's correction over all of them.
-    """
-    p_values = [one.p_value() for one in differences]
-    several = sum(one.has_interval for one in differences) > 1
-    return [
-        mean_cell(one, unit, "+", "*" * ((p_value < LEVEL) + (several and adjusted < LEVEL)))
-        for one, p_value, adjusted in zip(differences, p_values, holm(p_values), strict=True)
-    ]
-
-
-def steps_cell(steps: Estimate, of: int) -> str:
-    """For example "1,900 ± 282 (4 of 5)", over the seeds that reached it."""
+def steps_cell(reached: pd.Series) -> str:
+    """For example "1,900 ± 282 (4 of 5)", of the steps of 5 seeds, infinity if not reached."""
+    steps, of = estimate(reached), len(reached)
     if of == 0:
         return MISSING
     if steps.n == 0:
@@ -232,6 +209,25 @@ def steps_cell(steps: Estimate, of: int) -> str:
     return mean_cell(steps, STEPS, marks=f" ({steps.n} of {of})" if steps.n < of else "")
 
 
+def _steps_to_best(entry: Entry) -> str:
+    reached, baseline = entry.reached[BASELINE_BEST], entry.baseline
+    return (
+        "baseline diverged"
+        if reached.empty and baseline and baseline.diverged
+        else steps_cell(reached)
+    )
+
+
+def seeds_of(entry: Entry) -> str:
+    """How many seeds an entry has a value of."""
+    return seeds_cell(entry.trained + entry.diverged, entry.diverged)
+
+
 def seeds_cell(seeds: int, diverged: int) -> str:
     """For example "3 (1 diverged)"."""
     return str(seeds) + (f" ({diverged} diverged)" if diverged else "")
+
+
+def unit_of(question: Question) -> Unit:
+    """How the values of a question are shown."""
+    return PERCENT if question.is_accuracy else NUMBER

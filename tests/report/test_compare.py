@@ -55,7 +55,7 @@ def column(comparison: Comparison, title: str) -> list[str]:
 
 def test_several_runs_are_listed_with_mean_interval_steps_and_seeds():
     runs = {"one": small_run(Path("one")), "two": small_run(Path("two"))}
-    shown = compare(runs, Question(steps_to=0.95))
+    shown = compare(runs, Question(steps_to=[0.95]))
     assert shown.cells.index.names == ["run: variant"]
     assert [label for (label,) in shown.cells.index] == [
         "one: plain",
@@ -92,10 +92,13 @@ def test_values_are_those_of_the_metric_and_step_asked_for(metric, at, title, ex
 def test_the_rows_of_a_run_may_come_in_any_order():
     run = small_run(Path("w"))
     backwards = replace(run, metrics=run.metrics[::-1])
-    question = Question(steps_to=0.95, baseline="plain")
+    question = Question(steps_to=[0.95], baseline="plain")
     expected = compare({"w": run}, question)
     shown = compare({"w": backwards}, question)
     pd.testing.assert_frame_equal(shown.cells, expected.cells)
+    pd.testing.assert_frame_equal(shown.numbers, expected.numbers)
+    # In the order of seeds, as in `ACCURACY`.
+    assert shown.cells.iloc[1, 0].seeds == "96.00, 93.00, 95.00"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_unfinished_variants_are_marked_and_those_not_begun_have_no_number():
     accuracy = {key: curve for key, curve in ACCURACY.items() if key[0] == "plain"}
     changes = {"variants": {"plain": {}, "batch_norm": {}}, "steps": 30}
     run = small_run(Path("w"), accuracy, **changes)
-    shown = compare({"w": run}, Question(steps_to=0.95, baseline="plain"))
+    shown = compare({"w": run}, Question(steps_to=[0.95], baseline="plain"))
     assert shown.cells.index.tolist() == [("plain (unfinished)",), ("batch_norm (unfinished)",)]
     assert shown.cells.iloc[1].tolist() == ["–", "–", "–", "0"]
     assert "(unfinished) not all seeds" in shown.caption
@@ -328,8 +331,8 @@ def test_a_value_that_is_not_finite_does_not_count_nor_does_an_earlier_one_stand
         ({"at": "last"}, "final, best or a step, got 'last'"),
         ({"metric": "test/x/p50", "at": "best"}, "only accuracy and loss have a best"),
         ({"rows": ["a", "b"], "columns": ["a"]}, "name a twice"),
-        ({"steps_to": 97.0}, "in \\(0, 1\\], got 97"),
-        ({"steps_to": 0.97, "columns": ["a"]}, "need a list"),
+        ({"steps_to": [97.0]}, "in \\(0, 1\\], got 97"),
+        ({"steps_to": [0.97], "columns": ["a"]}, "need a list"),
     ],
 )
 def test_a_question_without_an_answer_is_refused(wrong, message):
@@ -342,10 +345,10 @@ def test_a_question_without_an_answer_is_refused(wrong, message):
     [
         (Question("val/accuracy"), "has no val/accuracy: it has test/accuracy, test/sigmoid_input"),
         (Question("train/diverged"), "has no train/diverged"),
-        (Question("train/loss", steps_to=0.9), "has no train/loss"),
+        (Question("train/loss", steps_to=[0.9]), "has no train/loss"),
         (Question(at=15), "at step 15: it has steps 0 to 20, every 10$"),
         (Question("test/x", at=1), "at step 1: it has steps 0 to 2,000, 3 of them$"),
-        (Question("test/x", steps_to=0.9), None),
+        (Question("test/x", steps_to=[0.9]), None),
     ],
 )
 def test_a_run_that_lacks_what_is_asked_for_says_what_it_has(question, message):
@@ -368,7 +371,7 @@ def test_runs_are_called_by_their_folder_or_by_their_path_where_two_share_it(mon
 
 
 def test_numbers_are_one_row_a_variant():
-    question = Question(rows=["seeds", "variant", "batch_size"], baseline="plain", steps_to=0.95)
+    question = Question(rows=["seeds", "variant", "batch_size"], baseline="plain", steps_to=[0.95])
     numbers = compare({"w": small_run(Path("w"))}, question).numbers
     assert list(numbers.columns) == [
         *("run", "variant", "config.seeds", "batch_size", "mean", "ci95_low", "ci95_high"),

@@ -4,8 +4,7 @@ import pytest
 from matplotlib.image import imread
 
 from bnrepro.report import figures, tables
-from bnrepro.report.report import Report, write
-from bnrepro.report.summary import summarize
+from bnrepro.report.report import Report, caption, list_variants, summarize, write
 from tests.records_fixtures import ACCURACY, small_run
 
 # Of plain: 0.92, 0.93 and 0.94 at the last step.
@@ -19,8 +18,8 @@ DIVERGED = [("plain", seed, 15, "train", "diverged", 1.0) for seed in range(3)]
 
 def table_of(run):
     """The table and its caption."""
-    table = tables.comparison_table(run, summarize(run, (0.95, 0.97)))
-    return table, tables.caption(run, table)
+    _, table = list_variants(run, (0.95, 0.97))
+    return table, caption(run, table)
 
 
 def test_cells_show_mean_and_half_of_the_interval(tmp_path):
@@ -54,6 +53,19 @@ def test_the_caption_begins_with_what_is_amiss(tmp_path, changes, text):
     run.provenance["stand_in"] = True
     caption = table_of(run)[1]
     assert caption.startswith(text) and "STAND-IN DATA: not MNIST" in caption
+
+
+def test_differences_of_unfinished_runs_are_marked_and_explained(tmp_path):
+    short = {key: curve[:2] if key[0] == "plain" else curve for key, curve in ACCURACY.items()}
+    table, caption = table_of(small_run(tmp_path, short))
+    # Of 96, 93 and 95 less 90, 92 and 88.
+    assert table.loc["batch_norm", "final − plain"] == "+4.67 ± 7.99‡"
+    assert "‡ where the baseline's value is of other steps" in caption
+    names = {"plain": {}, "batch_norm": {}}
+    begun = {key: curve for key, curve in ACCURACY.items() if key[0] == "plain"}
+    table, caption = table_of(small_run(tmp_path, begun, variants=names))
+    assert table.loc["batch_norm", "final − plain"] == "–"
+    assert "– where the data sets differ or one has no value" in caption
 
 
 def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
@@ -119,20 +131,22 @@ def test_many_lines_of_one_kind_are_told_apart(kind):
 
 
 def test_a_pivot_puts_each_variant_in_its_place(tmp_path):
-    summary = summarize(small_run(tmp_path), ())
-    table = tables.pivot_table(summary, {("1", "x"): "plain", ("2", "y"): "batch_norm"})
+    (plain, batch_norm), _ = list_variants(small_run(tmp_path))
+    cells = {("1", "x"): plain, ("2", "y"): batch_norm}
+    table = tables.pivot_table({place: tables.mean_cell(e.mean) for place, e in cells.items()})
     assert table.to_dict() == {
         "x": {"1": "92.00 ± 4.97", "2": ""},
         "y": {"1": "", "2": "94.67 ± 3.79"},
     }
-    assert tables.differences(summary, ["batch_norm"]) == {"batch_norm": "+2.67 ± 1.43*"}
+    assert tables.differences([batch_norm]) == {batch_norm: "+2.67 ± 1.43*"}
 
 
 def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
     run = small_run(tmp_path)
-    lines = {"once": {2: "plain", 4: "plain"}, "each": {2: "plain", 4: "batch_norm"}}
-    lines["of another normalizer"] = {2: "batch_norm", 4: "plain"}
-    (axes,) = figures.accuracy_against_figure(run, summarize(run, ()), lines, "size").draw().axes
+    (plain, batch_norm), _ = list_variants(run)
+    lines = {"once": {2: plain, 4: plain}, "each": {2: plain, 4: batch_norm}}
+    lines["of another normalizer"] = {2: batch_norm, 4: plain}
+    (axes,) = figures.accuracy_against_figure(run, lines, "size").draw().axes
     drawn, titles = axes.get_legend_handles_labels()
     assert titles == list(lines)
     at_two = [line.get_xdata()[0] for line in drawn]
@@ -154,7 +168,8 @@ def test_a_report_is_written_shown_and_always_the_same(tmp_path, capsys, seeds):
         run = small_run(tmp_path / name, accuracy, training, seeds=seeds)
         pictures = [figures.accuracy_figure(run, splits=splits), figures.sigmoid_input_figure(run)]
         table, caption = table_of(run)
-        write(run, Report(summarize(run, (0.95,)), table, caption, pictures))
+        entries, _ = list_variants(run, [0.95])
+        write(run, Report(summarize(entries), table, caption, pictures))
         return table, caption, {path.name: path for path in run.workdir.rglob("*.*")}
 
     (table, caption, first), (*_, second) = written("a"), written("b")
