@@ -21,9 +21,8 @@ from experiments import cli
 from scripts import make_parser
 
 if TYPE_CHECKING:
-    from bnrepro.claims.sections import ClaimSection
     from bnrepro.records import Run
-    from bnrepro.report.page import Section
+    from bnrepro.report.page import ClaimSection, Section
     from bnrepro.report.report import Report
 
 PAGE = "index.html"

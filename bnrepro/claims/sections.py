@@ -1,44 +1,13 @@
 """The claims of a ledger, as sections of the web page."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from bnrepro.claims.claim import Claim
-from bnrepro.claims.ledger import Reading, combined, cost, diverged, reading
+from bnrepro.claims.ledger import combined, cost, diverged, reading
 from bnrepro.report.figures import measurement_figure
-from bnrepro.report.page import Drawing
+from bnrepro.report.page import ClaimSection, Drawing, Measured
 from bnrepro.report.statistics import estimate
-
-
-class Measured(NamedTuple):
-    """A measurement of a claim.
-
-    Attributes:
-      what: the number in words.
-      read: the number, the rule and the verdict, as in the ledger.
-      reason: why the rule is what it is.
-      comparison: id of the `Section` that the number comes from, "" if that is not on the page.
-      drawing: its seeds with the rule, if it has several.
-    """
-
-    what: str
-    read: Reading
-    reason: str
-    comparison: str
-    drawing: Drawing | None
-
-
-class ClaimSection(NamedTuple):
-    """A claim with its verdict, what was measured, and how to repeat it."""
-
-    claim: Claim
-    measured: Sequence[Measured]
-    drawings: Sequence[Drawing]
-    diverged: Sequence[str]
-    verdict: str
-    core_minutes: float
-    command: str
-    commits: str
 
 
 def claim_section(
@@ -63,12 +32,25 @@ def claim_section(
         if sample.n > 1:
             picture = measurement_figure(sample, line["low"], line["high"])
             drawing = Drawing.of(picture, f"{claim.id}m{i}")
-        section = comparisons.get(line["comparison"], "")
-        measured.append(Measured(what, reading(line), reasons[what], section, drawing))
+        measured.append(
+            Measured(
+                what=what,
+                **reading(line)._asdict(),
+                reason=reasons[what],
+                comparison=comparisons.get(line["comparison"], ""),
+                drawing=drawing,
+            )
+        )
     fast = " --fast" * (lines[0]["length"] == "fast")
     commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
     return ClaimSection(
-        claim=claim,
+        id=claim.id,
+        statement=claim.statement,
+        sources=claim.sources,
+        quotes=claim.quotes,
+        reading=claim.reading,
+        papers=claim.papers,
+        looked_into=claim.looked_into,
         measured=measured,
         drawings=drawings,
         diverged=diverged(lines),

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from bnrepro.records import Run
 from bnrepro.report.figures import Picture, inline_svg
 from bnrepro.report.report import Report
+from bnrepro.report.tables import Cell
 
 # Identifies our pages.
 GENERATOR = "bnrepro.report"
@@ -55,8 +56,68 @@ class Section(NamedTuple):
         return cls(id, title, report.table, report.caption, drawings, command, origin)
 
 
+class Measured(NamedTuple):
+    """A measurement of a claim.
+
+    Attributes:
+      what: the number in words.
+      number: as in "0.25 [0.11, 0.39], n = 10".
+      rule: what the claim says about it, as in "above 0".
+      reason: why the rule is what it is.
+      test: as in "p < 0.001".
+      verdict: of this measurement alone.
+      comparison: id of the `Section` that the number comes from, "" if that is not on the page.
+      drawing: its seeds with the rule, if it has several.
+    """
+
+    what: str
+    number: Cell
+    rule: str
+    reason: str
+    test: str
+    verdict: str
+    comparison: str
+    drawing: Drawing | None
+
+
+class ClaimSection(NamedTuple):
+    """A claim with its verdict, what was measured, and how to repeat it.
+
+    Attributes:
+      id: unique on the page.
+      statement: the claim in a sentence.
+      sources: short names of the documents that it quotes.
+      quotes: document, section ("" if there is none) and words of each.
+      reading: how the quotes are understood.
+      papers: the papers' own figures, "" if there are none.
+      looked_into: why the claim does not hold, "" if it was not looked into.
+      measured: its measurements.
+      drawings: the figures of their effect.
+      diverged: a sentence for each comparison in which runs did.
+      verdict: as the page filters by.
+      core_minutes: what it took to measure.
+      command: that repeats it.
+      commits: at which it was registered and run, in words.
+    """
+
+    id: str
+    statement: str
+    sources: Sequence[str]
+    quotes: Sequence[tuple[str, str, str]]
+    reading: str
+    papers: str
+    looked_into: str
+    measured: Sequence[Measured]
+    drawings: Sequence[Drawing]
+    diverged: Sequence[str]
+    verdict: str
+    core_minutes: float
+    command: str
+    commits: str
+
+
 def render(
-    claims: Sequence[Any],
+    claims: Sequence[ClaimSection],
     caption: str,
     comparisons: Sequence[Section],
     documents: Mapping[str, str],
@@ -64,7 +125,7 @@ def render(
     """The page as HTML. Text from records is escaped, and only the page's own script runs.
 
     Args:
-      claims: a `ClaimSection` for each claim of the ledger; empty if there is none.
+      claims: those of the ledger; empty if there is none.
       caption: of the ledger.
       comparisons: in the order of the page.
       documents: that the claims quote, by their short names.
