@@ -9,6 +9,7 @@ import pandas as pd
 
 from bnrepro.claims.claim import DOCUMENTS, Claim
 from bnrepro.records import RecordsError
+from bnrepro.report.page import Reading
 from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
 from bnrepro.report.tables import Cell
 
@@ -191,22 +192,6 @@ def rule_text(rule: Rule) -> str:
     if math.isinf(rule.low):
         return f"below {rule.high:.3g}"
     return f"between {rule.low:.3g} and {rule.high:.3g}"
-
-
-class Reading(NamedTuple):
-    """A row of the ledger for a reader.
-
-    Attributes:
-      number: as in "0.25 [0.11, 0.39], n = 10".
-      rule: what the claim says about it, as in "above 0".
-      test: as in "p < 0.001"; the p-value is adjusted.
-      verdict: of this measurement alone.
-    """
-
-    number: Cell
-    rule: str
-    test: str
-    verdict: str
 
 
 def reading(line: Mapping[str, Any]) -> Reading:

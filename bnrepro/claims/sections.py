@@ -32,15 +32,8 @@ def claim_section(
         if sample.n > 1:
             picture = measurement_figure(sample, line["low"], line["high"])
             drawing = Drawing.of(picture, f"{claim.id}m{i}")
-        measured.append(
-            Measured(
-                what=what,
-                **reading(line)._asdict(),
-                reason=reasons[what],
-                comparison=comparisons.get(line["comparison"], ""),
-                drawing=drawing,
-            )
-        )
+        section = comparisons.get(line["comparison"], "")
+        measured.append(Measured(what, reading(line), reasons[what], section, drawing))
     fast = " --fast" * (lines[0]["length"] == "fast")
     commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
     return ClaimSection(

@@ -56,26 +56,36 @@ class Section(NamedTuple):
         return cls(id, title, report.table, report.caption, drawings, command, origin)
 
 
+class Reading(NamedTuple):
+    """A measured number for a reader.
+
+    Attributes:
+      number: as in "0.25 [0.11, 0.39], n = 10".
+      rule: what the claim says about it, as in "above 0".
+      test: as in "p < 0.001"; the p-value is adjusted.
+      verdict: of this measurement alone.
+    """
+
+    number: Cell
+    rule: str
+    test: str
+    verdict: str
+
+
 class Measured(NamedTuple):
     """A measurement of a claim.
 
     Attributes:
       what: the number in words.
-      number: as in "0.25 [0.11, 0.39], n = 10".
-      rule: what the claim says about it, as in "above 0".
+      read: the number, the rule and the verdict, as in the ledger.
       reason: why the rule is what it is.
-      test: as in "p < 0.001".
-      verdict: of this measurement alone.
       comparison: id of the `Section` that the number comes from, "" if that is not on the page.
       drawing: its seeds with the rule, if it has several.
     """
 
     what: str
-    number: Cell
-    rule: str
+    read: Reading
     reason: str
-    test: str
-    verdict: str
     comparison: str
     drawing: Drawing | None
 
