@@ -20,8 +20,6 @@ from bnrepro.report.statistics import Estimate, estimate
 
 # A number over training, steps x seeds, of a variant.
 Course = Callable[[Run, str], pd.DataFrame]
-# By title of the line and what is on the x axis.
-_Points = dict[str, dict[Any, Estimate]]
 
 
 def accuracy(comparison: str, *variants: str, **splits: str) -> ClaimFigure:
@@ -64,7 +62,7 @@ def against(
 
     def draw(run: Run) -> Picture:
         values = readings.final_values(run, metric) * (100 if metric == readings.ACCURACY else 1)
-        points: _Points = defaultdict(dict)
+        points: dict[str, dict[Any, Estimate]] = defaultdict(dict)
         variants = {}
         for match, variant in _found(run, pattern):
             variants[match["line"]] = variant
@@ -107,11 +105,10 @@ def over_steps(
     """Numbers over training, median and range over seeds: by title, a variant and its course."""
 
     def draw(run: Run) -> Picture:
-        points: _Points = defaultdict(dict)
-        for title, (variant, course) in courses.items():
-            table = course(run, variant)
-            for step, values in zip(table.index, table.to_numpy(), strict=True):
-                points[title][step] = estimate(values)
+        points = {
+            title: course(run, variant).T.agg(estimate).to_dict()
+            for title, (variant, course) in courses.items()
+        }
         variants = {title: variant for title, (variant, _) in courses.items()}
         lines = Lines(points, variants, "training steps", ylabel, scale=scale, over=True, **look)
         return figures.lines_figure(run, "lines", lines)
