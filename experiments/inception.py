@@ -23,18 +23,19 @@ _MICROBATCHES = {"4 batch_norm": "74.2", "4 batch_renorm": "76.5"}
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves."""
-    from bnrepro.report.report import Report, caption, summarize
+    from bnrepro.report.report import Report
 
     entries, table = list_by_minibatches(run)
     table["ImageNet, [BRN]"] = table.index.map(PAPER | _MICROBATCHES)
-    about = caption(
+    return Report.of(
         run,
+        entries,
         table,
+        [curves(run, run.variants)],
         "A name tells labels x images of each minibatch, or the size of microbatches, and the "
         "normalizer; differences are to Batch Norm on the same minibatches",
         "The last column is Inception-v3 on ImageNet, as published",
     )
-    return Report(summarize(entries), table.fillna(""), about, [curves(run, run.variants)])
 
 
 if __name__ == "__main__":

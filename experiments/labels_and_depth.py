@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, curves of the deepest networks, and accuracy against depth."""
     from bnrepro.report import figures
-    from bnrepro.report.report import Report, caption, summarize
+    from bnrepro.report.report import Report
 
     depths = {name: len(run.settings(name)["model.hidden"]) for name in run.variants}
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
     entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: (-depths[name], kinds[name]))]
     table["ImageNet, [BRN]"] = table.index.map(kinds).map(PAPER)
-    about = caption(
-        run,
-        table,
-        "A picture is as many images side by side as the config's digits says, and has their "
-        "labels as one; a name tells the number of hidden layers, labels x images of each "
-        "minibatch, and the normalizer; differences are to Batch Norm on the same minibatches",
-        "The last column is another data set and network: Inception-v3",
-    )
     deepest = max(depths.values())
     pictures = [curves(run, [name for name in run.variants if depths[name] == deepest])]
     if len(set(depths.values())) > 1:
@@ -44,7 +36,16 @@ def report(run: "Run") -> "Report":
         for name, entry in zip(run.variants, entries, strict=True):
             lines.setdefault(kinds[name], {})[depths[name]] = entry
         pictures.append(figures.accuracy_against_figure(run, lines, "hidden layers"))
-    return Report(summarize(entries), table.fillna(""), about, pictures)
+    return Report.of(
+        run,
+        entries,
+        table,
+        pictures,
+        "A picture is as many images side by side as the config's digits says, and has their "
+        "labels as one; a name tells the number of hidden layers, labels x images of each "
+        "minibatch, and the normalizer; differences are to Batch Norm on the same minibatches",
+        "The last column is another data set and network: Inception-v3",
+    )
 
 
 if __name__ == "__main__":

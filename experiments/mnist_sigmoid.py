@@ -23,11 +23,10 @@ ACCURACIES = (0.95, 0.97)
 def report(run: "Run") -> "Report":
     """Accuracies, steps to 95% and 97%, and figures (a) to (c)."""
     from bnrepro.report import figures
-    from bnrepro.report.report import Report, caption, list_variants, summarize
+    from bnrepro.report.report import Report, list_variants
 
-    entries, table = list_variants(run, ACCURACIES)
     pictures = [figures.accuracy_figure(run), figures.sigmoid_input_figure(run)]
-    return Report(summarize(entries), table, caption(run, table), pictures)
+    return Report.of(run, *list_variants(run, ACCURACIES), pictures)
 
 
 if __name__ == "__main__":

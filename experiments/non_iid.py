@@ -40,14 +40,19 @@ SPLITS = {
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves as in figure 3 of [BRN]."""
-    from bnrepro.report.report import Report, caption, summarize
+    from bnrepro.report.report import Report
 
     entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
-    about = caption(
+    shown = run.variants
+    if any(name.startswith("2x32") for name in shown):  # the ones that show the effect on MNIST
+        shown = [name for name in shown if name.startswith(("iid", "2x32"))]
+    return Report.of(
         run,
+        entries,
         table,
+        [curves(run, shown)],
         "A name tells labels x images of each; differences are to Batch Norm on the same "
         "minibatches",
         "The last column is another data set and network: Inception-v3. A review of these results "
@@ -56,10 +61,6 @@ def report(run: "Run") -> "Report":
         "to Batch Renorm (the paper: Batch Norm on half-minibatches) and 78 to a larger batch (the "
         "paper: Batch Renorm on the whole minibatch of 32)",
     )
-    shown = run.variants
-    if any(name.startswith("2x32") for name in shown):  # the ones that show the effect on MNIST
-        shown = [name for name in shown if name.startswith(("iid", "2x32"))]
-    return Report(summarize(entries), table.fillna(""), about, [curves(run, shown)])
 
 
 def list_by_minibatches(run: "Run") -> "tuple[list[Entry], pd.DataFrame]":

@@ -50,7 +50,7 @@ def check(config: dict[str, Any]) -> None:
 def report(run: "Run") -> "Report":
     """Accuracy by microbatch size and normalizer, and Batch Renorm's lead over Batch Norm."""
     from bnrepro.report import figures, tables
-    from bnrepro.report.report import Report, caption, list_variants, summarize
+    from bnrepro.report.report import Report, list_variants
 
     variants = variants_by_size(run)
     renorm, norm = (variants.get(f"batch_{name}", {}) for name in ("renorm", "norm"))
@@ -86,14 +86,12 @@ def report(run: "Run") -> "Report":
     remarks.append(
         "The last column is another data set and network: Inception-v3, Batch Norm and Batch Renorm"
     )
-    table = table.sort_index(key=lambda sizes: -sizes.astype(int)).fillna("")
-    table = table.rename_axis("microbatch size")
-    about = caption(run, table, *remarks)
+    table = table.sort_index(key=lambda sizes: -sizes.astype(int)).rename_axis("microbatch size")
     pictures = [figures.accuracy_against_figure(run, lines, "microbatch size")]
     curves = [names[CURVES_AT] for names in variants.values() if CURVES_AT in names]
     if curves:
         pictures.append(figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}"))
-    return Report(summarize(entries), table, about, pictures)
+    return Report.of(run, entries, table, pictures, *remarks)
 
 
 def variants_by_size(run: "Run") -> dict[str, dict[int, str]]:

@@ -31,7 +31,7 @@ def alone(config: dict[str, Any]) -> dict[str, Any]:
 def report(run: "Run") -> "Report":
     """Each variant's accuracies, and its difference to the baseline."""
     from bnrepro.report import figures
-    from bnrepro.report.report import Report, caption, list_variants, summarize
+    from bnrepro.report.report import Report, list_variants
 
     entries, table = list_variants(run)
     if len(run.variants) == 1:
@@ -42,7 +42,7 @@ def report(run: "Run") -> "Report":
         pictures.append(figures.accuracy_figure(run))
     if (run.metrics["metric"] == "sigmoid_input/p50").any():
         pictures.append(figures.sigmoid_input_figure(run))
-    return Report(summarize(entries), table, caption(run, table), pictures)
+    return Report.of(run, entries, table, pictures)
 
 
 def _chosen(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,20 +11,19 @@ from bnrepro.report import tables
 from bnrepro.report.entries import Entry, check_keys, find_entries, in_order
 from bnrepro.report.question import Question
 from bnrepro.report.statistics import estimate, estimate_columns, holm
+from bnrepro.report.tables import Cell
 
 
 class Comparison(NamedTuple):
     """The answer to a question.
 
     Attributes:
-      cells: for a reader; the index labels the rows.
-      best: which of them are the best.
+      cells: for a reader; the index labels the rows, and a `Cell` knows whether it is the best.
       caption: what they are, with caveats.
       numbers: the same for a program, one row per variant.
     """
 
     cells: pd.DataFrame
-    best: pd.DataFrame
     caption: str
     numbers: pd.DataFrame
 
@@ -42,13 +41,12 @@ def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
     entries = find_entries(runs, question)
     check_keys(entries, [*question.rows, *question.columns])
     entries = in_order(entries, question.rows)
-    cells, best = (_pivot if question.columns else _list)(entries, question)
-    return Comparison(
-        cells, best, _caption(runs, question, entries, cells), _numbers(entries, question)
-    )
+    cells = (_pivot if question.columns else _list)(entries, question)
+    caption = _caption(runs, question, entries, cells)
+    return Comparison(cells, caption, _numbers(entries, question))
 
 
-def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _list(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
     """One row per variant."""
     several = len({entry.run for entry in entries}) > 1
     names = list(question.rows) or ["run: variant" if several else "variant"]
@@ -58,38 +56,34 @@ def _list(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, p
         labels.append((*label[:-1], label[-1] + _unfinished(entry)))
     cells = tables.list_table(entries, question)
     cells.index = pd.MultiIndex.from_tuples(labels, names=names)
-    best = pd.DataFrame(False, cells.index, cells.columns)
-    best.iloc[:, 0] = _best(entries, question)
-    return cells, best
+    best = zip(cells[question.title], _best(entries, question), strict=True)
+    marked = [Cell(cell, cell.seeds, mark) for cell, mark in best]
+    cells[question.title] = pd.Series(marked, cells.index, dtype=object)
+    return cells
 
 
-def _pivot(entries: Sequence[Entry], question: Question) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _pivot(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
     """One cell per variant."""
     unit, each = tables.unit_of(question), not _seeds_everywhere(entries)
     differences = tables.differences(entries, unit)
 
-    def cell(entry: Entry) -> str:
-        text: str = tables.mean_cell(entry.mean, unit)
+    cells = {}
+    for entry, best in zip(entries, _best(entries, question), strict=True):
+        mean = tables.mean_cell(entry.mean, unit)
+        text = str(mean)
         if question.baseline is not None:
             text += f" ({'baseline' if entry.is_baseline else differences[entry]})"
-        return text + f", seeds: {tables.seeds_of(entry)}" * each + _unfinished(entry)
-
-    places = [(e.labels(question.rows), e.labels(question.columns)) for e in entries]
+        text += f", seeds: {tables.seeds_of(entry)}" * each + _unfinished(entry)
+        place = entry.labels(question.rows), entry.labels(question.columns)
+        cells[place] = Cell(text, mean.seeds, best)
     columns = dict.fromkeys(e.labels(question.columns) for e in in_order(entries, question.columns))
-    best = dict(zip(places, _best(entries, question), strict=True))
-    cells = dict(zip(places, map(cell, entries), strict=True))
-    pivots = (
-        tables.pivot_table(cells, columns),
-        tables.pivot_table(best, columns, empty=False).astype(bool),
-    )
-    for pivot in pivots:
-        rows = [row or (question.title,) for row in pivot.index]
-        pivot.index = pd.MultiIndex.from_tuples(rows, names=list(question.rows) or [""])
-        pivot.columns = pd.Index([", ".join(column) for column in columns])
-    return pivots
+    pivot = tables.pivot_table(cells, columns)
+    rows = [row or (question.title,) for row in pivot.index]
+    index = pd.MultiIndex.from_tuples(rows, names=list(question.rows) or [""])
+    return pivot.set_axis(index).set_axis([", ".join(column) for column in columns], axis=1)
 
 
-def _best(entries: Sequence[Entry], question: Question) -> np.ndarray:
+def _best(entries: Sequence[Entry], question: Question) -> list[bool]:
     """Which entries are the best on their data set, and in their row of a pivot.
 
     They are judged by the digits shown. An entry with a seed that diverged never is the best, nor
@@ -102,7 +96,7 @@ def _best(entries: Sequence[Entry], question: Question) -> np.ndarray:
     whole = scores.where(np.array([not entry.diverged for entry in entries]))
     best = whole == whole.groupby(groups).transform("max")
     several = scores.groupby(groups).transform("count") > 1
-    return (best & several).to_numpy() & (question.sign != 0)
+    return (best & several & (question.sign != 0)).tolist()
 
 
 def _caption(
@@ -154,7 +148,7 @@ def _caption(
         warnings.append(f"PREVIEW, fewer steps than the experiment has: {', '.join(previews)}")
     if stand_ins:
         warnings.append(f"STAND-IN DATA, not what the config asks for: {', '.join(stand_ins)}")
-    return tables.join_notes(notes, warnings, remarks)
+    return ". ".join([*warnings, "; ".join(notes), *remarks]) + "."
 
 
 def _numbers(entries: Sequence[Entry], question: Question) -> pd.DataFrame:

@@ -5,13 +5,12 @@ import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
 from bnrepro.report.compare import Comparison
-from bnrepro.report.tables import terminal_table
+from bnrepro.report.tables import is_best, terminal_table
 
 # Width of text that is not for a terminal; a wide table takes more.
 _WIDTH = 120
@@ -21,10 +20,9 @@ _COLUMN = 12
 
 def show(comparison: Comparison, console: Console) -> None:
     """Shows table and caption on a terminal, fitted to its width, the best in bold."""
-    cells, best, at_once = comparison.cells, comparison.best, max(1, console.width // _COLUMN)
+    cells, at_once = comparison.cells, max(1, console.width // _COLUMN)
     for first in range(0, cells.shape[1], at_once):
-        part = slice(first, first + at_once)
-        console.print(terminal_table(cells.iloc[:, part], best.iloc[:, part]))
+        console.print(terminal_table(cells.iloc[:, first : first + at_once]))
     console.print(Text(comparison.caption, "table.caption"))
 
 
@@ -34,18 +32,20 @@ def render(comparison: Comparison, form: str) -> str:
         return comparison.numbers.to_csv(index=False)
     if form == "text":
         console = Console(file=io.StringIO(), width=10_000)
-        shown = terminal_table(comparison.cells, comparison.best)
+        shown = terminal_table(comparison.cells)
         console.width = max(_WIDTH, console.measure(shown).maximum)
         with console.capture() as captured:
             console.print(shown, Text(comparison.caption), sep="")
         return captured.get()
-    markup = _MARKUPS[form]
+    markup, (before, after) = _MARKUPS[form], _MARKUPS[form].bold
+
+    def marked(cell: str) -> str:
+        escaped = markup.escape(cell)
+        return before + escaped + after if is_best(cell) else escaped
+
     names = comparison.cells.index.names
-    table = comparison.cells.reset_index(names=names, allow_duplicates=True).map(markup.escape)
+    table = comparison.cells.reset_index(names=names, allow_duplicates=True).map(marked)
     table.columns = [markup.escape(column) for column in table.columns]
-    labels = np.zeros((len(table), len(names)), bool)
-    bold = np.hstack([labels, comparison.best.to_numpy()])
-    table = table.mask(bold, markup.bold[0] + table + markup.bold[1])
     return markup.document(table, "l" * len(names), markup.escape(comparison.caption))
 
 

@@ -17,7 +17,6 @@ from bnrepro.report.tables import (
     cells_text,
     difference_notes,
     failure_note,
-    join_notes,
     list_table,
     mean_note,
 )
@@ -45,6 +44,19 @@ class Report(NamedTuple):
     table: pd.DataFrame
     caption: str
     pictures: Sequence[Picture]
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        entries: Sequence[Entry],
+        table: pd.DataFrame,
+        pictures: Sequence[Picture],
+        *remarks: str,
+    ) -> "Report":
+        """The report of entries and their table; remarks are the last sentences of the caption."""
+        table = table.fillna("")
+        return cls(summarize(entries), table, caption(run, table, *remarks), pictures)
 
 
 def list_variants(
@@ -125,7 +137,7 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
     warnings = [f"UNFINISHED: {', '.join(unfinished)}"] * bool(unfinished)
     warnings += ["PREVIEW: fewer steps than the experiment has"] * config["preview"]
     warnings += ["STAND-IN DATA: not MNIST"] * run.provenance["stand_in"]
-    return join_notes(notes, warnings, remarks)
+    return ". ".join([*warnings, "; ".join(notes), *remarks]) + "."
 
 
 def write(run: Run, report: Report) -> None:

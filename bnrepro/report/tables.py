@@ -31,15 +31,22 @@ class Cell(str):
 
     Attributes:
       seeds: the values that it is the mean of, in the order of seeds; "" if none.
+      best: whether it is the best of those that it is compared with.
     """
 
     seeds: str
+    best: bool
 
-    def __new__(cls, text: str, seeds: str = "") -> "Cell":
-        """The text, with its seeds."""
+    def __new__(cls, text: str, seeds: str = "", best: bool = False) -> "Cell":
+        """The text, with what else is known of it."""
         cell = super().__new__(cls, text)
-        cell.seeds = seeds
+        cell.seeds, cell.best = seeds, best
         return cell
+
+
+def is_best(cell: str) -> bool:
+    """Whether a cell is marked as the best."""
+    return isinstance(cell, Cell) and cell.best
 
 
 # Notes on the marks in a difference, besides stars.
@@ -81,13 +88,11 @@ def list_table(entries: Sequence[Entry], question: Question) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=object)
 
 
-def pivot_table(
-    cells: Mapping[tuple[Any, Any], Any], columns: Iterable[Any] = (), empty: Any = ""
-) -> pd.DataFrame:
+def pivot_table(cells: Mapping[tuple[Any, Any], str], columns: Iterable[Any] = ()) -> pd.DataFrame:
     """Cells by (row, column), with rows and, unless they are given, columns as they come."""
     rows = dict.fromkeys(row for row, _ in cells)
     columns = list(columns) or list(dict.fromkeys(column for _, column in cells))
-    grid = [[cells.get((row, column), empty) for column in columns] for row in rows]
+    grid = [[cells.get((row, column), "") for column in columns] for row in rows]
     return pd.DataFrame(grid, list(rows), columns, dtype=object)
 
 
@@ -140,13 +145,6 @@ def difference_notes(shown: str) -> list[str]:
     return notes + [note for mark, note in _NOTES.items() if mark in shown]
 
 
-def join_notes(
-    notes: Iterable[str], warnings: Iterable[str] = (), remarks: Iterable[str] = ()
-) -> str:
-    """A caption: warnings, the notes on the numbers as one sentence, and remarks."""
-    return ". ".join([*warnings, "; ".join(notes), *remarks]) + "."
-
-
 def failure_note(run: Run) -> str:
     """Which runs diverged, and how they count."""
     failed = ", ".join(
@@ -161,21 +159,21 @@ def print_table(table: pd.DataFrame, caption: str, width: int = 120) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=width)
-    console.print(terminal_table(table, pd.DataFrame(False, table.index, table.columns)))
+    console.print(terminal_table(table))
     console.print(Text(caption, "table.caption"))
 
 
-def terminal_table(table: pd.DataFrame, bold: pd.DataFrame) -> Table:
-    """The table for a terminal, with a column for each index level and some cells in bold."""
+def terminal_table(table: pd.DataFrame) -> Table:
+    """The table for a terminal, with a column for each index level and the best cells in bold."""
     shown = Table()
     for name in table.index.names:
         shown.add_column(Text(str(name or "")), overflow="fold")
     for column in table.columns:
         shown.add_column(Text(str(column)), justify="right", overflow="fold")
     # As Text, since a name may look like rich's markup.
-    for (labels, cells), marks in zip(table.iterrows(), bold.to_numpy(), strict=True):
+    for labels, cells in zip(table.index, table.to_numpy(object), strict=True):
         names = labels if isinstance(labels, tuple) else [labels]
-        styled = [Text(c, "bold" if mark else "") for c, mark in zip(cells, marks, strict=True)]
+        styled = [Text(cell, "bold" if is_best(cell) else "") for cell in cells]
         shown.add_row(*(Text(str(name)) for name in names), *styled)
     return shown
 
