@@ -131,18 +131,17 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 def report(run: "Run") -> "Report":
     """All trials, the best first, and accuracy against the varied settings."""
-    from bnrepro.report import sweep
     from bnrepro.report.report import Report, list_variants, summarize
+    from bnrepro.report.sweep import Sweep
     from bnrepro.report.sweep_figures import sweep_figures
 
-    entries, _ = list_variants(run)
-    table, caption = sweep.sweep_table(run), sweep.sweep_caption(run)
-    return Report(summarize(entries), table, caption, sweep_figures(run))
+    sweep, (entries, _) = Sweep(run), list_variants(run)
+    return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
 
 
 def _show(run: "Run") -> None:
-    from bnrepro.report import sweep
     from bnrepro.report.report import write
+    from bnrepro.report.sweep import Sweep
     from bnrepro.report.tables import print_table
     from bnrepro.sweep.progress import BEST
 
@@ -154,7 +153,7 @@ def _show(run: "Run") -> None:
     written = "Records, table and figures" if drawn else "Records and table"
     print(f"{written} are in {run.workdir}. To train the best again")
     print("(--config.first_seed=N for other seeds):\n")
-    for command in sweep.best_commands(run):
+    for command in Sweep(run).best_commands():
         print(f"  {command}")
 
 

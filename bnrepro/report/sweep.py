@@ -1,10 +1,10 @@
 """The report of a sweep: its trials by accuracy, and the best of them as commands."""
 
-import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -17,96 +17,117 @@ from bnrepro.report.statistics import pooled
 from bnrepro.report.tables import failure_note, mean_cell, mean_note, seeds_cell
 
 NORMALIZER = "normalizer.name"
+_RANKS = ("finished", "pruned", "diverged")
 
 
-def sweep_table(run: Run) -> pd.DataFrame:
-    """One row per trial: the best first, then pruned trials, last those without an accuracy.
+class Sweep:
+    """The trials of a sweep.
 
-    Columns: the varied settings, to four digits; accuracy on the holdout set, if that chooses;
-    final accuracy, or the last one of a pruned trial; the seeds it is the mean of; and the step
-    at which a trial was pruned.
+    Attributes:
+      run: its records.
+      space: the values of each key: a list, or a range with `low`, `high` and `log`.
+      varied: the part of the space that has more than one value.
+      chosen_by: the split whose accuracy ranks the trials: "holdout" if there is one, else "test".
+      trials: those that have ended, by number, with that accuracy.
+      by_normalizer: the trials of each normalizer; some may have none.
     """
-    keys, held = list(_space(run)), choosing_split(run.config) == "holdout"
-    trials, rows = trials_of(run), {}
-    tested = {trial.variant: trial.mean for trial in (_entries(run, "test") if held else trials)}
-    for trial in sorted(trials, key=rank):
-        rows[trial.variant] = {key: short_text(trial.settings[key]) for key in keys} | {
-            **({"holdout, %": mean_cell(trial.mean)} if held else {}),
-            "final, %": mean_cell(tested[trial.variant]),
-            "seeds": seeds_cell(trial.trained + trial.diverged, trial.diverged),
-            "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.chosen_by = run, choosing_split(run.config)
+        self.space: dict[str, Any] = run.config["sweep"]["vary"]
+        self.varied = {key: values for key, values in self.space.items() if len(values) > 1}
+        self.trials = _trials(run, self.chosen_by)
+        names = self.space.get(NORMALIZER) or [run.config["normalizer"]["name"]]
+        self.by_normalizer = {
+            name: [trial for trial in self.trials if trial.settings[NORMALIZER] == name]
+            for name in names
         }
-    return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
+
+    def recurs(self, key: str) -> bool:
+        """Whether several trials have the same value of a key."""
+        return isinstance(self.space[key], list) or self.run.config["sweep"]["sampler"] == "grid"
+
+    def table(self) -> pd.DataFrame:
+        """One row per trial: the best first, then pruned trials, last those without an accuracy.
+
+        Columns: the settings of the space, to four digits; accuracy on the holdout set, if that
+        chooses; final accuracy, or the last one of a pruned trial; the seeds it is the mean of; and
+        the step at which a trial was pruned.
+        """
+        held, rows = self.chosen_by == "holdout", {}
+        tested = {trial.variant: trial.mean for trial in _trials(self.run, "test")}
+        for trial in sorted(self.trials, key=_rank):
+            rows[trial.variant] = {key: short_text(trial.settings[key]) for key in self.space} | {
+                **({"holdout, %": mean_cell(trial.mean)} if held else {}),
+                "final, %": mean_cell(tested[trial.variant]),
+                "seeds": seeds_cell(trial.trained + trial.diverged, trial.diverged),
+                "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
+            }
+        return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
+
+    def caption(self) -> str:
+        """What the numbers of the table are, with caveats."""
+        config, outcomes = self.run.config, Counter(map(outcome, self.trials))
+        text = f"final test accuracy after {config['steps']:,} steps"
+        shown = " ".join(mean_cell(trial.mean) for trial in self.trials)
+        parts = [
+            f"{figure_title(self.run, text)}: {mean_note(shown)}; "
+            "trials that finished without divergence share one variance over seeds, pooled, but "
+            f"for those that vary far more (Cochran's test); {failure_note(self.run)}",
+            f"{len(self.trials):,} of {config['sweep']['trials']:,} trials "
+            f"({config['sweep']['sampler']}): {outcomes['finished']:,} finished, "
+            f"{outcomes['pruned']:,} pruned, {outcomes['diverged']:,} diverged with all seeds",
+        ]
+        if outcomes["pruned"]:
+            parts.append("The accuracy of a pruned trial is that of its last step, no final one")
+        if outcomes["finished"] > 1:
+            best = f"The best of {outcomes['finished']:,} trials was chosen by its accuracy on"
+            if self.chosen_by == "holdout":
+                parts.append(
+                    f"{best} held-out images, so that its holdout accuracy is an optimistic "
+                    "estimate. Its final test accuracy is not: it chose nothing"
+                )
+            else:
+                parts.append(
+                    f"{best} the test set, so that this is an optimistic estimate: rerun it on "
+                    "other seeds"
+                )
+        return ". ".join(parts) + "."
+
+    def best_commands(self) -> list[str]:
+        """Shell commands that rerun the best finished trial of each normalizer.
+
+        If the normalizer is not varied, the best of all trials. A normalizer is left out if none of
+        its trials finished with all seeds.
+        """
+        commands = []
+        for normalizer, trials in self.by_normalizer.items():
+            if best := winner(trials):
+                name = f"best_{normalizer}" if NORMALIZER in self.space else "best"
+                workdir = f"--workdir=runs/{shlex.quote(name)}"
+                flags = config_flags({key: best.settings[key] for key in self.space})
+                commands.append(" ".join([self.run.config["sweep"]["command"], workdir, *flags]))
+        return commands
 
 
-def sweep_caption(run: Run) -> str:
-    """What the numbers of `sweep_table` are, with caveats."""
-    trials, sweep = trials_of(run), run.config["sweep"]
-    finished = len(finished_trials(trials))
-    pruned = sum(not trial.finished for trial in trials)
-    text = f"final test accuracy after {run.config['steps']:,} steps"
-    parts = [
-        f"{figure_title(run, text)}: {mean_note(' '.join(mean_cell(t.mean) for t in trials))}; "
-        "trials that finished without divergence share one variance over seeds, pooled, but for "
-        "those that vary far more (Cochran's test); "
-        f"{failure_note(run)}",
-        f"{len(trials):,} of {sweep['trials']:,} trials ({sweep['sampler']}): {finished:,} "
-        f"finished, {pruned:,} pruned, {len(trials) - finished - pruned:,} diverged with all seeds",
-    ]
-    if pruned:
-        parts.append("The accuracy of a pruned trial is that of its last step, no final one")
-    if finished > 1:
-        chosen = {"holdout": "held-out images", "test": "test set"}[choosing_split(run.config)]
-        parts.append(
-            f"The best of {finished:,} trials was chosen by its accuracy on the {chosen}, so that "
-            "this is an optimistic estimate: rerun it on other seeds"
-        )
-    return ". ".join(parts) + "."
-
-
-def best_commands(run: Run) -> list[str]:
-    """Shell commands that rerun the best finished trial of each normalizer.
-
-    If the normalizer is not varied, the best of all trials. A normalizer is left out if none of its
-    trials finished with all seeds.
-    """
-    space, commands = _space(run), []
-    for normalizer, trials in by_normalizer(run, trials_of(run)).items():
-        best = winner(trials)
-        if best:
-            name = f"best_{normalizer}" if NORMALIZER in space else "best"
-            workdir = f"--workdir=runs/{shlex.quote(name)}"
-            flags = config_flags({key: best.settings[key] for key in space})
-            commands.append(" ".join([run.config["sweep"]["command"], workdir, *flags]))
-    return commands
-
-
-def _space(run: Run) -> dict[str, Any]:
-    """The space of each key's values: a list, or a range with low, high and log."""
-    # As in JSON, like settings: a tuple and a list are the same.
-    return json.loads(json.dumps(run.config["sweep"]["vary"]))
-
-
-def varied_of(run: Run) -> dict[str, Any]:
-    """The space of each key that has more than one value."""
-    return {key: values for key, values in _space(run).items() if len(values) > 1}
-
-
-def trials_of(run: Run) -> list[Entry]:
-    """The trials in the order of their numbers, with the accuracy by which they are ranked."""
-    return _entries(run, choosing_split(run.config))
-
-
-def _entries(run: Run, split: str) -> list[Entry]:
+def _trials(run: Run, split: str) -> list[Entry]:
+    """The trials that have ended, by number, with their accuracy on a split."""
     entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
     # Those that are still being trained have no place among the others yet.
     ended = run.provenance.get("seconds", run.config["variants"])
     entries = [trial for trial in entries if trial.variant in ended]
-    whole = [trial for trial in finished_trials(entries) if not trial.diverged]
+    whole = [t for t in entries if outcome(t) == "finished" and not t.diverged]
     # About three values say too little about how much each trial varies.
     means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
     entries = [replace(trial, mean=means.get(trial, trial.mean)) for trial in entries]
     return sorted(entries, key=lambda trial: int(trial.variant.rpartition(" ")[2]))
+
+
+def outcome(trial: Entry) -> Literal["finished", "pruned", "diverged"]:
+    """How a trial ended: with a final accuracy, before its last step, or with no seed left."""
+    if not trial.trained:
+        return "diverged"
+    return "finished" if trial.finished else "pruned"
 
 
 def percent(trial: Entry) -> float:
@@ -114,26 +135,13 @@ def percent(trial: Entry) -> float:
     return 100 * trial.mean.mean if trial.trained else float("nan")
 
 
-def rank(trial: Entry) -> tuple[bool, bool, bool, float]:
-    """The sort key of trials: best first, then those with a diverged seed, then pruned ones.
-
-    Trials whose seeds all diverged come last.
-    """
-    return not trial.trained, not trial.finished, trial.diverged > 0, -trial.mean.mean
-
-
-def finished_trials(trials: Sequence[Entry]) -> list[Entry]:
-    """The trials that have a final accuracy."""
-    return [trial for trial in trials if trial.finished and trial.trained]
-
-
 def winner(trials: Sequence[Entry]) -> Entry | None:
-    """The best trial, unless a seed of it diverged."""
-    best = min(finished_trials(trials), key=rank, default=None)
+    """The best trial that finished, unless a seed of it diverged."""
+    finished = [trial for trial in trials if outcome(trial) == "finished"]
+    best = min(finished, key=_rank, default=None)
     return best if best and not best.diverged else None
 
 
-def by_normalizer(run: Run, trials: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The trials of each normalizer; some may have none."""
-    names = _space(run).get(NORMALIZER) or [run.config["normalizer"]["name"]]
-    return {name: [t for t in trials if t.settings[NORMALIZER] == name] for name in names}
+def _rank(trial: Entry) -> tuple[int, bool, float]:
+    """The sort key of trials: by outcome, then those with a diverged seed last, then the best."""
+    return _RANKS.index(outcome(trial)), trial.diverged > 0, -trial.mean.mean

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from bnrepro.records import Run, choosing_split
 from bnrepro.report.entries import Entry
 from bnrepro.report.figures import (
     LOG_ERROR_LABEL,
@@ -27,15 +27,7 @@ from bnrepro.report.figures import (
     set_log_error_scale,
     to_accuracy,
 )
-from bnrepro.report.sweep import (
-    NORMALIZER,
-    by_normalizer,
-    finished_trials,
-    percent,
-    trials_of,
-    varied_of,
-    winner,
-)
+from bnrepro.report.sweep import NORMALIZER, Sweep, outcome, percent, winner
 from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 
 # Parts of the axis of a continuous range, of which a line shows the medians.
@@ -46,22 +38,20 @@ _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
 
 
-def sweep_figures(run: Run) -> list[Picture]:
+def sweep_figures(sweep: Sweep) -> list[Picture]:
     """Accuracy against each varied key, and a heat map for each pair of varied numbers.
 
     The normalizer, which colours tell, has a figure of its own only if nothing else varies.
     """
-    # A trial that was never evaluated has nothing to draw.
-    trials = [trial for trial in trials_of(run) if trial.mean.n]
-    varied = varied_of(run)
-    if not trials:
+    varied = sweep.varied
+    if not any(trial.mean.n for trial in sweep.trials):
         return []
     keys = [key for key in varied if key != NORMALIZER] or list(varied)
     pictures = [
         Picture(
             f"accuracy_against_{_file_name(key)}",
             f"Final accuracy in percent against {key}: a dot for each trial.",
-            partial(_accuracy_against, run, trials, key),
+            partial(_accuracy_against, sweep, key),
         )
         for key in keys
     ]
@@ -69,7 +59,7 @@ def sweep_figures(run: Run) -> list[Picture]:
     for pair in itertools.combinations(numbers, 2):
         alt = f"Final accuracy in percent, by colour, against {pair[0]} and {pair[1]}."
         name = f"heat_map_{_file_name(pair[0])}_{_file_name(pair[1])}"
-        pictures.append(Picture(name, alt, partial(_heat_map, run, trials, pair)))
+        pictures.append(Picture(name, alt, partial(_heat_map, sweep, pair)))
     return pictures
 
 
@@ -77,63 +67,57 @@ def _file_name(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _recurs(run: Run, key: str) -> bool:
-    """Whether several trials have the same value of a key."""
-    return isinstance(varied_of(run)[key], list) or run.config["sweep"]["sampler"] == "grid"
-
-
-def _limits(trials: Sequence[Entry]) -> tuple[float, float]:
+def _limits(trials: Iterable[Entry]) -> tuple[float, float]:
     """The range of accuracies to show, in percent: down to ten times the error of the best.
 
     A sweep has many trials near chance, which would squeeze all others together.
     """
-    errors = np.array([100 - percent(trial) for trial in trials if trial.trained])
-    if not len(errors):
+    errors = [100 - percent(trial) for trial in trials if trial.trained]
+    if not errors:
         return 0, 99
     # The log scale of the error ends there.
-    errors = np.maximum(errors, 0.01)
-    best = errors.min()
-    return max(0, 100 - 1.2 * min(errors.max(), 10 * best)), 100 - 0.8 * best
+    best, worst = (max(end(errors), 0.01) for end in (min, max))
+    return max(0, 100 - 1.2 * min(worst, 10 * best)), 100 - 0.8 * best
 
 
-def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
+def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     """One dot per trial, one colour and line per normalizer."""
-    varied = varied_of(run)
-    axis, (low, high) = axis_of(varied[key]), _limits(trials)
-    others = varied.keys() - {key, NORMALIZER}
-    bars = run.config["seeds"] > 1 and not others
+    axis, (low, high) = axis_of(sweep.varied[key]), _limits(sweep.trials)
+    alone = not sweep.varied.keys() - {key, NORMALIZER}
+    bars = alone and sweep.run.config["seeds"] > 1
 
     def place(trial: Entry) -> float:
         return axis.place(trial.settings[key])
 
     def part(trial: Entry) -> int:
-        return min(int(_PARTS * axis.share(place(trial))), _PARTS - 1)
+        return int(np.searchsorted(axis.parts(_PARTS), place(trial), "right"))
 
     group: Callable[[Entry], float] = place
     text = "line through all trials" + ", bars: 95% interval over seeds" * bars
-    if others:
+    if not alone:
         where = "at each value"
-        if not _recurs(run, key):
+        if not sweep.recurs(key):
             group, where = part, f"in each of {_PARTS} parts of the axis"
         text = f"line: median of the trials {where}, band: their quartiles"
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    groups = by_normalizer(run, trials)
-    colours = [(name, colour) for name, (colour, _) in looks({n: n for n in groups}).items()]
-    several = colours if len(colours) > 1 else []
-    legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several}
+    groups = sweep.by_normalizer
+    colours = {name: colour for name, (colour, _) in looks({n: n for n in groups}).items()}
+    several = colours if len(colours) > 1 else {}
+    legend = {name: _key(marker="o", ls="-", color=colour) for name, colour in several.items()}
     # Trials below the axis, or without an accuracy, get a row per normalizer below it.
-    outside = any(not percent(trial) >= low for trial in trials)
+    outside = any(not percent(trial) >= low for trial in sweep.trials)
     row = 0.035 * outside
-    for i, (name, colour) in enumerate(colours):
+    for i, (name, colour) in enumerate(colours.items()):
         members = sorted(groups[name], key=place)
         # Sorted by their place, the trials of a group are side by side.
-        points = [
-            _middle(list(same), place, seeds=not others)
-            for _, same in itertools.groupby(_not_pruned(members), group)
+        lines = [
+            [np.median([place(trial) for trial in same]), *_middle(same, seeds=alone)]
+            for _, own in itertools.groupby(_unpruned(members), group)
+            if (same := list(own))
         ]
-        _draw_line(axes, points, low, colour, bars=bars, band=bool(others))
-        legend |= _draw_dots(axes, members, place, low, colour, (i + 0.5) * row)
+        _draw_line(axes, np.array(lines), low, colour, bars=bars, band=not alone)
+        _draw_dots(axes, members, place, low, colour, (i + 0.5) * row, legend)
     axis.apply(axes, "x")
     set_log_error_scale(axes, low, high)
     if outside:
@@ -141,52 +125,39 @@ def _accuracy_against(run: Run, trials: Sequence[Entry], key: str) -> Figure:
         ends = from_accuracy(np.array([low, high]))
         share = row * len(colours)
         axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
-    axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", choosing_split(run.config)))
+    axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", sweep.chosen_by))
     _legend_below(figure, legend)
-    axes.set_title(_about(run, trials, text), fontsize=9)
+    axes.set_title(f"{_title(sweep)}\n{text}", fontsize=9)
     return figure
 
 
-def _not_pruned(trials: Sequence[Entry]) -> list[Entry]:
-    """Those that finished or diverged."""
-    return [trial for trial in trials if trial.finished or not trial.trained]
+def _unpruned(trials: Sequence[Entry]) -> list[Entry]:
+    return [trial for trial in trials if outcome(trial) != "pruned"]
 
 
-def _middle(
-    trials: Sequence[Entry], place: Callable[[Entry], float], *, seeds: bool
-) -> tuple[float, float, float, float]:
-    """Place, median and lower and upper quartile of trials; or mean and interval over seeds.
+def _middle(trials: Sequence[Entry], *, seeds: bool = False) -> tuple[float, float, float]:
+    """In percent, median and quartiles of trials or, of the first, mean and interval over seeds.
 
-    If all diverged, there are no numbers.
+    A trial that diverged is worse than all others. If all did, there are no numbers.
     """
-    x = float(np.median([place(trial) for trial in trials]))
     if not any(trial.trained for trial in trials):
-        return math.nan, math.nan, math.nan, math.nan
+        return math.nan, math.nan, math.nan
     if seeds:
-        (trial,) = trials[:1]
-        low, high = trial.mean.ends
-        return x, percent(trial), 100 * low, 100 * high
-    low, middle, high = _quartiles(trials)
-    return x, middle, low, high
-
-
-def _quartiles(trials: Sequence[Entry]) -> np.ndarray:
-    """Quartiles of the accuracies in percent; a trial that diverged is worse than all others."""
+        low, high = trials[0].mean.ends
+        return percent(trials[0]), 100 * low, 100 * high
     values = [percent(trial) if trial.trained else 0.0 for trial in trials]
-    return np.percentile(values, [25, 50, 75])
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return middle, low, high
 
 
 def _draw_line(
-    axes: Axes,
-    points: Sequence[tuple[float, float, float, float]],
-    low: float,
-    colour: str,
-    *,
-    bars: bool,
-    band: bool,
+    axes: Axes, points: np.ndarray, low: float, colour: str, *, bars: bool, band: bool
 ) -> None:
-    """Draws a line through points of `_middle`, along the bottom where they are below `low`."""
-    x, y, bottom, top = np.array(points, float).reshape(-1, 4).T
+    """Draws a line through points, along the bottom where they are below `low`.
+
+    Points are (n, 4): the place and the `_middle` of each.
+    """
+    x, y, bottom, top = points.reshape(-1, 4).T
     axes.plot(x, np.maximum(y, low), color=colour)
     if band:
         ends = np.maximum(bottom, low), np.maximum(top, low)
@@ -203,13 +174,9 @@ def _draw_dots(
     low: float,
     colour: str,
     row: float,
-) -> dict[str, Any]:
-    """Draws a dot per trial or, if it is below `low`, a mark at the share `row` of the height.
-
-    Returns:
-      The entries of the legend.
-    """
-    legend: dict[str, Any] = {}
+    legend: dict[str, Any],
+) -> None:
+    """Draws a dot per trial or, if it is below `low`, a mark at the share `row` of the height."""
     for trial in trials:
         y = percent(trial)
         style: dict[str, Any] = {"color": colour, "marker": "o", "ms": 3, "alpha": 0.6}
@@ -222,24 +189,26 @@ def _draw_dots(
             style["mfc"] = "none"
             legend["pruned: its last accuracy"] = _key(marker="o", mfc="none")
         axes.plot(place(trial), y, **style)
-    return legend
 
 
-def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> Figure:
+def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
     """One panel per normalizer, with a cell per pair of numbers if these recur, else dots.
 
     Args:
-      run: the sweep.
-      trials: the trials to draw.
+      sweep: what was swept.
       keys: the keys of the numbers along x and y.
     """
-    varied, (low, high) = varied_of(run), _limits(finished_trials(trials))
-    in_cells = all(_recurs(run, key) for key in keys)
-    numbers = {key: sorted({trial.settings[key] for trial in trials}) for key in keys}
-    panels = {name: members for name, members in by_normalizer(run, trials).items() if members}
+    finished = [trial for trial in sweep.trials if outcome(trial) == "finished"]
+    low, high = _limits(finished)
+    in_cells = all(sweep.recurs(key) for key in keys)
+    along, width, height = {key: axis_of(sweep.varied[key]) for key in keys}, 2.8, 2.8
+    if in_cells:
+        numbers = {key: sorted({trial.settings[key] for trial in sweep.trials}) for key in keys}
+        along = {key: even_axis(own) for key, own in numbers.items()}
+        width, height = (0.55 * len(own) for own in numbers.values())
+    panels = {name: members for name, members in sweep.by_normalizer.items() if members}
     rows = math.ceil(len(panels) / 3)
     columns = math.ceil(len(panels) / rows)
-    width, height = (0.55 * len(numbers[key]) if in_cells else 2.8 for key in keys)
     size = (max(width, 2.2) * columns + 1.6, max(height, 1.6) * rows + 1.2)
     with mpl.rc_context({"axes.grid": False}):
         figure = Figure(figsize=size, layout="constrained")
@@ -249,56 +218,50 @@ def _heat_map(run: Run, trials: Sequence[Entry], keys: Sequence[str]) -> Figure:
         # Dark is good, so that good lines stand out where lines cross.
         scale = FuncNorm((from_accuracy, to_accuracy), low, high)
         colours, legend = ScalarMappable(scale, "viridis_r"), dict[str, Any]()
+        draw = _cells if in_cells else _points
         for axes, (name, members) in zip(places, panels.items(), strict=False):
-            if in_cells:
-                legend |= _cells(axes, members, numbers, colours)
-            else:
-                along = {key: axis_of(varied[key]) for key in keys}
-                legend |= _points(axes, members, along, colours)
+            draw(axes, members, along, colours, legend)
+            axes.tick_params(labelsize=8)
             axes.set_title(name, fontsize=9)
             axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
-        below = any(percent(trial) < low for trial in finished_trials(trials))
         figure.colorbar(
             colours,
             ax=list(places[: len(panels)]),
-            label=f"final {choosing_split(run.config)} accuracy, %",
+            label=f"final {sweep.chosen_by} accuracy, %",
             ticks=log_error_ticks(low, high),
             format="%g",
-            extend="min" if below else "neither",
+            extend="min" if any(percent(trial) < low for trial in finished) else "neither",
             aspect=20 * rows,
         )
         _legend_below(figure, legend)
-        shared = in_cells and varied.keys() - {*keys, NORMALIZER}
-        text = "a cell: the median of its trials" if shared else ""
-        figure.suptitle(_about(run, trials, text), fontsize=9)
+        shared = in_cells and sweep.varied.keys() - {*keys, NORMALIZER}
+        text = "\na cell: the median of its trials" if shared else ""
+        figure.suptitle(_title(sweep) + text, fontsize=9)
         return figure
 
 
 def _cells(
     axes: Axes,
     trials: Sequence[Entry],
-    numbers: Mapping[str, Sequence[float]],
+    along: Mapping[str, Axis],
     colours: Any,
-) -> dict[str, Any]:
-    """Draws a cell for each pair of numbers, in the colour of the median of its trials.
-
-    Returns:
-      The entries of the legend.
-    """
-    cells: dict[tuple[int, ...], list[Entry]] = {}
+    legend: dict[str, Any],
+) -> None:
+    """Draws a cell for each pair of numbers, in the colour of the median of its trials."""
+    cells = defaultdict[tuple[float, ...], list[Entry]](list)
     for trial in trials:
-        place = tuple(along.index(trial.settings[key]) for key, along in numbers.items())
-        cells.setdefault(place, []).append(trial)
-    columns, rows = (len(along) for along in numbers.values())
-    the_best, legend = winner(trials), {}
+        cells[tuple(axis.place(trial.settings[key]) for key, axis in along.items())].append(trial)
+    columns, rows = (len(axis.choices) for axis in along.values())
+    the_best = winner(trials)
     for (x, y), members in cells.items():
-        last = [percent(trial) for trial in members if trial.trained]
+        outcomes = set(map(outcome, members))
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
-        if finished_trials(members):
-            middle = _quartiles(_not_pruned(members))[1]
+        if "finished" in outcomes:
+            middle, *_ = _middle(_unpruned(members))
             colour, text = colours.to_rgba(middle), f"{middle:.2f}"
-        elif last:
-            colour, text = _PRUNED_CELL, f"({max(last):.2f})"
+        elif "pruned" in outcomes:
+            last = max(percent(trial) for trial in members if trial.trained)
+            colour, text = _PRUNED_CELL, f"({last:.2f})"
             legend["pruned: its last accuracy"] = Rectangle((0, 0), 1, 1, fc=colour)
         else:
             colour, text = _DIVERGED_CELL, "div"
@@ -312,28 +275,26 @@ def _cells(
             # Not "black", which pages replace by the colour of their text.
             ink = "white" if dark else "#111111"
             axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
-    for which, along in zip("xy", numbers.values(), strict=True):
-        even_axis(along).apply(axes, which)
-    axes.tick_params(labelsize=8)
+    for which, axis in zip("xy", along.values(), strict=True):
+        axis.apply(axes, which)
     axes.set(xlim=(-0.55, columns - 0.45), ylim=(-0.55, rows - 0.45))
-    return legend
 
 
 def _points(
-    axes: Axes, trials: Sequence[Entry], along: Mapping[str, Axis], colours: Any
-) -> dict[str, Any]:
-    """Draws a dot per trial.
-
-    Returns:
-      The entries of the legend.
-    """
-    the_best, legend = winner(trials), {}
+    axes: Axes,
+    trials: Sequence[Entry],
+    along: Mapping[str, Axis],
+    colours: Any,
+    legend: dict[str, Any],
+) -> None:
+    """Draws a dot per trial."""
+    the_best = winner(trials)
     for trial in trials:
         style: dict[str, Any] = {"marker": "o", "ms": 6, "color": _GREY}
-        if not trial.trained:
+        if outcome(trial) == "diverged":
             style |= {"marker": "x", "ms": 5}
             legend["diverged"] = _key(marker="x")
-        elif not trial.finished:
+        elif outcome(trial) == "pruned":
             style |= {"mfc": "none"}
             legend["pruned"] = _key(marker="o", mfc="none")
         else:
@@ -346,14 +307,11 @@ def _points(
         axes.plot(x, y, **style)
     for which, axis in zip("xy", along.values(), strict=True):
         axis.apply(axes, which, most=5)
-    axes.tick_params(labelsize=8)
-    return legend
 
 
-def _about(run: Run, trials: Sequence[Entry], text: str) -> str:
-    count = f"{len(trials):,} trial{'s' * (len(trials) > 1)}"
-    title = figure_title(run, f"{run.config['steps']:,} steps, {count}")
-    return f"{title}\n{text}" if text else title
+def _title(sweep: Sweep) -> str:
+    steps, trials = sweep.run.config["steps"], len(sweep.trials)
+    return figure_title(sweep.run, f"{steps:,} steps, {trials:,} trial{'s' * (trials > 1)}")
 
 
 def _legend_below(figure: Figure, legend: Mapping[str, Any]) -> None:

@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from ml_collections import ConfigDict, config_flags
 
 from bnrepro.records import metric_rows
-from bnrepro.report import sweep, sweep_figures
+from bnrepro.report.sweep import Sweep
+from bnrepro.report.sweep_figures import sweep_figures
 from tests.records_fixtures import small_run
 
 RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
@@ -65,12 +66,15 @@ def test_a_holdout_chooses_where_there_is_one(tmp_path):
         (f"trial {i}", 0, 20, "holdout", "accuracy", value) for i, value in enumerate((0.6, 0.7))
     ]
     run = replace(run, metrics=pd.concat([run.metrics, metric_rows(held)], ignore_index=True))
-    table = sweep.sweep_table(run)
+    table = Sweep(run).table()
     assert list(table.index) == ["trial 1", "trial 0"]
     assert table.loc["trial 1", "holdout, %"] == "70.00"
     assert table.loc["trial 1", "final, %"] == "80.00"
-    assert "by its accuracy on the held-out images" in sweep.sweep_caption(run)
-    (command,) = sweep.best_commands(run)
+    caption = Sweep(run).caption()
+    assert "The best of 2 trials was chosen by its accuracy on held-out images" in caption
+    assert "its holdout accuracy is an optimistic estimate" in caption
+    assert "Its final test accuracy is not: it chose nothing." in caption
+    (command,) = Sweep(run).best_commands()
     assert f"--config.{RATE}=1.0" in command
 
 
@@ -79,7 +83,7 @@ def draw(tmp_path):
     """Draws a sweep, which is given as to `a_sweep`, and returns the figures by name."""
 
     def draw(*sweep, **changes):
-        pictures = sweep_figures.sweep_figures(a_sweep(tmp_path, *sweep, **changes))
+        pictures = sweep_figures(Sweep(a_sweep(tmp_path, *sweep, **changes)))
         return {picture.name: picture.draw() for picture in pictures}
 
     return draw
@@ -119,13 +123,13 @@ def test_trials_come_by_accuracy_then_those_pruned_then_those_without_any(tmp_pa
         ({RATE: 0.04}, 0.95, DIVERGED),
     ]
     run = a_sweep(tmp_path, RATES, trials)
-    table = sweep.sweep_table(run)
+    table = Sweep(run).table()
     # A seed that diverged counts at chance accuracy, and its trial comes after all others.
     assert list(table.index) == ["trial 0", "trial 3", "trial 2", "trial 1"]
-    assert f"--config.{RATE}=0.01" in sweep.best_commands(run)[0]
-    assert sweep.best_commands(a_sweep(tmp_path, RATES, trials[1:])) == []
+    assert f"--config.{RATE}=0.01" in Sweep(run).best_commands()[0]
+    assert Sweep(a_sweep(tmp_path, RATES, trials[1:])).best_commands() == []
     counts = "at chance accuracy: trial 1 at 10% (2 of 2), trial 3 at 10% (1 of 2)"
-    assert counts in sweep.sweep_caption(run)
+    assert counts in Sweep(run).caption()
     assert table["final, %"].tolist() == [
         "91.00 (90.00 to 92.00)",
         "52.50 (10.00 to 95.00)",
@@ -140,17 +144,17 @@ def test_trials_that_finished_share_one_variance(tmp_path):
     trials = [({RATE: 0.1}, 0.90, 0.92), ({RATE: 0.2}, 0.79, 0.81), ({RATE: 0.3}, 0.9, DIVERGED)]
     run = a_sweep(tmp_path, RATES, trials)
     # Squares 2 and 2 over two degrees of freedom: t(0.975, 2) = 4.302653, times the root of 2 / 2.
-    assert sweep.sweep_table(run)["final, %"].tolist() == [
+    assert Sweep(run).table()["final, %"].tolist() == [
         "91.00 ± 4.30",
         "80.00 ± 4.30",
         "50.00 (10.00 to 90.00)",
     ]
-    assert "share one variance" in sweep.sweep_caption(run)
+    assert "share one variance" in Sweep(run).caption()
 
 
 def test_trials_of_equal_accuracy_come_by_number_not_by_name(tmp_path):
     run = a_sweep(tmp_path, RATES, [({RATE: 0.1 + i / 100}, 0.9) for i in range(12)])
-    assert list(sweep.sweep_table(run).index) == [f"trial {i}" for i in range(12)]
+    assert list(Sweep(run).table().index) == [f"trial {i}" for i in range(12)]
 
 
 def test_the_table_has_a_column_for_each_varied_key(tmp_path):
@@ -159,7 +163,7 @@ def test_the_table_has_a_column_for_each_varied_key(tmp_path):
         {RATE: 1e-5, "model.hidden": (100, 100), "model.bias": True},
         {RATE: 3, "model.hidden": (50,), "model.bias": True},
     ]
-    table = sweep.sweep_table(a_sweep(tmp_path, vary, [(s, 0.9) for s in settings]))
+    table = Sweep(a_sweep(tmp_path, vary, [(s, 0.9) for s in settings])).table()
     assert list(table.columns) == [*vary, "final, %", "seeds", "pruned at"]
     assert table[list(vary)].to_numpy().tolist() == [
         ["1e-05", "[100, 100]", "True"],
@@ -170,7 +174,7 @@ def test_the_table_has_a_column_for_each_varied_key(tmp_path):
 def test_the_caption_counts_trials_and_says_that_the_best_is_an_optimistic_estimate(tmp_path):
     outcomes = (0.9, 0.8, 0.7, pruned(0.6), pruned(0.5), DIVERGED)
     trials = [({RATE: 0.1}, outcome) for outcome in outcomes]
-    caption = sweep.sweep_caption(a_sweep(tmp_path, RATES, trials))
+    caption = Sweep(a_sweep(tmp_path, RATES, trials)).caption()
     assert caption.startswith("mnist/3.0.1, final test accuracy after 20 steps: mean over seeds")
     assert "6 of 64 trials (grid): 3 finished, 2 pruned, 1 diverged with all seeds." in caption
     assert "pruned trial is that of its last step" in caption
@@ -179,7 +183,7 @@ def test_the_caption_counts_trials_and_says_that_the_best_is_an_optimistic_estim
     # The only one is the best of nothing.
     run = a_sweep(tmp_path, RATES, trials[:1], preview=True)
     run.provenance["stand_in"] = True
-    alone = sweep.sweep_caption(run)
+    alone = Sweep(run).caption()
     assert alone.startswith("PREVIEW, STAND-IN DATA, mnist/3.0.1")
     assert "optimistic" not in alone and "pruned trial" not in alone
 
@@ -194,7 +198,7 @@ def test_the_best_finished_trial_of_each_normalizer_has_a_command(tmp_path):
         ({RATE: 0.6, NAME: "group_norm"}, DIVERGED),
     ]
     vary = {RATE: RATES[RATE], NAME: ["none", "group_norm", "batch_norm"]}
-    assert sweep.best_commands(a_sweep(tmp_path, vary, trials)) == [
+    assert Sweep(a_sweep(tmp_path, vary, trials)).best_commands() == [
         f"{TRAIN} --workdir=runs/best_none --config.{RATE}=0.1 --config.{NAME}=none",
         f"{TRAIN} --workdir=runs/best_batch_norm --config.{RATE}=0.3 --config.{NAME}=batch_norm",
     ]
@@ -210,7 +214,7 @@ def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path, monkeypat
         "model.groups": 3,
     }
     vary = {key: [value] for key, value in settings.items()}
-    (command,) = sweep.best_commands(a_sweep(tmp_path, vary, [(settings, 0.9)]))
+    (command,) = Sweep(a_sweep(tmp_path, vary, [(settings, 0.9)])).best_commands()
     overrides = shlex.split(command.removeprefix(f"{TRAIN} --workdir=runs/best "))
     # From which ml_collections takes what changes a config.
     monkeypatch.setattr("sys.argv", ["program", *overrides])
@@ -260,9 +264,9 @@ def test_each_sweep_has_the_figures_that_suit_it_even_of_one_trial(draw, outcome
 def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path):
     run = a_sweep(tmp_path, RATES, [({RATE: 0.01}, 0.9)])
     run = replace(run, metrics=run.metrics[:0])
-    assert sweep_figures.sweep_figures(run) == []
-    assert sweep.best_commands(run) == []
-    assert sweep.sweep_table(run).loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
+    assert sweep_figures(Sweep(run)) == []
+    assert Sweep(run).best_commands() == []
+    assert Sweep(run).table().loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +341,7 @@ def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_d
     trials = [({RATE: 0.3}, DIVERGED), ({RATE: 0.2}, 0.90), ({RATE: 0.5}, 0.85), ({RATE: 0.1}, 0.8)]
     figure = draw(RATES, trials, sampler="random")[AGAINST_RATE]
     (axes,) = figure.axes
-    expected = [[0.1, 80], [0.2, 90], [np.nan, np.nan], [0.5, 85]]
+    expected = [[0.1, 80], [0.2, 90], [0.3, np.nan], [0.5, 85]]
     np.testing.assert_allclose(path_of(axes, BLUE), expected)
     assert "line through all trials" in axes.get_title()
     assert len(figure.legends[0].get_texts()) == 1  # "diverged": one line needs none
@@ -360,7 +364,7 @@ def test_what_is_near_chance_or_diverged_is_marked_below_and_does_not_press_the_
     fills = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "v"]
     assert fills == [BLUE, "none"]
     # It ends where all diverged, and passes by what was pruned.
-    expected = [[0.01, 98], [0.03, 90], [0.1, 76], [np.nan, np.nan]]
+    expected = [[0.01, 98], [0.03, 90], [0.1, 76], [0.3, np.nan]]
     np.testing.assert_allclose(path_of(axes, BLUE), expected)
 
 
