@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -253,7 +252,7 @@ def _trials_a_minute(arm: _Arm, steps: int) -> tuple[float, str]:
 
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(arm, steps, folder)
-        with closing(SharedStudy(plan)) as study:
+        with SharedStudy(plan) as study:
             study.refill()
             begin = time.time()
             work(plan)

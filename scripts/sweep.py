@@ -13,7 +13,7 @@ import runpy
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -77,40 +77,40 @@ def _main() -> None:
     engine = run_local if values["engine"] == "local" else run_ray
     trackers = cli.make_trackers()
     open_workdir(plan, workdir)
+    discarded, run = False, None
     try:
-        study = SharedStudy(plan)
+        with SharedStudy(plan) as study:
+            display = Display(study, workdir, trackers)
+
+            def watch() -> bool:
+                cli.end_if_told()
+                display.update()
+                return study.is_waiting()
+
+            try:
+                with display.live:
+                    while not display.update():
+                        cli.end_if_told()
+                        if study.is_waiting():
+                            engine(plan, values["workers"], watch)
+                        time.sleep(1)  # the last trials may run elsewhere
+                shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+            except UserError:
+                discarded = study.discard()
+                raise
+            finally:
+                run = None if discarded else collect(study, workdir, trackers)
     except UserError:
+        # An error that only the storage or a worker finds, such as a missing data set, leaves no
+        # files.
+        if discarded:
+            shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+        if discarded and values["storage"] is None:
+            for path in workdir.glob(f"{DATABASE}*"):
+                path.unlink()
         with suppress(OSError):  # fails, as intended, if it is not empty
             workdir.rmdir()
         raise
-    with closing(study):
-        display, discarded = Display(study, workdir, trackers), False
-
-        def watch() -> bool:
-            cli.end_if_told()
-            display.update()
-            return study.is_waiting()
-
-        try:
-            with display.live:
-                while not display.update():
-                    cli.end_if_told()
-                    if study.is_waiting():
-                        engine(plan, values["workers"], watch)
-                    time.sleep(1)  # the last trials may run elsewhere
-            shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-        except UserError:
-            # An error that only a worker finds, such as a missing data set, leaves no files.
-            if discarded := study.discard():
-                shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-                if values["storage"] is None:
-                    for path in workdir.glob(f"{DATABASE}*"):
-                        path.unlink()
-                with suppress(OSError):
-                    workdir.rmdir()
-            raise
-        finally:
-            run = None if discarded else collect(study, workdir, trackers)
     cli.end_if_told()
     if run is not None:
         _show(run)

@@ -374,11 +374,6 @@ def check_setting(key: str, value: Any) -> None:
     KEYS[key].rule.check(key, value)
 
 
-def is_number(key: str) -> bool:
-    """Whether a config key takes numbers."""
-    return isinstance(KEYS[key].rule, Number)
-
-
 def is_integer(key: str) -> bool:
     """Whether a config key takes only integers."""
     rule = KEYS[key].rule

@@ -17,13 +17,13 @@ from bnrepro.comparison.plan import Group, group_variants
 from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError, differences, open_sweep
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
+    Range,
     Space,
     SweepError,
     grid,
     make_space,
     quasi_random,
     random_points,
-    space_to_json,
 )
 
 
@@ -62,15 +62,15 @@ class Plan:
     @property
     def described(self) -> dict[str, Any]:
         """The sweep as described in its records."""
-        vary = space_to_json(self.space)
         return {
-            "vary": vary, "sampler": self.sampler, "trials": self.count, "command": self.command,
-        }  # fmt: skip
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """See `identity`."""
-        return identity(self.config, self.described)
+            "vary": {
+                key: values._asdict() if isinstance(values, Range) else values
+                for key, values in self.space.items()
+            },
+            "sampler": self.sampler,
+            "trials": self.count,
+            "command": self.command,
+        }
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
@@ -143,22 +143,20 @@ def make_plan(
     # As in JSON, from which others read it.
     common = json.loads(json.dumps(common_config(config)))
     check_config(common)
-    varied, again = dict(varied), set[str]()
+    given: dict[str, str] = {}
     for text in values["vary"]:
-        key, equals, given = (part.strip() for part in text.partition("="))
+        key, equals, own = (part.strip() for part in text.partition("="))
         if not equals:
             raise SweepError(f"--vary must be KEY=VALUES, got {text!r}")
-        if key in again:
+        if key in given:
             raise SweepError(f"--vary is given twice for {key}")
-        again.add(key)
-        varied[key] = given
-    space, trials = make_space(common, varied), values["trials"]
-    for key in overrides:
-        if key in space:
-            raise SweepError(
-                f"--config.{key} would change nothing: the sweep varies it; leave it out, or give "
-                f"the values to try with --vary={key}=A,B"
-            )
+        given[key] = own
+    space, trials = make_space(common, {**varied, **given}), values["trials"]
+    if both := [key for key in overrides if key in space]:
+        raise SweepError(
+            f"--config.{both[0]} would change nothing: the sweep varies it; leave it out, or give "
+            f"the values to try with --vary={both[0]}=A,B"
+        )
     if values["sampler"] == "grid":
         points = len(grid(space, trials))
         trials = trials or points
@@ -191,7 +189,8 @@ def open_workdir(plan: Plan, workdir: Path) -> None:
     if held is None:
         return
     config = {key: value for key, value in common_config(held).items() if key != "sweep"}
-    if differing := differences(identity(config, held["sweep"]), plan.identity):
+    there, here = identity(config, held["sweep"]), identity(plan.config, plan.described)
+    if differing := differences(there, here):
         raise RecordsError(
             f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
             "use the same values to resume"

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,13 +104,8 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Pro
     diverged = {i for i, own in rows.items() if any(row[3] == "diverged" for row in own)}
     pruned = {i for i, trial in ended.items() if trial.state == TrialState.PRUNED}
     running = [trial for trial in trials.values() if trial.state == TrialState.RUNNING]
-    # The first trial of a group has the progress of all of its trials.
-    groups = [str(trial.user_attrs.get("group")) for trial in running]
-    sizes = Counter(groups)
-    steps = sum(
-        trial.user_attrs.get("step", 0) * sizes[group]
-        for trial, group in zip(running, groups, strict=True)
-    )
+    # Of trials that are trained together, one has the steps of all.
+    steps = sum(trial.user_attrs.get("steps", 0) for trial in running)
     # A pruned trial also has a value: its last one.
     scores = {i: trial.value or 0.0 for i, trial in ended.items() if i not in pruned}
     ranked = sorted(scores, key=lambda index: -scores[index])[:best]

@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from bnrepro.comparison.config import COMMON, check_config, with_settings
-from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, is_number
+from bnrepro.comparison.keys import ConfigError, check_setting, is_integer
 from bnrepro.errors import UserError
 
 # At most this many combinations are checked before the sweep starts.
@@ -32,7 +38,7 @@ class Range(NamedTuple):
     log: bool
 
 
-# By flat key.
+# By flat key. Values are as in JSON.
 Space = Mapping[str, Range | list[Any]]
 
 
@@ -47,26 +53,26 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
     Raises:
       SweepError: none of these, an empty or reversed range, or a log range from 0 or below.
     """
-    if isinstance(values, list | tuple):
+    if isinstance(values, str):
+        if match := re.fullmatch(r"\s*(log|uniform)\s*\((.*)\)\s*", values):
+            return _range(key, match[1] == "log", match[2], values)
+        listed = _listed(values)
+    elif isinstance(values, list | tuple):
         # JSON has no NumPy numbers.
         listed = [value.item() if isinstance(value, np.generic) else value for value in values]
-    elif not isinstance(values, str):
-        raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
-    elif match := re.fullmatch(r"\s*(log|uniform)\s*\((.*)\)\s*", values):
-        return _range(key, match[1] == "log", match[2], values)
     else:
-        listed = _listed(values)
+        raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
     if not listed:
         raise SweepError(f"{key} must have at least one value")
     try:
-        plain = json.loads(json.dumps(listed))
+        plain: list[Any] = json.loads(json.dumps(listed))
     except (TypeError, ValueError) as error:
         raise SweepError(
             f"{key} has a value that cannot be stored in the records: {error}"
         ) from None
     if any(value in plain[:i] for i, value in enumerate(plain)):
         raise SweepError(f"{key} has a value twice: {values}")
-    return listed
+    return plain
 
 
 def _range(key: str, log: bool, bounds: str, text: str) -> Range:
@@ -74,20 +80,21 @@ def _range(key: str, log: bool, bounds: str, text: str) -> Range:
         low, high = (float(bound) for bound in bounds.split(","))
     except ValueError:
         raise SweepError(f"{key} must have a range of two numbers, got {text}") from None
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise SweepError(f"{key} must have a range of finite numbers, got {text}")
-    if log and low <= 0:
-        raise SweepError(f"{key} must have a logarithmic range above 0, got {text}")
-    if not low < high:
-        raise SweepError(f"{key} must have a range from low to high, got {text}")
+    for wrong, what in (
+        (not (math.isfinite(low) and math.isfinite(high)), "a range of finite numbers"),
+        (log and low <= 0, "a logarithmic range above 0"),
+        (low >= high, "a range from low to high"),
+    ):
+        if wrong:
+            raise SweepError(f"{key} must have {what}, got {text}")
+    # Whole numbers as such, for the keys that take no others.
+    low, high = (int(end) if end.is_integer() else end for end in (low, high))
     return Range(low, high, log)
 
 
 def _listed(text: str) -> list[Any]:
-    if not text.strip():
-        return []
     try:
-        return [*ast.literal_eval(f"({text},)")]
+        return list(ast.literal_eval(f"[{text}]"))
     except (ValueError, SyntaxError):  # names without quotes
         return [_value(part.strip()) for part in text.split(",")]
 
@@ -112,17 +119,19 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
     """
     if not varied:
         raise SweepError('say what to vary: --vary "optimizer.learning_rate=log(0.01,3)"')
-    space: dict[str, Range | list[Any]] = {}
-    for key, given in varied.items():
-        values = parse_values(key, given)
-        for value in _ends(key, values):
+    space = {key: parse_values(key, given) for key, given in varied.items()}
+    examples: list[Sequence[Any]] = []
+    for key, values in space.items():
+        ends: Sequence[Any] = values[:2] if isinstance(values, Range) else values
+        for value in ends:
             check_setting(key, value)
         if key.split(".")[0] in (*COMMON, "devices"):
             raise SweepError(f"{key} is common to all trials and cannot be varied")
-        if isinstance(values, Range) and not is_number(key):
-            raise SweepError(f"{key} takes no numbers: list its values, as in {key}=A,B")
-        space[key] = values
-    examples = [_examples(key, values) for key, values in space.items()]
+        if isinstance(values, Range) and is_integer(key):
+            # Some keys must divide others, which both ends may do alone.
+            low, high = map(int, ends)
+            ends = range(low, min(high, low + _CHECKED) + 1)
+        examples.append(ends)
     for settings in islice(product(*examples), _CHECKED):
         trial = dict(zip(space, settings, strict=True))
         try:
@@ -131,22 +140,6 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
             text = ", ".join(f"{key}={value}" for key, value in trial.items())
             raise ConfigError(f"a trial with {text}: {error}") from None
     return space
-
-
-def _ends(key: str, values: Range | list[Any]) -> list[Any]:
-    """The ends of a range, or all values of a list."""
-    if not isinstance(values, Range):
-        return values
-    ends = (values.low, values.high)
-    return [_as_setting(key, end) if end.is_integer() else end for end in ends]
-
-
-def _examples(key: str, values: Range | list[Any]) -> Sequence[Any]:
-    """The values to check: a range's ends, or all its integers, as some keys must divide others."""
-    ends = _ends(key, values)
-    if isinstance(values, Range) and is_integer(key):
-        return range(ends[0], min(ends[1], ends[0] + _CHECKED) + 1)
-    return ends
 
 
 def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
@@ -173,17 +166,18 @@ def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
             f"the grid has {'at least ' * bool(ranges)}{points * 2 ** len(ranges):,} points "
             f"({sizes}), but --trials is {trials:,}"
         )
-    axes = {key: _points(key, values, along) for key, values in space.items()}
-    return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
+    axes = [
+        _points(key, values, along) if isinstance(values, Range) else values
+        for key, values in space.items()
+    ]
+    return [dict(zip(space, point, strict=True)) for point in product(*axes)]
 
 
-def _points(key: str, values: Range | list[Any], count: int) -> list[Any]:
-    if not isinstance(values, Range):
-        return list(values)
-    spaced = np.geomspace if values.log else np.linspace
-    # Without rounding noise in the last digits.
-    points = [float(f"{point:.6g}") for point in spaced(values.low, values.high, count)]
-    return list(dict.fromkeys(_as_setting(key, point) for point in points))
+def _points(key: str, values: Range, count: int) -> list[Any]:
+    spaced = (np.geomspace if values.log else np.linspace)(values.low, values.high, count)
+    # Without rounding noise in the last digits, which must not lead out of the range.
+    points = np.clip([float(f"{point:.6g}") for point in spaced], values.low, values.high).tolist()
+    return list(dict.fromkeys(map(round, points) if is_integer(key) else points))
 
 
 def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
@@ -202,21 +196,22 @@ def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
 
 
 def _next_point(space: Space, study: optuna.Study) -> dict[str, Any]:
-    point = suggest(space, trial := study.ask())
+    trial = study.ask(distributions(space))
     study.tell(trial, 0.0)
-    return point
-
-
-def suggest(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """The settings of a trial; Optuna draws the missing ones."""
-    for key, values in space.items():
-        if not isinstance(values, Range):
-            trial.suggest_categorical(key, [_encoded(value) for value in values])
-        elif is_integer(key):
-            trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
-        else:
-            trial.suggest_float(key, values.low, values.high, log=values.log)
     return decode(space, trial.params)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space as Optuna knows it."""
+    return {key: _distribution(key, values) for key, values in space.items()}
+
+
+def _distribution(key: str, values: Range | list[Any]) -> BaseDistribution:
+    if not isinstance(values, Range):
+        return CategoricalDistribution([*map(_encoded, values)])
+    if is_integer(key):
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
 
 
 def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,17 +231,4 @@ def decode(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _encoded(value: Any) -> Any:
     """A choice as Optuna can store it: a list as text, anything else unchanged."""
-    return json.dumps(value) if isinstance(value, list | tuple) else value
-
-
-def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as described in records."""
-    return {
-        key: values._asdict() if isinstance(values, Range) else values
-        for key, values in space.items()
-    }
-
-
-def _as_setting(key: str, number: float) -> Any:
-    """A number of a range, in the key's type."""
-    return round(number) if is_integer(key) else number
+    return json.dumps(value) if isinstance(value, list) else value

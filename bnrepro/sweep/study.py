@@ -1,8 +1,9 @@
 """The state of a sweep: an Optuna study that all of its workers share through a storage.
 
 Every trial has an index below the number of trials. Several trials have the same index if one was
-retried or two machines enqueued it at once; the first that did not fail counts. Trials that are
-trained together are a group, and keep its name when they are retried.
+retried or two machines enqueued it at once; the first that did not fail counts. Only trials whose
+workers died have failed. Trials that are trained together are a group, and keep its name when they
+are retried.
 """
 
 import re
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import islice
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -20,14 +22,14 @@ import optuna
 import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from bnrepro.comparison.config import DEFAULTS
 from bnrepro.comparison.plan import Group
 from bnrepro.records import RecordsError, Row, differences
-from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import SweepError, encode, suggest
+from bnrepro.sweep.plan import Plan, identity
+from bnrepro.sweep.space import SweepError, decode, distributions, encode
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
@@ -67,7 +69,10 @@ def trial_name(index: int) -> str:
 
 
 class SharedStudy:
-    """A study from which workers take trials; to be closed."""
+    """A study from which workers take trials: a context manager, or to be closed.
+
+    Within the context, a storage that becomes unusable raises a SweepError.
+    """
 
     def __init__(self, plan: Plan) -> None:
         """Opens the study, or makes it.
@@ -77,20 +82,21 @@ class SharedStudy:
           RecordsError: it holds a study of that name with another plan.
         """
         self.plan = plan
-        # Trials that this process has claimed and not finished, by id.
-        self._held: dict[int, Claim] = {}
-        # Whether trials that ran out of retries get another chance.
-        self._forgiving = True
+        # Trials that this process has claimed and not finished.
+        self._held = set[int]()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
         # SQLite lacks the row locks that keep two workers from taking one trial in other databases.
-        file = _sqlite_file(plan.storage)
-        self._alone = FileLock(f"{file}.lock") if file else nullcontext()
-        known = self._study.user_attrs.get("identity")
+        url = self._storage.engine.url
+        lite = url.get_backend_name() == "sqlite"
+        self._alone = FileLock(f"{url.database}.lock") if lite else nullcontext()
+        # What happened to these is forgiven: they are retried, however often they were before.
+        self._earlier = len(self._study.get_trials(deepcopy=False))
+        known, ours = self._study.user_attrs.get("identity"), identity(plan.config, plan.described)
         self._made = known is None
         if known is None:
-            self._study.set_user_attr("identity", plan.identity)
-        elif differing := differences(known, plan.identity, DEFAULTS):
+            self._study.set_user_attr("identity", ours)
+        elif differing := differences(known, ours, DEFAULTS):
             self.close()
             raise RecordsError(
                 f"{_without_password(plan.storage)} holds another sweep named {plan.name} "
@@ -98,24 +104,28 @@ class SharedStudy:
                 "values to resume"
             )
 
+    def __enter__(self) -> "SharedStudy":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self.close()
+        if isinstance(error, _STORAGE_ERRORS):
+            raise _unusable(self.plan, error) from error
+
     def close(self) -> None:
         """Closes the connections to the storage."""
         self._storage.engine.dispose()
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """The trials that count, by index; the last one if all trials of an index failed.
+        """The trials that count, by index; the last one if all trials of an index failed."""
+        return {index: _counting(same) for index, same in self._by_index().items()}
 
-        Raises:
-          SweepError: the storage has become unusable.
-        """
-        with _told_in_a_sentence(self.plan):
-            everything = self._study.get_trials(deepcopy=False)
-        counting: dict[int, FrozenTrial] = {}
-        for trial in everything:
-            index = trial.user_attrs["index"]
-            if index not in counting or counting[index].state == TrialState.FAIL:
-                counting[index] = trial
-        return dict(sorted(counting.items()))
+    def _by_index(self) -> dict[int, list[FrozenTrial]]:
+        """All trials of each index, both in order."""
+        found = defaultdict[int, list[FrozenTrial]](list)
+        for trial in self._study.get_trials(deepcopy=False):
+            found[trial.user_attrs["index"]].append(trial)
+        return dict(sorted(found.items()))
 
     def refill(self) -> dict[int, FrozenTrial]:
         """Retries the trials of dead workers, and enqueues those not yet enqueued.
@@ -124,38 +134,35 @@ class SharedStudy:
           The trials as they were before any was enqueued.
 
         Raises:
-          SweepError: a trial was started many times and never finished; or see `trials`.
+          SweepError: a trial was started many times and never finished.
         """
-        # Optuna warns that this is experimental.
-        with warnings.catch_warnings(action="ignore"), _told_in_a_sentence(self.plan):
+        with warnings.catch_warnings(action="ignore"):  # Optuna's: this is experimental
             fail_stale_trials(self._study)
-            trials = self.trials()
-            for index in range(self.plan.count):
-                trial = trials.get(index)
-                if trial is not None and trial.state != TrialState.FAIL:
-                    continue
-                retries = trial and RetryHeartbeatStaleTrialCallback.retry_history(trial)
-                if retries and len(retries) >= MAX_RETRIES and not self._forgiving:
-                    raise SweepError(
-                        f"{trial_name(index)} was started {MAX_RETRIES + 1} times and never "
-                        "finished: its workers died, perhaps for lack of memory; try a smaller "
-                        "--at-once"
-                    )
-                self._enqueue(index, trial)
-        self._forgiving = False
-        return trials
+        found = self._by_index()
+        for index in range(self.plan.count):
+            failed = found.get(index, [])
+            if any(trial.state != TrialState.FAIL for trial in failed):
+                continue
+            if sum(trial.number >= self._earlier for trial in failed) > MAX_RETRIES:
+                raise SweepError(
+                    f"{trial_name(index)} was started {MAX_RETRIES + 1} times and never finished: "
+                    "its workers died, perhaps for lack of memory; try a smaller --at-once"
+                )
+            self._enqueue(index, failed[-1] if failed else None)
+        return {index: _counting(same) for index, same in found.items()}
 
     def _enqueue(self, index: int, failed: FrozenTrial | None) -> None:
-        group = failed.user_attrs.get("group") if failed else None
-        like: FrozenTrial | optuna.trial.FixedTrial | None = failed
-        if self.plan.points:
-            like = optuna.trial.FixedTrial(encode(self.plan.points[index]))
-            suggest(self.plan.space, like)
+        group, params = None, {}
+        if failed:
+            group, params = failed.user_attrs.get("group"), failed.params
         # With all settings, since each would cost another transaction later.
+        if self.plan.points:
+            params = encode(self.plan.points[index])
+        known = distributions(self.plan.space)
         trial = optuna.trial.create_trial(
             state=TrialState.WAITING,
-            params=like.params if like else {},
-            distributions=like.distributions if like else {},
+            params=params,
+            distributions={key: known[key] for key in params},
             user_attrs={"index": index, "group": group},
         )
         self._study.add_trial(trial)
@@ -168,11 +175,11 @@ class SharedStudy:
         self, trials: Mapping[int, FrozenTrial]
     ) -> tuple[list[list[FrozenTrial]], list[FrozenTrial]]:
         """Waiting trials: whole groups whose workers died, and single trials."""
-        # An earlier command may have asked for more trials.
-        wanted = [trial for index, trial in trials.items() if index < self.plan.count]
         by_group = defaultdict[tuple[str, int] | None, list[FrozenTrial]](list)
-        for trial in wanted:
-            by_group[_group(trial)].append(trial)
+        # An earlier command may have asked for more trials.
+        for index in range(self.plan.count):
+            if trial := trials.get(index):
+                by_group[_group(trial)].append(trial)
         groups, singles = list[list[FrozenTrial]](), list[FrozenTrial]()
         for group, members in by_group.items():
             waiting = [trial for trial in members if trial.state == TrialState.WAITING]
@@ -181,7 +188,7 @@ class SharedStudy:
             # The missing trials of a group may soon be retried.
             elif not group or all(trial.state in _SETTLED for trial in members):
                 singles += waiting
-        return groups, singles
+        return groups, sorted(singles, key=lambda trial: int(trial.user_attrs["index"]))
 
     def claim(self, how_many: Callable[[Group, int], int]) -> list[Claim]:
         """Takes trials out of the queue, so that no other worker gets them.
@@ -196,24 +203,20 @@ class SharedStudy:
         """
         trials = self.trials()
         groups, singles = self._waiting(trials)
-        for first, *others in groups:
+        for leader, *followers in groups:
             # The worker that gets the first of a group gets the others.
-            if claim := self._take(first):
-                return [claim, *filter(None, map(self._take, others))]
+            if claim := self._take(leader):
+                return [claim, *filter(None, map(self._take, followers))]
+        waiting = iter(singles)
+        first = next(filter(None, map(self._take, waiting)), None)
+        if first is None:
+            return []
+        group, points = self._group_of(first.settings), self.plan.points
+        if points:
+            waiting = (t for t in waiting if self._group_of(points[t.user_attrs["index"]]) == group)
         unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
-        claims, most, points = list[Claim](), 1, self.plan.points
-        group: Group | None = None
-        for waiting in singles:
-            if len(claims) == most:
-                break
-            if group and points and self._group_of(points[waiting.user_attrs["index"]]) != group:
-                continue
-            if claim := self._take(waiting):
-                claims.append(claim)
-                if group is None:
-                    group = self._group_of(claim.settings)
-                    most = how_many(group, unfinished)
-        return claims
+        others = filter(None, map(self._take, waiting))
+        return [first, *islice(others, how_many(group, unfinished) - 1)]
 
     def _group_of(self, settings: dict[str, Any]) -> Group:
         (group,) = self.plan.groups({"trial": settings})
@@ -238,17 +241,14 @@ class SharedStudy:
         # with the other samplers, trials are enqueued with their settings.
         self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
-        settings = suggest(self.plan.space, trial)
-        self._held[trial_id] = claim = Claim(index, settings, trial, _group(waiting))
-        return claim
+        for key, distribution in distributions(self.plan.space).items():
+            trial._suggest(key, distribution)
+        self._held.add(trial_id)
+        return Claim(index, decode(self.plan.space, trial.params), trial, _group(waiting))
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Records heartbeats of the claimed trials; at the end, hands back unfinished ones.
-
-        Raises:
-          SweepError: the storage has become unusable.
-        """
+        """Records heartbeats of the claimed trials; at the end, hands back unfinished ones."""
         done = Event()
 
         def beat() -> None:
@@ -260,18 +260,15 @@ class SharedStudy:
         thread = Thread(target=beat, daemon=True)
         thread.start()
         try:
-            with _told_in_a_sentence(self.plan):
-                yield
+            yield
         finally:
             done.set()
             thread.join()
-            with suppress(*_STORAGE_ERRORS):  # if it fails, they are retried later
-                while self._held:
-                    _, claim = self._held.popitem()
-                    failed = self._study.tell(
-                        claim.trial, state=TrialState.FAIL, skip_if_finished=True
-                    )
-                    self._enqueue(claim.index, failed)
+            for trial_id in self._held:
+                # If the storage fails, they are retried later; if they have failed, already are.
+                with suppress(*_STORAGE_ERRORS, UpdateFinishedTrialError):
+                    self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+            self._held.clear()
 
     def begin(self, claims: Sequence[Claim]) -> str:
         """Makes these trials a group, and returns its name."""
@@ -281,11 +278,11 @@ class SharedStudy:
                 claim.trial.set_user_attr("group", group)
         return group[0]
 
-    def report(self, first: Claim, step: int) -> None:
-        """Reports the progress of this trial's group to the other workers."""
+    def report(self, claims: Sequence[Claim], step: int) -> None:
+        """Reports the progress of trials that are trained together: their steps, at the first."""
         # If this worker was presumed dead, the trial may belong to another.
         with suppress(UpdateFinishedTrialError):
-            first.trial.set_user_attr("step", step)
+            claims[0].trial.set_user_attr("steps", step * len(claims))
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step should be pruned."""
@@ -296,15 +293,18 @@ class SharedStudy:
         return bool(claim.trial.should_prune())
 
     def finish(
-        self, claim: Claim, score: float, rows: Sequence[Row], seconds: float, *, pruned: bool
+        self, claim: Claim, score: float | None, rows: Sequence[Row], seconds: float
     ) -> None:
-        """Stores a trial's result, unless its worker was presumed dead and another has it now."""
+        """Stores a trial's result, unless its worker was presumed dead and another has it now.
+
+        One without a score was pruned.
+        """
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
-        values, state = (None, TrialState.PRUNED) if pruned else (score, TrialState.COMPLETE)
+        state = TrialState.PRUNED if score is None else TrialState.COMPLETE
         with suppress(UpdateFinishedTrialError):
             claim.trial.set_user_attr("result", result)
-            self._study.tell(claim.trial, values, state=state, skip_if_finished=True)
-        self._held.pop(claim.trial._trial_id, None)
+            self._study.tell(claim.trial, score, state=state, skip_if_finished=True)
+        self._held.discard(claim.trial._trial_id)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
         """Stores the provenance of this worker's numbers.
@@ -337,6 +337,11 @@ class SharedStudy:
         return True
 
 
+def _counting(same: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Of the trials of an index, the one that counts."""
+    return next((trial for trial in same if trial.state != TrialState.FAIL), same[-1])
+
+
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     """The trials that completed or were pruned, by index."""
     return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
@@ -360,31 +365,24 @@ def _group(trial: FrozenTrial) -> tuple[str, int] | None:
     return None
 
 
-def _sqlite_file(url: str) -> str | None:
-    """The file of an SQLite database, "" if it has none; None for another database."""
-    parts = sqlalchemy.make_url(url)
-    return parts.database or "" if parts.get_backend_name() == "sqlite" else None
-
-
 def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
+    pruners = optuna.pruners
     # If several workers create the tables at the same time, all but one fail.
     attempts = 3
     while True:
-        storage = None
         try:
-            file = _sqlite_file(plan.storage)
-            if file in ("", ":memory:"):
+            url = sqlalchemy.make_url(plan.storage)
+            lite = url.get_backend_name() == "sqlite"
+            if lite and url.database in (None, "", ":memory:"):
                 raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
                     # Seconds until a write stops waiting for another.
-                    engine_kwargs={"connect_args": {"timeout": 60}} if file else None,
+                    engine_kwargs={"connect_args": {"timeout": 60}} if lite else None,
                     heartbeat_interval=HEARTBEAT,
                     grace_period=3 * HEARTBEAT,
-                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
                 )
-            pruners = optuna.pruners
             return storage, optuna.create_study(
                 study_name=plan.name,
                 storage=storage,
@@ -393,23 +391,13 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
                 pruner=pruners.MedianPruner() if plan.prune else pruners.NopPruner(),
             )
         except Exception as error:  # SQLAlchemy and each database's driver raise any kind
-            if storage is not None:
-                storage.engine.dispose()
             attempts -= 1
             if not attempts:
                 raise _unusable(plan, error) from error
             time.sleep(0.5)
 
 
-@contextmanager
-def _told_in_a_sentence(plan: Plan) -> Iterator[None]:
-    try:
-        yield
-    except _STORAGE_ERRORS as error:
-        raise _unusable(plan, error) from error
-
-
-def _unusable(plan: Plan, error: Exception) -> SweepError:
+def _unusable(plan: Plan, error: BaseException) -> SweepError:
     # A missing driver is named only in the cause; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -69,10 +69,10 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         fair_share = -(-unfinished // plan.workers)
         return min(room_for(group), fair_share)
 
-    with closing(SharedStudy(plan)) as study, study.alive():
+    with SharedStudy(plan) as study, study.alive():
         study.register(trained_on(dataset))
         while not should_end() and (claims := study.claim(how_many)):
-            by_name = {c.name: c for c in sorted(claims, key=lambda claim: claim.index)}
+            by_name = {claim.name: claim for claim in claims}
             # With TPE, they may need several programs.
             for group in plan.groups({name: c.settings for name, c in by_name.items()}):
                 names, size = list(group.numbers), room_for(group)
@@ -92,7 +92,7 @@ def _train(
     """Trains some trials of a group together; returns False if it was asked to stop."""
     start, plan = perf_counter(), study.plan
     steps, eval_every = plan.config["steps"], plan.config["eval_every"]
-    pruned, rows, ending = set[str](), list[Row](), False
+    training, pruned, ending = {claim.name: claim for claim in claims}, set[str](), False
     checkpoints = _checkpoints(study, claims)
 
     def should_stop(step: int) -> bool:
@@ -102,34 +102,31 @@ def _train(
             checkpoints.ending = ending
         return ending
 
-    def finish(claim: Claim, rows: list[Row]) -> None:
-        seconds, dropped = (perf_counter() - start) / len(claims), claim.name in pruned
-        score = 0.0 if dropped else _score(plan, rows, steps)
-        study.finish(claim, score, rows, seconds, pruned=dropped)
+    def finish(name: str, rows: list[Row], score: float | None) -> None:
+        seconds = (perf_counter() - start) / len(claims)
+        study.finish(training.pop(name), score, rows, seconds)
 
     with closing(checkpoints) if checkpoints else nullcontext():
         for step, rows in train_variants(
             program,
-            {claim.name: group.numbers[claim.name] for claim in claims},
+            {name: group.numbers[name] for name in training},
             checkpoints=checkpoints,
             should_stop=should_stop,
             dropped=pruned,
         ):
-            study.report(claims[0], step)
+            study.report(list(training.values()), step)
             # A checkpoint may lie between two evaluations.
             if plan.prune and 0 < step < steps and step % eval_every == 0:
                 own = _by_trial(rows)
-                for claim in claims:
-                    score = _score(plan, own[claim.name], step)
-                    if claim.name not in pruned and study.hopeless(claim, score, step):
-                        pruned.add(claim.name)
-                        finish(claim, own[claim.name])
+                for name, claim in list(training.items()):
+                    if study.hopeless(claim, _score(plan, own[name], step), step):
+                        pruned.add(name)
+                        finish(name, own[name], None)
         if ending:
             return False
         own = _by_trial(rows)
-        for claim in claims:
-            if claim.name not in pruned:
-                finish(claim, own[claim.name])
+        for name in list(training):
+            finish(name, own[name], _score(plan, own[name], steps))
     if checkpoints:
         checkpoints.remove()
     return True

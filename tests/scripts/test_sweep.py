@@ -91,7 +91,7 @@ def test_the_same_command_again_repeats_nothing(swept):
 def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
     workdir, *_ = swept
     another = [f"{RATE}=0.1,0.2", f"{NAME}=none,batch_norm"]
-    with pytest.raises(RecordsError, match=f"vary.{RATE}.high: 1.0 there"):
+    with pytest.raises(RecordsError, match=f"vary.{RATE}.high: 1 there"):
         open_workdir(plan_of(workdir, vary=another), workdir)
     # Wherever its state is kept.
     elsewhere = plan_of(workdir, vary=another[:1], storage=f"sqlite:///{tmp_path}/other.db")

@@ -10,12 +10,12 @@ from bnrepro.sweep.space import (
     Range,
     SweepError,
     decode,
+    distributions,
     encode,
     grid,
     make_space,
     parse_values,
     quasi_random,
-    suggest,
 )
 from configs import mnist_sigmoid
 
@@ -30,7 +30,7 @@ RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normal
         (" uniform( -1 , 1e3 ) ", Range(-1.0, 1000.0, False)),
         ("0.9,0.99", [0.9, 0.99]),
         ("batch_norm, batch_renorm", ["batch_norm", "batch_renorm"]),
-        ("(100,),(50,50)", [(100,), (50, 50)]),
+        ("(100,),(50,50)", [[100], [50, 50]]),
         ("True,False", [True, False]),
         ("3", [3]),
         ([0.1, 0.2], [0.1, 0.2]),
@@ -52,6 +52,7 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({RATE: 3}, "range or a list"),
         ({RATE: "0.1,-3"}, "must be in .*, got -3"),
         ({"optimizer.learning_rat": "0.1,1"}, "did you mean optimizer.learning_rate"),
+        ({"optimizer.learning_rat": "log(1,3)"}, "did you mean optimizer.learning_rate"),
         ({NAME: "log(1,2)"}, "unknown"),
         ({"steps": "10,20"}, "steps is common to all trials"),
         ({"batch_size": "uniform(2.5,10)"}, "integer"),
@@ -98,10 +99,16 @@ def test_a_range_of_integers_gives_different_integers(high, trials, expected):
 
 
 def test_a_range_of_integers_is_drawn_from_as_integers():
-    trial = optuna.trial.FixedTrial({"batch_size": 5})
-    assert suggest({"batch_size": Range(1.0, 64.0, True)}, trial) == {"batch_size": 5}
     expected = optuna.distributions.IntDistribution(1, 64, log=True)
-    assert trial.distributions == {"batch_size": expected}
+    assert distributions({"batch_size": Range(1.0, 64.0, True)}) == {"batch_size": expected}
+
+
+def test_the_points_of_a_range_are_within_it_however_many_digits_its_ends_have():
+    space = {RATE: Range(0.12345649, 0.98765412, True)}
+    for point in grid(space, 3):
+        optuna.trial.create_trial(
+            value=0.0, params=encode(point), distributions=distributions(space)
+        )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +132,10 @@ def test_settings_come_back_from_what_optuna_and_files_keep():
     }
     settings = {"model.hidden": [50, 50], NAME: "none", RATE: 1.5}
     assert decode(space, encode(settings)) == settings
-    assert suggest(space, optuna.trial.FixedTrial(encode(settings))) == settings
+    kept = optuna.trial.create_trial(
+        value=0.0, params=encode(settings), distributions=distributions(space)
+    )
+    assert decode(space, kept.params) == settings
 
 
 def test_quasi_random_points_fill_the_space_evenly_and_stay_the_same_for_more_of_them():

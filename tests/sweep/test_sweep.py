@@ -114,7 +114,7 @@ def refill_until(study, index, state):
 
 
 def finish(study, claim, score=0.5):
-    study.finish(claim, score, [(claim.name, 0, 20, "test", "accuracy", score)], 1.0, pruned=False)
+    study.finish(claim, score, [(claim.name, 0, 20, "test", "accuracy", score)], 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -227,11 +227,11 @@ def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(
     study = opened(plan)
     report, failed = SharedStudy.report, []
 
-    def taken_away(self, first, step):
+    def taken_away(self, claims, step):
         if not failed:
-            failed.append(first.index)
-            first.trial.study.tell(first.trial, state=TrialState.FAIL)
-        report(self, first, step)
+            failed.append(claims[0].index)
+            claims[0].trial.study.tell(claims[0].trial, state=TrialState.FAIL)
+        report(self, claims, step)
 
     monkeypatch.setattr(SharedStudy, "report", taken_away)
     work(plan)
@@ -392,10 +392,10 @@ from tests.programs import made_once
 from tests.small_dataset import small_dataset
 
 class Killed(study.SharedStudy):
-    def report(self, first, step):
+    def report(self, claims, step):
         if step == int(sys.argv[1]):
             os.kill(os.getpid(), signal.SIGKILL)
-        super().report(first, step)
+        super().report(claims, step)
 
 study.HEARTBEAT, checkpoints.SAVE_EVERY, worker.SharedStudy = 1, 0, Killed
 worker.load_dataset = lambda *_, **__: small_dataset()
@@ -496,7 +496,7 @@ def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
     study = opened(make_plan(tmp_path, {RATE: [0.1, 1.0]}))
     pruned, complete = take(study)
     study.hopeless(pruned, 0.9, 10)
-    study.finish(pruned, 0.0, [(pruned.name, 0, 10, "test", "accuracy", 0.9)], 1.0, pruned=True)
+    study.finish(pruned, None, [(pruned.name, 0, 10, "test", "accuracy", 0.9)], 1.0)
     finish(study, complete, 0.5)
     best = progress_of(study.plan, study.trials(), best=5).best
     assert [(index, score) for index, _, score in best] == [(1, 0.5)]
