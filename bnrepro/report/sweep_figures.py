@@ -218,8 +218,10 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
         # Dark is good, so that good lines stand out where lines cross.
         scale = FuncNorm((from_accuracy, to_accuracy), low, high)
         colours, legend = ScalarMappable(scale, "viridis_r"), dict[str, Any]()
-        draw = _cells if in_cells else _points
+        draw, most = (_cells, 10) if in_cells else (_points, 5)
         for axes, (name, members) in zip(places, panels.items(), strict=False):
+            for which, axis in zip("xy", along.values(), strict=True):
+                axis.apply(axes, which, most)
             draw(axes, members, along, colours, legend)
             axes.tick_params(labelsize=8)
             axes.set_title(name, fontsize=9)
@@ -275,8 +277,6 @@ def _cells(
             # Not "black", which pages replace by the colour of their text.
             ink = "white" if dark else "#111111"
             axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
-    for which, axis in zip("xy", along.values(), strict=True):
-        axis.apply(axes, which)
     axes.set(xlim=(-0.55, columns - 0.45), ylim=(-0.55, rows - 0.45))
 
 
@@ -305,8 +305,6 @@ def _points(
             legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
         x, y = (axis.place(trial.settings[key]) for key, axis in along.items())
         axes.plot(x, y, **style)
-    for which, axis in zip("xy", along.values(), strict=True):
-        axis.apply(axes, which, most=5)
 
 
 def _title(sweep: Sweep) -> str:

@@ -13,12 +13,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
-from bnrepro.records import LOCK, Run, metric_rows, write_run
+from bnrepro.records import LOCK, Row, Run, metric_rows, write_run
 from bnrepro.report.entries import short_text
 from bnrepro.sweep.checkpoints import rows_so_far
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import decode
-from bnrepro.sweep.study import SharedStudy, finished, groups_at_work, trial_name
+from bnrepro.sweep.study import FINISHED, SharedStudy, finished, groups_at_work, trial_name
 from bnrepro.trackers import Tracker
 
 # How many of the best trials are shown.
@@ -43,30 +43,30 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
     """
     # The last to read is the last to write, even if several machines share the workdir.
     with FileLock(workdir / LOCK):
-        plan, every = study.plan, study.trials()
-        results = {
-            trial_name(index): trial.user_attrs["result"]
-            for index, trial in finished(every).items()
-        }
-        own = {name: [(name, *row) for row in result["rows"]] for name, result in results.items()}
-        own |= rows_so_far(plan.checkpoints, groups_at_work(every))
-        trials = {name: trial for i, trial in every.items() if (name := trial_name(i)) in own}
-        if not trials:
-            return None
-        settings = {name: decode(plan.space, trial.params) for name, trial in trials.items()}
+        plan, trials = study.plan, study.trials()
+        so_far = rows_so_far(plan.checkpoints, groups_at_work(trials))
         # An earlier command may have asked for more trials.
-        count = max(plan.count, *(trial.user_attrs["index"] + 1 for trial in trials.values()))
+        count, variants = plan.count, dict[str, Any]()
+        rows, seconds = list[Row](), dict[str, float]()
+        for index, trial in trials.items():
+            name = trial_name(index)
+            own = so_far.get(name, [])
+            if trial.state in FINISHED:
+                result = trial.user_attrs["result"]
+                own, seconds[name] = [(name, *row) for row in result["rows"]], result["seconds"]
+            if own:
+                rows += own
+                variants[name] = unflatten_dict(decode(plan.space, trial.params), sep=".")
+                count = max(count, index + 1)
+        if not variants:
+            return None
         config = plan.config | {
-            "variants": {name: unflatten_dict(flat, sep=".") for name, flat in settings.items()},
-            "baseline": next(iter(trials)),
+            "variants": variants,
+            "baseline": next(iter(variants)),
             "sweep": plan.described | {"trials": count},
         }
-        rows = [row for name in trials for row in own[name]]
         # Workers are started by other commands.
-        provenance = study.provenance() | {
-            "command": plan.launched_by,
-            "seconds": {name: result["seconds"] for name, result in results.items()},
-        }
+        provenance = study.provenance() | {"command": plan.launched_by, "seconds": seconds}
         run = Run(workdir, config, metric_rows(rows), provenance)
         write_run(run)
     for name in run.variants:

@@ -36,8 +36,8 @@ HEARTBEAT = 20
 # A trial whose workers died this often is no longer retried.
 MAX_RETRIES = 10
 
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_SETTLED = (TrialState.WAITING, *_FINISHED)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_SETTLED = (TrialState.WAITING, *FINISHED)
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 
 
@@ -214,7 +214,7 @@ class SharedStudy:
         group, points = self._group_of(first.settings), self.plan.points
         if points:
             waiting = (t for t in waiting if self._group_of(points[t.user_attrs["index"]]) == group)
-        unfinished = sum(trial.state not in _FINISHED for trial in trials.values())
+        unfinished = sum(trial.state not in FINISHED for trial in trials.values())
         others = filter(None, map(self._take, waiting))
         return [first, *islice(others, how_many(group, unfinished) - 1)]
 
@@ -330,7 +330,7 @@ class SharedStudy:
 
     def discard(self) -> bool:
         """Deletes the study if this made it and no trial was started; returns whether it did."""
-        begun = (TrialState.RUNNING, *_FINISHED)
+        begun = (TrialState.RUNNING, *FINISHED)
         if not self._made or any(trial.state in begun for trial in self.trials().values()):
             return False
         optuna.delete_study(study_name=self.plan.name, storage=self._storage)
@@ -344,7 +344,7 @@ def _counting(same: Sequence[FrozenTrial]) -> FrozenTrial:
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     """The trials that completed or were pruned, by index."""
-    return {index: trial for index, trial in trials.items() if trial.state in _FINISHED}
+    return {index: trial for index, trial in trials.items() if trial.state in FINISHED}
 
 
 def groups_at_work(trials: Mapping[int, FrozenTrial]) -> dict[str, str]:
