@@ -49,13 +49,15 @@ class Claim:
       index: of the trial.
       settings: by flat key.
       trial: Optuna's.
-      group: name and size of the group that the trial was part of when its last worker died.
+      group: name and size of the group that the trial was part of when its last worker ended.
+      judged: the last step at which that worker found it not hopeless, or -1.
     """
 
     index: int
     settings: dict[str, Any]
     trial: optuna.Trial
     group: tuple[str, int] | None
+    judged: int
 
     @property
     def name(self) -> str:
@@ -244,7 +246,9 @@ class SharedStudy:
         for key, distribution in distributions(self.plan.space).items():
             trial._suggest(key, distribution)
         self._held.add(trial_id)
-        return Claim(index, decode(self.plan.space, trial.params), trial, _group(waiting))
+        settings = decode(self.plan.space, trial.params)
+        judged = -1 if waiting.last_step is None else waiting.last_step
+        return Claim(index, settings, trial, _group(waiting), judged)
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -286,6 +290,8 @@ class SharedStudy:
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step should be pruned."""
+        if step <= claim.judged:  # without its checkpoint, it has started over
+            return False
         try:
             claim.trial.report(score, step)
         except UpdateFinishedTrialError:

@@ -500,3 +500,15 @@ def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
     finish(study, complete, 0.5)
     best = progress_of(study.plan, study.trials(), best=5).best
     assert [(index, score) for index, _, score in best] == [(1, 0.5)]
+
+
+def test_a_trial_that_starts_over_is_not_judged_again_by_what_it_reported_before(tmp_path, opened):
+    study, score = opened(make_plan(tmp_path, {RATE: [0.1]}, prune=True)), 0.5
+    with study.alive():
+        (before,) = take(study)
+        assert not study.hopeless(before, score, 10)
+    (again,) = take(study)
+    assert (again.index, before.judged, again.judged) == (0, -1, 10)
+    # Optuna would warn of a second report, which is an error here.
+    assert not study.hopeless(again, score, 10)
+    assert not study.hopeless(again, score, 20)
