@@ -214,6 +214,19 @@ def _distribution(key: str, values: Range | list[Any]) -> BaseDistribution:
     return FloatDistribution(values.low, values.high, log=values.log)
 
 
+def suggest(space: Space, trial: optuna.Trial) -> dict[str, Any]:
+    """The settings of a trial; Optuna draws those that it lacks."""
+    for key, known in distributions(space).items():
+        match known:
+            case CategoricalDistribution():
+                trial.suggest_categorical(key, known.choices)
+            case IntDistribution():
+                trial.suggest_int(key, known.low, known.high, log=known.log)
+            case FloatDistribution():
+                trial.suggest_float(key, known.low, known.high, log=known.log)
+    return decode(space, trial.params)
+
+
 def encode(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as Optuna stores them."""
     return {key: _encoded(value) for key, value in settings.items()}

@@ -29,7 +29,7 @@ from bnrepro.comparison.config import DEFAULTS
 from bnrepro.comparison.plan import Group
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan, identity
-from bnrepro.sweep.space import SweepError, decode, distributions, encode
+from bnrepro.sweep.space import SweepError, distributions, encode, suggest
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
@@ -243,10 +243,8 @@ class SharedStudy:
         # with the other samplers, trials are enqueued with their settings.
         self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
-        for key, distribution in distributions(self.plan.space).items():
-            trial._suggest(key, distribution)
+        settings = suggest(self.plan.space, trial)
         self._held.add(trial_id)
-        settings = decode(self.plan.space, trial.params)
         judged = -1 if waiting.last_step is None else waiting.last_step
         return Claim(index, settings, trial, _group(waiting), judged)
 
