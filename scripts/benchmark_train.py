@@ -152,6 +152,8 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
         import torch
     except ImportError:
         return []
+    # With two, it is slower, and one that waits for work keeps a core from whatever is timed next.
+    torch.set_num_threads(1)
     layers: list[Any] = []
     for inputs, outputs in pairwise(_FEATURES[:-1]):
         linear = torch.nn.Linear(inputs, outputs, bias=False)
