@@ -6,11 +6,10 @@
 After the colon: `paper`, ImageNet as published, 130,000 steps of 50 x 32 images; `tiny`, Tiny
 ImageNet at 64 x 64 and full width, for a GPU; `narrow`, a quarter of the width and Tiny ImageNet at
 32 x 32, for two CPU cores; `smoke`, ten steps of one of narrow's variants at 16 x 16, which show
-that it runs. Smoke took 149 CPU seconds on two cores that were not idle, most of them to compile.
-All have the paper's ramp of r_max and d_max, scaled to the length of the run, and the RMSProp of
-Inception-v3's paper. Narrow and smoke lower the learning rate by a cosine instead of its schedule,
-and only `paper` clips gradients. None has dropout, weight decay, label smoothing or an auxiliary
-head.
+that it runs. Smoke takes a minute on two idle cores, most of it to compile. All have the paper's
+ramp of r_max and d_max, scaled to the length of the run, and the RMSProp of Inception-v3's paper.
+Narrow and smoke lower the learning rate by a cosine instead of its schedule, and only `paper` clips
+gradients. None has dropout, weight decay, label smoothing or an auxiliary head.
 
 A name tells how minibatches are drawn or split, and the normalizer: `4` are microbatches of 4;
 `16x2`, 16 labels x 2 images; "halves" hold one image of each pair. Narrow draws 4 labels x 8
