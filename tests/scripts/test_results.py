@@ -1,6 +1,7 @@
 """What is run again replaces what was shown."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -104,7 +105,12 @@ def test_ctrl_c_waits_until_the_command_has_saved_its_state(tmp_path, monkeypatc
     monkeypatch.setattr(results, "COMMANDS", {"first": "first", "second": "second"})
     run = results.run
     monkeypatch.setattr(results, "run", lambda command: run([sys.executable, "-c", saves]))
-    with pytest.raises(SystemExit) as exit_:
-        results.main(["--only=first,second"])
+    # Without a terminal, Python may have been started with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            results.main(["--only=first,second"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert exit_.value.code == 130
     assert (tmp_path / "state").exists()
