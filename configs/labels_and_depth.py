@@ -17,7 +17,8 @@ Renorm in 3 layers, 4.49% and 27.54% in 12, and next to nothing in 18
 (results/labels_and_depth_small). It took 95 minutes on two cores with other work.
 
 After the colon, other lengths and questions: `preview` has 18 layers, 12,000 steps and one seed;
-`long`, 18 layers and 90,000 steps; `labels`, 10, 100 and 1,000 labels; `small`, microbatches of 4.
+`long`, 18 layers and 90,000 steps (results/labels_and_depth_long); `labels`, 10, 100 and 1,000
+labels; `small`, microbatches of 4.
 """
 
 from ml_collections import ConfigDict
