@@ -17,16 +17,13 @@ if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
 
-# [BRN] 4.2, in addition to those of 4.1 and 4.3; minibatches of few labels were 16 x 2.
-_MICROBATCHES = {"4 batch_norm": "74.2", "4 batch_renorm": "76.5"}
-
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, and curves."""
     from bnrepro.report.report import Report
 
     entries, table = list_by_minibatches(run)
-    table["ImageNet, [BRN]"] = table.index.map(PAPER | _MICROBATCHES)
+    table["ImageNet, [BRN]"] = table.index.map(PAPER)
     return Report.of(
         run,
         entries,

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from bnrepro.report.entries import Entry
     from bnrepro.report.report import Report
 
-# The same for i.i.d. microbatches of 4 ([BRN] 4.2), whose names tell the normalizer alone.
-OF_FOUR = {"batch_norm": "74.2", "batch_renorm": "76.5"}
-
 
 def report(run: "Run") -> "Report":
     """Accuracies beside the paper's, curves of the deepest networks, and accuracy against depth."""
@@ -31,7 +28,9 @@ def report(run: "Run") -> "Report":
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
     entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: (-depths[name], kinds[name]))]
-    table["ImageNet, [BRN]"] = table.index.map(kinds).map(PAPER | OF_FOUR)
+    # Names of small microbatches leave out their size.
+    sized = {name: f"{run.settings(name)['microbatch_size']} {kinds[name]}" for name in kinds}
+    table["ImageNet, [BRN]"] = [PAPER.get(kinds[n], PAPER.get(sized[n])) for n in table.index]
     deepest = max(depths.values())
     pictures = [curves(run, [name for name in run.variants if depths[name] == deepest])]
     if len(set(depths.values())) > 1:

@@ -25,6 +25,7 @@ from experiments import cli
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
+    from bnrepro.report.sweep import Sweep
 
 
 def main() -> None:
@@ -131,11 +132,16 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 def report(run: "Run") -> "Report":
     """All trials, the best first, and accuracy against the varied settings."""
-    from bnrepro.report.report import Report, list_variants, summarize
     from bnrepro.report.sweep import Sweep
+
+    return _report(Sweep(run))
+
+
+def _report(sweep: "Sweep") -> "Report":
+    from bnrepro.report.report import Report, list_variants, summarize
     from bnrepro.report.sweep_figures import sweep_figures
 
-    sweep, (entries, _) = Sweep(run), list_variants(run)
+    entries, _ = list_variants(sweep.run)
     return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
 
 
@@ -145,7 +151,8 @@ def _show(run: "Run") -> None:
     from bnrepro.report.tables import print_table
     from bnrepro.sweep.progress import BEST
 
-    _, table, caption, drawn = made = report(run)
+    sweep = Sweep(run)
+    _, table, caption, drawn = made = _report(sweep)
     write(run, made)
     print_table(table.head(BEST), caption)
     if len(table) > BEST:
@@ -153,7 +160,7 @@ def _show(run: "Run") -> None:
     written = "Records, table and figures" if drawn else "Records and table"
     print(f"{written} are in {run.workdir}. To train the best again")
     print("(--config.first_seed=N for other seeds):\n")
-    for command in Sweep(run).best_commands():
+    for command in sweep.best_commands():
         print(f"  {command}")
 
 

@@ -36,7 +36,7 @@ def claim_section(
         measured.append(Measured(what, reading(line), reasons[what], section, drawing))
     fast = " --fast" * (lines[0]["length"] == "fast")
     commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
-    registered = "registered " + lines[0]["registered"][:7] if lines[0]["registered"] else ""
+    registered = lines[0]["registered"][:7]
     return ClaimSection(
         id=claim.id,
         statement=claim.statement,
@@ -51,5 +51,7 @@ def claim_section(
         verdict=str(combined(line["verdict"] for line in lines)),
         core_minutes=cost(lines),
         command=f"python -m scripts.claims --only={claim.id}{fast}",
-        commits=f"{registered or 'not registered'}, run at {commits}",
+        commits=f"registered {registered}, run at {commits}"
+        if registered
+        else f"not registered, run at {commits}",
     )

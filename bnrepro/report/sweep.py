@@ -55,7 +55,7 @@ class Sweep:
         the step at which a trial was pruned.
         """
         held, rows = self.chosen_by == "holdout", {}
-        tested = {trial.variant: trial.mean for trial in _trials(self.run, "test")}
+        tested = {t.variant: t.mean for t in (_trials(self.run, "test") if held else self.trials)}
         for trial in sorted(self.trials, key=_rank):
             rows[trial.variant] = {key: short_text(trial.settings[key]) for key in self.space} | {
                 **({"holdout, %": mean_cell(trial.mean)} if held else {}),
