@@ -6,8 +6,8 @@
 After the colon: `mlp`, `cnn`, or `tiny`, four convolutions on Tiny ImageNet at 32 x 32. Each
 normalizer gets the learning rate of OWN_RATES, with which it ends highest on held-out images, on
 other seeds (configs/small_batch_normalizers_rates.py); of two such rates, the smaller. None has
-been chosen for `cnn` and `tiny` yet; until then it is the common rate, which `mlp_common`,
-`cnn_common` and `tiny_common` give to all of them.
+been chosen for `cnn` yet; until then it is the common rate, which `mlp_common`, `cnn_common` and
+`tiny_common` give to all of them.
 
 With `mlp`, ten seeds and microbatches of 2 gave 72.35% with Batch Norm, 91.34% with Batch Renorm
 and 97.50% with MABN; group norm gave 97.48%: results/small_batch_normalizers_mlp. It takes eight
@@ -38,7 +38,17 @@ OWN_RATES: dict[str, dict[str, float]] = {
         "none": 0.1,
     },
     "cnn": {},
-    "tiny": {},
+    "tiny": {
+        "batch_norm": 0.03,
+        "batch_renorm": 0.01,
+        "group_norm": 0.01,
+        "group_norm standardized": 0.1,
+        "layer_norm": 0.01,
+        "filter_response_norm": 0.03,
+        "evonorm_s0": 0.01,
+        "moving_average_batch_norm": 0.1,
+        "none": 0.01,
+    },
 }
 
 

@@ -49,6 +49,8 @@ COMMANDS = {
     "--config=configs/small_batch_normalizers.py:mlp_common",
     "small_batch_normalizers_rates_mlp": "experiments.train "
     "--config=configs/small_batch_normalizers_rates.py:mlp",
+    "small_batch_normalizers_rates_tiny": "experiments.train "
+    "--config=configs/small_batch_normalizers_rates.py:tiny",
     "filter_response_norm": "experiments.train --config=configs/small_batch_normalizers.py:mlp "
     "'--only=filter_response_norm 64' --config.normalizer.epsilon=1e-6",
     "filter_response_norm_rates": "experiments.train "
