@@ -85,15 +85,15 @@ def _measure(options: argparse.Namespace) -> None:
     claims = _chosen(options.only)
     configs = comparisons(claims, "fast" if options.fast else "full")
     workdir = options.workdir or Path("runs", "claims_fast" if options.fast else "claims")
-    given = _given(options.records, configs)
-    trained = {name: config for name, config in configs.items() if name not in given}
-    _check_records(workdir, trained)
     dataset = load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
             "the claims are about MNIST, which is not here and could not be downloaded: set "
             "TFDS_DATA_DIR, or run python -m scripts.prepare_data mnist"
         )
+    given = _given(options.records, configs)
+    trained = {name: config for name, config in configs.items() if name not in given}
+    _check_records(workdir, trained)
     check_writable(workdir)
 
     runs = dict(given)

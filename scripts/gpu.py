@@ -8,8 +8,9 @@ is finished is not run again. The comparison resumes where it was; a benchmark t
 time begins anew. A command that fails, for example because a data set is missing, does not keep the
 others from running, and is run again by the next call.
 
-Exit codes: 0, all is done; 75, there is more to do; 2, there is no GPU; 130, interrupted (Ctrl-C),
-with the state saved; otherwise that of the first command that failed.
+Exit codes: 0, all is done; 75, there is more to do, or it was asked to stop (SIGTERM); 2, there is
+no GPU; 130, interrupted (Ctrl-C), with the state saved; otherwise that of the first command that
+failed.
 """
 
 import os
@@ -91,4 +92,5 @@ def has_gpu() -> bool:
 
 
 if __name__ == "__main__":
+    cli.heed_sigterm()
     main()

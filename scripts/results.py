@@ -9,19 +9,21 @@ results/NAME, and each row of its table that README.md or docs/results.md shows 
 new one; the ledger replaces that in results/claims. What these pages say about the rows is for a
 person to revise. Run it at a clean commit: provenance names it.
 
-Exit codes: 0 done; 2 a mistake, told in one sentence; 130 interrupted (Ctrl-C), with the state
-saved; else that of the command that failed.
+Exit codes: 0 done; 2 a mistake, told in one sentence; 75 asked to stop (SIGTERM) and 130
+interrupted (Ctrl-C), both with the state saved; else that of the command that failed.
 """
 
+import math
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bnrepro.errors import UserError
+from bnrepro.errors import Preempted, UserError
 from experiments import cli
 from scripts import make_parser
 
@@ -112,21 +114,32 @@ def _rerun(only: str | None) -> None:
 
 def run(
     command: Sequence[str],
-    seconds: float | None = None,
+    seconds: float = math.inf,
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """The exit code of a command, `cli.PREEMPTED` if it did not end in time and was stopped."""
+    """The exit code of a command, `cli.PREEMPTED` if it did not end in time and was stopped.
+
+    Raises:
+      Preempted: this process was asked to stop (SIGTERM), as the command then was.
+    """
+    end = time.monotonic() + seconds
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
+            while process.poll() is None:
+                cli.end_if_told()
+                if time.monotonic() > end:
+                    process.terminate()
+                    process.wait()
+                    return cli.PREEMPTED
+                time.sleep(0.2)
+        except Preempted:
             process.terminate()
-            process.wait()
-            return cli.PREEMPTED
+            raise
         except KeyboardInterrupt:
             # Ctrl-C reaches the command, too, which needs a moment to save its state.
             process.wait()
             raise
+        return process.returncode
 
 
 def keep_ledger(workdir: Path, result: Path) -> None:
@@ -193,4 +206,5 @@ def renewed(text: str, old: str, new: str) -> str:
 
 
 if __name__ == "__main__":
+    cli.heed_sigterm()
     main()

@@ -153,7 +153,8 @@ def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, f
     )
     arguments = [
         *(sys.executable, "-c", program, *small_comparison(tmp_path)),
-        "--config.steps=40",
+        # Enough that no variant ends before it hears of the signal.
+        f"--config.steps={40 if finished else 4_000}",
         "--config.checkpoint.every=1",
     ]
     env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}

@@ -3,12 +3,13 @@
 import json
 import signal
 import sys
+import threading
 
 import pytest
 
 from bnrepro.records import write_run
 from bnrepro.report.report import write
-from experiments.cli import PREEMPTED
+from experiments import cli
 from experiments.train import report
 from scripts import results
 from tests.records_fixtures import ACCURACY, small_run
@@ -91,26 +92,40 @@ def test_an_unknown_result_is_refused(capsys):
 
 def test_a_command_is_stopped_when_its_time_is_over():
     assert results.run([sys.executable, "-c", "raise SystemExit(4)"], 60) == 4
-    assert results.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == PREEMPTED
+    assert results.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == cli.PREEMPTED
 
 
-def test_ctrl_c_waits_until_the_command_has_saved_its_state(tmp_path, monkeypatch):
-    # Ctrl-C reaches all processes of a terminal: here the command and, by its own signal, ours.
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("SIGINT", cli.INTERRUPTED),  # reaches all processes of a terminal
+        ("SIGTERM", cli.PREEMPTED),  # reaches only the one that it is sent to
+    ],
+)
+def test_told_to_end_it_waits_until_the_command_has_saved_its_state(
+    tmp_path, monkeypatch, name, code
+):
+    state = tmp_path / "state"
     saves = (
         "import os, pathlib, signal, time\n"
-        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        f"os.kill(os.getppid(), signal.{name})\n"
         "time.sleep(1)\n"
-        f"pathlib.Path({str(tmp_path / 'state')!r}).touch()"
+        f"pathlib.Path({str(state)!r}).touch()"
     )
+    monkeypatch.setattr(cli, "_told", threading.Event())
     monkeypatch.setattr(results, "COMMANDS", {"first": "first", "second": "second"})
     run = results.run
     monkeypatch.setattr(results, "run", lambda command: run([sys.executable, "-c", saves]))
     # Without a terminal, Python may have been started with Ctrl-C ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before_term = signal.getsignal(signal.SIGTERM)
+    cli.heed_sigterm()
     try:
         with pytest.raises(SystemExit) as exit_:
             results.main(["--only=first,second"])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert exit_.value.code == 130
-    assert (tmp_path / "state").exists()
+        signal.signal(signal.SIGTERM, before_term)
+    assert exit_.value.code == code
+    assert state.exists()
