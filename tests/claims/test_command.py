@@ -9,6 +9,7 @@ from bnrepro.data import datasets
 from bnrepro.records import read_run, write_run
 from configs.claims import cost, counterexamples
 from scripts import claims
+from tests.commands import refusal
 from tests.programs import made_once
 from tests.records_fixtures import small_run
 from tests.small_dataset import small_dataset
@@ -46,15 +47,6 @@ def shortened(get_config):
 def ledger(folder):
     with (folder / "ledger.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def mistake(capsys, *arguments):
-    """The sentence on stderr of a call that ends with code 2 and nothing on stdout."""
-    with pytest.raises(SystemExit) as exit_:
-        claims.main(arguments)
-    captured = capsys.readouterr()
-    assert (exit_.value.code, captured.out) == (2, "")
-    return captured.err.removeprefix("error: ").strip()
 
 
 def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path, capsys):
@@ -105,27 +97,28 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     left = "comparison 1 of 1: counterexamples; with those after it, 1 core-minutes in"
     assert left in printed.err
 
-    again = ["--only=B8", "--workdir=again"]
-    said = mistake(capsys, *again, "--records=other=there")
-    assert said == "--records names 'other', which no claim reads; these do: counterexamples"
-    said = mistake(capsys, *again, "--records=counterexamples=there")
-    assert said == "there is not a workdir: it has no config.json"
+    again = [claims.main, "--only=B8", "--workdir=again"]
+    said = refusal(capsys, *again, "--records=other=there")
+    assert said == "--records names 'other', which no claim reads; these do: counterexamples\n"
+    said = refusal(capsys, *again, "--records=counterexamples=there")
+    assert said == "there is not a workdir: it has no config.json\n"
     metrics = tmp_path / "there" / "counterexamples" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("moving_average_norm", "other"))
     config = tmp_path / "there" / "counterexamples" / "config.json"
     config.write_text(config.read_text().replace("moving_average_norm", "other"))
-    assert "lacks" in mistake(capsys, *again, "--records=counterexamples=there/counterexamples")
+    assert "lacks" in refusal(capsys, *again, "--records=counterexamples=there/counterexamples")
     assert not (tmp_path / "again" / "ledger.csv").exists()
 
 
 def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
-    said = mistake(capsys, "--only=B77")
+    said = refusal(capsys, claims.main, "--only=B77")
     assert said.startswith("--only names an unknown claim: 'B77'; did you mean B7")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("mine")
-    said = mistake(capsys, "--only=A3", "--workdir=file")
+    said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
     assert said.startswith("cannot write to the workdir file")
     assert (tmp_path / "file").read_text() == "mine"
     write_run(small_run(tmp_path / "work" / "counterexamples"))
-    assert "another config" in mistake(capsys, "--only=B8", "--workdir=work")
+    said = refusal(capsys, claims.main, "--only=B8", "--workdir=work")
+    assert "another config" in said
     assert not (tmp_path / "work" / "ledger.csv").exists()

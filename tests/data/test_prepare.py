@@ -14,8 +14,8 @@ from tensorflow_datasets.core.utils import Size
 from bnrepro.data import prepare
 from bnrepro.data.datasets import DatasetError, load_dataset
 from scripts import prepare_data
+from tests.commands import refusal
 from tests.data.conftest import serving
-from tests.scripts.conftest import refusal
 
 pytestmark = pytest.mark.usefixtures("isolated")
 

@@ -5,6 +5,7 @@ import pytest
 
 from scripts import conformance
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation
+from tests.commands import refusal
 from tests.layers import golden, reference
 
 pytestmark = pytest.mark.numbers
@@ -100,9 +101,5 @@ def test_what_is_not_installed_or_cannot_be_imported_is_a_row_that_says_so():
 
 @pytest.mark.parametrize("name", ["missing/table.md", "."])
 def test_an_output_that_cannot_be_is_refused_in_a_sentence(name, tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        conformance.main([f"--output={tmp_path / name}"])
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err == (
-        f"error: cannot write {tmp_path / name}: it must name a file in an existing folder\n"
-    )
+    said = refusal(capsys, conformance.main, f"--output={tmp_path / name}")
+    assert said == f"cannot write {tmp_path / name}: it must name a file in an existing folder\n"

@@ -7,8 +7,8 @@ import pytest
 
 from bnrepro.records import write_run
 from scripts import compare
+from tests.commands import refusal
 from tests.records_fixtures import small_run
-from tests.scripts.conftest import refusal
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from bnrepro.data.datasets import load_dataset
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import checksums
 from scripts import evaluate
-from tests.scripts.conftest import add_divergence, damage, edit, files, refusal
+from tests.commands import refusal
+from tests.scripts.conftest import add_divergence, damage, edit, files
 from tests.small_dataset import small_dataset
 
 # Of tables: accuracy in percent, with two decimals, and loss with four.

@@ -23,7 +23,8 @@ from bnrepro.models import resnet
 from bnrepro.records import read_run
 from configs import mnist_sigmoid
 from scripts import export
-from tests.scripts.conftest import add_divergence, damage, edit, files, refusal
+from tests.commands import refusal
+from tests.scripts.conftest import add_divergence, damage, edit, files
 from tests.small_dataset import small_dataset
 
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)

@@ -12,6 +12,7 @@ from bnrepro.claims.ledger import Evidence, Registered, make_ledger
 from bnrepro.records import write_run
 from bnrepro.report.statistics import estimate
 from scripts import report
+from tests.commands import refusal
 from tests.records_fixtures import small_run
 
 CHROMIUM = shutil.which("chromium")
@@ -40,15 +41,6 @@ def runs(tmp_path, monkeypatch):
     registered = {name: Registered("f00", "fedcba9876") for name in VALUES}
     make_ledger(claims, evidence, registered).to_csv(folder / "ledger.csv", index=False)
     return Path("runs")
-
-
-def refused(capsys, *arguments):
-    """The sentence on stderr of a call that ends with code 2."""
-    with pytest.raises(SystemExit) as exit_:
-        report.main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert (exit_.value.code, captured.out) == (2, "")
-    return captured.err.removeprefix("error: ").strip()
 
 
 def page_of(runs):
@@ -97,20 +89,19 @@ def test_a_claim_has_the_figures_of_its_records_with_their_numbers(runs, capsys)
     metrics = runs / "claims" / "percentiles" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("sigmoid_input", "other"))
     capsys.readouterr()
-    assert refused(capsys, f"--runs={runs}").startswith(
-        f"no report can be made of {metrics.parent}"
-    )
+    said = refusal(capsys, report.main, f"--runs={runs}")
+    assert said.startswith(f"no report can be made of {metrics.parent}")
     report.main([f"--runs={runs}", "--skip-bad"])
     assert (runs / "report" / "index.html").read_text().count("<figcaption>") == 2
 
 
 def test_mistakes_are_told_in_one_sentence(runs, capsys):
-    assert refused(capsys, "--runs=nowhere") == "there is no folder nowhere"
+    assert refusal(capsys, report.main, "--runs=nowhere") == "there is no folder nowhere\n"
     Path("empty").mkdir()
-    assert refused(capsys, "--runs=empty") == "no workdir was found in empty"
+    assert refusal(capsys, report.main, "--runs=empty") == "no workdir was found in empty\n"
     Path("mine").mkdir()
     Path("mine", "thesis.txt").write_text("mine")
-    said = refused(capsys, "--runs=runs", "--output=mine")
+    said = refusal(capsys, report.main, "--runs=runs", "--output=mine")
     assert said.startswith("mine holds something other than our page (thesis.txt)")
     assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
@@ -128,7 +119,7 @@ def test_what_is_damaged_is_named_and_can_be_left_out(runs, capsys, file, old, n
     text = (runs / file).read_text()
     assert old in text
     (runs / file).write_text(text.replace(old, new))
-    said = refused(capsys, f"--runs={runs}")
+    said = refusal(capsys, report.main, f"--runs={runs}")
     assert str(runs / file) in said and sentence in said
     assert not (runs / "report").exists()
     report.main([f"--runs={runs}", "--skip-bad"])

@@ -12,6 +12,7 @@ from bnrepro.report.report import write
 from experiments import cli
 from experiments.train import report
 from scripts import results
+from tests.commands import refusal
 from tests.records_fixtures import ACCURACY, small_run
 from tests.test_readme import RECORDS
 
@@ -84,10 +85,7 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
 
 
 def test_an_unknown_result_is_refused(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        results.main(["--only=nothing"])
-    assert exit_.value.code == 2
-    assert "--only names no result: 'nothing'" in capsys.readouterr().err
+    assert "--only names no result: 'nothing'" in refusal(capsys, results.main, "--only=nothing")
 
 
 def test_a_command_is_stopped_when_its_time_is_over():
