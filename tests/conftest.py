@@ -19,8 +19,16 @@ os.environ["XLA_FLAGS"] = (
 
 import hypothesis
 import jax
+import jaxtyping
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("fast", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("fast")
+
+
+@pytest.fixture
+def untyped(monkeypatch):
+    """States that are only described are no arrays, as which their fields are annotated."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

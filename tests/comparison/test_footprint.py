@@ -1,7 +1,6 @@
 """What a step takes on each device, as its compiled program says."""
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -18,12 +17,7 @@ from bnrepro.data.datasets import DatasetError
 from bnrepro.data.descriptions import describe_dataset
 from configs import small_batch
 
-
-@pytest.fixture(autouse=True)
-def untyped(monkeypatch):
-    """States that are only described are no arrays, as which their fields are annotated."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
+pytestmark = pytest.mark.usefixtures("untyped")
 
 HLO = """\
 HloModule step

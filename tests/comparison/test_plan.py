@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -67,12 +66,6 @@ def test_as_many_variants_go_together_as_the_cache_or_the_memory_has_room_for(mo
     monkeypatch.setattr(plan_module, "bytes_per_variant", lambda program, traced: 200)
     on_gpu = program._replace(devices=SimpleNamespace(mesh=mesh))
     assert most_together(on_gpu, ()) == 3  # in four fifths of 1,000 bytes, less 100
-
-
-@pytest.fixture
-def untyped(monkeypatch):
-    """A lowered function has descriptions of arguments, which jaxtyping cannot describe."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.usefixtures("untyped")

@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -23,19 +22,26 @@ from tests.commands import refusal
 from tests.small_dataset import small_dataset
 
 
-def table(path):
-    """The cells of the lines of a Markdown file that are of tables."""
-    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """Runs a benchmark with readings of few calls; returns its page and the cells of its tables."""
+    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
+
+    def run(name, *options):
+        output = tmp_path / f"{name}.md"
+        benchmark.main([name, f"--output={output}", *options])
+        text = output.read_text()
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        return text, [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+    return run
 
 
 @pytest.mark.slow
-def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
-    output = tmp_path / "sweep.md"
+def test_the_table_of_sweeps_has_each_way_and_the_machine(measured):
     sizes = ("--trials=3", "--alone=2", "--launched=1", "--repeats=2", "--steps=20")
-    benchmark.main(["sweep", f"--output={output}", *sizes])
-    text = output.read_text()
-    ways = {name: cells for name, *cells in table(output)[2:]}
+    text, table = measured("sweep", *sizes)
+    ways = {name: cells for name, *cells in table[2:]}
     assert {name: cells[0] for name, cells in ways.items()} == {
         "each launched by itself": "1",
         "one by one": "2",
@@ -49,15 +55,12 @@ def test_the_table_of_sweeps_has_each_way_and_the_machine(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatch):
+def test_the_table_of_layers_has_each_shape_and_the_machine(measured, monkeypatch):
     monkeypatch.setattr(benchmark_layers, "SHAPES", ((6, 4), (4, 3, 3, 8)))
     networks = (("dense", (6, 4)), ("3x3 convolution", (4, 3, 3, 8)), ("multiplication", (6, 4)))
     networks = [benchmark_layers.Network(name, 2, shape) for name, shape in networks]
     monkeypatch.setattr(benchmark_layers, "NETWORKS", networks)
-    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
-    output = tmp_path / "layers.md"
-    benchmark.main(["layers", f"--output={output}", "--rounds=3"])
-    lines = table(output)
+    text, lines = measured("layers", "--rounds=3")
     header, _, *rows = lines[:-5]
     assert header == ["", "6x4", "4x3x3x8"]
     assert [line[0] for line in lines[-3:]] == [
@@ -69,16 +72,13 @@ def test_the_table_of_layers_has_each_shape_and_the_machine(tmp_path, monkeypatc
     cells = {name: [float(cell.rstrip("%")) for cell in row] for name, *row in rows}
     for name in ("flax.linen", "BatchNorm, with y", "BatchRenorm, in a loop", "eight traversals"):
         assert min(cells[name]) > 0
-    assert "cores;\npython 3" in output.read_text()
+    assert "cores;\npython 3" in text
 
 
 @pytest.mark.slow
-def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monkeypatch):
+def test_the_table_of_training_has_shares_of_the_matrix_products(measured, monkeypatch):
     monkeypatch.setattr(benchmark_train, "SEEDS", (1,))
-    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
-    output = tmp_path / "train.md"
-    benchmark.main(["train", f"--output={output}", "--rounds=3"])
-    header, _, *rows = table(output)
+    _, (header, _, *rows) = measured("train", "--rounds=3")
     assert header == ["", "seeds: 1"]
     names = ["plain", "batch_norm", "batch_renorm", "flax.linen, a scan"]
     shares = {name: float(cell.replace(",", "")) for name, cell in rows}
@@ -86,7 +86,9 @@ def test_the_table_of_training_has_shares_of_the_matrix_products(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_the_table_of_depth_has_a_row_per_depth_and_a_line_per_normalizer(tmp_path, monkeypatch):
+def test_the_table_of_depth_has_a_row_per_depth_and_a_line_per_normalizer(
+    measured, tmp_path, monkeypatch
+):
     config = benchmark_depth.config_of(1, "batch_norm")
     few = {"seeds": 1, "evaluation.minibatches": 1, "evaluation.train_examples": 0}
 
@@ -97,10 +99,7 @@ def test_the_table_of_depth_has_a_row_per_depth_and_a_line_per_normalizer(tmp_pa
 
     monkeypatch.setattr(benchmark_depth, "config_of", config_of)
     monkeypatch.setattr(benchmark_depth, "DEPTHS", (1, 2, 3))
-    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
-    output = tmp_path / "depth.md"
-    benchmark.main(["depth", f"--output={output}", "--rounds=2"])
-    lines = table(output)
+    text, lines = measured("depth", "--rounds=2")
     assert [line[0] for line in lines] == [
         "hidden layers", ":----------------", "1", "2", "3",
         "", ":-------------", "batch_norm", "batch_renorm",
@@ -110,15 +109,14 @@ def test_the_table_of_depth_has_a_row_per_depth_and_a_line_per_normalizer(tmp_pa
             median, low, high = map(float, re.findall(r"[\d.]+", cell))
             assert 0 < low <= median <= high
         assert float(compiling) > 0
-    assert "![" in output.read_text() and "](depth.png)" in output.read_text()
+    assert "![" in text and "](depth.png)" in text
     assert {path.name for path in tmp_path.iterdir()} == {"depth.md", "depth.png", "depth.svg"}
 
 
 @pytest.mark.slow
-def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("untyped")
+def test_the_table_of_inception_compares_both_layers(measured, monkeypatch):
     """With a smaller network and digits, which take seconds."""
-    # States that are only described are no arrays, as which their fields are annotated.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     small = {"model.name": "cnn", "model.stem_stride": 0, "batch_size": 8, "microbatch_size": 8}
     config = benchmark_inception.config_of("inception", "float32")
     config = with_settings(config, small | {"image_size": 0})
@@ -127,19 +125,15 @@ def test_the_table_of_inception_compares_both_layers(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_inception, "ARMS", arms)
     monkeypatch.setattr(benchmark_inception, "load_dataset", lambda *_, **__: small_dataset())
     monkeypatch.setattr(benchmark_inception, "_length", lambda: 64)
-    monkeypatch.setattr(benchmark_layers, "_SECONDS", 1e-4)
-    output = tmp_path / "inception.md"
-    benchmark.main(["inception", f"--output={output}", "--rounds=3"])
-    _, _, *rows = table(output)
+    _, (_, _, *rows) = measured("inception", "--rounds=3")
     cells = {name: [float(cell.replace(",", "")) for cell in row] for name, *row in rows}
     assert cells.keys() == {"batch_norm", "batch_renorm", benchmark_inception.OUTSIDE}
     assert min(cells["batch_norm"]) >= 0 and cells["batch_norm"][1] == 1
     assert cells["batch_renorm"][0] > 0
 
 
-def test_a_step_is_taken_out_of_the_loop(monkeypatch):
-    # States that are only described are no arrays, as which their fields are annotated.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("untyped")
+def test_a_step_is_taken_out_of_the_loop():
     config = variant_configs(small_batch_cnn.get_config().to_dict())["batch_norm 16"]
     settings = {"seeds": 1, "model.channels": (2, 2), "batch_size": 16}
     config = with_settings(config, settings)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jaxtyping
 import pandas as pd
 import pytest
 
@@ -36,12 +35,6 @@ def planned(topology, **settings):
     config = variant_configs(small_batch.get_config().to_dict())[NAME]
     settings = {"seeds": 2, "model.hidden": [20], **settings}
     return plan.plan(with_settings(config, settings), describe_dataset("mnist"), NAME, topology)
-
-
-@pytest.fixture
-def untyped(monkeypatch):
-    """States that are only described are no arrays, as which their fields are annotated."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def test_a_step_is_timed_on_this_machine_and_each_setting_has_a_row(tmp_path):
