@@ -59,11 +59,6 @@ def test_p_values_are_adjusted_over_all_that_is_sampled_and_decide_the_verdicts(
     ]
 
 
-def test_too_few_values_settle_nothing():
-    ledger = ledger_of([claim("B1", measurement(Rule(low=0)))], {"B1": [estimate([1.0, 1.0])]})
-    assert ledger["verdict"].tolist() == ["not settled"]
-
-
 def test_claims_that_read_one_comparison_share_its_cost_and_name_once_what_diverged():
     claims = [claim("B1", *[measurement(Rule(low=0))] * 2), claim("B2", measurement(Rule(low=0)))]
     found = estimate([1.0, 1.1, 0.9])

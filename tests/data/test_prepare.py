@@ -124,23 +124,17 @@ def test_a_file_that_is_no_idx_of_the_shape_is_named(tmp_path, content):
 
 
 def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
-    server, tmp_path, capsys
+    server, tmp_path, monkeypatch, capsys
 ):
     _, asked_for = server
-    prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    prepare_data.main(["mnist"])
     folder = tmp_path / "mnist" / "3.0.1"
     assert capsys.readouterr().out.endswith(f"mnist is prepared in {folder}\n")
+    monkeypatch.delenv("TFDS_DATA_DIR")
     prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
     assert capsys.readouterr().out == f"mnist was already prepared in {folder}\n"
     assert (len(asked_for), names(tmp_path)) == (4, ["mnist"])
-
-
-def test_the_command_line_takes_the_folder_from_the_environment(
-    server, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
-    prepare_data.main(["mnist"])
-    assert (tmp_path / "sets" / "mnist" / "3.0.1").is_dir()
 
 
 def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):

@@ -1,10 +1,8 @@
 """The command line: help, mistakes, Ctrl-C."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +52,6 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
         (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
         (["--config=configs/__init__.py"], "get_config"),
-        (["--config=configs/mnist_sigmoid.py:short"], "full or preview, got 'short'"),
         (
             ["--config.normalizer.name=layer_norm"],
             "--config.normalizer.name would change nothing: all variants set it (",
@@ -104,49 +101,32 @@ def small_comparison(folder):
     ]
 
 
-def test_ctrl_c_leaves_complete_files_and_the_same_command_goes_on(tmp_path):
-    workdir = tmp_path / "w"
-    # Where the tests run in the background, SIGINT is ignored, and a child would inherit that.
-    program = (
-        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "runpy.run_module('experiments.mnist_sigmoid', run_name='__main__', alter_sys=True)"
-    )
-    arguments = [
-        *(sys.executable, "-c", program, *small_comparison(tmp_path)),
-        "--config.steps=1000000",
-    ]
-    env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(arguments, cwd=ROOT, env=env, **pipes) as process:
-        try:
-            while not (workdir / "config.json").exists():
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert "resumes from there" in stderr
-    assert set(read_run(workdir).metrics["variant"]) <= {"batch_renorm"}
-
-
 @pytest.mark.parametrize(
-    ("owner", "function", "finished"),
+    ("owner", "function", "signal", "code"),
     [
-        pytest.param("bnrepro.comparison.program", "evaluate", False, marks=pytest.mark.slow),
-        ("bnrepro.training.checkpoints:Checkpoints", "save", False),
-        pytest.param("bnrepro.report.figures", "accuracy_figure", True, marks=pytest.mark.slow),
+        pytest.param(
+            "bnrepro.comparison.program", "evaluate", "SIGTERM", 75, marks=pytest.mark.slow
+        ),
+        ("bnrepro.training.checkpoints:Checkpoints", "save", "SIGTERM", 75),
+        ("bnrepro.training.checkpoints:Checkpoints", "save", "SIGINT", 130),
+        pytest.param(
+            "bnrepro.report.figures", "accuracy_figure", "SIGTERM", 75, marks=pytest.mark.slow
+        ),
     ],
 )
-def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, function, finished):
-    workdir = tmp_path / "w"
+def test_told_to_end_it_leaves_complete_files_whatever_it_is_at(
+    tmp_path, owner, function, signal, code
+):
+    workdir, finished = tmp_path / "w", function == "accuracy_figure"
     program = (
         "import os, pkgutil, runpy, signal\n"
+        # Where the tests run in the background, SIGINT is ignored, and a child inherits that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"owner = pkgutil.resolve_name({owner!r})\n"
         f"original = owner.{function}\n"
         "def told(*args, **kwargs):\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    owner.{function} = original\n"
+        f"    os.kill(os.getpid(), signal.{signal})\n"
         "    return original(*args, **kwargs)\n"
         f"owner.{function} = told\n"
         "runpy.run_module('experiments.mnist_sigmoid', run_name='__main__', alter_sys=True)\n"
@@ -159,7 +139,7 @@ def test_told_to_end_it_leaves_with_code_75_whatever_it_is_at(tmp_path, owner, f
     ]
     env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
     result = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert result.returncode == 75, result.stderr
+    assert result.returncode == code, result.stderr
     assert "resumes from there" in result.stderr
     assert "Traceback" not in result.stderr
     done = read_run(workdir)

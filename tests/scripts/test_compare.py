@@ -90,11 +90,8 @@ def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none is not a workdir: it has no config.json\n"),
         (["x" * 300], "File name too long\n"),
-        (["--at=7"], "runs/one has no test/accuracy at step 7: it has steps 0 to 20, every 10\n"),
         (["--baseline=plian"], "the nearest is 'plain'\n"),
-        (["runs/one"], "runs/one is given twice\n"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, arguments, message):

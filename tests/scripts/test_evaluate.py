@@ -256,7 +256,6 @@ def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none is not a workdir: it has no config.json\n"),
         (
             ["run", "--variants=batch_norm,bach_norm"],
             "run has no variant 'bach_norm'; the nearest is 'batch_norm'\n",

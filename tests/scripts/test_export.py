@@ -24,7 +24,7 @@ from bnrepro.records import read_run
 from configs import mnist_sigmoid
 from scripts import export
 from tests.commands import refusal
-from tests.scripts.conftest import add_divergence, damage, edit, files
+from tests.scripts.conftest import add_divergence, damage, files
 from tests.small_dataset import small_dataset
 
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
@@ -164,18 +164,6 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
     assert mistake(capsys, "--output=x", *arguments).endswith(message)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"hidden": [6, 4]}, " is float32(2, 5) there and "),
-        ({"activation": "print('ran')"}, "is unknown: "),
-    ],
-)
-def test_workdirs_of_another_network_or_strangers_are_one_sentence(copied, capsys, change, message):
-    edit(copied / "config.json", lambda config: config["model"].update(change))
-    assert message in mistake(capsys, "run", "batch_norm", "--output=x")
 
 
 def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
