@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bnrepro.comparison import keys
-from bnrepro.comparison.config import variant_configs
+from bnrepro.comparison.config import variant_configs, with_settings
 from bnrepro.comparison.keys import KEYS, ConfigError, keys_table
 from bnrepro.models import networks
 from bnrepro.training import measures
@@ -19,14 +19,8 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 
 def config(**changes):
     """The MNIST config with `changes` to its keys; `a__b` is key a.b."""
-    result = mnist_sigmoid.get_config().to_dict()
-    for path, value in changes.items():
-        *parents, key = path.split("__")
-        inner = result
-        for parent in parents:
-            inner = inner[parent]
-        inner[key] = value
-    return result
+    settings = {path.replace("__", "."): value for path, value in changes.items()}
+    return with_settings(mnist_sigmoid.get_config().to_dict(), settings)
 
 
 def one_variant(normalizer, microbatch_size=60, **model):

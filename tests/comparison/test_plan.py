@@ -10,21 +10,18 @@ import numpy as np
 import pytest
 
 from bnrepro.comparison import plan as plan_module
-from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.comparison.config import common_config
 from bnrepro.comparison.plan import bytes_per_variant, group_variants, most_together
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
-from configs import mnist_sigmoid
 from tests.comparison.test_variant import stream
-from tests.small_dataset import small_dataset
+from tests.small_dataset import small_config, small_dataset
 
 RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
 
 
 def config(**settings):
-    common = common_config(mnist_sigmoid.get_config().to_dict())
-    common |= {"seeds": 2, "batch_size": 12, "microbatch_size": 6}
-    return with_settings(common, {"model.hidden": [6, 5], **settings})
+    return common_config(small_config(**settings))
 
 
 def program_of(**settings):

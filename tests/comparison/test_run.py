@@ -20,9 +20,8 @@ from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.data.sources import resident
 from bnrepro.records import RecordsError, read_run
 from bnrepro.training.checkpoints import saved_steps
-from configs import mnist_sigmoid
 from tests.programs import made_once
-from tests.small_dataset import small_dataset
+from tests.small_dataset import small_config, small_dataset
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,12 +46,8 @@ OFTEN_SAVED |= {"checkpoint": {"every": 1, "keep": 1}}
 
 
 def config(**changes):
-    result = mnist_sigmoid.get_config().to_dict()
-    result |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
-    result["model"]["hidden"] = (6, 5)
-    result["measures"] = ("sigmoid_input", "gradient_norms")
-    result["variants"] = PLAIN | BATCH_NORM
-    return result | changes
+    result = small_config(measures=("sigmoid_input", "gradient_norms"))
+    return result | {"variants": PLAIN | BATCH_NORM} | changes
 
 
 @pytest.fixture(scope="module")

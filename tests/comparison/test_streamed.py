@@ -10,7 +10,7 @@ from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.reevaluation import with_population_statistics
 from bnrepro.comparison.run import run_comparison
 from bnrepro.data.datasets import load_dataset
-from configs import mnist_sigmoid
+from tests.small_dataset import small_config
 from tests.small_shards import write_set
 
 
@@ -24,11 +24,8 @@ def data_dir(tmp_path_factory):
 
 
 def config(data_dir, **changes):
-    result = mnist_sigmoid.get_config().to_dict()
-    result |= {"dataset": "squares", "data_dir": str(data_dir), "binary_input": False}
-    result |= {"seeds": 2, "steps": 6, "eval_every": 6, "batch_size": 6, "microbatch_size": 3}
-    result["model"]["hidden"] = (6, 5)
-    result["measures"] = ("sigmoid_input",)
+    result = small_config(dataset="squares", data_dir=str(data_dir), binary_input=False)
+    result |= {"steps": 6, "eval_every": 6, "batch_size": 6, "microbatch_size": 3}
     result["evaluation"] |= {"train_examples": 20, "minibatches": 1, "holdout": 3}
     result["sampler"] |= {"name": "labels", "labels_per_batch": 3, "examples_per_label": 2}
     result["variants"] = {"batch_norm": {"normalizer": {"name": "batch_norm"}}}

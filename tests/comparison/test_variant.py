@@ -12,8 +12,7 @@ from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.sources import Source
 from bnrepro.training.checkpoints import Checkpoints
-from configs import mnist_sigmoid
-from tests.small_dataset import small_dataset
+from tests.small_dataset import small_config, small_dataset
 
 # Two values of each traced number, far enough apart to be seen after 20 steps.
 VALUES = {
@@ -32,11 +31,9 @@ HIGH = {key: high for key, (_, high) in VALUES.items()}
 
 
 def config():
-    config = mnist_sigmoid.get_config().to_dict()
-    config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
     settings = {"model.hidden": (6,), "normalizer.name": "batch_renorm", "measures": ()}
     settings |= {f"normalizer.{key}": 0.0 for key in ("warmup", "r_max_end", "d_max_end")}
-    return with_settings(common_config(config), settings | BASE)
+    return common_config(small_config(**settings, **BASE))
 
 
 def make(config):

@@ -12,8 +12,7 @@ import pytest
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.run import run_comparison
-from configs import mnist_sigmoid
-from tests.small_dataset import small_dataset
+from tests.small_dataset import small_config, small_dataset
 
 VARIANTS = {
     # Evaluated with decayed averages, which are not the parameters.
@@ -25,14 +24,9 @@ VARIANTS = {
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The workdir, which no test may change."""
-    config = mnist_sigmoid.get_config().to_dict()
-    config |= {"seeds": 2, "first_seed": 3, "steps": 20, "eval_every": 10, "batch_size": 12}
-    config |= {"microbatch_size": 6, "variants": VARIANTS, "baseline": "batch_norm"}
-    config["model"] |= {"hidden": (6, 5), "channels": (4, 6)}
-    config["checkpoint"]["every"] = 1
-    config["measures"] = ()
-    config["devices"]["strategy"] = "single"
-    config["evaluation"]["minibatches"] = 5
+    settings = {"first_seed": 3, "measures": (), "variants": VARIANTS, "baseline": "batch_norm"}
+    settings |= {"model.channels": (4, 6), "checkpoint.every": 1, "devices.strategy": "single"}
+    config = small_config(**settings, **{"evaluation.minibatches": 5})
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())

@@ -21,11 +21,10 @@ from bnrepro.layers import BatchNorm
 from bnrepro.layouts import from_torchvision
 from bnrepro.models import resnet
 from bnrepro.records import read_run
-from configs import mnist_sigmoid
 from scripts import export
 from tests.commands import refusal
 from tests.scripts.conftest import add_divergence, damage, files
-from tests.small_dataset import small_dataset
+from tests.small_dataset import small_config, small_dataset
 
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
 
@@ -192,15 +191,11 @@ def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, 
 @pytest.fixture(scope="module")
 def resnets(tmp_path_factory):
     """The folder of a `run` of ResNets with a single bottleneck, on images in colour."""
-    config = mnist_sigmoid.get_config().to_dict()
-    config |= {"seeds": 1, "steps": 2, "eval_every": 2, "batch_size": 8, "microbatch_size": 8}
-    config |= {"baseline": "batch_norm", "variants": {
-        "batch_norm": {"normalizer": {"name": "batch_norm"}},
-        "small epsilon": {"normalizer": {"name": "batch_norm", "epsilon": 1e-6}},
-    }}  # fmt: skip
-    config["model"] |= {"name": "resnet", "activation": "relu"}
-    config["normalizer"]["epsilon"] = 0.03
-    config["measures"] = ()
+    settings = {"seeds": 1, "steps": 2, "eval_every": 2, "batch_size": 8, "microbatch_size": 8}
+    settings |= {"model.name": "resnet", "model.activation": "relu", "measures": ()}
+    settings |= {"normalizer.name": "batch_norm", "normalizer.epsilon": 0.03}
+    variants = {"batch_norm": {}, "small epsilon": {"normalizer": {"epsilon": 1e-6}}}
+    config = small_config(**settings, variants=variants, baseline="batch_norm")
     grey = small_dataset()
     dataset = dataclasses.replace(
         grey,

@@ -30,10 +30,9 @@ from bnrepro.sweep.progress import collect, progress_of
 from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import work
-from configs import mnist_sigmoid
 from scripts.sweep import report as sweep_report
 from tests.programs import made_once
-from tests.small_dataset import small_dataset
+from tests.small_dataset import small_config, small_dataset
 
 RATE, NAME, LIMIT = "optimizer.learning_rate", "normalizer.name", "normalizer.r_max"
 GRID = {RATE: [0.1, 1.0], NAME: ["none", "batch_renorm"]}
@@ -49,11 +48,7 @@ def dataset():
         yield
 
 
-CONFIG = with_settings(
-    common_config(mnist_sigmoid.get_config().to_dict()),
-    {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6,
-     "model.hidden": [6]},
-)  # fmt: skip
+CONFIG = common_config(small_config(**{"model.hidden": [6]}))
 
 
 def make_plan(folder, varied=GRID, sampler="grid", trials=None, config=CONFIG, **changes):
