@@ -12,42 +12,39 @@ from tensorflow_datasets.proto import tf_example_pb2
 CLASSES, TRAIN, TEST = 3, 24, 6
 
 
-def jpeg(array):
-    encoded = io.BytesIO()
-    Image.fromarray(array).save(encoded, format="JPEG")
-    return encoded.getvalue()
+def encoded(array, form="JPEG"):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format=form)
+    return file.getvalue()
 
 
-def record(encoded, label):
+def record(image, label):
     """An example, as TFDS writes it."""
     example = tf_example_pb2.Example()
-    example.features.feature["image"].bytes_list.value.append(encoded)
+    example.features.feature["image"].bytes_list.value.append(image)
     example.features.feature["label"].int64_list.value.append(label)
     example.features.feature["file_name"].bytes_list.value.append(b"x.jpg")
     return example.SerializeToString()
 
 
-def write_shards(folder, split, examples):
-    """Two shards, as TFDS names them."""
-    for i, part in enumerate((examples[: len(examples) // 2], examples[len(examples) // 2 :])):
-        path = folder / f"squares-{split}.array_record-0000{i}-of-00002"
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for encoded, label in part:
-            writer.write(record(encoded, label))
-        writer.close()
+def write_shard(path, examples):
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for image, label in examples:
+        writer.write(record(image, label))
+    writer.close()
 
 
 def examples_of(count, seed, sizes):
     rng = np.random.default_rng(seed)
     return [
-        (jpeg(rng.integers(0, 256, (*sizes[n % len(sizes)], 3), np.uint8)), n % CLASSES)
+        (encoded(rng.integers(0, 256, (*sizes[n % len(sizes)], 3), np.uint8)), n % CLASSES)
         for n in range(count)
     ]
 
 
-def write_set(data_dir, sizes=((16, 16),), damaged=(), splits=("train", "validation")):
-    """A set of three labels in turn; images of one size or of several in turn."""
-    folder = data_dir / "squares" / "1.0.0"
+def write_set(data_dir, sizes=((16, 16),), damaged=(), name="squares"):
+    """A set of three labels in turn, each split in two shards; images of one size or of several."""
+    folder = data_dir / name / "1.0.0"
     folder.mkdir(parents=True)
     shape = (*sizes[0], 3) if len(sizes) == 1 else (None, None, 3)
     features = tfds.features.FeaturesDict(
@@ -58,16 +55,17 @@ def write_set(data_dir, sizes=((16, 16),), damaged=(), splits=("train", "validat
         }
     )
     features.save_config(folder)
-    counts = dict(zip(splits, (TRAIN, TEST), strict=True))
+    counts = {"train": TRAIN, "validation": TEST}
     for i, (split, count) in enumerate(counts.items()):
         examples = examples_of(count, i, sizes)
         if split == "train":
             examples = [
                 (b"no image", y) if n in damaged else (x, y) for n, (x, y) in enumerate(examples)
             ]
-        write_shards(folder, split, examples)
+        for k, part in enumerate((examples[: count // 2], examples[count // 2 :])):
+            write_shard(folder / f"{name}-{split}.array_record-0000{k}-of-00002", part)
     info = {
-        "name": "squares",
+        "name": name,
         "version": "1.0.0",
         "fileFormat": "array_record",
         "moduleName": "__main__",

@@ -84,20 +84,25 @@ def serving(files):
         thread.join()
 
 
-def point_tfds_at(url, files, monkeypatch):
-    """Makes TFDS's MNIST one of our size at that URL, with the checksums of those files."""
+def registered(url, files):
+    """What TFDS knows of {file name: content} at a URL."""
     from tensorflow_datasets.core.download import checksums
     from tensorflow_datasets.core.utils import Size
+
+    return {
+        url + name: checksums.UrlInfo(Size(len(content)), hashlib.sha256(content).hexdigest(), name)
+        for name, content in files.items()
+    }
+
+
+def point_tfds_at(url, files, monkeypatch):
+    """Makes TFDS's MNIST one of our size at that URL, with the checksums of those files."""
     from tensorflow_datasets.image_classification import mnist
 
     from bnrepro.data import prepare
 
-    registered = {
-        url + name: checksums.UrlInfo(Size(len(content)), hashlib.sha256(content).hexdigest(), name)
-        for name, content in files.items()
-    }
     monkeypatch.setattr(prepare._Mnist, "URL", url)
-    monkeypatch.setattr(prepare._Mnist, "url_infos", registered)
+    monkeypatch.setattr(prepare._Mnist, "url_infos", registered(url, files))
     monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", NUM_TRAIN)
     monkeypatch.setattr(mnist, "_TEST_EXAMPLES", NUM_TEST)
 

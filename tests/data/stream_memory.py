@@ -10,7 +10,7 @@ from bnrepro.data import shards
 from bnrepro.data.samplers import make_sampler
 from bnrepro.data.sources import make_draw, take_images
 from bnrepro.data.streams import stream
-from tests.small_shards import jpeg, record
+from tests.small_shards import encoded, record
 
 
 class Records:
@@ -18,8 +18,8 @@ class Records:
 
     def __init__(self, count):
         rng, self.count = np.random.default_rng(0), count
-        images = [jpeg(rng.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(4)]
-        self.few = [record(encoded, 0) for encoded in images]
+        images = [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(4)]
+        self.few = [record(encoded(image), 0) for image in images]
 
     def __getitem__(self, index):
         assert 0 <= index < self.count

@@ -1,5 +1,5 @@
+import functools
 import hashlib
-import io
 import json
 import logging
 import os
@@ -10,12 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from array_record.python import array_record_module
-from PIL import Image
 
 from bnrepro.data import datasets
 from bnrepro.data.datasets import DatasetError, load_dataset
-from tests.small_shards import record
+from tests.small_shards import encoded, write_shard
 
 REAL_DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
 TRAIN_SHARD = "mnist-train.array_record-00000-of-00001"
@@ -189,10 +187,7 @@ def test_a_bit_that_flipped_in_a_shard_is_noticed_and_the_shard_named(data_dir):
         load_dataset("mnist", data_dir)
 
 
-def png(array):
-    encoded = io.BytesIO()
-    Image.fromarray(array).save(encoded, format="PNG")
-    return encoded.getvalue()
+png = functools.partial(encoded, form="PNG")
 
 
 @pytest.mark.parametrize(
@@ -210,12 +205,7 @@ def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
     data_dir, image, label, message
 ):
     examples = [(png(np.full((28, 28), n, np.uint8)), n % 10) for n in range(59)]
-    shard = data_dir / "mnist" / "3.0.1" / TRAIN_SHARD
-    shard.unlink()
-    writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
-    for encoded, number in [*examples, (image, label)]:
-        writer.write(record(encoded, number))
-    writer.close()
+    write_shard(data_dir / "mnist" / "3.0.1" / TRAIN_SHARD, [*examples, (image, label)])
     with pytest.raises(DatasetError, match=f"{TRAIN_SHARD} is damaged: .*({message})"):
         load_dataset("mnist", data_dir)
 

@@ -1,5 +1,4 @@
 import gzip
-import hashlib
 import io
 import socket
 import zipfile
@@ -8,14 +7,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.download import checksums
-from tensorflow_datasets.core.utils import Size
 
 from bnrepro.data import prepare
 from bnrepro.data.datasets import DatasetError, load_dataset
 from scripts import prepare_data
 from tests.commands import refusal
-from tests.data.conftest import serving
+from tests.data.conftest import registered, serving
+from tests.small_shards import encoded
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -153,11 +151,7 @@ def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_i
     rng, wnids = np.random.default_rng(0), [f"n{n:08}" for n in range(200)]
     pixels = {"RGB": rng.integers(0, 256, (64, 64, 3), np.uint8)}
     pixels["L"] = pixels["RGB"][..., 0]
-    images = {}
-    for mode, array in pixels.items():
-        encoded = io.BytesIO()
-        Image.fromarray(array).save(encoded, format="JPEG")
-        images[mode] = encoded.getvalue()
+    images = {mode: encoded(array) for mode, array in pixels.items()}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         root = "tiny-imagenet-200"
@@ -169,9 +163,8 @@ def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_i
         archive.writestr(f"{root}/test/images/test_0.JPEG", images["RGB"])
     name, content = "tiny-imagenet-200.zip", content.getvalue()
     with serving({name: content}) as (url, _):
-        info = checksums.UrlInfo(Size(len(content)), hashlib.sha256(content).hexdigest(), name)
         monkeypatch.setattr(prepare._TinyImagenet, "URL", url + name)
-        monkeypatch.setattr(prepare._TinyImagenet, "url_infos", {url + name: info})
+        monkeypatch.setattr(prepare._TinyImagenet, "url_infos", registered(url, {name: content}))
         folder = prepare.prepare_tiny_imagenet(tmp_path)
     assert folder == tmp_path / "tiny_imagenet" / "200" / "1.0.0"
     dataset = load_dataset("tiny_imagenet/200", tmp_path)

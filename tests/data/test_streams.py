@@ -27,10 +27,6 @@ def data_dir(tmp_path):
     return tmp_path / "data"
 
 
-def run_key(seed):
-    return jax.random.key(seed)
-
-
 take = partial(take_images, classes=CLASSES, digits=1)
 
 
@@ -54,7 +50,7 @@ def make_parts(dataset, flip=True, crop=True):
 def make_stream(data_dir, *, image_size=0, distorted=False, workers=0, **draw):
     dataset = load_dataset("squares", data_dir, image_size=image_size, stream=True)
     options = {"image_size": image_size, "distorted": distorted, "workers": workers}
-    return stream(*make_parts(dataset, **draw), run_key=run_key, runs=2, **options)
+    return stream(*make_parts(dataset, **draw), run_key=jax.random.key, runs=2, **options)
 
 
 def fed(source, seeds, first, count, here=None):
@@ -86,7 +82,8 @@ def test_a_stream_gives_the_minibatches_of_the_resident_set(data_dir):
     batches = fed(streamed, [7], 2, 3)
     for i in range(3):
         expected = take(
-            (jnp.asarray(images), jnp.asarray(labels)), source.draw(run_key(7), jnp.int32(2 + i))
+            (jnp.asarray(images), jnp.asarray(labels)),
+            source.draw(jax.random.key(7), jnp.int32(2 + i)),
         )
         batch = take((), jax.tree.map(lambda x, i=i: jnp.asarray(x[0, i]), batches))
         assert_same(jax.tree.map(np.asarray, batch), jax.tree.map(np.asarray, expected))
@@ -107,7 +104,7 @@ def test_a_distorted_image_has_a_generator_of_its_seed_step_and_place(data_dir):
     dataset = load_dataset("squares", data_dir, stream=True)
     source = make_stream(data_dir, **INCEPTION)
     images = fed(source, [3], 4, 1)["images"]
-    index = make_parts(dataset)[2](run_key(3), jnp.int32(4))["index"]
+    index = make_parts(dataset)[2](jax.random.key(3), jnp.int32(4))["index"]
     for place in (0, 7):
         image = dataset.train_images.image(int(index[place]))
         expected = inception(image, 8, np.random.default_rng([3, 4, place]))
@@ -145,14 +142,10 @@ def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, tmp_path, m
 
 
 def test_validation_is_the_test_set_of_imagenet_whose_test_set_has_no_labels(tmp_path):
-    folder = write_set(tmp_path / "data", splits=("train", "validation"))
-    info = json.loads((folder / "dataset_info.json").read_text())
-    unlabelled = {**info["splits"][1], "name": "test"}
-    info |= {"name": "imagenet2012", "splits": [*info["splits"], unlabelled]}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    for shard in folder.glob("squares-*"):
-        shard.rename(folder / shard.name.replace("squares", "imagenet2012"))
-    folder.parent.rename(folder.parents[1] / "imagenet2012")
+    path = write_set(tmp_path / "data", name="imagenet2012") / "dataset_info.json"
+    info = json.loads(path.read_text())
+    info["splits"].append({**info["splits"][1], "name": "test"})
+    path.write_text(json.dumps(info))
     dataset = load_dataset("imagenet2012", tmp_path / "data", stream=True)
     assert (len(dataset.train_images), len(dataset.test_images)) == (TRAIN, TEST)
 
