@@ -94,9 +94,9 @@ def test_a_set_that_is_nowhere_is_an_error_with_the_folders_the_way_and_the_know
 
 
 @pytest.mark.parametrize("name", ["mnist:1.0.0", "mnist/config", "fashion_mnist"])
-def test_only_tfds_current_mnist_is_downloaded_or_stood_in_for(server, tmp_path, name):
+def test_only_tfds_current_mnist_is_downloaded_or_stood_in_for(server, name):
     with pytest.raises(DatasetError, match="is not in"):
-        load_dataset(name, tmp_path)
+        load_dataset(name)
     assert not server[1]
 
 
