@@ -1,4 +1,4 @@
-"""A training step, an evaluation, the gradients: compiled once for each layer and shape."""
+"""Training, evaluation, gradients, compiled once for each layer and shape; equality of results."""
 
 import functools
 
@@ -49,6 +49,21 @@ def some_variables(layer, x, further_arguments=(True,)):
         return jnp.asarray(numbers, like.dtype)
 
     return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def assert_same(found, right, tolerance, scaled=False):
+    """The same tree, with the same types, and values within a tolerance.
+
+    Which is of each array's largest number, or of 1, if `scaled`; and may be given for each type.
+    """
+    assert jax.tree.structure(found) == jax.tree.structure(right)
+    for value, expected in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
+        assert value.dtype == expected.dtype
+        own = tolerance[value.dtype.name] if isinstance(tolerance, dict) else tolerance
+        wide = np.complex128 if jnp.iscomplexobj(value) else np.float64
+        value, expected = (np.asarray(each).astype(wide) for each in (value, expected))
+        scale = max(1, np.max(abs(expected))) if scaled else 1
+        np.testing.assert_allclose(value, expected, rtol=own, atol=own * scale)
 
 
 def normal(*shape, mean=0.0, std=1.0, seed=0, dtype=np.float32):

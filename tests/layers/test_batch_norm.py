@@ -13,6 +13,7 @@ from hypothesis import given
 from bnrepro import BatchNorm
 from tests.layers import reference
 from tests.layers.running import (
+    assert_same,
     evaluate,
     normal,
     some_variables,
@@ -114,20 +115,6 @@ def seen(layer, variables, x, dy):
     if jnp.issubdtype(x.dtype, jnp.inexact):
         return evaluated, train_and_differentiate(layer, variables, x, dy)
     return evaluated, train(layer, variables, x)
-
-
-def assert_same(ours, theirs, tolerance):
-    """The same tree, with the same types, and values within a tolerance."""
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for our_leaf, their_leaf in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert our_leaf.dtype == their_leaf.dtype
-        wide = np.complex128 if jnp.iscomplexobj(our_leaf) else np.float64
-        np.testing.assert_allclose(
-            np.asarray(our_leaf).astype(wide),
-            np.asarray(their_leaf).astype(wide),
-            rtol=tolerance,
-            atol=tolerance,
-        )
 
 
 HALF = {"float16": 2e-3, "bfloat16": 2e-2}  # a rounding or two

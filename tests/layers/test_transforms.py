@@ -18,6 +18,7 @@ from bnrepro import BatchNorm, BatchRenorm
 from bnrepro.comparison.footprint import collectives
 from tests.layers import reference
 from tests.layers.running import (
+    assert_same,
     evaluate,
     normal,
     some_variables,
@@ -32,11 +33,7 @@ both_nnx_layers = pytest.mark.parametrize(
 
 
 def assert_close(found, right, tolerance=1e-5):
-    assert jax.tree.structure(found) == jax.tree.structure(right)
-    for value, expected in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
-        assert value.dtype == expected.dtype
-        scale = max(1, np.max(abs(np.asarray(expected))))
-        np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance * scale)
+    assert_same(found, right, tolerance, scaled=True)
 
 
 def stacked(*trees):
@@ -396,16 +393,7 @@ def test_inputs_of_other_types_have_the_formulas_derivatives(layer_type, trains,
 
     found, right = seen(applied, False, x, dx, dy), seen(plain, True, x, dx, dy)
     assert found[0].dtype == wide and found[2][1].dtype == x.dtype
-    as_wide = functools.partial(jax.tree.map, lambda leaf: leaf.astype(jnp.result_type(leaf, 1.0)))
-    for value, expected in zip(
-        jax.tree.leaves(as_wide(found)), jax.tree.leaves(as_wide(right)), strict=True
-    ):
-        np.testing.assert_allclose(
-            np.asarray(value, np.complex128),
-            np.asarray(expected, np.complex128),
-            rtol=tolerance,
-            atol=tolerance * np.max(abs(np.asarray(expected))),
-        )
+    assert_close(found, right, tolerance)
 
 
 @both_layers
