@@ -124,6 +124,10 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
         open_workdir(tmp_path / "file", {})
 
 
+HEADER = "variant,seed,step,split,metric,value\n"
+VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -134,29 +138,13 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
         ("config.json", '{"seeds": 1}', "an integer steps, got None"),
         ("config.json", '{"seeds": 1, "steps": 1.5}', "an integer steps, got 1.5"),
         ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
-        ("config.json", '{"seeds": 1, "steps": 1, "variants": {"a": 3}}', "an object of objects"),
-        (
-            "config.json",
-            '{"seeds": 1, "steps": 1, "variants": {"a": {}}, "baseline": ["a"]}',
-            "one of its variants as baseline",
-        ),
-        (
-            "config.json",
-            '{"seeds": 1, "steps": 1, "variants": {"a": {}}, "baseline": "b"}',
-            "one of its variants as baseline",
-        ),
-        ("metrics.csv", "variant,seed,step,split,metric,value\nplain,0,1", "is cut short"),
-        ("metrics.csv", "variant,seed,step,split,metric,value\na,0,1,b,c,?\n", "metrics.csv"),
-        (
-            "metrics.csv",
-            f"variant,seed,step,split,metric,value\na,{10**30},1,b,c,1\n",
-            "metrics.csv",
-        ),
-        (
-            "metrics.csv",
-            "variant,seed,step,split,metric,value\n" + 2 * "a,0,1,b,c,1\n",
-            "two values for one metric",
-        ),
+        ("config.json", VARIANTS + "3}}", "an object of objects"),
+        ("config.json", VARIANTS + '{}}, "baseline": ["a"]}', "one of its variants as baseline"),
+        ("config.json", VARIANTS + '{}}, "baseline": "b"}', "one of its variants as baseline"),
+        ("metrics.csv", HEADER + "plain,0,1", "is cut short"),
+        ("metrics.csv", HEADER + "a,0,1,b,c,?\n", "metrics.csv"),
+        ("metrics.csv", HEADER + f"a,{10**30},1,b,c,1\n", "metrics.csv"),
+        ("metrics.csv", HEADER + 2 * "a,0,1,b,c,1\n", "two values for one metric"),
         ("provenance.json", "{}", "must name the dataset"),
         ("provenance.json", '{"dataset": "x", "classes": 0}', "a number of classes, got 0"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),

@@ -7,21 +7,19 @@ import numpy as np
 import pytest
 
 from bnrepro.claims import CLAIMS, pictures, readings
-from bnrepro.records import Run, metric_rows, read_run
+from bnrepro.records import read_run
 from bnrepro.report import figures
 from scripts.claims import REGISTERED
+from tests.records_fixtures import small_run
 
 BLUE = figures.looks({"": "batch_norm"})[""][0]
 
 
 def made(tmp_path, rows, variants=("plain", "batch_norm"), **settings):
     """A run of three seeds, 0 to 2, evaluated at 0, 10 and 20, with these rows."""
-    names = {name: "batch_norm" if "batch_norm" in name else "none" for name in variants}
-    config = {"dataset": "mnist", "seeds": 3, "first_seed": 0, "steps": 20, "eval_every": 10,
-              "preview": False, "baseline": variants[0]}  # fmt: skip
-    overrides = {name: {"normalizer": {"name": kind}, **settings} for name, kind in names.items()}
-    provenance = {"dataset": "mnist/3.0.1", "stand_in": False}
-    return Run(tmp_path, config | {"variants": overrides}, metric_rows(rows), provenance)
+    kinds = {name: "batch_norm" if "batch_norm" in name else "none" for name in variants}
+    overrides = {name: {"normalizer": {"name": kind}, **settings} for name, kind in kinds.items()}
+    return small_run(tmp_path, {}, rows, variants=overrides, baseline=variants[0])
 
 
 def drawn(picture):

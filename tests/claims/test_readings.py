@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bnrepro.claims import readings
-from bnrepro.records import Run, metric_rows
+from tests.records_fixtures import small_run
 
 
 def make_run(values, *, settings=None, diverged=(), steps=30):
@@ -20,10 +20,8 @@ def make_run(values, *, settings=None, diverged=(), steps=30):
         for i, value in enumerate(series)
     ]
     rows += [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in diverged]
-    config = {"steps": steps, "eval_every": 10, "seeds": 3, "baseline": names[0]}
-    config["variants"] = {name: (settings or {}).get(name, {}) for name in names}
-    provenance = {"dataset": "mnist/3.0.1", "stand_in": False, "classes": 10}
-    return Run(Path(), config, metric_rows(rows), provenance)
+    variants = {name: (settings or {}).get(name, {}) for name in names}
+    return small_run(Path(), {}, rows, variants=variants, baseline=names[0], steps=steps)
 
 
 def accuracies(**finals):

@@ -3,12 +3,12 @@
 import pytest
 
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.records import Run, metric_rows
 from configs import few_labels_tiny as few_labels_tiny_config
 from configs import labels_and_depth as labels_and_depth_config
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
 from experiments import cli, labels_and_depth, non_iid, small_batch
+from tests.records_fixtures import small_run
 
 
 def measured(workdir, module, finals, splits=("test",)):
@@ -23,8 +23,7 @@ def measured(workdir, module, finals, splits=("test",)):
         for step in (2, 4)
         for split in splits
     ]
-    provenance = {"dataset": "mnist/3.0.1", "stand_in": False}
-    return Run(workdir, config, metric_rows(rows), provenance)
+    return small_run(workdir, {}, rows, **config)
 
 
 def drawn(report):
