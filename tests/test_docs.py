@@ -13,7 +13,6 @@ from tests.pages import LINKS, run_code, run_notebook
 from tests.small_dataset import small_dataset
 
 ROOT = Path(__file__).parents[1]
-_BENCHMARKS = ("layers", "formulations", "train")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 run_code = functools.cache(run_code)
 
@@ -62,19 +61,22 @@ def test_the_adapter_shown_for_sbx_is_the_one_that_was_measured():
             assert (layer.r_max(count), layer.d_max(count)) == limits
 
 
-def test_the_returns_on_the_page_are_those_of_the_result():
-    result = (ROOT / "results" / "reinforcement_learning" / "pendulum.md").read_text()
-    (table,) = (part for part in result.split("\n\n") if part.startswith("|"))
-    assert table in (ROOT / "docs" / "reinforcement-learning.md").read_text()
-
-
-def test_the_tables_of_speed_are_those_of_the_results():
-    page = (ROOT / "docs" / "performance.md").read_text()
-    names = [f"{name}{jax}" for name in _BENCHMARKS for jax in ("", "_jax_0.12")]
-    for name in names:
-        result = (ROOT / "results" / "benchmarks" / f"{name}.md").read_text()
-        tables = [part for part in result.split("\n\n") if part.startswith("|")]
-        assert tables and all(table in page for table in tables)
+@pytest.mark.parametrize(
+    ("page", "result"),
+    [
+        ("reinforcement-learning", "reinforcement_learning/pendulum"),
+        *(
+            ("performance", f"benchmarks/{name}{jax}")
+            for name in ("layers", "formulations", "train")
+            for jax in ("", "_jax_0.12")
+        ),
+    ],
+)
+def test_the_tables_on_a_page_are_those_of_the_result(page, result):
+    shown = (ROOT / "docs" / f"{page}.md").read_text()
+    parts = (ROOT / "results" / f"{result}.md").read_text().split("\n\n")
+    tables = [part for part in parts if part.startswith("|")]
+    assert tables and all(table in shown for table in tables)
 
 
 @pytest.mark.parametrize(
