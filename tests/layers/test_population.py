@@ -43,9 +43,8 @@ class Two(nn.Module):
         return self.layer_type(use_running_average=not train, name="second")(x)
 
 
-def test_they_are_algorithm_2_layer_by_layer():
-    """Claim A2, with each layer normalizing by the minibatch while it is done."""
-    model = Two(BatchNorm)
+def variables_and_statistics(model):
+    """The variables of a model, which are left alone, and the statistics, which are as many."""
     variables = some_variables(model, BATCHES[0], (True,))
     before = jax.tree.map(np.array, variables)
     found = population_statistics(
@@ -53,7 +52,12 @@ def test_they_are_algorithm_2_layer_by_layer():
     )
     jax.tree.map(np.testing.assert_array_equal, variables, before)
     assert jax.tree.structure(found) == jax.tree.structure(variables["batch_stats"])
+    return variables, found
 
+
+def test_they_are_algorithm_2_layer_by_layer():
+    """Claim A2, with each layer normalizing by the minibatch while it is done."""
+    variables, found = variables_and_statistics(Two(BatchNorm))
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables["params"])
     dense = [x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"] for x in BATCHES]
     assert_close(found["first"], population(dense))
@@ -84,13 +88,7 @@ class Residual(nn.Module):
 def test_of_batch_renorm_they_are_those_of_the_network_that_evaluates_with_them():
     """Of each layer's own inputs over the whole set: other averages would make other inputs."""
     model = Residual(6)
-    variables = some_variables(model, BATCHES[0], (True,))
-    before = jax.tree.map(np.array, variables)
-    found = population_statistics(
-        functools.partial(model.apply, train=True), variables, iter(BATCHES)
-    )
-    jax.tree.map(np.testing.assert_array_equal, variables, before)
-    assert jax.tree.structure(found) == jax.tree.structure(variables["batch_stats"])
+    variables, found = variables_and_statistics(model)
     assert all(found[f"norm_{i}"]["count"] == 0 for i in range(6))
 
     x = np.concatenate(BATCHES).astype(np.float64)
@@ -170,33 +168,26 @@ class Carried(nn.Module):
         return BatchNorm(use_running_average=False, use_scale=False, use_bias=False)(x) + 1, None
 
 
-def lifted(collections):
-    """Two blocks, one after the other, as a scan; their statistics are stacked."""
-    scan = nn.scan(Carried, variable_axes=dict.fromkeys(collections, 0), length=2)
-    return scan(), (None,)
+def statistics_of_scan(*collections):
+    """Of two blocks, one after the other, as a scan; their statistics are stacked."""
+    model = nn.scan(Carried, variable_axes=dict.fromkeys(collections, 0), length=2)()
+    return population_statistics(
+        lambda variables, x, mutable: model.apply(variables, x, None, mutable=mutable),
+        some_variables(model, BATCHES[0], (None,)),
+        BATCHES,
+    )
 
 
 def test_layers_may_be_stacked_by_a_scan_that_lists_the_collection():
-    model, arguments = lifted(["batch_stats", "batch_moments"])
-    variables = some_variables(model, BATCHES[0], arguments)
-    found = population_statistics(
-        lambda variables, x, mutable: model.apply(variables, x, *arguments, mutable=mutable),
-        variables,
-        BATCHES,
-    )["BatchNorm_0"]
+    found = statistics_of_scan("batch_stats", "batch_moments")["BatchNorm_0"]
     first = population(BATCHES)
     second = population([reference.batch_norm(x) + 1 for x in BATCHES])
     assert_close(found, {name: np.stack([first[name], second[name]]) for name in first})
 
 
 def test_a_scan_that_does_not_list_it_is_told_to():
-    model, arguments = lifted(["batch_stats"])
     with pytest.raises(ValueError, match="batch_moments among its variable_axes"):
-        population_statistics(
-            lambda variables, x, mutable: model.apply(variables, x, *arguments, mutable=mutable),
-            some_variables(model, BATCHES[0], arguments),
-            BATCHES,
-        )
+        statistics_of_scan("batch_stats")
 
 
 def test_a_model_mapped_over_microbatches_has_as_many_minibatches():
