@@ -25,6 +25,12 @@ def run_with_settings(workdir, **changes):
     return small_run(workdir, model={"hidden": (2, 3)}, variants=VARIANTS, **changes)
 
 
+def tell(tracker, run, last_step):
+    """Tells of the rows of plain up to a step."""
+    rows = run.metrics[(run.metrics["variant"] == "plain") & (run.metrics["step"] <= last_step)]
+    tracker(dataclasses.replace(run, metrics=rows), "plain")
+
+
 def read_events(folder):
     """Scalars by step and tag, and the messages to the HPARAMS tab by tag."""
     (path,) = folder.iterdir()
@@ -37,6 +43,7 @@ def read_events(folder):
                 content = value.metadata.plugin_data.content
                 messages[value.tag] = HParamsPluginData.FromString(content)
             else:
+                assert (event.step, value.tag) not in scalars
                 scalars[event.step, value.tag] = value.simple_value
         data = data[16 + length :]
     return scalars, messages
@@ -85,32 +92,17 @@ def test_a_trial_of_a_sweep_is_a_variant_like_others(tmp_path):
     assert "optimizer.momentum" not in settings
 
 
-def test_tensorboard_events_are_not_written_twice(tmp_path):
-    run = run_with_settings(tmp_path)
-    trackers.TensorBoard()(run, "plain")
-    before = sorted(tmp_path.rglob("events*"))
-    trackers.TensorBoard()(dataclasses.replace(run, metrics=run.metrics.iloc[:0]), "plain")
-    assert sorted(tmp_path.rglob("events*")) == before
-
-
 def test_tensorboard_gets_rows_as_they_come_each_once(tmp_path):
-    """Also of a process that died, from the one that goes on."""
+    """Also of a process that died, from the one that goes on; of a finished variant, none."""
     run = run_with_settings(tmp_path)
-    whole = run.metrics[run.metrics["variant"] == "plain"]
-    assert run.finished("plain")
     folder = tmp_path / "tensorboard" / "plain" / "seed_1"
-
-    def tell(tracker, last_step):
-        part = whole[whole["step"] <= last_step]
-        tracker(dataclasses.replace(run, metrics=part), "plain")
-        return {step for step, _ in read_events(folder)[0]}
-
-    dead, alive = trackers.TensorBoard(), trackers.TensorBoard()
-    assert tell(dead, 0) == {0}
-    assert tell(dead, 10) == {0, 10}
-    assert tell(alive, 0) == {0}
-    assert tell(alive, 10) == {0, 10}
-    assert tell(alive, 20) == {0, 10, 20}
+    dead, alive, later = (trackers.TensorBoard() for _ in range(3))
+    steps = ((dead, 0), (dead, 10), (alive, 0), (alive, 10), (alive, 20), (later, 0))
+    known = []
+    for tracker, last_step in steps:
+        tell(tracker, run, last_step)
+        known.append({step for step, _ in read_events(folder)[0]})
+    assert known == [{0}, {0, 10}, {0}, {0, 10}, {0, 10, 20}, {0, 10, 20}]
     assert len(list(folder.iterdir())) == 1
     assert len(read_events(folder)[1]) == 2
 
@@ -198,18 +190,11 @@ def test_wandb_gets_a_run_for_each_seed_with_its_settings_and_its_metrics_by_ste
 
 def test_wandb_is_told_as_rows_come_and_continues_its_run_after_a_death(tmp_path, wandb):
     run = run_with_settings(tmp_path)
-    whole = run.metrics[run.metrics["variant"] == "plain"]
-
-    def tell(tracker, last_step):
-        part = whole[whole["step"] <= last_step]
-        tracker(dataclasses.replace(run, metrics=part), "plain")
-        return [(list(log.logged), log.finished) for log in wandb.runs.values()]
-
     dead, alive = trackers.WandB("norms"), trackers.WandB("norms")
-    assert tell(dead, 0) == [([0], False)] * 3
-    assert tell(dead, 10) == [([0, 10], False)] * 3
-    assert tell(alive, 10) == [([0, 10], False)] * 3
-    assert tell(alive, 20) == [([0, 10, 20], True)] * 3
+    for tracker, steps in ((dead, [0]), (dead, [0, 10]), (alive, [0, 10]), (alive, [0, 10, 20])):
+        tell(tracker, run, steps[-1])
+        logs = [(list(log.logged), log.finished) for log in wandb.runs.values()]
+        assert logs == [(steps, steps[-1] == 20)] * 3
 
 
 def test_wandb_gets_nothing_twice_but_another_project_gets_all(tmp_path, wandb):
