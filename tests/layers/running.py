@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.layers import reference
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def train(layer, variables, x, mask=None):
@@ -49,6 +51,16 @@ def some_variables(layer, x, further_arguments=(True,)):
         return jnp.asarray(numbers, like.dtype)
 
     return jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def broadcastable(variables, x, axis=-1):
+    """gamma, beta, mu, and the variance or deviation, in float64, to broadcast against x."""
+    params, stats = variables["params"], variables["batch_stats"]
+    of_scale = stats["var" if "var" in stats else "std"]
+    return [
+        reference.per_feature(np.asarray(value) * np.float64(1), x, axis)
+        for value in (params["scale"], params["bias"], stats["mean"], of_scale)
+    ]
 
 
 def assert_same(found, right, tolerance, scaled=False):

@@ -14,6 +14,7 @@ from bnrepro import BatchNorm
 from tests.layers import reference
 from tests.layers.running import (
     assert_same,
+    broadcastable,
     evaluate,
     normal,
     some_variables,
@@ -55,15 +56,7 @@ def test_a_training_step_is_algorithm_1(shape_and_axis, mean, std, epsilon, mask
     variables = some_variables(layer, x)
     y, stats = train(layer, variables, x, mask)
 
-    gamma, beta, mu, var = (
-        reference.per_feature(variables[collection][name], x, axis)
-        for collection, name in [
-            ("params", "scale"),
-            ("params", "bias"),
-            ("batch_stats", "mean"),
-            ("batch_stats", "var"),
-        ]
-    )
+    gamma, beta, mu, var = broadcastable(variables, x, axis)
     right = reference.batch_norm(x, gamma, beta, epsilon=epsilon, axis=axis, mask=mask)
     # The mean is a float32: y is as near as its last digit lets it be.
     resolution = np.spacing(np.float32(abs(mean))) / np.sqrt(std**2 / 9 + epsilon)
@@ -81,10 +74,7 @@ def test_gradients_are_the_papers_closed_form(shape, axis):
     layer = BatchNorm(axis=axis)
     variables = some_variables(layer, x)
     y, _, params, dx = train_and_differentiate(layer, variables, x, dy)
-    gamma, beta = (
-        reference.per_feature(np.asarray(variables["params"][name], np.float64), x, axis)
-        for name in ("scale", "bias")
-    )
+    gamma, beta, _, _ = broadcastable(variables, x, axis)
     right_y = reference.batch_norm(x, gamma, beta, axis=axis)
     right_dx, right_scale, right_bias = reference.batch_norm_gradients(x, dy, gamma, axis=axis)
     np.testing.assert_allclose(y, right_y, rtol=1e-4, atol=1e-5)
@@ -98,10 +88,8 @@ def test_evaluation_is_a_fixed_affine_map_of_the_averages():
     x = normal(5, 3)
     layer = BatchNorm(epsilon=0.01)
     variables = some_variables(layer, x)
-    p, s = variables["params"], variables["batch_stats"]
-    var = np.asarray(s["var"], np.float64)
-    mean, scale, bias = np.asarray(s["mean"]), np.asarray(p["scale"]), np.asarray(p["bias"])
-    right = (x - mean) / np.sqrt(var + 0.01) * scale + bias
+    gamma, beta, mu, var = broadcastable(variables, x)
+    right = (x - mu) / np.sqrt(var + 0.01) * gamma + beta
     np.testing.assert_allclose(evaluate(layer, variables, x), right, rtol=1e-5, atol=1e-6)
 
 

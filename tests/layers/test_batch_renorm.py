@@ -13,6 +13,7 @@ from hypothesis import given
 from bnrepro import BatchRenorm, delayed_renorm_schedules, renorm_schedules
 from tests.layers import reference
 from tests.layers.running import (
+    broadcastable,
     evaluate,
     normal,
     some_variables,
@@ -21,15 +22,6 @@ from tests.layers.running import (
 )
 
 pytestmark = pytest.mark.numbers
-
-
-def broadcastable(variables, x, axis=-1):
-    """gamma, beta, mu and sigma, shaped to broadcast against x."""
-    params, stats = variables["params"], variables["batch_stats"]
-    return [
-        reference.per_feature(value, x, axis)
-        for value in (params["scale"], params["bias"], stats["mean"], stats["std"])
-    ]
 
 
 # --- Algorithm 1 ---
