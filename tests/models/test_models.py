@@ -1,5 +1,7 @@
 """The networks and the normalizers a config can name."""
 
+from functools import partial
+
 import flax.errors
 import flax.linen as nn
 import jax
@@ -14,6 +16,7 @@ from bnrepro.models.cnn import CNN
 from bnrepro.models.convolution import convolution
 from bnrepro.models.dropout import Dropout
 from bnrepro.models.mlp import MLP
+from bnrepro.training.step import outputs
 
 normal = nn.initializers.normal
 
@@ -72,16 +75,17 @@ def test_the_plain_network_is_the_formula():
     np.testing.assert_allclose(model.apply({"params": params}, X, train=False), expected, rtol=1e-4)
 
 
-def outputs_in_training(model, variables, x):
-    """By name, what each layer puts out."""
-    _, collections = model.apply(
+def trained(model, x):
+    """Variables, what a step of training makes of the averages, and the outputs of all modules."""
+    variables = model.init(jax.random.key(1), x, train=True)
+    _, updates = model.apply(
         variables,
         x,
         train=True,
-        capture_intermediates=lambda module, method: module.name is not None,
-        mutable=["intermediates", "batch_stats"],
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=lambda module, method: method == "__call__" and module.path,
     )
-    return {name: calls["__call__"][0] for name, calls in collections["intermediates"].items()}
+    return variables, updates.get("batch_stats", {}), outputs(updates)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -91,8 +95,7 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
     normalizer = make_normalizer("batch_norm", steps=100, **SETTINGS)
     model = named(kind, normalizer=normalizer, norm_placement=placement)
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
-    variables = model.init(jax.random.key(1), images, train=True)
-    out = jax.tree.map(np.asarray, outputs_in_training(model, variables, images))
+    variables, _, out = jax.tree.map(np.asarray, trained(model, images))
     linear = {"mlp": "dense", "cnn": "conv"}[kind]
     first = model.nonlinearity_inputs()[0]
     assert first == ("norm_0" if placement != "after" else f"{linear}_0")
@@ -125,17 +128,10 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
 def test_of_half_precision_are_activations_alone(kind, name):
     normalizer = make_normalizer(name, steps=100, dtype=jnp.bfloat16, **SETTINGS)
     model = named(kind, normalizer=normalizer, dtype="bfloat16")
-
-    def traced():
-        images = jnp.zeros((6, 8, 8, 1))
-        variables = model.init(jax.random.key(1), images, train=True)
-        _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        return (variables, updates), outputs_in_training(model, variables, images)
-
-    kept, outputs = jax.eval_shape(traced)
+    *kept, out = jax.eval_shape(partial(trained, model), jnp.zeros((6, 8, 8, 1)))
     assert {x.dtype.name for x in jax.tree.leaves(kept)} <= {"float32", "int32"}
-    assert outputs.pop("logits").dtype == jnp.float32
-    assert {x.dtype.name for x in outputs.values()} == {"bfloat16"}
+    assert out.pop("logits").dtype == jnp.float32
+    assert {x.dtype.name for x in out.values()} == {"bfloat16"}
 
 
 def test_the_two_batch_normalizers_share_their_common_settings():
@@ -197,20 +193,15 @@ def test_dilated_and_grouped_convolutions_are_those_of_flax(settings):
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel(name):
     normalizer = make_normalizer(name, steps=100, **SETTINGS)
     model = CNN(3, nn.relu, normalizer, normal(0.3), channels=(10, 20))
-
-    def traced():
-        variables = model.init(jax.random.key(1), X[:1], train=True)
-        return variables, outputs_in_training(model, variables, X)
-
-    statistics = name.startswith("batch_")
-    variables, outputs = jax.jit(traced)() if statistics else jax.eval_shape(traced)
-    assert outputs["logits"].shape == (6, 3)
+    statistics, of_x = name.startswith("batch_"), partial(trained, model)
+    variables, _, out = jax.jit(of_x)(X) if statistics else jax.eval_shape(of_x, X)
+    assert out["logits"].shape == (6, 3)
     # Images of 4 x 5.
-    assert [outputs[f"conv_{i}"].shape for i in (0, 1)] == [(6, 2, 3, 10), (6, 1, 2, 20)]
+    assert [out[f"conv_{i}"].shape for i in (0, 1)] == [(6, 2, 3, 10), (6, 1, 2, 20)]
     assert ("bias" in variables["params"]["conv_0"]) == (name == "none")
     if statistics:
         assert variables["batch_stats"]["norm_1"]["mean"].shape == (20,)
-        np.testing.assert_allclose(outputs["norm_1"].mean((0, 1, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(out["norm_1"].mean((0, 1, 2)), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("init", "std"), [("normal", 0.02), ("lecun_normal", 1 / np.sqrt(400))])
