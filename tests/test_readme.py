@@ -76,12 +76,16 @@ def test_the_table_of_a_result_is_what_its_driver_makes_of_its_records(tmp_path,
     assert (tmp_path / "summary.md").read_text() == (result / "summary.md").read_text()
 
 
+def last_accuracies(run):
+    """The rows of the metrics that are about accuracy after the last step."""
+    rows = run.metrics[run.metrics["step"] == run.config["steps"]]
+    return rows[rows["metric"] == "accuracy"]
+
+
 def best_rates(name):
     """By what stands before it in a variant's name; of equally good ones, the smallest."""
-    run = read_run(ROOT / "results" / name)
-    rows = run.metrics[(run.metrics["split"] == "holdout") & (run.metrics["metric"] == "accuracy")]
-    rows = rows[rows["step"] == run.config["steps"]]
-    means = rows.groupby("variant")["value"].mean().round(6)
+    rows = last_accuracies(read_run(ROOT / "results" / name))
+    means = rows[rows["split"] == "holdout"].groupby("variant")["value"].mean().round(6)
     found = {}
     for variant, mean in means.items():
         kind, _, rate = variant.rpartition("rate ")
@@ -104,8 +108,8 @@ def test_chosen_rates_are_those_with_the_highest_accuracy_on_the_holdout():
 def final_accuracy(name):
     """Percent after the last step: one row a setting and seed, with those of the normalizer."""
     run = read_run(ROOT / "results" / name)
-    rows = run.metrics[run.metrics["step"] == run.config["steps"]]
-    rows = rows[(rows["split"] == "test") & (rows["metric"] == "accuracy")]
+    rows = last_accuracies(run)
+    rows = rows[rows["split"] == "test"]
     settings = pd.DataFrame({name: run.settings(name) for name in run.variants}).T
     keys = ["normalizer.name", "normalizer.r_max", "normalizer.d_max", "optimizer.learning_rate"]
     rows = rows.merge(settings[keys], left_on="variant", right_index=True)
@@ -146,9 +150,7 @@ def test_what_epsilon_does_to_filter_response_norm_is_that_of_the_results():
 
 
 def test_what_own_statistics_of_larger_minibatches_give_is_that_of_the_results():
-    run = read_run(ROOT / "results" / "labels_and_depth_statistics")
-    rows = run.metrics[run.metrics["step"] == run.config["steps"]]
-    rows = rows[rows["metric"] == "accuracy"]
+    rows = last_accuracies(read_run(ROOT / "results" / "labels_and_depth_statistics"))
     means = 100 * rows.groupby("split")["value"].mean()
     text = f"{means['test_minibatches']:.2f}% against {means['test']:.2f}%"
     assert text in " ".join(RESULTS.split())
