@@ -13,14 +13,13 @@ from bnrepro.comparison import restored as restored_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.reevaluation import reevaluate, with_population_statistics
-from bnrepro.comparison.restored import checked_configs, find_checkpoints, restore_variant
 from bnrepro.data import datasets
 from bnrepro.data.datasets import load_dataset
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import checksums
 from scripts import evaluate
 from tests.commands import refusal
-from tests.scripts.conftest import add_divergence, damage, edit, files
+from tests.scripts.conftest import add_divergence, damage, edit, files, restore
 from tests.small_dataset import small_dataset
 
 # Of tables: accuracy in percent, with two decimals, and loss with four.
@@ -63,12 +62,6 @@ def assert_row_shows(cells, step, values):
         shown = [float(number) for number in re.findall(r"[\d.]+", cell)]
         first, second = sorted(scale * np.asarray(values[metric], float))
         assert shown == pytest.approx([(first + second) / 2, first, second], abs=rounding)
-
-
-def restore(workdir, which="last", variant="batch_norm"):
-    run = read_run(workdir)
-    config = checked_configs(run)[variant]
-    return restore_variant(run, variant, config, find_checkpoints(run, variant)[0], which), config
 
 
 @pytest.mark.parametrize("which", ["last", "10"])

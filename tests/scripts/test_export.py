@@ -23,7 +23,7 @@ from bnrepro.models import resnet
 from bnrepro.records import read_run
 from scripts import export
 from tests.commands import refusal
-from tests.scripts.conftest import add_divergence, damage, files
+from tests.scripts.conftest import add_divergence, damage, files, restore
 from tests.small_dataset import small_config, small_dataset
 
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
@@ -68,10 +68,7 @@ class Plain(nn.Module):
 
 def trained(variant, index):
     """The config of a variant, and the variables of a seed from the last checkpoint."""
-    run = read_run(Path("run"))
-    config = restored.checked_configs(run)[variant]
-    steps, _ = restored.find_checkpoints(run, variant)
-    checkpoint = restored.restore_variant(run, variant, config, steps, "last")
+    checkpoint, config = restore(Path("run"), variant=variant)
     return config, jax.tree.map(lambda x: x[index], checkpoint.variables)
 
 
@@ -179,12 +176,12 @@ def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
     ],
 )
 def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, change, message):
-    def restore(*arguments):
+    def changed(*arguments):
         states, notes = original(*arguments)
         return states | change, notes
 
     original = restored.restore
-    monkeypatch.setattr(restored, "restore", restore)
+    monkeypatch.setattr(restored, "restore", changed)
     assert message in mistake(capsys, "run", "batch_norm", "--output=x")
 
 
