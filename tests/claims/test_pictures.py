@@ -157,7 +157,7 @@ def test_every_trained_claim_has_a_figure_with_its_numbers_in_words():
                 assert re.search(r"\d\.\d", alt) and "nan" not in alt, claim.id
 
 
-def test_guessing_is_marked_in_the_losses(tmp_path):
+def test_guessing_is_marked_in_the_losses():
     figure = CLAIMS["B8"].figures[0]
     _, axes = drawn(figure.picture(read_run(REGISTERED.with_name("counterexamples"))))
     assert axes.lines[-1].get_ydata()[0] == pytest.approx(math.log(10))

@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_pat
 
 
 def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_in_rgb(
-    isolated, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     rng, wnids = np.random.default_rng(0), [f"n{n:08}" for n in range(200)]
     pixels = {"RGB": rng.integers(0, 256, (64, 64, 3), np.uint8)}

@@ -89,7 +89,7 @@ def test_a_stream_gives_the_minibatches_of_the_resident_set(data_dir):
         assert_same(jax.tree.map(np.asarray, batch), jax.tree.map(np.asarray, expected))
 
 
-def test_two_hosts_read_disjoint_shares_that_are_the_whole(data_dir, monkeypatch):
+def test_two_hosts_read_disjoint_shares_that_are_the_whole(data_dir):
     source = make_stream(data_dir, **INCEPTION)
     whole = fed(source, [3, 5], 0, 2)["images"]
     first = np.zeros((2, 8), bool)
@@ -131,7 +131,7 @@ def test_what_is_held_out_is_the_end_of_the_training_set(data_dir):
         np.testing.assert_array_equal(pixels, whole.holdout_images[n])
 
 
-def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, tmp_path, monkeypatch):
+def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, monkeypatch):
     from bnrepro.data import datasets
 
     first = load_dataset("squares", data_dir, stream=True)
@@ -187,7 +187,7 @@ def test_a_missing_shard_is_named_before_anything_is_read(data_dir):
         load_dataset("squares", data_dir, stream=True)
 
 
-def test_a_set_may_have_more_files_than_a_process_may_usually_open(data_dir, monkeypatch):
+def test_a_set_may_have_more_files_than_a_process_may_usually_open(monkeypatch):
     """The limits are those of many systems, and of one whose own is as low."""
     limits, asked = [(1_024, 4_096), (1_024, 1_024)], []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits.pop(0))
