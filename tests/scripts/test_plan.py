@@ -1,10 +1,7 @@
 """scripts/plan.py as a user runs it."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -16,19 +13,13 @@ from bnrepro.errors import UserError
 from bnrepro.models import inception as inception_model
 from configs import inception, small_batch
 from scripts import plan
+from tests import commands
+from tests.commands import sentence_of
 
-ROOT = Path(__file__).parents[2]
 NAME = "batch_norm 4"
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "scripts.plan", "--config=configs/small_batch.py", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "120"},
-    )
+run = partial(commands.run, "scripts.plan", "--config=configs/small_batch.py", COLUMNS="120")
 
 
 def planned(topology, **settings):
@@ -120,8 +111,7 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
 )
 def test_a_mistake_is_one_sentence(arguments, message):
     result = run(*arguments)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert message in result.stderr and result.stderr.count("\n") == 1
+    assert message in sentence_of(result.returncode, result.stdout, result.stderr)
 
 
 @pytest.mark.parametrize(
