@@ -142,7 +142,8 @@ def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert "file" in refusal(capsys, prepare_data.main, "mnist", f"--data_dir={tmp_path / 'file'}")
+    said = refusal(capsys, prepare_data.main, "mnist", f"--data_dir={tmp_path / 'file'}")
+    assert said.startswith("mnist cannot be prepared: ") and str(tmp_path / "file") in said
 
 
 def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_in_rgb(
