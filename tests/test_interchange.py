@@ -75,32 +75,24 @@ def assert_trees_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def assert_same_inference(model, variables, right):
-    y = jax.jit(functools.partial(model.apply, train=False))(variables, X)
-    np.testing.assert_allclose(y, right, rtol=2e-5, atol=2e-5)
-
-
 # --- between layers ---
 
 
-@pytest.mark.parametrize("target", [FLAX, OURS])
-def test_batch_renorm_infers_the_same_as_batch_norm(target):
-    variables = trained(RENORM)
-    before = jax.tree.map(np.array, variables)
-    moved = to_batch_norm(variables, epsilon=EPSILON)
-    assert shapes(moved) == shapes(trained(target))
-    assert_same_inference(target, moved, RENORM.apply(variables, X, train=False))
-    assert_trees_equal(variables, before)
-
-
-@pytest.mark.parametrize("source", [FLAX, OURS])
-def test_batch_norm_infers_the_same_as_batch_renorm(source):
+@pytest.mark.parametrize("other", [FLAX, OURS])
+@pytest.mark.parametrize("to_renorm", [False, True])
+def test_a_network_infers_the_same_with_the_other_layer(other, to_renorm):
+    source, target = (other, RENORM) if to_renorm else (RENORM, other)
+    move = functools.partial(to_batch_renorm, count=7) if to_renorm else to_batch_norm
     variables = trained(source)
     before = jax.tree.map(np.array, variables)
-    moved = to_batch_renorm(variables, epsilon=EPSILON, count=7)
-    assert shapes(moved) == shapes(trained(RENORM))
-    assert_same_inference(RENORM, moved, source.apply(variables, X, train=False))
-    assert moved["batch_stats"]["norm"]["count"] == 7
+    moved = move(variables, epsilon=EPSILON)
+    assert shapes(moved) == shapes(trained(target))
+    y, right = (
+        jax.jit(functools.partial(model.apply, train=False))(given, X)
+        for model, given in ((target, moved), (source, variables))
+    )
+    np.testing.assert_allclose(y, right, rtol=2e-5, atol=2e-5)
+    assert not to_renorm or moved["batch_stats"]["norm"]["count"] == 7
     assert_trees_equal(variables, before)
 
 
