@@ -24,8 +24,21 @@ def sentence_of(code, out, err):
     return err.removeprefix("error: ")
 
 
-def refusal(capsys, main, *arguments):
-    """The sentence that a command says to arguments."""
+def code_of(main, *arguments):
+    """The code that a command ends this process with."""
     with pytest.raises(SystemExit) as exit_:
         main([str(argument) for argument in arguments])
-    return sentence_of(exit_.value.code, *capsys.readouterr())
+    return exit_.value.code
+
+
+def refusal(capsys, main, *arguments):
+    """The sentence that a command says to arguments."""
+    return sentence_of(code_of(main, *arguments), *capsys.readouterr())
+
+
+def output(capsys, *arguments, main):
+    """What a command that has nothing to warn of prints."""
+    main(arguments)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out

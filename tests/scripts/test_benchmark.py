@@ -18,7 +18,7 @@ from scripts import (
     benchmark_layers,
     benchmark_train,
 )
-from tests.commands import refusal
+from tests.commands import code_of, refusal
 from tests.small_dataset import small_dataset
 
 
@@ -178,9 +178,7 @@ def test_ways_to_compute_a_layer_agree_on_what_they_compute():
     [("--trials=0", "at least 1"), ("--alone=1", "at least 2"), ("--steps=many", "invalid")],
 )
 def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        benchmark.main(["sweep", f"--output={tmp_path / 'sweep.md'}", option])
-    assert caught.value.code == 2
+    assert code_of(benchmark.main, "sweep", f"--output={tmp_path / 'sweep.md'}", option) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

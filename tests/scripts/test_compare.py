@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 
 from bnrepro.records import write_run
 from scripts import compare
-from tests.commands import refusal
+from tests import commands
+from tests.commands import code_of, refusal
 from tests.records_fixtures import small_run
 
 
@@ -22,11 +24,7 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def output(capsys, *arguments):
-    compare.main(arguments)
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    return captured.out
+output = partial(commands.output, main=compare.main)
 
 
 def test_any_number_of_runs_is_compared_with_all_that_is_asked(runs, capsys):
@@ -109,8 +107,7 @@ def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
         f"left out: {sentence}left out: runs is not a workdir: it has no config.json\n"
     )
     assert "│ plain " in captured.out
-    with pytest.raises(SystemExit):
-        compare.main(["runs/two", "--skip-bad"])
+    assert code_of(compare.main, "runs/two", "--skip-bad") == 2
     message = f"left out: {sentence}error: no workdir is left to compare\n"
     assert capsys.readouterr().err == message
 

@@ -22,6 +22,7 @@ from bnrepro.layouts import from_torchvision
 from bnrepro.models import resnet
 from bnrepro.records import read_run
 from scripts import export
+from tests import commands
 from tests.commands import refusal
 from tests.scripts.conftest import add_divergence, damage, files, restore
 from tests.small_dataset import small_config, small_dataset
@@ -29,11 +30,7 @@ from tests.small_dataset import small_config, small_dataset
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
 
 
-def output(capsys, *arguments):
-    export.main(arguments)
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    return captured.out
+output = partial(commands.output, main=export.main)
 
 
 def mistake(capsys, *arguments):

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.cli import PREEMPTED
 from scripts import gpu, results
-from tests.commands import refusal
+from tests.commands import code_of, refusal
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def commands(tmp_path, monkeypatch):
 def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands, capsys):
     codes, started = commands
     codes["second"] = PREEMPTED
-    with pytest.raises(SystemExit) as caught:
-        gpu.main(["--minutes=1"])
-    assert caught.value.code == 75
+    assert code_of(gpu.main, "--minutes=1") == 75
     assert started == ["first", "second"]
     assert capsys.readouterr().err.endswith("the time is up: run the same command again to go on\n")
     codes["second"] = 0
@@ -44,9 +42,7 @@ def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands
 def test_the_rest_runs_after_a_failure_whose_code_comes_at_the_end(commands, capsys):
     codes, started = commands
     codes |= {"first": 3, "third": 4}
-    with pytest.raises(SystemExit) as caught:
-        gpu.main(["--minutes=1"])
-    assert (caught.value.code, started) == (3, ["first", "second", "third"])
+    assert (code_of(gpu.main, "--minutes=1"), started) == (3, ["first", "second", "third"])
     assert capsys.readouterr().err.endswith(
         "first.md failed with exit code 3\nthird.md failed with exit code 4\n"
     )
@@ -55,9 +51,7 @@ def test_the_rest_runs_after_a_failure_whose_code_comes_at_the_end(commands, cap
 def test_after_a_failure_there_may_be_more_to_do(commands):
     codes, _ = commands
     codes |= {"first": 3, "second": PREEMPTED}
-    with pytest.raises(SystemExit) as caught:
-        gpu.main(["--minutes=1"])
-    assert caught.value.code == PREEMPTED
+    assert code_of(gpu.main, "--minutes=1") == PREEMPTED
 
 
 def test_without_a_gpu_it_says_so_and_leaves_no_folder(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import pytest
 
 from scripts import torture
 from tests import xla_flags
+from tests.commands import code_of
 
 SHORT = ("--config.seeds=1", "--config.steps=300", "--config.model.hidden=(20,20)")
 
@@ -42,8 +43,6 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, capsy
     kept = tmp_path / "run" / "config.json"
     kept.parent.mkdir()
     kept.touch()
-    with pytest.raises(SystemExit) as caught:
-        torture.main([f"--workdir={tmp_path}"])
-    assert caught.value.code == 2
+    assert code_of(torture.main, f"--workdir={tmp_path}") == 2
     assert f"--workdir={tmp_path} must be a new or an empty folder" in capsys.readouterr().err
     assert kept.exists()
