@@ -11,10 +11,7 @@ from flax.traverse_util import flatten_dict
 from bnrepro.comparison.keys import CHANNELS, STEMS
 from bnrepro.models import inception, make_normalizer
 from bnrepro.models.inception import Inception
-from tests.models.test_models import named
-
-SETTINGS = {"momentum": 0.99, "epsilon": 1e-3, "num_groups": 2, "steps": 100}
-SETTINGS |= {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
+from tests.models.test_models import SETTINGS, named
 
 
 def network(normalizer="batch_norm", classes=1_000, **fields):

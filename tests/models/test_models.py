@@ -12,18 +12,15 @@ import pytest
 from bnrepro.comparison.keys import NORMALIZERS, PLACEMENTS
 from bnrepro.layers import BatchNorm, BatchRenorm
 from bnrepro.models import make_network, make_normalizer
-from bnrepro.models.cnn import CNN
 from bnrepro.models.convolution import convolution
 from bnrepro.models.dropout import Dropout
-from bnrepro.models.mlp import MLP
 from bnrepro.training.step import outputs
-
-normal = nn.initializers.normal
 
 X = jax.random.normal(jax.random.key(0), (6, 4, 5, 1))
 
 
 SETTINGS = {
+    "steps": 100,
     "momentum": 0.99,
     "epsilon": 1e-5,
     "r_max": 3.0,
@@ -35,11 +32,6 @@ SETTINGS = {
 }
 
 
-def network(normalizer):
-    normalizer = make_normalizer(normalizer, steps=100, **SETTINGS)
-    return MLP(3, nn.sigmoid, normalizer, normal(0.3), hidden=(20, 10))
-
-
 def named(name, **changes):
     """A network by its name, of two layers and without a normalizer unless `changes` say so."""
     settings = {"hidden": (20, 10), "channels": (20, 10), "activation": "relu", "init": "normal"}
@@ -49,7 +41,7 @@ def named(name, **changes):
 
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_every_normalizer_trains_and_evaluates_and_takes_the_bias_of_the_linear_layer(name):
-    model = network(name)
+    model = named("mlp", normalizer=make_normalizer(name, **SETTINGS))
 
     def traced():
         variables = model.init(jax.random.key(1), X[:1], train=True)
@@ -64,7 +56,7 @@ def test_every_normalizer_trains_and_evaluates_and_takes_the_bias_of_the_linear_
 
 
 def test_the_plain_network_is_the_formula():
-    model = network("none")
+    model = named("mlp", activation="sigmoid")
     params = model.init(jax.random.key(1), X, train=True)["params"]
     params = jax.tree.map(lambda p: p + 0.1, params)  # biases start at zero
     x = np.asarray(X, np.float64).reshape(6, 20)
@@ -92,7 +84,7 @@ def trained(model, x):
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_the_normalizer_stands_where_it_was_placed(kind, placement):
     """Each linear layer's input is what the one before put out, through what stands between."""
-    normalizer = make_normalizer("batch_norm", steps=100, **SETTINGS)
+    normalizer = make_normalizer("batch_norm", **SETTINGS)
     model = named(kind, normalizer=normalizer, norm_placement=placement)
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
     variables, _, out = jax.tree.map(np.asarray, trained(model, images))
@@ -126,7 +118,7 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
     ],
 )  # fmt: skip
 def test_of_half_precision_are_activations_alone(kind, name):
-    normalizer = make_normalizer(name, steps=100, dtype=jnp.bfloat16, **SETTINGS)
+    normalizer = make_normalizer(name, dtype=jnp.bfloat16, **SETTINGS)
     model = named(kind, normalizer=normalizer, dtype="bfloat16")
     *kept, out = jax.eval_shape(partial(trained, model), jnp.zeros((6, 8, 8, 1)))
     assert {x.dtype.name for x in jax.tree.leaves(kept)} <= {"float32", "int32"}
@@ -191,8 +183,7 @@ def test_dilated_and_grouped_convolutions_are_those_of_flax(settings):
 
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel(name):
-    normalizer = make_normalizer(name, steps=100, **SETTINGS)
-    model = CNN(3, nn.relu, normalizer, normal(0.3), channels=(10, 20))
+    model = named("cnn", channels=(10, 20), normalizer=make_normalizer(name, **SETTINGS))
     statistics, of_x = name.startswith("batch_"), partial(trained, model)
     variables, _, out = jax.jit(of_x)(X) if statistics else jax.eval_shape(of_x, X)
     assert out["logits"].shape == (6, 3)

@@ -112,7 +112,7 @@ def test_a_bottleneck_is_the_formula(stride, inputs):
 
 @pytest.mark.parametrize("name", sorted(set(NORMALIZERS) - {"none"}))
 def test_the_last_scale_of_a_block_may_start_at_zero_with_every_normalizer(name):
-    normalizer = make_normalizer(name, steps=100, **SETTINGS | {"num_groups": 2})
+    normalizer = make_normalizer(name, **SETTINGS | {"num_groups": 2})
     normalizer = partial(normalizer, use_running_average=False)
     model = Bottleneck(2, 1, partial(nn.Conv, use_bias=False), normalizer, nn.relu, True)
     x = IMAGES.repeat(3, -1)[..., :8]
