@@ -176,7 +176,8 @@ def open_workdir(
         raise RecordsError(
             f"{workdir} has files that no run of ours wrote: {', '.join(foreign[:3])}"
         )
-    for path in workdir.iterdir():
+    # Without its config, the others would count as those of a stranger.
+    for path in sorted(workdir.iterdir(), key=lambda path: path.name == CONFIG):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != LOCK:

@@ -62,7 +62,8 @@ class _Live:
                 logs[seed.seed] = self._begin(run, variant, seed, folder), 0
             log, count = logs[seed.seed]
             self._add(log, seed.metrics.iloc[count:])
-            logs[seed.seed] = log, len(seed.metrics)
+            # A trial that has lost its checkpoints starts over, and sends nothing twice.
+            logs[seed.seed] = log, max(count, len(seed.metrics))
             if finished:
                 self._end(log, seed)
         if finished:

@@ -42,7 +42,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.ema_decay = 0.0  # averages of all parameters to evaluate with; 0 for none
 
     # Where to resume from: every so many evaluations (0: only when interrupted, and at the end),
-    # and so many of them beside the one with the best test accuracy.
+    # and so many of them beside the one with the best accuracy (of a holdout, if any).
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 10
     config.checkpoint.keep = 2

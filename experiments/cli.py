@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bnrepro.comparison.config import variant_configs, with_defaults
 from bnrepro.comparison.keys import KEYS
 from bnrepro.errors import Preempted, UserError
 
@@ -54,24 +55,28 @@ def launch(
       own: names of the experiment's own flags, which are already defined.
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr before anything is
-    trained or written; 75 asked to stop (SIGTERM) and 130 interrupted (Ctrl-C), both with the state
-    saved: the same command resumes.
+    trained or written, or files that cannot be read or written; 75 asked to stop (SIGTERM) and 130
+    interrupted (Ctrl-C), both with the state saved: the same command resumes.
     """
-    with exit_codes():
+    with exit_codes(resumes=True):
         _launch(report, doc, check, adapt, own)
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Ends the process as `launch` says."""
+def exit_codes(*, resumes: bool = False) -> Iterator[None]:
+    """Ends the process as `launch` says; `resumes`: whether the same command goes on."""
+    saved = (
+        ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
+        "from there"
+    ) * resumes
     try:
         yield
     except UserError as error:
         fail(error)
-    except Preempted:
-        leave("asked to stop", PREEMPTED)
-    except KeyboardInterrupt:
-        leave("interrupted", INTERRUPTED)
+    except (Preempted, KeyboardInterrupt) as error:
+        told = isinstance(error, Preempted)
+        print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
+        sys.exit(PREEMPTED if told else INTERRUPTED)
 
 
 def _launch(
@@ -97,6 +102,8 @@ def _launch(
     distributed = ("distributed", "coordinator", "num_processes", "process_id")
     config, workdir = parse(doc, (*own, "only", "overwrite", "resume", *distributed))
     config = adapt(config)
+    variant_configs(config)  # finds mistakes
+    config = with_defaults(config)
     if only_flag.value is not None:
         config = only(config, only_flag.value)
     check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
@@ -111,8 +118,6 @@ def _launch(
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import jax
 
-    from bnrepro.comparison.config import variant_configs
-
     quiet_logging()
     if coordinator_flag.value or distributed_flag.value:
         try:
@@ -121,7 +126,6 @@ def _launch(
             fail(error)
     else:
         heed_sigterm()
-    variant_configs(config)
     # Only the first process writes, and needs the package and the account.
     trackers = make_trackers() if jax.process_index() == 0 else []
     run(config, workdir, overwrite_flag.value, trackers, report=report, check=check)
@@ -131,9 +135,11 @@ def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The config with only these variants; if the baseline is not among them, the first becomes it.
 
     Raises:
-      UserError: there is no such variant.
+      UserError: there is no such variant, or no name.
     """
     variants = config["variants"]
+    if not names:
+        raise UserError(f"--only must name variants; the config has {', '.join(variants)}")
     for name in names:
         if name not in variants:
             known = ", ".join(variants)
@@ -242,7 +248,6 @@ def heed_sigterm() -> None:
     """After SIGTERM, lets `end_if_told` stop the process at the next place where it can."""
 
     def told(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         _told.set()
 
     signal.signal(signal.SIGTERM, told)
@@ -363,16 +368,6 @@ def show(run: "Run", report: "Report") -> None:
     print_table(report.table, report.caption)
     pictures = ", ".join(f"{picture.name}.png" for picture in report.pictures)
     print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
-
-
-def leave(why: str, code: int) -> NoReturn:
-    """Exits with a message that the run can be resumed."""
-    print(
-        f"{why}: all progress is saved in the workdir; the same command, without --overwrite, "
-        "resumes from there",
-        file=sys.stderr,
-    )
-    sys.exit(code)
 
 
 def fail(error: BaseException) -> NoReturn:

@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import importlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
 
     cli.quiet_logging()
-    with cli.exit_codes():
+    with cli.exit_codes(resumes=True):
         if options.register:
             _register()
         else:
@@ -172,13 +171,12 @@ def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
 def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
     """The claims' fingerprints, with the commit that first held each; "" if not committed."""
     from bnrepro.claims.ledger import Registered
+    from bnrepro.comparison.provenance import git
 
     found = {}
     for name, digits in fingerprints(claims).items():
-        arguments = ("log", "--reverse", "--format=%H", f"-S{name},{digits}", "--", str(REGISTERED))
-        commits = subprocess.run(
-            ["git", *arguments], cwd=REGISTERED.parents[2], capture_output=True, text=True
-        ).stdout.split()
+        arguments = ("--reverse", "--format=%H", f"-S{name},{digits}", "--", str(REGISTERED))
+        commits = git("log", *arguments).split()
         found[name] = Registered(digits, commits[0] if commits else "")
     return found
 

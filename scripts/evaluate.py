@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     names = "default: all of them"
     add("--variants", type=lambda text: text.split(","), metavar="NAME,..", help=names)
-    which = "default: %(default)s; best: the highest test accuracy among those kept"
+    which = "default: %(default)s; best: of those kept, the most accurate (held-out, if so trained)"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _STATISTICS.items())
     choices = tuple(_STATISTICS)

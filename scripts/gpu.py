@@ -49,22 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("gpu", __doc__)
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
     end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
-    with cli.exit_codes():
+    with cli.exit_codes(resumes=True):
         _go_on(end)
 
 
 def _go_on(end: float) -> None:
     if not has_gpu():
         raise UserError("JAX finds no GPU here: see docs/devices.md")
+    from bnrepro.records import SUMMARY_MD
+
     # One of the commands launches others, which need memory, too.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     codes = {}
     for name, words in COMMANDS.items():
-        if (RESULTS / name).exists():
+        is_file = name.endswith(".md")
+        if (RESULTS / name if is_file else RESULTS / name / SUMMARY_MD).exists():
             continue
         print(f"{name}: {words}", file=sys.stderr)
         workdir = ROOT / "runs" / "gpu" / name
-        is_file = name.endswith(".md")
         place = f"--output={RESULTS / name}" if is_file else f"--workdir={workdir}"
         RESULTS.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", *shlex.split(words), place]

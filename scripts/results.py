@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("results", __doc__)
     parser.add_argument("--only", metavar="NAME,..", help=f"of {', '.join(COMMANDS)}")
     options = parser.parse_args(arguments)
-    with cli.exit_codes():
+    with cli.exit_codes(resumes=True):
         _rerun(options.only)
 
 
@@ -126,6 +126,7 @@ def run(
       Preempted: this process was asked to stop (SIGTERM), as the command then was.
     """
     end = time.monotonic() + seconds
+    cli.end_if_told()
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         try:
             while process.poll() is None:
@@ -174,38 +175,48 @@ def keep(workdir: Path, result: Path, pages: Sequence[Path]) -> None:
     new = (workdir / SUMMARY_MD).read_text(encoding="utf-8")
     if (result / SUMMARY_MD).exists():
         old = (result / SUMMARY_MD).read_text(encoding="utf-8")
-        for page in pages:
-            text = page.read_text(encoding="utf-8")
+        texts = [renewed(page.read_text(encoding="utf-8"), old, new) for page in pages]
+        for page, text in zip(pages, texts, strict=True):
             with complete_file(page) as path:
-                path.write_text(renewed(text, old, new), encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     result.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD):
-        shutil.copy(workdir / name, result)
     shutil.rmtree(result / FIGURES, ignore_errors=True)
     if (workdir / FIGURES).exists():
         shutil.copytree(workdir / FIGURES, result / FIGURES)
+    # The table comes last: where it is, all is.
+    for name in (CONFIG, METRICS, PROVENANCE, SUMMARY_CSV, SUMMARY_MD):
+        shutil.copy(workdir / name, result)
 
 
 def renewed(text: str, old: str, new: str) -> str:
-    """A page in which a table, in whole or some rows of it, is the new one."""
-    text = text.replace(old.strip(), new.strip())
+    """A page in which a table, in whole or some rows of it, is the new one.
 
-    def rows(summary: str) -> dict[str, str]:
-        table = summary.split("\n\n")[0].splitlines()
-        # The first row is the header, the second the rule below it.
-        return {line.split("|")[1].strip() or str(i): line for i, line in enumerate(table)}
-
-    before, after = rows(old), rows(new)
-    renewals = {line: after.get(label, line) for label, line in before.items()}
+    Raises:
+      UserError: the page shows a row that the new table lacks.
+    """
+    before, after = _rows(old), _rows(new)
 
     def table(found: re.Match[str]) -> str:
-        lines = found[0].splitlines()
+        shown = found[0].splitlines()
         # Another table may have the same header.
-        if not set(lines) <= set(renewals):
+        if not set(shown) <= set(before.values()):
             return found[0]
-        return "\n".join(renewals[line] for line in lines)
+        if len(shown) == len(before):
+            return "\n".join(after.values())
+        labels = [label for label, line in before.items() if line in shown]
+        if lost := [label for label in labels if label not in after]:
+            raise UserError(f"a page shows the row {lost[0]!r}, which the new table lacks")
+        return "\n".join(after[label] for label in labels)
 
+    # A table with its caption, then without, or some of its rows.
+    text = text.replace(old.strip(), new.strip())
     return re.sub(r"^\|.*(\n\|.*)*", table, text, flags=re.MULTILINE)
+
+
+def _rows(summary: str) -> dict[str, str]:
+    """The lines of a table by label; of the header and the rule below it, by position."""
+    header, rule, *lines = summary.split("\n\n")[0].splitlines()
+    return {"0": header, "1": rule} | {line.split("|")[1].strip(): line for line in lines}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr; 75 asked to stop
     (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
     """
-    with cli.exit_codes():
+    with cli.exit_codes(resumes=True):
         _main()
 
 

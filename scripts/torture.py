@@ -71,28 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--workdir", type=Path, required=True, help="folder to work in; new or empty"
     )
     parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
-    parser.add_argument(
-        "--trials", type=lambda names: names.split(","), help="trials to run, instead of all"
-    )
+    parser.add_argument("--trials", metavar="NAME,..", help=f"of {', '.join(TRIALS)}; default: all")
     options = parser.parse_args(arguments)
+    names = options.trials.split(",") if options.trials else list(TRIALS)
+    if unknown := [name for name in names if name not in TRIALS]:
+        parser.error(f"--trials names no trial: {unknown[0]!r}")
     # A folder that is not empty may hold somebody's runs.
     if options.workdir.is_file() or (options.workdir.exists() and any(options.workdir.iterdir())):
         parser.error(f"--workdir={options.workdir} must be a new or an empty folder")
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"--output={options.output} must be in a folder that is there")
 
-    bench = Bench(options.workdir)
-    trials: dict[str, Callable[[], Result]] = {
-        "killed": partial(killed, bench, count=20),
-        "told_to_end": partial(told_to_end, bench, count=5),
-        "damaged": partial(damaged, bench, count=50),
-        "full_disk": partial(full_disk, bench),
-        "memory": partial(memory, bench, evaluations=200),
-        "mistakes": partial(mistakes, bench, MISTAKES),
-        "strangers": partial(strangers, bench),
-        "sweep": partial(sweep_killed, bench, workers=4, trials=40, every=5.0),
-    }
-    results = []
-    for name in options.trials or trials:
-        results.append(trials[name]())
+    bench, results = Bench(options.workdir), []
+    for name in names:
+        results.append(TRIALS[name](bench))
         print(results[-1], flush=True)
     if options.output:
         with options.output.open("a") as file:
@@ -495,6 +487,17 @@ MISTAKES: list[list[str]] = [
     ["stray"],
     ["--coordinator=localhost:1"],
 ]  # fmt: skip
+
+TRIALS: dict[str, Callable[[Bench], Result]] = {
+    "killed": partial(killed, count=20),
+    "told_to_end": partial(told_to_end, count=5),
+    "damaged": partial(damaged, count=50),
+    "full_disk": full_disk,
+    "memory": partial(memory, evaluations=200),
+    "mistakes": partial(mistakes, wrong=MISTAKES),
+    "strangers": strangers,
+    "sweep": partial(sweep_killed, workers=4, trials=40, every=5.0),
+}
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,8 @@
 """A workdir is complete or absent, reads back what was written, and is not overwritten unasked."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -99,6 +101,23 @@ def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
         "metrics.csv",
         "provenance.json",
     }
+
+
+def test_overwriting_that_was_interrupted_is_taken_up(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    (run.workdir / "figures").mkdir()
+    listed = Path.iterdir
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda path: iter(sorted(listed(path))))
+        patch.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_workdir(run.workdir, run.config, overwrite=True)
+    assert open_workdir(run.workdir, run.config, overwrite=True).metrics.empty
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "figures/thesis.svg"])

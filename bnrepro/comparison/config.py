@@ -91,6 +91,11 @@ def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return common
 
 
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with variants, in which missing keys have their defaults."""
+    return {**common_config(config), **{key: config[key] for key in ("variants", "baseline")}}
+
+
 def setting(config: Mapping[str, Any], key: str) -> Any:
     """The value of a flat key."""
     section, _, field = key.rpartition(".")
@@ -166,6 +171,17 @@ def check_config(config: Mapping[str, Any]) -> None:
         "sampler.labels_per_batch)",
     )
     name = flat["normalizer.name"]
+    require(
+        not (
+            name.startswith("batch_")
+            and flat["evaluation.minibatches"]
+            and of_test_minibatches(config)["microbatch_size"] == 1
+            and microbatch_size > 1
+        ),
+        f"evaluation.labels_per_batch must leave 2 or more test images in a microbatch for {name}, "
+        f"but {microbatch_size} x {labels} / {trained} is 1 (microbatch_size, these, and "
+        "sampler.labels_per_batch)",
+    )
     require(
         not (name.startswith("batch_") and microbatch_size == 1),
         f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "

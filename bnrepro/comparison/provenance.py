@@ -34,7 +34,7 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
       Among others `sha256`, of the data set (see `Dataset`); `classes`, the number of labels;
       `image_shape`, height and width (None if they differ) and channels of an image; and
       `seconds`, for the time each variant takes alongside others, including compilation and
-      evaluation.
+      evaluation; of a run that was resumed, the time of all its parts up to their last evaluation.
     """
     if before:
         return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
@@ -62,8 +62,8 @@ def here_and_now(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
     command = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
     return {
         "command": shlex.join([*command, *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", ":/", *_PAGES)),
+        "commit": git("rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(git("status", "--porcelain", "--", ":/", *_PAGES)),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()}
         | {package: _version(package) for package in packages},
@@ -99,7 +99,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     """Output of a git command in the checkout that this code runs from; "" without one."""
     try:
         result = subprocess.run(

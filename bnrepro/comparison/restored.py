@@ -32,7 +32,8 @@ class Restored(NamedTuple):
       seeds: the seeds trained.
       diverged: the seeds that had diverged by then.
       variables: what the model is evaluated with, with seeds stacked along the first axis.
-      score: mean test accuracy at the last evaluation before.
+      score: mean accuracy at the last evaluation before, on held-out images if there are any,
+        else on the test set; 0 for a seed that diverged.
     """
 
     path: Path

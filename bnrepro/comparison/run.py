@@ -16,7 +16,7 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
+from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs, with_defaults
 from bnrepro.comparison.keys import STEMS, ConfigError
 from bnrepro.comparison.plan import Group, group_variants, side_by_side
 from bnrepro.comparison.program import (
@@ -119,7 +119,9 @@ def run_comparison(
     with ExitStack() as stack:
         if _writes():
             stack.enter_context(lock_workdir(workdir))
-            run = open_workdir(workdir, config, defaults=DEFAULTS, overwrite=overwrite)
+            run = open_workdir(
+                workdir, with_defaults(config), defaults=DEFAULTS, overwrite=overwrite
+            )
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("workdir")
             run = read_run(workdir)
@@ -157,8 +159,10 @@ def _train(
             stop.set()
         return agreed(step)
 
-    # All rows of each variant that has started.
+    # All rows of each variant that has started, and the seconds it took, before a resumption too.
     rows: dict[str, list[Row]] = {}
+    earlier: Mapping[str, float] = run.provenance["seconds"]
+    seconds: dict[str, float] = {}
 
     threads, making = side_by_side(job.devices for job in jobs.values()), threading.Lock()
 
@@ -167,10 +171,10 @@ def _train(
     def program_of(group: Group) -> Program:
         return compiled_once(make_program(*jobs[group.name]))
 
-    def train(name: str, group: Group) -> float:
+    def train(name: str, group: Group) -> None:
         start, job, step = perf_counter(), jobs[name], 0
         if stops(step):
-            return 0.0
+            return
         checkpoints = Checkpoints(
             run.workdir / CHECKPOINTS / name, keep=job.config["checkpoint"]["keep"]
         )
@@ -184,12 +188,12 @@ def _train(
                 should_stop=stops,
             ):
                 rows[name] = list(all_rows)
+                seconds[name] = round(earlier.get(name, 0) + perf_counter() - start, 1)
                 progress(name, step)
         finally:
             checkpoints.close()
         if step < run.config["steps"] and not stop.is_set():  # every seed diverged
             progress(name, run.config["steps"])
-        return perf_counter() - start
 
     written, next_time = 0, 0.0
 
@@ -198,7 +202,7 @@ def _train(
         begun = dict(rows)  # threads still add to it
         number, start = sum(map(len, begun.values())), perf_counter()
         if _writes() and number > written and start >= next_time:
-            current = _with_rows(run, begun, {})
+            current = _with_rows(run, begun, dict(seconds))
             write_run(current)
             for name in begun:
                 _track(current, name, trackers)
@@ -216,10 +220,10 @@ def _train(
                 if name in unfinished
             }
             for future in _completed(futures, meanwhile=write_new_rows):
-                name, seconds = futures[future], future.result()
+                name, _ = futures[future], future.result()
                 if stop.is_set():
                     raise Preempted
-                run = _with_rows(run, dict(rows), {name: round(seconds, 1)})
+                run = _with_rows(run, dict(rows), dict(seconds))
                 if _writes():
                     write_run(run)
                 _track(run, name, trackers)
@@ -228,17 +232,17 @@ def _train(
             # cuts the waiting short, and again with the last evaluations.
             stop.set()
             if _writes():
-                write_run(_with_rows(run, dict(rows), {}))  # threads still add to it
+                write_run(_with_rows(run, dict(rows), dict(seconds)))  # threads still add to them
             pool.shutdown(cancel_futures=True)
             if _writes():
-                write_run(_with_rows(run, rows, {}))
+                write_run(_with_rows(run, rows, seconds))
             raise
     return run
 
 
 def _completed(
-    futures: Iterable[Future[float]], meanwhile: Callable[[], None]
-) -> Iterator[Future[float]]:
+    futures: Iterable[Future[None]], meanwhile: Callable[[], None]
+) -> Iterator[Future[None]]:
     """Futures as they are completed; calls `meanwhile` about every second."""
     left = set(futures)
     while left:

@@ -91,7 +91,7 @@ def train_variants(
                 finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
                 if not finals:  # all diverged
                     return
-                score = sum(finals) / len(finals)
+                score = sum(finals) / len(runs)  # one that diverged counts as 0, as in a sweep
                 evaluations = step // config["eval_every"]
                 if step == steps or (every and step and evaluations % every == 0):
                     save()

@@ -83,7 +83,7 @@ def make_schedule(
       decay_rate: factor, in (0, 1].
       decay_every: share of the run, in (0, 1].
     """
-    begin = round(warmup * steps)
+    begin = min(round(warmup * steps), steps - 1)
     every = max(1, round(decay_every * steps))
     schedules = {
         "constant": lambda: optax.constant_schedule(learning_rate),

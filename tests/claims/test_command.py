@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from bnrepro.claims import CLAIMS
 from bnrepro.comparison import run as run_module
 from bnrepro.data import datasets
 from bnrepro.records import read_run, write_run
@@ -64,6 +65,12 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
     claims.main(["--only=B8", "--fast"])
     assert (folder / "counterexamples" / "metrics.csv").stat().st_mtime_ns == before
     assert len(run.metrics) and [row["claim"] for row in ledger(folder)] == ["B8"] * 2
+
+
+def test_without_git_no_claim_is_registered(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    (one,) = claims._registered([CLAIMS["A3"]]).values()
+    assert one.commit == "" and one.fingerprint
 
 
 def test_a_comparison_whose_set_is_not_here_is_left_out(tmp_path, capsys, monkeypatch):

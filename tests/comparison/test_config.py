@@ -77,6 +77,17 @@ def test_variants_differ_in_their_overrides_alone():
             },
             "whole microbatches of the test images, but 63 x 1 / 2 is none",
         ),
+        (
+            one_variant({"name": "batch_norm"}, 2)
+            | {
+                "sampler__name": "labels",
+                "sampler__labels_per_batch": 2,
+                "sampler__examples_per_label": 1,
+                "evaluation__labels_per_batch": 1,
+                "evaluation__minibatches": 2,
+            },
+            r"in a microbatch for batch_norm, but 2 x 1 / 2 is 1",
+        ),
         ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"optimizer__name": "sdg"}, "'sdg'; choose from adam, rmsprop, sgd; did you mean sgd"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 from bnrepro.comparison import program as program_module
@@ -18,7 +19,7 @@ from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
 from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.data.sources import resident
-from bnrepro.records import RecordsError, read_run
+from bnrepro.records import RecordsError, read_run, write_run
 from bnrepro.training.checkpoints import saved_steps
 from tests.programs import made_once
 from tests.small_dataset import small_config, small_dataset
@@ -117,7 +118,7 @@ def test_a_variant_that_ends_leaves_the_rows_of_the_others_on_disk(tmp_path, mon
             return
         for _ in range(300):
             run = read_run(tmp_path)
-            if "plain" in run.provenance.get("seconds", {}):  # it has ended
+            if run.finished("plain"):
                 seen.append(set(run.metrics[run.metrics["variant"] == "batch_norm"]["step"]))
                 return
             time.sleep(0.1)
@@ -151,8 +152,12 @@ def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
     half = read_run(workdir)
     assert not half.finished("batch_norm")
     assert half.metrics["step"].max() == 15
+    assert half.provenance["seconds"].keys() == {"batch_norm"}
+    before = half.provenance | {"seconds": {"batch_norm": 1e6}}
+    write_run(dataclasses.replace(half, provenance=before))
 
-    run_comparison(settings, workdir, progress=lambda variant, step: steps.append(step))
+    run = run_comparison(settings, workdir, progress=lambda variant, step: steps.append(step))
+    assert run.provenance["seconds"]["batch_norm"] > 1e6
     assert steps == [10, 15, 20]
     assert_same_records(workdir, (whole.workdir,))
 
@@ -188,6 +193,14 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
     assert saved_steps(tmp_path / "w" / "checkpoints" / "plain") == [steps_done]
     run_comparison(config(), tmp_path / "w")
     assert_same_records(tmp_path / "w", finished)
+
+
+def test_a_key_that_a_config_lacks_has_its_default_in_the_records(finished, tmp_path):
+    shorter = {key: value for key, value in config().items() if key not in ("preview", "ema_decay")}
+    run_comparison(shorter, tmp_path / "w")
+    whole, ours = read_run(finished[0]), read_run(tmp_path / "w")
+    assert ours.config == whole.config
+    pd.testing.assert_frame_equal(ours.metrics, whole.metrics)
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
@@ -315,6 +328,11 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     untouched = spoilt_run[spoilt_run["seed"] == 0]
     assert untouched.reset_index(drop=True).equals(healthy.reset_index(drop=True))
     assert set(spoilt_run[spoilt_run["seed"] == 1]["metric"]) == {"diverged"}
+    # A checkpoint is not the better for a seed that is no longer there.
+    restored = restore_variant(read_run(tmp_path / "w"), "plain", config(), [20], "last")
+    last = healthy[(healthy["step"] == 20) & (healthy["metric"] == "accuracy")]
+    (accuracy,) = last[last["split"] == "test"]["value"]
+    assert restored.score == accuracy / 2
 
 
 def test_mistakes_are_found_before_anything_is_written(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from bnrepro.records import read_run
+from experiments import cli
 from tests import commands, xla_flags
 from tests.commands import ROOT, sentence_of
 from tests.small_shards import write_set
@@ -35,12 +36,14 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
         (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
+        (["--config=tests/experiments/broken_config.py:bare"], "variants must name at least one"),
         (["--config=configs/__init__.py"], "get_config"),
         (
             ["--config.normalizer.name=layer_norm"],
             "--config.normalizer.name would change nothing: all variants set it (",
         ),
         (["--only=plain,batchnorm"], "--only names an unknown variant: 'batchnorm'"),
+        (["--only="], "--only must name variants; the config has batch_norm, "),
         (["--resume"], "--resume found nothing to resume"),
         (["--resume", "--overwrite"], "--resume continues the workdir, --overwrite replaces it"),
         (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),
@@ -58,6 +61,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
     result = run(*config, f"--workdir={workdir}", *arguments, TFDS_DATA_DIR=str(tmp_path))
     assert message in sentence_of(result.returncode, result.stdout, result.stderr)
     assert not workdir.exists()
+
+
+def test_what_saves_nothing_does_not_say_so(capsys):
+    with pytest.raises(SystemExit) as exit_, cli.exit_codes():
+        raise KeyboardInterrupt
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 def test_without_the_package_of_weights_and_biases_nothing_is_trained(tmp_path):

@@ -39,6 +39,18 @@ def test_a_slice_ends_where_the_time_is_over_and_the_next_goes_on_there(commands
     assert started == ["first", "second", "second", "third"]
 
 
+def test_a_comparison_that_is_half_copied_is_run_again(commands, tmp_path, monkeypatch):
+    codes, started = commands
+    codes["comparison"] = 0
+    monkeypatch.setattr(gpu, "COMMANDS", {"comparison": "comparison"})
+    kept = tmp_path / "results" / "comparison"
+    kept.mkdir(parents=True)
+    monkeypatch.setattr(results, "keep", lambda *_: (kept / "summary.md").touch())
+    gpu.main(["--minutes=1"])
+    gpu.main(["--minutes=1"])
+    assert started == ["comparison"]
+
+
 def test_the_rest_runs_after_a_failure_whose_code_comes_at_the_end(commands, capsys):
     codes, started = commands
     codes |= {"first": 3, "third": 4}

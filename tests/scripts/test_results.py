@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from bnrepro.errors import Preempted, UserError
 from bnrepro.records import write_run
 from bnrepro.report.report import write
 from experiments import cli
@@ -55,6 +56,24 @@ def test_rows_of_its_table_are_renewed_wherever_they_are_shown(tmp_path):
     ]  # fmt: skip
 
 
+OLD = "| | final |\n|:--|:--|\n| a | 1 |\n| b | 2 |"
+
+
+def test_a_table_that_has_other_rows_or_columns_is_replaced_as_a_whole():
+    new = "| | final | seeds |\n|:----|:--|:--|\n| a | 3 | 9 |\n| longer | 4 | 9 |"
+    page = f"Before.\n\n{OLD}\n\nAfter.\n"
+    caption = "\n\nA caption.\n"
+    assert results.renewed(page, OLD + caption, new + caption) == page.replace(OLD, new)
+    some = "| | final |\n|:--|:--|\n| a | 1 |\n"
+    renewed = "| | final | seeds |\n|:----|:--|:--|\n| a | 3 | 9 |\n"
+    assert results.renewed(some, OLD + caption, new + caption) == renewed
+
+
+def test_a_row_that_is_shown_and_gone_is_refused():
+    with pytest.raises(UserError, match="shows the row 'b', which the new table lacks"):
+        results.renewed(OLD.replace("| a | 1 |\n", ""), OLD, OLD.replace("| b |", "| c |"))
+
+
 def test_a_ledger_is_kept_with_the_records_it_was_read_from(tmp_path):
     new, old = tmp_path / "new", tmp_path / "old"
     write_run(small_run(new / "sigmoid"))
@@ -86,6 +105,15 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
 
 def test_an_unknown_result_is_refused(capsys):
     assert "--only names no result: 'nothing'" in refusal(capsys, results.main, "--only=nothing")
+
+
+def test_told_to_end_between_two_commands_it_starts_no_other(monkeypatch):
+    told = threading.Event()
+    told.set()
+    monkeypatch.setattr(cli, "_told", told)
+    monkeypatch.setattr(results.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(Preempted):
+        results.run([])
 
 
 def test_a_command_is_stopped_when_its_time_is_over():

@@ -46,3 +46,16 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, capsy
     assert code_of(torture.main, f"--workdir={tmp_path}") == 2
     assert f"--workdir={tmp_path} must be a new or an empty folder" in capsys.readouterr().err
     assert kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--trials=kiled", "--trials names no trial: 'kiled'"),
+        ("--output=missing/table.md", "--output=missing/table.md must be in a folder"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(tmp_path, capsys, option, sentence):
+    assert code_of(torture.main, f"--workdir={tmp_path / 'new'}", option) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
