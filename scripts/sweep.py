@@ -69,7 +69,7 @@ def _main() -> None:
     from bnrepro.records import CHECKPOINTS, DATABASE
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan, open_workdir
-    from bnrepro.sweep.progress import Display, collect
+    from bnrepro.sweep.progress import Display, check_storage, collect
     from bnrepro.sweep.study import SharedStudy
 
     cli.quiet_logging()
@@ -81,6 +81,7 @@ def _main() -> None:
     discarded, run = False, None
     try:
         with SharedStudy(plan) as study:
+            check_storage(study, workdir)
             display = Display(study, workdir, trackers)
 
             def watch() -> bool:

@@ -13,7 +13,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
-from bnrepro.records import LOCK, Row, Run, metric_rows, write_run
+from bnrepro.records import (
+    CONFIG,
+    LOCK,
+    RecordsError,
+    Row,
+    Run,
+    metric_rows,
+    read_run,
+    write_run,
+)
 from bnrepro.report.entries import short_text
 from bnrepro.sweep.checkpoints import rows_so_far
 from bnrepro.sweep.plan import Plan
@@ -73,6 +82,21 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
         for track in trackers:
             track(run, name)
     return run
+
+
+def check_storage(study: SharedStudy, workdir: Path) -> None:
+    """Makes sure that a workdir has no records of trials of another storage, which would be lost.
+
+    Raises:
+      RecordsError: it has.
+    """
+    known = set(map(trial_name, study.trials()))
+    if (workdir / CONFIG).exists() and not known.issuperset(read_run(workdir).variants):
+        study.discard()
+        raise RecordsError(
+            f"{workdir} holds trials that are not in this --storage; give the one that the sweep "
+            "began with, or choose another --workdir"
+        )
 
 
 class Progress(NamedTuple):

@@ -26,7 +26,7 @@ from bnrepro.sweep import checkpoints as checkpoints_module
 from bnrepro.sweep import study as study_module
 from bnrepro.sweep import worker as worker_module
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.progress import collect, progress_of
+from bnrepro.sweep.progress import check_storage, collect, progress_of
 from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import work
@@ -147,6 +147,15 @@ def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
     ours = ours.loc[[name]]
     assert list(ours.index) == list(theirs.index)
     np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+def test_a_workdir_with_the_trials_of_another_storage_is_refused_and_kept(swept, tmp_path):
+    plan, folder, study, run = swept
+    check_storage(study, folder)
+    new = SharedStudy(dataclasses.replace(plan, storage=f"sqlite:///{tmp_path}/new.db"))
+    with closing(new), pytest.raises(RecordsError, match="not in this --storage"):
+        check_storage(new, folder)
+    assert len(read_run(folder).metrics) == len(run.metrics)
 
 
 def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
