@@ -60,6 +60,9 @@ COMMANDS = {
     "small_batch_normalizers_tiny_averages": "experiments.small_batch "
     "--config=configs/small_batch_normalizers.py:tiny '--only=batch_norm 32,batch_norm 2,"
     "batch_renorm 32,batch_renorm 2' --config.ema_decay=0.999",
+    "small_batch_normalizers_tiny_averages_common": "experiments.small_batch "
+    "--config=configs/small_batch_normalizers.py:tiny_common '--only=batch_renorm 32,"
+    "batch_renorm 2' --config.ema_decay=0.999",
     "filter_response_norm": "experiments.train --config=configs/small_batch_normalizers.py:mlp "
     "'--only=filter_response_norm 64' --config.normalizer.epsilon=1e-6",
     "filter_response_norm_rates": "experiments.train "
