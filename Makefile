@@ -44,8 +44,8 @@ reproduce: setup
 	$(BIN)/python -m experiments.labels_and_depth --config=configs/labels_and_depth.py:preview \
 	  --workdir=runs/reproduce/labels_and_depth --overwrite
 	$(call tables,$(EXPERIMENTS) labels_and_depth,runs/reproduce)
-	@# What computes, and what the comparisons above decide; the page comes without it where MNIST
-	@# is not to be had.
+	@# The claims that compute, and those that the comparisons above decide. Where there is no MNIST,
+	@# they end with code 2, and the page has none.
 	$(BIN)/python -m scripts.claims --only=A1,A2,A3,A4,A5,A6,A7,A8,B1,C2,C3,C5,C7 \
 	  --records=sigmoid=runs/reproduce/mnist_sigmoid \
 	  --records=microbatches=runs/reproduce/small_batch \

@@ -63,7 +63,8 @@ def _go_on(end: float) -> None:
     codes = {}
     for name, words in COMMANDS.items():
         is_file = name.endswith(".md")
-        if (RESULTS / name if is_file else RESULTS / name / SUMMARY_MD).exists():
+        last = RESULTS / name if is_file else RESULTS / name / SUMMARY_MD
+        if last.exists():
             continue
         print(f"{name}: {words}", file=sys.stderr)
         workdir = ROOT / "runs" / "gpu" / name

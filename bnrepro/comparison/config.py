@@ -172,20 +172,19 @@ def check_config(config: Mapping[str, Any]) -> None:
     )
     name = flat["normalizer.name"]
     require(
+        not (name.startswith("batch_") and microbatch_size == 1),
+        f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
+        "own mean to learn from; use 2 or more, or group_norm, layer_norm or none",
+    )
+    require(
         not (
             name.startswith("batch_")
             and flat["evaluation.minibatches"]
             and of_test_minibatches(config)["microbatch_size"] == 1
-            and microbatch_size > 1
         ),
         f"evaluation.labels_per_batch must leave 2 or more test images in a microbatch for {name}, "
         f"but {microbatch_size} x {labels} / {trained} is 1 (microbatch_size, these, and "
         "sampler.labels_per_batch)",
-    )
-    require(
-        not (name.startswith("batch_") and microbatch_size == 1),
-        f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
-        "own mean to learn from; use 2 or more, or group_norm, layer_norm or none",
     )
     require(
         not (

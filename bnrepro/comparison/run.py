@@ -220,9 +220,10 @@ def _train(
                 if name in unfinished
             }
             for future in _completed(futures, meanwhile=write_new_rows):
-                name, _ = futures[future], future.result()
+                future.result()
                 if stop.is_set():
                     raise Preempted
+                name = futures[future]
                 run = _with_rows(run, dict(rows), dict(seconds))
                 if _writes():
                     write_run(run)
