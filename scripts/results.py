@@ -49,12 +49,18 @@ COMMANDS = {
     "--config=configs/small_batch_normalizers.py:mlp",
     "small_batch_normalizers_mlp_common": "experiments.small_batch "
     "--config=configs/small_batch_normalizers.py:mlp_common",
+    "small_batch_normalizers_cnn": "experiments.small_batch "
+    "--config=configs/small_batch_normalizers.py:cnn",
+    "small_batch_normalizers_cnn_common": "experiments.small_batch "
+    "--config=configs/small_batch_normalizers.py:cnn_common",
     "small_batch_normalizers_tiny": "experiments.small_batch "
     "--config=configs/small_batch_normalizers.py:tiny",
     "small_batch_normalizers_tiny_common": "experiments.small_batch "
     "--config=configs/small_batch_normalizers.py:tiny_common",
     "small_batch_normalizers_rates_mlp": "experiments.train "
     "--config=configs/small_batch_normalizers_rates.py:mlp",
+    "small_batch_normalizers_rates_cnn": "experiments.train "
+    "--config=configs/small_batch_normalizers_rates.py:cnn",
     "small_batch_normalizers_rates_tiny": "experiments.train "
     "--config=configs/small_batch_normalizers_rates.py:tiny",
     "small_batch_normalizers_tiny_averages": "experiments.small_batch "
