@@ -87,6 +87,7 @@ COMMANDS = {
     "labels_and_depth_small": "experiments.labels_and_depth "
     "--config=configs/labels_and_depth.py:small",
     "few_labels_tiny": "experiments.non_iid --config=configs/few_labels_tiny.py",
+    "renorm_tiny": "experiments.train --config=configs/renorm_tiny.py",
     "inception_narrow": "experiments.inception --config=configs/inception.py:narrow",
     "moving_averages": "experiments.train --config=configs/moving_averages.py",
     "placement_rates": "experiments.train --config=configs/placement_rates.py",
