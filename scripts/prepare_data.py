@@ -4,6 +4,7 @@ MNIST and tiny_imagenet/200 need only a network connection. Any other set is pre
 code for it, which may need TensorFlow.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -27,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     import tensorflow_datasets as tfds  # here, so that --help need not wait for it
 
-    from bnrepro.data import datasets, prepare
+    from bnrepro.data import datasets, prepare, shards
 
+    # What is half prepared is removed, which the system's own way of ending leaves behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with cli.exit_codes():
         try:
             wanted = datasets.parse_name(options.name)
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = datasets.find_prepared(wanted, [target])
             if found:
                 folder, _ = found
+                shards.open_prepared(*found)
             elif wanted in datasets.MNIST:
                 folder = prepare.prepare_mnist(target)
             elif wanted in datasets.TINY_IMAGENET:

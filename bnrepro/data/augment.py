@@ -24,7 +24,7 @@ _Pixels = Float[np.ndarray, "3 height width"]
 def central(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size channels"]:
     """The central 87.5% of height and width, resized to a square; the whole if `size` is 0."""
     if not size:
-        return _array(image)
+        return as_array(image)
     height, width = _CENTRE * image.height, _CENTRE * image.width
     left, top = (image.width - width) / 2, (image.height - height) / 2
     return _resized(image, size, (left, top, left + width, top + height))
@@ -126,9 +126,10 @@ def change_hue(pixels: _Pixels, turn: np.float32) -> _Pixels:
 def _resized(
     image: Image.Image, size: int, box: tuple[float, float, float, float]
 ) -> UInt8[np.ndarray, "size size channels"]:
-    return _array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return as_array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _array(image: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
+def as_array(image: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
+    """An image in grey or RGB as an array."""
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -125,8 +125,8 @@ def load_dataset(
       stream: read only the labels, and leave the images in their shards.
 
     Returns:
-      The set, with TFDS's split `test`, or `validation` if there is no labelled `test`, as the test
-      set. A stand-in is in memory in any case.
+      The set, with TFDS's split `test` as the test set, or `validation` if there is no `test` or,
+      as in imagenet2012, none with labels. A stand-in is in memory in any case.
 
     Raises:
       DatasetError: a malformed name; a set that is not found, or is found in several configs; a
@@ -257,9 +257,22 @@ def parse_name(name: str) -> Reference:
 
 
 def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
-    """The folders that may hold prepared sets: only `data_dir`, if given, or TFDS's in order."""
+    """The folders that may hold prepared sets: only `data_dir`, if given, or TFDS's in order.
+
+    Raises:
+      DatasetError: the first is below a home directory that cannot be found.
+    """
     candidates = (data_dir,) if data_dir else (os.environ.get("TFDS_DATA_DIR"), _TFDS_FOLDER)
-    folders = [pathlib.Path(folder).expanduser() for folder in candidates if folder]
+    folders: list[pathlib.Path] = []
+    for folder in (each for each in candidates if each):
+        try:
+            folders.append(pathlib.Path(folder).expanduser())
+        except RuntimeError as error:  # there is no such user, or this one has no home directory
+            if not folders:
+                raise DatasetError(
+                    f"{folder} cannot be found ({first_line(error)}): set data_dir or "
+                    "TFDS_DATA_DIR to the folder that has the set."
+                ) from error
     return list(dict.fromkeys(folders))
 
 
@@ -315,7 +328,10 @@ def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _cache_folder() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
+    try:
+        return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
+    except RuntimeError:  # without a home directory, nothing is cached
+        return pathlib.Path(os.devnull)
 
 
 def _read_cache(

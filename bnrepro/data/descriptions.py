@@ -1,10 +1,12 @@
 """Data sets by their sizes alone: for plans of training on images that are not there."""
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnrepro.data.datasets import Dataset, DatasetError, load_dataset, parse_name
+from bnrepro.data.shards import Shards
 
 
 class _Description(NamedTuple):
@@ -25,26 +27,44 @@ _DESCRIPTIONS = {
 }
 
 
-def describe_dataset(name: str, data_dir: str | None = None, *, image_size: int = 0) -> Dataset:
+def describe_dataset(
+    name: str, data_dir: str | None = None, *, image_size: int = 0, stream: bool = False
+) -> Dataset:
     """A black data set with the sizes of the one named, which need not be there.
 
     Its images all share one pixel in memory, and its labels are equally frequent. A set whose sizes
     are not known here is read like `load_dataset`, which explains the arguments.
 
     Raises:
-      DatasetError: as `load_dataset`; images that differ in size, and no `image_size`.
+      DatasetError: as `load_dataset`; images that differ in size, and no `image_size`; one that
+        does not divide theirs, unless they are streamed.
     """
     wanted = parse_name(name)
     known = None if wanted.config else _DESCRIPTIONS.get(wanted.name)
     if known is None:
-        return load_dataset(name, data_dir, image_size=image_size)
+        dataset = load_dataset(name, data_dir, image_size=image_size, stream=stream)
+        if not isinstance(dataset.train_images, Shards):
+            return dataset
+        train, test = (
+            _black(len(images), *(image_size or n for n in images.shape[:2]), images.shape[2])
+            for images in (dataset.train_images, dataset.test_images)
+        )
+        return dataclasses.replace(dataset, train_images=train, test_images=test)
     size = image_size or known.size
     if not size:
         raise DatasetError(f"The images of {name} differ in size: give an image_size.")
+    if known.size % size and not stream:
+        raise DatasetError(
+            f"image_size must divide the {known.size} x {known.size} pixels of {name}, got {size}."
+        )
 
     def split(count: int) -> tuple[np.ndarray, np.ndarray]:
-        images = np.broadcast_to(np.uint8(0), (count, size, size, known.channels))
-        return images, np.arange(count, dtype=np.int32) % known.classes
+        labels = np.arange(count, dtype=np.int32) % known.classes
+        return _black(count, size, size, known.channels), labels
 
     class_names = tuple(map(str, range(known.classes)))
     return Dataset(name, *split(known.train), *split(known.test), class_names, stand_in=False)
+
+
+def _black(*shape: Any) -> np.ndarray:
+    return np.broadcast_to(np.uint8(0), shape)

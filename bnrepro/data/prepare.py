@@ -162,8 +162,11 @@ def _prepare(
                 f"The download does not match TFDS's checksums: {first_line(error)}."
             ) from error
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():  # another process may have been faster
+        try:
             pathlib.Path(builder.data_dir).rename(folder)
+        except OSError:
+            if not (folder / "dataset_info.json").exists():  # another process was not faster
+                raise
     return folder
 
 

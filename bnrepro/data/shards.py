@@ -22,7 +22,7 @@ INFO = "dataset_info.json"
 _FEATURES = "features.json"
 # Sets whose split `test` has no labels.
 _UNLABELLED_TEST = ("imagenet2012",)
-_MODES = {1: "L", 3: "RGB"}
+_MODES: dict[int | None, str] = {1: "L", 3: "RGB"}
 # Files that a process may have open besides those of a split.
 _OTHER_FILES = 1_024
 
@@ -71,6 +71,11 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
         ) from error
     if info.full_name != name:
         raise DatasetError(f"{folder / INFO} describes {info.full_name}, not {name}.")
+    if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise DatasetError(
+            f"{folder / INFO} is of {info.file_format.value} files, not ArrayRecord: prepare the "
+            f"set elsewhere, with `python -m scripts.prepare_data {info.name} --data_dir=FOLDER`."
+        )
     image, label = (dict(info.features).get(key) for key in ("image", "label"))
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel
@@ -78,6 +83,10 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
         raise DatasetError(
             f"{folder / _FEATURES} must have an image (Image) and a label (ClassLabel), "
             f"but has {', '.join(info.features)}."
+        )
+    if image.shape[2] not in _MODES:
+        raise DatasetError(
+            f"{folder / _FEATURES} must have images of one channel or three, not {image.shape[2]}."
         )
     labelled = "test" in shards and info.name not in _UNLABELLED_TEST
     splits = {"train": "train", "test": "test" if labelled else "validation"}
@@ -96,37 +105,41 @@ def read_split(
     """All images and labels of a split, in the order of its shards.
 
     Raises:
-      DatasetError: an example is damaged or unlike the others; the message names its shard.
+      DatasetError: an example is damaged, and the message names its shard; images differ in size,
+        or do not fit in memory.
     """
+    from bnrepro.data.augment import as_array  # here, since it imports Pillow
+
     total = sum(length for _, length in prepared.files[split])
-    shape: tuple[typing.Any, ...] = prepared.shape
     images = np.empty(0, np.uint8)
 
-    def add(index: int, place: int, encoded: bytes) -> None:
-        nonlocal shape, images
-        image = _pixels(encoded)
+    def add(index: int, encoded: bytes) -> None:
+        nonlocal images
+        image = as_array(decode(encoded, prepared.shape))
         if not images.size:  # the first image gives a size that features.json leaves out
-            shape = tuple(n or m for n, m in zip(shape, image.shape, strict=True))
-            images = np.empty((total, *shape), np.uint8)
-        if image.shape != shape or image.dtype != np.uint8:
-            raise ValueError(f"image {place} is {image.dtype} {image.shape}, not uint8 {shape}")
+            images = np.empty((total, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
+            raise DatasetError("The images differ in size: set stream and image_size.")
         images[index] = image
 
-    labels = read_labels(prepared, split, add)
+    try:
+        labels = read_labels(prepared, split, add)
+    except MemoryError as error:
+        raise DatasetError("The images do not fit in memory: set stream and image_size.") from error
     return images, labels
 
 
 def read_labels(
     prepared: Prepared,
     split: str,
-    also: Callable[[int, int, bytes], None] = lambda index, place, encoded: None,
+    also: Callable[[int, bytes], None] = lambda index, encoded: None,
 ) -> Int32[np.ndarray, "n"]:
     """All labels of a split, in the order of its shards.
 
     Args:
       prepared: the set.
       split: `train` or `test`.
-      also: called with the number of each example in the split and in its shard, and its image.
+      also: called with the number of each example in the split, and its encoded image.
 
     Raises:
       DatasetError: an example is damaged; the message names its shard.
@@ -138,12 +151,14 @@ def read_labels(
     for path, length in files:
         start, end = end, end + length
         try:
-            for place, record in enumerate(records.__getitems__(range(start, end))):
+            for index, record in enumerate(records.__getitems__(range(start, end)), start):
                 encoded, label = _parse(record)
-                also(start + place, place, encoded)
+                also(index, encoded)
                 if not 0 <= label < num_classes:
                     raise ValueError(f"label {label} is not in [0, {num_classes})")
-                labels[start + place] = label
+                labels[index] = label
+        except (DatasetError, MemoryError):
+            raise
         except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
             raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
     return labels
@@ -168,7 +183,6 @@ class Shards:
         labels: Int[np.ndarray, "n"],
         shape: tuple[int | None, ...],
     ):
-        _allow_open_files(len(files) + _OTHER_FILES)
         self.shape = shape
         self._files, self._labels, self._first = files, labels, 0
         self._records = _record_source(files)
@@ -203,15 +217,8 @@ class Shards:
         raise DatasetError(f"{self._where(index)} and all others of its label are damaged.")
 
     def _image(self, index: int) -> "Image.Image":
-        from PIL import Image
-
         encoded, _ = _parse(self._records[self._first + index])
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert(_MODES[self.shape[2] or 3])
-        # A size that features.json leaves out may be any.
-        if any(n and n != m for n, m in zip(self.shape, (image.height, image.width), strict=False)):
-            raise ValueError(f"it has {image.height} x {image.width} pixels")
-        return image
+        return decode(encoded, self.shape)
 
     def _report(self, index: int, error: Exception) -> None:
         number = self._first + index
@@ -241,13 +248,15 @@ def _allow_open_files(count: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= count:
         return
     if hard != resource.RLIM_INFINITY and hard < count:
-        raise DatasetError(f"A stream needs {count:,} open files: raise `ulimit -n` from {hard:,}.")
+        raise DatasetError(f"The set needs {count:,} open files: raise `ulimit -n` from {hard:,}.")
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _record_source(files: list[tuple[str, int]]) -> typing.Any:
     """All records of some files by number, read when asked for."""
     from array_record.python import array_record_data_source
+
+    _allow_open_files(len(files) + _OTHER_FILES)
 
     # TFDS could also parse and decode, but takes twice as long.
     return array_record_data_source.ArrayRecordDataSource([path for path, _ in files])
@@ -276,12 +285,22 @@ def _check_shard(path: str, length: int) -> None:
     reader.close()
 
 
-def _pixels(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes, shape: tuple[int | None, ...]) -> "Image.Image":
+    """An image in grey or RGB, as the shape of its set says.
+
+    Raises:
+      Exception: of many kinds, if it is no image of that height and width, or not of 8 bits.
+    """
     from PIL import Image
 
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    height, width, channels = shape
+    with Image.open(io.BytesIO(encoded)) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError(f"it has more than 8 bits (mode {opened.mode})")
+        image = opened.convert(_MODES[channels])
+    if height not in (None, image.height) or width not in (None, image.width):
+        raise ValueError(f"it has {image.height} x {image.width} pixels, not {height} x {width}")
+    return image
 
 
 def first_line(error: Exception) -> str:

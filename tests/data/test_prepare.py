@@ -1,5 +1,6 @@
 import gzip
 import io
+import signal
 import socket
 import zipfile
 
@@ -54,13 +55,16 @@ def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(server, tmp
         load_dataset("mnist")
 
 
-def test_an_interrupted_preparation_leaves_nothing(server, tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
+def test_a_preparation_that_is_told_to_end_leaves_nothing(server, tmp_path, monkeypatch):
+    def end(*args):
+        signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(prepare, "read_idx", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        prepare.prepare_mnist(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(prepare, "read_idx", end)
+    with pytest.raises(SystemExit) as ended:
+        prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
+    signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
     assert not names(tmp_path)
 
 
@@ -75,6 +79,13 @@ def test_another_process_that_was_faster_is_no_error(server, tmp_path, monkeypat
     monkeypatch.setattr(prepare, "_download", be_overtaken)
     assert (prepare.prepare_mnist(tmp_path) / "dataset_info.json").exists()
     assert names(tmp_path) == ["mnist"]
+
+
+def test_a_set_in_another_format_is_not_said_to_be_prepared(data_dir, capsys):
+    info = data_dir / "mnist" / "3.0.1" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    said = refusal(capsys, prepare_data.main, "mnist", f"--data_dir={data_dir}")
+    assert "is of tfrecord files, not ArrayRecord: prepare the set elsewhere" in said
 
 
 def test_without_a_network_nothing_is_left_and_the_url_is_named(no_network, tmp_path):

@@ -1,5 +1,6 @@
 """Streams: what is read from shards is what a resident set gives, whenever it is read."""
 
+import io
 import json
 import resource
 from functools import partial
@@ -8,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from array_record.python import array_record_data_source
+from PIL import Image
 
-from bnrepro.data import shards
 from bnrepro.data.augment import central, inception
 from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.data.samplers import make_sampler
 from bnrepro.data.shards import Shards
 from bnrepro.data.sources import make_draw, resident, take_images
 from bnrepro.data.streams import stream
-from tests.small_shards import CLASSES, TEST, TRAIN, write_set
+from tests.small_shards import CLASSES, TEST, TRAIN, write_set, write_shard
 
 pytestmark = pytest.mark.usefixtures("isolated")
 
@@ -87,6 +89,24 @@ def test_a_stream_gives_the_minibatches_of_the_resident_set(data_dir):
         )
         batch = take((), jax.tree.map(lambda x, i=i: jnp.asarray(x[0, i]), batches))
         assert_same(jax.tree.map(np.asarray, batch), jax.tree.map(np.asarray, expected))
+
+
+def test_palettes_and_grey_are_decoded_to_the_colours_of_the_set_streamed_or_not(tmp_path):
+    palette = Image.new("P", (16, 16), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    grey = Image.new("L", (16, 16), 40)
+    folder, files = write_set(tmp_path / "data"), []
+    for image in (palette, grey):
+        file = io.BytesIO()
+        image.save(file, format="PNG")
+        files.append((file.getvalue(), 0))
+    shard = folder / "squares-train.array_record-00000-of-00002"
+    write_shard(shard, files * (TRAIN // 4))
+    whole = load_dataset("squares", tmp_path / "data").train_images
+    streamed = load_dataset("squares", tmp_path / "data", stream=True).train_images
+    for n, colour in enumerate([(10, 20, 30), (40, 40, 40)]):
+        assert (whole[n] == colour).all()
+        assert (np.asarray(streamed.image(n)) == colour).all()
 
 
 def test_two_hosts_read_disjoint_shares_that_are_the_whole(data_dir):
@@ -176,6 +196,8 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     write_set(tmp_path / "data", sizes=((16, 12), (9, 20)))
     with pytest.raises(DatasetError, match=r"images of squares/1\.0\.0 differ in size: set image_"):
         load_dataset("squares", tmp_path / "data", stream=True)
+    with pytest.raises(DatasetError, match=r"images differ in size: set stream and image_size"):
+        load_dataset("squares", tmp_path / "data", image_size=8)
     source = make_stream(tmp_path / "data", image_size=8)
     assert fed(source, [1], 0, 1)["images"].shape == (1, 1, 8, 8, 8, 3)
 
@@ -193,7 +215,8 @@ def test_a_set_may_have_more_files_than_a_process_may_usually_open(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits.pop(0))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: asked.append(limit))
     files = [("none", 1)] * 1_100
-    monkeypatch.setattr(shards, "_record_source", lambda files: None)
+    source = array_record_data_source, "ArrayRecordDataSource"
+    monkeypatch.setattr(*source, lambda paths: None)
     Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))
     assert asked == [(2_124, 4_096)]
     with pytest.raises(DatasetError, match=r"needs 2,124 open files: raise `ulimit -n` from 1,024"):
