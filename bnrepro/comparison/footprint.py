@@ -31,6 +31,11 @@ _KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 # An instruction of HLO text: `%name = type kind(operands)`. Of one split into start and done only
 # the latter, since the type of a start may hold the operands, too.
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?\S+ = (.*?) ({_KINDS})(?:-done)?\(", re.MULTILINE)
+# A computation of HLO text, by its name; and, of a line of one, the computations it runs, and how
+# often if it is a loop whose length is known.
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_CALLED = re.compile(r"(?:body|calls|to_apply|_computations?)=\{?((?:%?[\w.-]+(?:, )?)+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 # Dispatches of one step that are timed.
 _TIMED = 5
@@ -67,7 +72,7 @@ class Footprint(NamedTuple):
       bytes_moved: between memory and processor, as the compiler counts them.
       compiler_seconds: the compiler's estimate of the time without communication; None if it does
         not know the time of some operation.
-      collectives: by kind, such as "all-reduce"; of the parts of a gradient, those of one.
+      collectives: by kind, such as "all-reduce".
     """
 
     seeds: int
@@ -193,15 +198,26 @@ def allocated(compiled: jax.stages.Compiled) -> int:
 def collectives(hlo: str) -> dict[str, Collective]:
     """The collective operations in the text of a compiled HLO module, by kind.
 
-    Each counts once, also in a loop.
+    Each counts as often as its loop runs it; once if that is not known beforehand.
     """
     number: Counter[str] = Counter()
     size: Counter[str] = Counter()
-    for type_, kind in _COLLECTIVE.findall(hlo):
-        number[kind] += 1
-        for _, bits, shape in _ARRAY.findall(type_):
-            count = math.prod(int(length) for length in shape.split(",") if length)
-            size[kind] += count * int(bits or 8) // 8
+    found = _COMPUTATION.findall(hlo)
+    texts = {name: text for _, name, text in found}
+
+    def count(text: str, times: int) -> None:
+        for type_, kind in _COLLECTIVE.findall(text):
+            number[kind] += times
+            for _, bits, shape in _ARRAY.findall(type_):
+                values = math.prod(int(length) for length in shape.split(",") if length)
+                size[kind] += times * values * int(bits or 8) // 8
+        for line in text.splitlines():
+            trips = _TRIPS.search(line)
+            for names in _CALLED.findall(line):
+                for name in names.replace("%", "").split(", "):
+                    count(texts.get(name, ""), times * (int(trips[1]) if trips else 1))
+
+    count(next(text for entry, _, text in found if entry), 1)
     return {kind: Collective(number[kind], size[kind]) for kind in sorted(number)}
 
 

@@ -16,6 +16,7 @@ from bnrepro.comparison.run import make_job
 from bnrepro.data.datasets import DatasetError
 from bnrepro.data.descriptions import describe_dataset
 from configs import small_batch
+from tests.small_shards import TRAIN, write_set
 
 pytestmark = pytest.mark.usefixtures("untyped")
 
@@ -29,6 +30,13 @@ HloModule step
   %all-gather-done.2 = f32[16,8]{1,0} all-gather-done(%all-gather-start.2)
   ROOT %psum.3 = pred[] all-reduce(%flag), metadata={op_name="all-gather(x)"}
 }
+
+ENTRY %main.4 (p: f32[4,8]) -> f32[4,8] {
+  %while.1 = (s32[], f32[4,8]{1,0}) while(%p), condition=%cond, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %while.2 = (s32[], f32[4,8]{1,0}) while(%p), condition=%cond, body=%body
+  ROOT %all-reduce.5 = f32[4,8]{1,0} all-reduce(%x), to_apply=%add
+}
 """
 
 
@@ -40,10 +48,11 @@ def job(available=None, **settings):
 
 
 def test_collectives_are_counted_with_their_bytes():
-    # 4 * 8 * 4 + 3 * 2 and one; 16 * 8 * 4, the result without the operand.
+    # In the body 4 * 8 * 4 + 3 * 2 and one, and 16 * 8 * 4, the result without the operand; three
+    # times, and once more in the loop of unknown length.
     assert collectives(HLO) == {
-        "all-gather": Collective(1, 512),
-        "all-reduce": Collective(2, 135),
+        "all-gather": Collective(4 * 1, 4 * 512),
+        "all-reduce": Collective(4 * 2 + 1, 4 * 135 + 128),
     }
 
 
@@ -87,6 +96,9 @@ def test_synchronized_statistics_are_exchanged_as_well():
     taken = footprint(compile_step(job(**devices))).collectives
     # Once in each direction, for each of two normalizers.
     assert (taken["all-gather"].number, taken["reduce-scatter"].number) == (2, 2)
+    in_parts = footprint(compile_step(job(**devices, accumulation_steps=4))).collectives
+    for kind in ("all-gather", "reduce-scatter"):
+        assert in_parts[kind] == Collective(8, taken[kind].bytes)
 
 
 @pytest.mark.slow
@@ -101,6 +113,20 @@ def test_a_gradient_in_parts_takes_about_as_many_operations(stream):
 def test_a_streamed_step_is_timed_on_black_images():
     step = compile_step(job(**{"devices.strategy": "pmap"}, stream=True))
     assert 0 < measured_seconds(step) < 10
+
+
+def test_a_size_that_training_refuses_is_not_described():
+    with pytest.raises(DatasetError, match="must divide the 28 x 28 pixels of mnist, got 13"):
+        describe_dataset("mnist", image_size=13)
+    assert describe_dataset("mnist", image_size=13, stream=True).test_images.shape[1:3] == (13, 13)
+
+
+def test_a_set_that_is_only_in_shards_is_described_by_its_labels(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_set(tmp_path, sizes=((16, 12), (9, 20)))
+    dataset = describe_dataset("squares", str(tmp_path), image_size=8, stream=True)
+    assert dataset.train_images.shape == (TRAIN, 8, 8, 3)
+    assert len(dataset.train_labels) == TRAIN and not dataset.train_images.any()
 
 
 def test_imagenet_is_described_without_memory_for_its_images():
