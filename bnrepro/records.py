@@ -137,7 +137,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     except Timeout:
         raise RecordsError(f"{workdir} is in use by another process that trains into it") from None
     except OSError as error:
-        raise RecordsError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+        raise RecordsError(f"cannot write to {workdir}: {error.strerror}") from error
     try:
         yield
     finally:
@@ -216,7 +216,7 @@ def check_writable(workdir: Path) -> None:
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise RecordsError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+        raise RecordsError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 def _foreign(workdir: Path) -> list[str]:
@@ -282,6 +282,8 @@ def complete_file(path: Path) -> Iterator[Path]:
     Raises:
       RecordsError: it cannot be written.
     """
+    if not path.name:
+        raise RecordsError(f"cannot write {path}: it does not name a file")
     beside = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -74,9 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)
     # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.records import complete_file
+    from bnrepro.records import check_writable, complete_file
 
     with cli.exit_codes():
+        check_writable(options.output.parent)
         text = options.run(options)
         with complete_file(options.output) as path:
             path.write_text(text)

@@ -60,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError("no workdir is left to compare")
         comparison = compare(runs, question)
         if output is not None:
-            if not output.name:
-                raise UserError(f"--output must name a file, got {output}")
             with complete_file(output) as path:
                 path.write_text(formats.render(comparison, form), encoding="utf-8")
 

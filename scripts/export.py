@@ -17,6 +17,7 @@ from experiments import cli
 from scripts import make_parser
 
 # By layout: the network that it has, and the epsilon of its Batch Norm.
+_STATISTICS = ("batch_norm", "batch_renorm")
 _LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
 
 
@@ -48,6 +49,11 @@ def _export(options: argparse.Namespace) -> str:
     config = restored.checked_configs(run)[name]
     if not options.output.name:
         raise UserError(f"--output must name a file, got {options.output}")
+    normalizer = config["normalizer"]["name"]
+    if options.linen and normalizer not in _STATISTICS:
+        raise UserError(
+            f"--linen needs normalizer.name {' or '.join(_STATISTICS)}, got {normalizer}"
+        )
     steps, damage = restored.find_checkpoints(run, name)
     for path, wrong in damage.items():
         sys.stderr.write(f"{path} is damaged and is not used: {wrong}.\n")
@@ -72,7 +78,7 @@ def _export(options: argparse.Namespace) -> str:
     if options.layout:
         write, variables = save_arrays, _in_layout(options.layout, config, variables)
         snippet = _layout_snippet(options.layout, config, classes, example.shape, options.output)
-    elif options.linen and config["normalizer"]["name"] == "batch_renorm":
+    elif options.linen and normalizer == "batch_renorm":
         variables = to_batch_norm(variables, epsilon=config["normalizer"]["epsilon"])
     try:
         write(options.output, variables)
@@ -101,7 +107,7 @@ def _in_layout(
         "model.name": (network,),
         "model.activation": ("relu",),
         "model.kernel": ("plain",),
-        "normalizer.name": ("batch_norm", "batch_renorm"),
+        "normalizer.name": _STATISTICS,
     }
     for key, values in possible.items():
         if (value := setting(config, key)) not in values:
@@ -156,13 +162,17 @@ def _layout_snippet(
 def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bool) -> str:
     """Python code that loads the file into its network."""
     imports = ["from bnrepro import load_variables", "from bnrepro.models import make_network"]
-    normalizer = f"make_normalizer({_arguments(config['normalizer'] | {'steps': config['steps']})})"
-    if linen and config["normalizer"]["name"] in ("batch_norm", "batch_renorm"):
+    fields = dict(config["normalizer"])
+    if config["model"]["dtype"] != "float32":
+        fields["dtype"] = config["model"]["dtype"]
+    if linen:
         imports[:0] = ["from functools import partial", "from flax import linen as nn"]
-        fields = {field: config["normalizer"][field] for field in ("momentum", "epsilon")}
+        shared = ("momentum", "epsilon", "use_scale", "dtype")
+        fields = {field: fields[field] for field in shared if field in fields}
         normalizer = f"partial(nn.BatchNorm, {_arguments(fields)})"
     else:
         imports[-1] += ", make_normalizer"
+        normalizer = f"make_normalizer({_arguments(fields | {'steps': config['steps']})})"
     settings = _arguments({**config["model"], "num_classes": classes})
     return "\n".join(
         [

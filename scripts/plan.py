@@ -16,6 +16,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -93,16 +94,25 @@ def _main() -> None:
 
     from bnrepro.comparison.config import variant_configs, with_settings
     from bnrepro.data.descriptions import describe_dataset
-    from bnrepro.records import complete_file
+    from bnrepro.records import check_writable, complete_file
     from bnrepro.report import commands
     from bnrepro.report.tables import print_table
 
     cli.quiet_logging()
     settings = variant_configs(chosen)[variant]
     points = _points(settings, flags.FLAGS.vary, overrides)
-    dataset = describe_dataset(
-        settings["dataset"], settings["data_dir"] or None, image_size=settings["image_size"]
-    )
+    output = Path(flags.FLAGS.output) if flags.FLAGS.output is not None else None
+    if output:
+        check_writable(output.parent)
+
+    @cache
+    def described(name: str, folder: str, size: int, stream: bool) -> "Dataset":
+        return describe_dataset(name, folder or None, image_size=size, stream=stream)
+
+    keys = ("dataset", "data_dir", "image_size", "stream")
+    datasets = [
+        described(*(with_settings(settings, point)[key] for key in keys)) for point in points
+    ]
     rows = [
         {
             "config": config_flags.get_config_filename(flag),
@@ -110,13 +120,15 @@ def _main() -> None:
             "variant": variant,
         }
         | plan(with_settings(settings, point), dataset, variant, topology)
-        for point, topology in product(points, topologies or [LOCAL])
+        for (point, dataset), topology in product(
+            zip(points, datasets, strict=True), topologies or [LOCAL]
+        )
     ]
     records = pd.DataFrame(rows)
-    if flags.FLAGS.output:
-        with complete_file(Path(flags.FLAGS.output)) as path:
-            records.to_csv(path, index=False)
     print_table(*report(records))
+    if output:
+        with complete_file(output) as path:
+            records.to_csv(path, index=False)
 
 
 def _check(topology: str) -> None:
@@ -292,7 +304,10 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
     common = [
         flag for flag in points[first["overrides"]] if all(flag in each for each in points.values())
     ]
-    several = f"all {first['runs']} runs of " if first["runs"] > 1 else ""
+    runs = {row["runs"] for row in rows}
+    several = (
+        "" if runs == {1} else "all runs of " if len(runs) > 1 else f"all {runs.pop()} runs of "
+    )
     command = " ".join([first["config"], *map(shlex.quote, common)])
     caption = f"A step of {several}{first['variant']}, {command}: "
     if len(points) == 1:

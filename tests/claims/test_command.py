@@ -123,7 +123,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("mine")
     said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
-    assert said.startswith("cannot write to the workdir file")
+    assert said.startswith("cannot write to file")
     assert (tmp_path / "file").read_text() == "mine"
     write_run(small_run(tmp_path / "work" / "counterexamples"))
     said = refusal(capsys, claims.main, "--only=B8", "--workdir=work")

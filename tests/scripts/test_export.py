@@ -1,6 +1,7 @@
 """Exported variables say in other Flax models what they said in the run's."""
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
@@ -157,6 +158,14 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, message):
     assert mistake(capsys, "--output=x", *arguments).endswith(message)
+
+
+def test_linen_has_no_layer_for_another_normalizer(copied, capsys):
+    config = json.loads((copied / "config.json").read_text())
+    config["variants"]["batch_norm"]["normalizer"]["name"] = "layer_norm"
+    (copied / "config.json").write_text(json.dumps(config))
+    said = mistake(capsys, "run", "batch_norm", "--output=x", "--linen")
+    assert said == "--linen needs normalizer.name batch_norm or batch_renorm, got layer_norm\n"
 
 
 def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):

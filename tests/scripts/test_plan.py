@@ -30,17 +30,19 @@ def planned(topology, **settings):
 
 def test_a_step_is_timed_on_this_machine_and_each_setting_has_a_row(tmp_path):
     output = tmp_path / "plan.csv"
-    vary = ("--vary=devices.strategy=jit,single", "--vary=normalizer.momentum=0.9")
+    vary = ("--vary=image_size=28,7", "--vary=normalizer.momentum=0.9")
     result = run("--variant=none", "--config.model.hidden=(20,)", *vary, f"--output={output}")
     assert result.returncode == 0, result.stderr
-    assert "devices.strategy" in result.stdout and "single" in result.stdout
+    assert "image_size" in result.stdout
     records = pd.read_csv(output)
     assert set(records["topology"]) == {"this machine"} and set(records["variant"]) == {"none"}
     assert records["seconds"].between(0, 10, inclusive="neither").all()
     table, caption = plan.report(records)
-    assert table.index.names == ["devices.strategy"]
+    assert table.index.names == ["image_size"]
+    # Mostly bytes of images.
+    assert (records["arguments"] // 60_000 - [28**2, 7**2]).between(0, 10).all()
     memory = [f"{bytes_ / 1e6:,.1f}" for bytes_ in records["memory"]]
-    assert [cell.split("; ")[1] for cell in table.loc[["jit", "single"], plan.LOCAL]] == memory
+    assert [cell.split("; ")[1] for cell in table.loc[["28", "7"], plan.LOCAL]] == memory
     assert "'--config.model.hidden=(20,)' --config.normalizer.momentum=0.9: µs measured" in caption
     # Of one, all numbers.
     assert "hours to 6,000 steps" in plan.report(records[:1])[0].index
