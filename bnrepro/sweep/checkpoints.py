@@ -37,22 +37,30 @@ class GroupCheckpoints(Checkpoints):
         self._group, self._lock = folder, FileLock(folder / "lock", timeout=0)
         self._lock.acquire()
         super().__init__(folder / _STATES, keep)
-        self._saved = time.monotonic()
+        self._began = self._saved = time.monotonic()
         self.ending = False
+
+    @property
+    def seconds(self) -> float:
+        """How long the group has been trained, by earlier workers too."""
+        return time.monotonic() - self._began
 
     def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """As `Checkpoints.restore`, but returns None if all are damaged: the trials start over."""
         try:
-            return super().restore(states)
+            restored = super().restore(states)
         except CheckpointError as error:
             _log.warning("%s; these trials start over", error)
             shutil.rmtree(self._folder)
             return None
+        if restored:
+            self._began -= restored[2].get("seconds", 0)
+        return restored
 
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
         """As `Checkpoints.save`, if the last one is old enough."""
         if self.ending or time.monotonic() - self._saved >= SAVE_EVERY:
-            super().save(step, states, notes, score)
+            super().save(step, states, {**notes, "seconds": self.seconds}, score)
             self._saved = time.monotonic()
 
     def close(self) -> None:

@@ -103,8 +103,8 @@ def _train(
         return ending
 
     def finish(name: str, rows: list[Row], score: float | None) -> None:
-        seconds = (perf_counter() - start) / len(claims)
-        study.finish(training.pop(name), score, rows, seconds)
+        seconds = checkpoints.seconds if checkpoints else perf_counter() - start
+        study.finish(training.pop(name), score, rows, seconds / len(claims))
 
     with closing(checkpoints) if checkpoints else nullcontext():
         for step, rows in train_variants(

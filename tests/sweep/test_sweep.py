@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -430,10 +431,13 @@ def test_the_trials_of_a_killed_worker_go_on_from_its_checkpoint_with_the_same_n
 
 @pytest.mark.usefixtures("fast_heart")
 def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
-    tmp_path, opened, resumed, undisturbed
+    tmp_path, opened, resumed, undisturbed, monkeypatch
 ):
     study, asked = opened(long_plan(tmp_path)), itertools.count()
-    work(study.plan, lambda: next(asked) == 5)
+    with monkeypatch.context() as patch:
+        hours = SimpleNamespace(monotonic=lambda: 3600 * time.monotonic())
+        patch.setattr(checkpoints_module, "time", hours)
+        work(study.plan, lambda: next(asked) == 5)
     assert {trial.state for trial in study.trials().values()} == {TrialState.WAITING}
     assert progress_of(study.plan, study.trials(), 1).finished == 0
     so_far = collect(study, tmp_path)
@@ -443,7 +447,10 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     assert report.table.empty and "0 of 2 trials" in report.caption
     work(study.plan)
     assert resumed == [0, 40]
-    pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
+    collected = collect(study, tmp_path)
+    pd.testing.assert_frame_equal(collected.metrics, undisturbed)
+    # The second worker took seconds.
+    assert min(collected.provenance["seconds"].values()) > 100
 
 
 @pytest.mark.slow
