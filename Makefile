@@ -102,7 +102,7 @@ lock: setup
 claims: setup
 	$(BIN)/python -m scripts.claims $(FAST)
 
-# Everything that results/ shows, run again at this commit: hours; resumes.
+# The comparisons in results/, run again at this commit: hours; resumes.
 results: setup
 	$(BIN)/python -m scripts.results
 

@@ -178,10 +178,13 @@ def open_workdir(
         )
     # Without its config, the others would count as those of a stranger.
     for path in sorted(workdir.iterdir(), key=lambda path: path.name == CONFIG):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        except OSError as error:
+            raise RecordsError(f"cannot replace {path}: {error.strerror}") from error
     run = Run(workdir, dict(config), metric_rows([]), {})
     write_run(run)
     return run
@@ -232,7 +235,7 @@ def write_run(run: Run) -> None:
     # No number is ever without its provenance.
     _write_json(run.workdir / PROVENANCE, run.provenance)
     with complete_file(run.workdir / METRICS) as path:
-        run.metrics.to_csv(path, index=False, na_rep="nan")
+        run.metrics.to_csv(path, index=False, na_rep="nan", encoding="utf-8")
     _write_json(run.workdir / CONFIG, run.config)
 
 
@@ -249,7 +252,7 @@ def read_run(workdir: Path) -> Run:
         raise RecordsError(f"cannot read {workdir}: {error.strerror}") from error
     path = workdir / METRICS
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if not text.endswith("\n"):
             raise ValueError("it is cut short: its last line is incomplete")
         metrics = pd.read_csv(io.StringIO(text), dtype=_METRIC_TYPES, keep_default_na=False)
@@ -261,6 +264,8 @@ def read_run(workdir: Path) -> Run:
         raise RecordsError(f"{path} has two values for one metric, seed and step")
     config, provenance = _read_json(workdir / CONFIG), _read_json(workdir / PROVENANCE)
     _check_config(config, workdir / CONFIG)
+    if unknown := set(metrics["variant"]) - set(config["variants"]):
+        raise RecordsError(f"{path} has a variant that {CONFIG} lacks: {min(unknown)!r}")
     # Before anything is measured, there is no provenance.
     if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
         raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
@@ -301,12 +306,12 @@ def complete_file(path: Path) -> Iterator[Path]:
 
 def _write_json(path: Path, content: Any) -> None:
     with complete_file(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n")
+        beside.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordsError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):

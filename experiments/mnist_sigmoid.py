@@ -21,11 +21,13 @@ ACCURACIES = (0.95, 0.97)
 
 
 def report(run: "Run") -> "Report":
-    """Accuracies, steps to 95% and 97%, and figures (a) to (c)."""
+    """Accuracies, steps to 95% and 97%, and figures (a) and, if they were measured, (b, c)."""
     from bnrepro.report import figures
     from bnrepro.report.report import Report, list_variants
 
-    pictures = [figures.accuracy_figure(run), figures.sigmoid_input_figure(run)]
+    pictures = [figures.accuracy_figure(run)]
+    if (run.metrics["metric"] == "sigmoid_input/p50").any():
+        pictures.append(figures.sigmoid_input_figure(run))
     return Report.of(run, *list_variants(run, ACCURACIES), pictures)
 
 

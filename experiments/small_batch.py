@@ -72,7 +72,8 @@ def report(run: "Run") -> "Report":
     remarks = ["Rows are microbatch sizes, columns normalizers"]
     # Of those without statistics over the microbatch.
     if "1" in table.index:
-        table.loc["1"] = table.loc["1"].replace("", "refused")
+        for normalizer in {"batch_norm", "batch_renorm"} & lines.keys():
+            table.loc["1", normalizer] = "refused"
         remarks.append(
             "Batch Norm and Batch Renorm refuse a microbatch of one, whose only value has no "
             "deviation from its mean; normalizers that take no statistics over the microbatch were "

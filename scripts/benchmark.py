@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_writable(options.output.parent)
         text = options.run(options)
         with complete_file(options.output) as path:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cli.quiet_logging()
     with cli.exit_codes(resumes=True):
         if options.register:
+            if options.only or options.fast or options.workdir or options.records:
+                raise UserError("--register is of all claims, and takes no other option")
             _register()
         else:
             _measure(options)
@@ -108,9 +110,13 @@ def _measure(options: argparse.Namespace) -> None:
         claim.id: [_evidence(one, runs, dataset, here) for one in claim.measurements]
         for claim in claims
     }
+    for claim in claims:
+        for one, found in zip(claim.measurements, evidence[claim.id], strict=True):
+            if one.comparison in given and not found.estimate.n:
+                raise _lacking(given[one.comparison], one)
     registered = _registered(claims)
     for claim in claims:
-        if given.keys() & set(claim.comparisons):
+        if given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons):
             registered[claim.id] = registered[claim.id]._replace(commit="")
     table = ledger.make_ledger(claims, evidence, registered, fast=options.fast)
     with complete_file(workdir / ledger.LEDGER) as path:
@@ -266,13 +272,17 @@ def _evidence(
         try:
             estimate, diverged = measurement.measure(run), _diverged(run)
         except (KeyError, AttributeError) as error:  # only of records that were named
-            raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
+            raise _lacking(run, measurement) from error
     else:
         started = time.process_time()
         estimate = measurement.measure(dataset)
         seconds, where = time.process_time() - started, here
     commit = where["commit"] + ", uncommitted changes" * where["uncommitted_changes"]
     return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
+
+
+def _lacking(run: "Run", measurement: "Measurement") -> UserError:
+    return UserError(f"{run.workdir} lacks what is read for: {measurement.what}")
 
 
 def _diverged(run: "Run") -> str:

@@ -378,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table = compare()
         text = report(table)
         with complete_file(output) as path:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
     print(text)
     if table.unexplained:
         sys.exit(f"Deviations that nothing explains: {'; '.join(table.unexplained)}.")

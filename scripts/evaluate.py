@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser
 
@@ -65,6 +66,8 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
             found[name] = restored.restore_variant(
                 run, name, configs[name], steps, options.checkpoint
             )
+    if not found:
+        raise UserError(f"{run.workdir} has no intact checkpoint")
     # The config's data folder may be on another machine, and is not to be trusted.
     dataset = load_dataset(
         run.config["dataset"],

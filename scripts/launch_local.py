@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that follows --, N times at once.
 
     Raises:
-      SystemExit: with the code of the first process that failed, else 0; 2 for a usage error.
+      SystemExit: with the code of the first process that failed, else 0; 2 for a usage error; 130
+        if interrupted (Ctrl-C), once all have ended.
     """
     parser = make_parser("launch_local", __doc__)
     parser.add_argument("-n", type=int, required=True, metavar="N", help="number of processes")
@@ -55,7 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"cannot start {options.command[0]}: {error.strerror}")
     # To all at once, as a cluster stops a job: they agree on the step to stop at.
     signal.signal(signal.SIGTERM, partial(_terminate, processes))
-    sys.exit(_wait(processes))
+    try:
+        sys.exit(_wait(processes))
+    except KeyboardInterrupt:  # it reaches them all, which need a moment to save their states
+        for process in processes:
+            process.wait()
+        sys.exit(130)
 
 
 def _terminate(processes: Sequence[subprocess.Popen[bytes]], *_: Any) -> None:
@@ -71,8 +77,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         if failed is None and None in codes:
             time.sleep(0.1)
             continue
+        if failed:  # the others would wait forever for it
+            _terminate(processes)
         for process in processes:
-            # The others would wait forever for the one that failed.
             try:
                 process.wait(_GRACE if failed else None)
             except subprocess.TimeoutExpired:

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     text = _comparison(options)
     with complete_file(options.output) as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     print(text)
 
 

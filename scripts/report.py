@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = _read(workdirs, options.skip_bad)
         comparisons = _comparisons(runs, options.runs, options.skip_bad)
         if not comparisons and not ledgers:
-            raise UserError(f"no workdir was found in {options.runs}")
+            which = "workdir of which a report can be made" if workdirs else "workdir"
+            raise UserError(f"no {which} was found in {options.runs}")
         claims, about = _claims(ledgers, runs, comparisons, options.skip_bad)
         page = render(claims, about, list(comparisons.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
@@ -126,12 +127,14 @@ def _read(workdirs: Sequence[Path], skip_bad: bool) -> "dict[Path, Run]":
 
 
 def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dict[Path, Section]":
-    """A section for each run in which accuracy was measured."""
+    """A section for each run in which accuracy was measured; names the others."""
     from bnrepro.report.page import Section
 
     sections: dict[Path, Section] = {}
     for workdir, run in runs.items():
-        if "accuracy" in set(run.metrics["metric"]):
+        if "accuracy" not in set(run.metrics["metric"]):
+            print(f"left out: {workdir} has no accuracy to show", file=sys.stderr)
+        else:
             title = workdir.relative_to(root).as_posix() if workdir != root else workdir.name
             with _bad_left_out(workdir, skip_bad):
                 section = Section.of(run, report_of(run), f"c{len(sections)}", title)

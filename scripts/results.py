@@ -1,4 +1,4 @@
-"""Reruns what results/ shows, and renews the tables of README and docs/results.md.
+"""Reruns the comparisons in results/, and renews the tables of README and docs/results.md.
 
     python -m scripts.results  # all that are kept, which takes hours; resumes if interrupted
     python -m scripts.results --only=non_iid,moving_averages
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _rerun(only: str | None) -> None:
     kept = [name for name in COMMANDS if (ROOT / "results" / name).exists()]
-    names = only.split(",") if only else kept
+    names = kept if only is None else only.split(",")
     unknown = [name for name in names if name not in COMMANDS]
     if unknown:
         raise UserError(f"--only names no result: {unknown[0]!r}; see --help")

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to add the table to")
     parser.add_argument("--trials", metavar="NAME,..", help=f"of {', '.join(TRIALS)}; default: all")
     options = parser.parse_args(arguments)
-    names = options.trials.split(",") if options.trials else list(TRIALS)
+    names = list(TRIALS) if options.trials is None else options.trials.split(",")
     if unknown := [name for name in names if name not in TRIALS]:
         parser.error(f"--trials names no trial: {unknown[0]!r}")
     # A folder that is not empty may hold somebody's runs.

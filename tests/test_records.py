@@ -94,6 +94,10 @@ def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
     write_run(run)
     (run.workdir / "summary.csv").write_text("old")
     (run.workdir / "figures").mkdir()
+    # As where the home directory is small.
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "10").write_text("a checkpoint")
+    (run.workdir / "checkpoints").symlink_to(tmp_path / "disk")
     new = open_workdir(run.workdir, run.config | {"steps": 40}, overwrite=True)
     assert new.metrics.empty
     assert {path.name for path in run.workdir.iterdir()} == {
@@ -101,6 +105,14 @@ def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
         "metrics.csv",
         "provenance.json",
     }
+
+
+def test_numbers_of_a_variant_that_the_config_lacks_are_refused(tmp_path):
+    run = small_run(tmp_path / "w")
+    del run.config["variants"]["batch_norm"]
+    write_run(run)
+    with pytest.raises(RecordsError, match=r"has a variant that config\.json lacks: 'batch_norm"):
+        read_run(run.workdir)
 
 
 def test_overwriting_that_was_interrupted_is_taken_up(tmp_path, monkeypatch):

@@ -162,7 +162,10 @@ def caption(ledger: pd.DataFrame) -> str:
         f"{minutes:.1f} core-minutes in all, which claims that read the same comparison share",
     ]
     if (trained & (ledger["registered"] == "")).any():
-        notes.append("claims that are not registered read comparisons of other seeds or lengths")
+        notes.append(
+            "claims that are not registered read comparisons of other seeds or lengths, or changed "
+            "since, or there is no Git history here"
+        )
     text = "; ".join(notes) + "."
     fast = (ledger["length"] == "fast").any()
     return f"FAST: shorter runs of fewer seeds. {text}" if fast else text
@@ -229,6 +232,8 @@ def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
             raise ValueError
         ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].replace("", "nan").astype(float)
         ledger["values"].str.split().explode().astype(float)
+        for low, high in zip(ledger["low"], ledger["high"], strict=True):
+            Rule(low, high)
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
     known = {(one.id, m.what) for one in claims.values() for m in one.measurements}

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bnrepro.records import Run
+from bnrepro.report.entries import setting_text
 from bnrepro.report.figures import Picture, inline_svg
 from bnrepro.report.report import Report
 from bnrepro.report.tables import Cell
@@ -41,7 +42,7 @@ class Section(NamedTuple):
     caption: str
     drawings: Sequence[Drawing]
     command: str
-    provenance: Mapping[str, Any]
+    environment: Mapping[str, str]
 
     @property
     def rows(self) -> list[tuple[Any, Sequence[Any]]]:
@@ -52,8 +53,9 @@ class Section(NamedTuple):
     def of(cls, run: Run, report: Report, id: str, title: str) -> "Section":
         """The section of a run, with the figures drawn."""
         drawings = [Drawing.of(one, f"{id}f{i}") for i, one in enumerate(report.pictures)]
-        command, origin = str(run.provenance.get("command", "")), run.provenance
-        return cls(id, title, report.table, report.caption, drawings, command, origin)
+        command, where = str(run.provenance.get("command", "")), _environment(run.provenance)
+        title = setting_text(title)
+        return cls(id, title, report.table, report.caption, drawings, command, where)
 
 
 class Reading(NamedTuple):
@@ -159,27 +161,25 @@ def render(
     )
 
 
+def _environment(origin: Mapping[str, Any]) -> dict[str, str]:
+    """The commit, data set, versions and machine of a provenance."""
+    machine = origin.get("machine", {})
+    commit = str(origin.get("commit", "unknown"))[:7]
+    commit += ", uncommitted changes" * bool(origin.get("uncommitted_changes"))
+    parts = machine.get("processor"), f"{machine.get('cores')} cores", *machine.get("devices", ())
+    versions = origin.get("versions", {}).items()
+    return {
+        "commit": commit,
+        "dataset": origin["dataset"],
+        "versions": ", ".join(f"{name} {version}" for name, version in versions),
+        "machine": ", ".join(str(part) for part in parts if part),
+    }
+
+
 def _environments(comparisons: Sequence[Section]) -> list[dict[str, Any]]:
-    """The commits, versions and machines of the comparisons, each with its comparisons."""
+    """The environments of the comparisons, each with its comparisons."""
     found: dict[str, dict[str, Any]] = {}
     for section in comparisons:
-        origin = section.provenance
-        machine, versions = origin.get("machine", {}), origin.get("versions", {})
-        commit = str(origin.get("commit", "unknown"))[:7]
-        commit += ", uncommitted changes" * bool(origin.get("uncommitted_changes"))
-        where = {
-            "commit": commit,
-            "dataset": origin["dataset"],
-            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "machine": ", ".join(
-                str(part)
-                for part in (
-                    machine.get("processor"),
-                    f"{machine.get('cores')} cores",
-                    " ".join(machine.get("devices", ())),
-                )
-                if part
-            ),
-        }
+        where = dict(section.environment)
         found.setdefault(str(where), where | {"sections": []})["sections"].append(section)
     return list(found.values())

@@ -147,8 +147,9 @@ def write(run: Run, report: Report) -> None:
       RecordsError: it cannot be written.
     """
     with complete_file(run.workdir / SUMMARY_CSV) as path:
-        report.summary.to_csv(path, index=False)
+        report.summary.to_csv(path, index=False, encoding="utf-8")
     with complete_file(run.workdir / SUMMARY_MD) as path:
-        path.write_text(f"{report.table.to_markdown(disable_numparse=True)}\n\n{report.caption}\n")
+        text = f"{report.table.to_markdown(disable_numparse=True)}\n\n{report.caption}\n"
+        path.write_text(text, encoding="utf-8")
     for picture in report.pictures:
         save(picture, run.workdir / FIGURES)

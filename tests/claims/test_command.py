@@ -109,6 +109,11 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     assert said == "--records names 'other', which no claim reads; these do: counterexamples\n"
     said = refusal(capsys, *again, "--records=counterexamples=there")
     assert said == "there is not a workdir: it has no config.json\n"
+    run = small_run(tmp_path / "other")
+    run.provenance.update(seconds={}, commit="", uncommitted_changes=False)
+    write_run(run)
+    said = refusal(capsys, claims.main, "--only=C3", "--records=microbatches=other")
+    assert said.startswith("other lacks what is read for: ")
     metrics = tmp_path / "there" / "counterexamples" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("moving_average_norm", "other"))
     config = tmp_path / "there" / "counterexamples" / "config.json"

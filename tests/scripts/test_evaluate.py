@@ -18,7 +18,7 @@ from bnrepro.data.datasets import load_dataset
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import checksums
 from scripts import evaluate
-from tests.commands import refusal
+from tests.commands import code_of, refusal
 from tests.scripts.conftest import add_divergence, damage, edit, files, restore
 from tests.small_dataset import small_dataset
 
@@ -218,6 +218,8 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
     assert table["renorm cnn"][0] == "20"
     assert f"{checkpoints}/10 is damaged and is not used: it has no checksums.\n" in err
     assert {path.name for path in checkpoints.iterdir()} == {"10", "20", "20.json"}
+    assert code_of(evaluate.main, str(copied), "--variants=batch_norm") == 2
+    assert capsys.readouterr().err.endswith("error: run has no intact checkpoint\n")
 
 
 def test_seeds_that_had_diverged_are_at_chance(copied, capsys):

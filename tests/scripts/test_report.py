@@ -12,7 +12,7 @@ from bnrepro.claims.ledger import Evidence, Registered, make_ledger
 from bnrepro.records import write_run
 from bnrepro.report.statistics import estimate
 from scripts import report
-from tests.commands import refusal
+from tests.commands import code_of, refusal
 from tests.records_fixtures import small_run
 
 CHROMIUM = shutil.which("chromium")
@@ -99,6 +99,11 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     assert refusal(capsys, report.main, "--runs=nowhere") == "there is no folder nowhere\n"
     Path("empty").mkdir()
     assert refusal(capsys, report.main, "--runs=empty") == "no workdir was found in empty\n"
+    write_run(small_run(Path("begun", "one"), accuracy={("plain", 0): []}))
+    assert code_of(report.main, "--runs=begun") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("left out: begun/one has no accuracy to show\n")
+    assert said.endswith("no workdir of which a report can be made was found in begun\n")
     Path("mine").mkdir()
     Path("mine", "thesis.txt").write_text("mine")
     said = refusal(capsys, report.main, "--runs=runs", "--output=mine")
@@ -112,6 +117,7 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
         ("one/metrics.csv", ",2.85\n", ",2", "is cut short"),
         ("claims/ledger.csv", "claim,measurement", "claim,what", "is not a ledger of claims"),
         ("claims/ledger.csv", "-1 -1.1 -0.9", "-1 <b>", "is not a ledger of claims"),
+        ("claims/ledger.csv", ",3,-inf,", ",3,nan,", "is not a ledger of claims"),
         ("claims/ledger.csv", "final accuracy, batch_norm less plain", "x", "has other claims"),
     ],
 )
