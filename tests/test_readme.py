@@ -36,6 +36,7 @@ def test_the_code_in_the_readme_runs():
         "small_batch_normalizers_mlp",
         "small_batch_normalizers_mlp_common",
         "small_batch_normalizers_tiny",
+        "small_batch_normalizers_tiny_common",
         "non_iid",
         "labels_and_depth",
     ],
