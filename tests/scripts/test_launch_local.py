@@ -221,3 +221,28 @@ def test_mistakes_are_refused(tmp_path, arguments, message):
     result = run(launch(*arguments), 1, tmp_path)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_an_interrupt_reaches_all_and_they_are_waited_for(tmp_path):
+    # In one piece: two processes write to one pipe.
+    save = (
+        "import os, time\n"
+        "try:\n    os.write(1, b'ready\\n'); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1); os.write(1, b'saved\\n')"
+    )
+    process = subprocess.Popen(
+        launch("-n", "2", "--", sys.executable, "-c", save),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell ignores it in what it runs in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        for _ in range(2):
+            assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(30) == 130
+        os.set_blocking(process.stdout.fileno(), False)
+        assert process.stdout.read() == "saved\n" * 2
