@@ -230,14 +230,18 @@ def test_an_interrupt_reaches_all_and_they_are_waited_for(tmp_path):
         "try:\n    os.write(1, b'ready\\n'); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(1); os.write(1, b'saved\\n')"
     )
+    # A shell has those ignore it that it runs in the background.
+    heed = (
+        "import runpy, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "runpy.run_module('scripts.launch_local', run_name='__main__')"
+    )
     process = subprocess.Popen(
-        launch("-n", "2", "--", sys.executable, "-c", save),
+        [sys.executable, "-c", heed, "-n", "2", "--", sys.executable, "-c", save],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A shell ignores it in what it runs in the background.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         for _ in range(2):
