@@ -69,6 +69,10 @@ COMMANDS = {
     "small_batch_normalizers_tiny_averages_common": "experiments.small_batch "
     "--config=configs/small_batch_normalizers.py:tiny_common '--only=batch_renorm 32,"
     "batch_renorm 2' --config.ema_decay=0.999",
+    "small_batch_normalizers_tiny_momentum": "experiments.small_batch "
+    "--config=configs/small_batch_normalizers.py:tiny_common '--only=batch_norm 32,batch_norm 8,"
+    "batch_norm 4,batch_norm 2,batch_renorm 32,batch_renorm 8,batch_renorm 4,batch_renorm 2' "
+    "--config.first_seed=14000 --config.ema_decay=0.999 --config.normalizer.momentum=0.9",
     "filter_response_norm": "experiments.train --config=configs/small_batch_normalizers.py:mlp "
     "'--only=filter_response_norm 64' --config.normalizer.epsilon=1e-6",
     "filter_response_norm_rates": "experiments.train "
