@@ -91,6 +91,8 @@ COMMANDS = {
     "labels_and_depth_small": "experiments.labels_and_depth "
     "--config=configs/labels_and_depth.py:small",
     "few_labels_tiny": "experiments.non_iid --config=configs/few_labels_tiny.py",
+    "few_labels_tiny_momentum": "experiments.non_iid --config=configs/few_labels_tiny.py "
+    "--config.first_seed=24000 --config.normalizer.momentum=0.9",
     "renorm_tiny": "experiments.train --config=configs/renorm_tiny.py",
     "inception_narrow": "experiments.inception --config=configs/inception.py:narrow",
     "moving_averages": "experiments.train --config=configs/moving_averages.py",
