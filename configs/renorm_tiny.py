@@ -7,6 +7,10 @@ on i.i.d. minibatches of 32, and further below on training images. Network, rate
 parameters are those of the former. If moving averages that lag behind the weights are the reason,
 it must be closer with momentum 0.9 and further off with 0.999; if a correction is, without that of
 r or d, or with smaller limits; if the ramp is, with one that takes the whole run.
+
+Three seeds: on training images, 11.4 ± 3.1 points below Batch Norm, 1.8 ± 0.3 with momentum 0.9,
+13.6 ± 2.4 with 0.999, 2.0 ± 1.0 without d, 12.7 ± 3.2 without r (results/renorm_tiny). The averages
+lag, and it is d that suffers. It takes 55 core-minutes.
 """
 
 from ml_collections import ConfigDict

@@ -37,6 +37,7 @@ def test_the_code_in_the_readme_runs():
         "small_batch_normalizers_mlp_common",
         "small_batch_normalizers_tiny",
         "small_batch_normalizers_tiny_common",
+        "renorm_tiny",
         "non_iid",
         "labels_and_depth",
     ],
