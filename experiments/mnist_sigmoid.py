@@ -26,7 +26,7 @@ def report(run: "Run") -> "Report":
     from bnrepro.report.report import Report, list_variants
 
     pictures = [figures.accuracy_figure(run)]
-    if (run.metrics["metric"] == "sigmoid_input/p50").any():
+    if figures.has_sigmoid_input(run):
         pictures.append(figures.sigmoid_input_figure(run))
     return Report.of(run, *list_variants(run, ACCURACIES), pictures)
 

@@ -40,7 +40,7 @@ def report(run: "Run") -> "Report":
     # A single evaluation makes no curve.
     if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:
         pictures.append(figures.accuracy_figure(run))
-    if (run.metrics["metric"] == "sigmoid_input/p50").any():
+    if figures.has_sigmoid_input(run):
         pictures.append(figures.sigmoid_input_figure(run))
     return Report.of(run, entries, table, pictures)
 

@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with cli.exit_codes():
         check_writable(options.output.parent)
         text = options.run(options)
+        print(text)
         with complete_file(options.output) as path:
             path.write_text(text, encoding="utf-8")
-    print(text)
 
 
 def _positive(text: str) -> int:

@@ -107,13 +107,9 @@ def _measure(options: argparse.Namespace) -> None:
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
     here = here_and_now()
     evidence = {
-        claim.id: [_evidence(one, runs, dataset, here) for one in claim.measurements]
+        claim.id: [_evidence(one, runs, given, dataset, here) for one in claim.measurements]
         for claim in claims
     }
-    for claim in claims:
-        for one, found in zip(claim.measurements, evidence[claim.id], strict=True):
-            if one.comparison in given and not found.estimate.n:
-                raise _lacking(given[one.comparison], one)
     registered = _registered(claims)
     for claim in claims:
         if given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons):
@@ -255,10 +251,22 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
 def _evidence(
     measurement: "Measurement",
     runs: "Mapping[str, Run]",
+    given: "Mapping[str, Run]",
     dataset: "Dataset",
     here: dict[str, Any],
 ) -> "Evidence":
-    """The evidence of a measurement; `here` is the provenance if it reads no records."""
+    """The evidence of a measurement.
+
+    Args:
+      measurement: the measurement.
+      runs: by comparison, those that were `given` by name included.
+      given: records that may be of anything.
+      dataset: what it measures on if it reads no records.
+      here: the provenance then.
+
+    Raises:
+      UserError: records that were given lack what it reads.
+    """
     from bnrepro.claims.ledger import Evidence
     from bnrepro.report import statistics
 
@@ -271,18 +279,16 @@ def _evidence(
         seconds, where = sum(run.provenance["seconds"].values()), run.provenance
         try:
             estimate, diverged = measurement.measure(run), _diverged(run)
-        except (KeyError, AttributeError) as error:  # only of records that were named
-            raise _lacking(run, measurement) from error
+            if measurement.comparison in given and not estimate.n:
+                raise KeyError(measurement.comparison)
+        except (KeyError, AttributeError) as error:  # only of records that were given
+            raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
     else:
         started = time.process_time()
         estimate = measurement.measure(dataset)
         seconds, where = time.process_time() - started, here
     commit = where["commit"] + ", uncommitted changes" * where["uncommitted_changes"]
     return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
-
-
-def _lacking(run: "Run", measurement: "Measurement") -> UserError:
-    return UserError(f"{run.workdir} lacks what is read for: {measurement.what}")
 
 
 def _diverged(run: "Run") -> str:

@@ -16,8 +16,9 @@ from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser
 
-# By layout: the network that it has, and the epsilon of its Batch Norm.
+# The normalizers that flax's and the other libraries' Batch Norm can stand for.
 _STATISTICS = ("batch_norm", "batch_renorm")
+# By layout: the network that it has, and the epsilon of its Batch Norm.
 _LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
 
 

@@ -109,19 +109,18 @@ def _main() -> None:
     def described(name: str, folder: str, size: int, stream: bool) -> "Dataset":
         return describe_dataset(name, folder or None, image_size=size, stream=stream)
 
+    configs = [with_settings(settings, point) for point in points]
     keys = ("dataset", "data_dir", "image_size", "stream")
-    datasets = [
-        described(*(with_settings(settings, point)[key] for key in keys)) for point in points
-    ]
+    datasets = [described(*(config[key] for key in keys)) for config in configs]
     rows = [
         {
             "config": config_flags.get_config_filename(flag),
             "overrides": " ".join(commands.config_flags({**overrides, **point})),
             "variant": variant,
         }
-        | plan(with_settings(settings, point), dataset, variant, topology)
-        for (point, dataset), topology in product(
-            zip(points, datasets, strict=True), topologies or [LOCAL]
+        | plan(config, dataset, variant, topology)
+        for (point, config, dataset), topology in product(
+            zip(points, configs, datasets, strict=True), topologies or [LOCAL]
         )
     ]
     records = pd.DataFrame(rows)

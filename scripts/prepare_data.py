@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from bnrepro.data import datasets, prepare, shards
 
-    # What is half prepared is removed, which the system's own way of ending leaves behind.
+    # As an exception, it lets what is half prepared be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with cli.exit_codes():
         try:

@@ -163,8 +163,8 @@ def caption(ledger: pd.DataFrame) -> str:
     ]
     if (trained & (ledger["registered"] == "")).any():
         notes.append(
-            "claims that are not registered read comparisons of other seeds or lengths, or changed "
-            "since, or there is no Git history here"
+            "claims that are not registered read comparisons of other seeds or lengths or have "
+            "changed since; without Git's history, none is registered"
         )
     text = "; ".join(notes) + "."
     fast = (ledger["length"] == "fast").any()

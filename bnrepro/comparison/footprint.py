@@ -217,7 +217,7 @@ def collectives(hlo: str) -> dict[str, Collective]:
                 for name in names.replace("%", "").split(", "):
                     count(texts.get(name, ""), times * (int(trips[1]) if trips else 1))
 
-    count(next(text for entry, _, text in found if entry), 1)
+    count("".join(text for entry, _, text in found if entry), 1)
     return {kind: Collective(number[kind], size[kind]) for kind in sorted(number)}
 
 

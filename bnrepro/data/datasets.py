@@ -220,11 +220,7 @@ def _open_stream(folder: pathlib.Path, name: str, cache: pathlib.Path, fingerpri
 
 def _resized(dataset: Dataset, size: int) -> Dataset:
     height, width = dataset.train_images.shape[1:3]
-    if height % size or width % size:
-        raise DatasetError(
-            f"image_size must divide the {height} x {width} pixels of {dataset.name}, got {size}."
-        )
-
+    check_divides(size, height, width, dataset.name)
     down, across = height // size, width // size
 
     def pooled(images: np.ndarray) -> np.ndarray:
@@ -243,6 +239,14 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
         train_images=in_parts(dataset.train_images),
         test_images=in_parts(dataset.test_images),
     )
+
+
+def check_divides(size: int, height: int, width: int, name: str) -> None:
+    """Makes sure that the images of the set of that name can be averaged down to a size."""
+    if height % size or width % size:
+        raise DatasetError(
+            f"image_size must divide the {height} x {width} pixels of {name}, got {size}."
+        )
 
 
 def parse_name(name: str) -> Reference:

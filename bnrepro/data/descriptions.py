@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnrepro.data.datasets import Dataset, DatasetError, load_dataset, parse_name
+from bnrepro.data.datasets import (
+    Dataset,
+    DatasetError,
+    check_divides,
+    load_dataset,
+    parse_name,
+)
 from bnrepro.data.shards import Shards
 
 
@@ -53,10 +59,8 @@ def describe_dataset(
     size = image_size or known.size
     if not size:
         raise DatasetError(f"The images of {name} differ in size: give an image_size.")
-    if known.size % size and not stream:
-        raise DatasetError(
-            f"image_size must divide the {known.size} x {known.size} pixels of {name}, got {size}."
-        )
+    if not stream:
+        check_divides(size, known.size, known.size, name)
 
     def split(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(count, dtype=np.int32) % known.classes

@@ -73,8 +73,9 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
         raise DatasetError(f"{folder / INFO} describes {info.full_name}, not {name}.")
     if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise DatasetError(
-            f"{folder / INFO} is of {info.file_format.value} files, not ArrayRecord: prepare the "
-            f"set elsewhere, with `python -m scripts.prepare_data {info.name} --data_dir=FOLDER`."
+            f"{folder / INFO} describes {info.file_format.value} files, not ArrayRecord: "
+            "prepare the set elsewhere, "
+            f"with `python -m scripts.prepare_data {info.name} --data_dir=FOLDER`."
         )
     image, label = (dict(info.features).get(key) for key in ("image", "label"))
     if not isinstance(image, tfds.features.Image) or not isinstance(

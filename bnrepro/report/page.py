@@ -42,7 +42,7 @@ class Section(NamedTuple):
     caption: str
     drawings: Sequence[Drawing]
     command: str
-    environment: Mapping[str, str]
+    environment: dict[str, str]
 
     @property
     def rows(self) -> list[tuple[Any, Sequence[Any]]]:
@@ -166,7 +166,8 @@ def _environment(origin: Mapping[str, Any]) -> dict[str, str]:
     machine = origin.get("machine", {})
     commit = str(origin.get("commit", "unknown"))[:7]
     commit += ", uncommitted changes" * bool(origin.get("uncommitted_changes"))
-    parts = machine.get("processor"), f"{machine.get('cores')} cores", *machine.get("devices", ())
+    devices = " ".join(machine.get("devices", ()))
+    parts = machine.get("processor"), f"{machine.get('cores')} cores", devices
     versions = origin.get("versions", {}).items()
     return {
         "commit": commit,
@@ -180,6 +181,6 @@ def _environments(comparisons: Sequence[Section]) -> list[dict[str, Any]]:
     """The environments of the comparisons, each with its comparisons."""
     found: dict[str, dict[str, Any]] = {}
     for section in comparisons:
-        where = dict(section.environment)
+        where = section.environment
         found.setdefault(str(where), where | {"sections": []})["sections"].append(section)
     return list(found.values())

@@ -85,7 +85,7 @@ def test_a_set_in_another_format_is_not_said_to_be_prepared(data_dir, capsys):
     info = data_dir / "mnist" / "3.0.1" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     said = refusal(capsys, prepare_data.main, "mnist", f"--data_dir={data_dir}")
-    assert "is of tfrecord files, not ArrayRecord: prepare the set elsewhere" in said
+    assert "describes tfrecord files, not ArrayRecord: prepare the set elsewhere" in said
 
 
 def test_without_a_network_nothing_is_left_and_the_url_is_named(no_network, tmp_path):
