@@ -42,11 +42,9 @@ def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       ValueError: these are not the variables of such a network.
     """
     flat = {path: np.asarray(value) for path, value in flatten_dict(variables).items()}
-    for collection, *layer, name in list(flat):
-        if (collection, name) == ("batch_stats", "mean"):
-            flat.setdefault(
-                ("params", *layer, "scale"), np.ones_like(flat[collection, *layer, name])
-            )
+    for path, value in list(flat.items()):
+        if (path[0], path[-1]) == ("batch_stats", "mean"):
+            flat.setdefault(("params", *path[1:-1], "scale"), np.ones_like(value))
     names = _resnet_names()
     _check_names(_RESNET, {"/".join(path) for path in flat}, {"/".join(path) for path in names})
     if (shape := flat["params", "conv1", "conv_1", "kernel"].shape) != (7, 7, 3, 64):
@@ -98,7 +96,7 @@ def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     flat = {
         "/".join(path): np.asarray(value)
         for path, value in flatten_dict(variables).items()
-        if path[1] != "auxiliary"
+        if path[1:2] != ("auxiliary",)
     }
     names = _inception_names()
     _check_names(_INCEPTION, set(flat), set(names))

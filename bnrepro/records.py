@@ -16,11 +16,10 @@ A file is complete or absent: it is written under another name and renamed.
 
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -85,8 +84,9 @@ class Run:
 
     @property
     def variants(self) -> list[str]:
-        """The variants in the order of tables and figures."""
-        return variant_order(self.config)
+        """The baseline first, the others by name: a ConfigDict does not keep their order."""
+        baseline = self.config["baseline"]
+        return [baseline, *sorted(set(self.config["variants"]) - {baseline})]
 
     def settings(self, variant: str) -> dict[str, Any]:
         """A variant's settings by flat key, as in `{"optimizer.learning_rate": 3.0}`."""
@@ -113,12 +113,6 @@ class Run:
 def choosing_split(config: Mapping[str, Any]) -> str:
     """The split whose accuracy chooses settings and checkpoints."""
     return "holdout" if config.get("evaluation", {}).get("holdout") else "test"
-
-
-def variant_order(config: Mapping[str, Any]) -> list[str]:
-    """The baseline first, the others by name: a ConfigDict does not keep the order of its keys."""
-    baseline = config["baseline"]
-    return [baseline, *sorted(name for name in config["variants"] if name != baseline)]
 
 
 @contextmanager
@@ -222,6 +216,13 @@ def check_writable(workdir: Path) -> None:
         raise RecordsError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
+def check_output(path: Path) -> None:
+    """Makes the folder of a file that is to be written, and raises RecordsError if it cannot be."""
+    if path.is_dir():
+        raise RecordsError(f"cannot write {path}: it is a folder")
+    check_writable(path.parent)
+
+
 def _foreign(workdir: Path) -> list[str]:
     """The names in a folder that do not belong to a workdir."""
     # Without a config, our files are left from an interrupted first write, not worth keeping.
@@ -289,19 +290,17 @@ def complete_file(path: Path) -> Iterator[Path]:
     """
     if not path.name:
         raise RecordsError(f"cannot write {path}: it does not name a file")
-    beside = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        beside.replace(path)
+        with tempfile.TemporaryDirectory(
+            prefix=_PARTIAL, dir=path.parent, ignore_cleanup_errors=True
+        ) as folder:
+            # Not with the name of the file, by which others may look for it.
+            beside = Path(folder, f"new{path.suffix}")
+            yield beside
+            beside.replace(path)
     except OSError as error:
         raise RecordsError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        # If nothing could be written, there is nothing to remove.
-        with suppress(OSError):
-            if beside.is_dir():
-                shutil.rmtree(beside)
-            beside.unlink(missing_ok=True)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -130,7 +130,12 @@ def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
     The first lists columns for the tab. TensorBoard uses one such list, from any run, for all;
     without any it shows all columns, differing ones first. The others begin and end the log.
     """
-    return hparams(_as_hparams(seed.settings), {})
+    # It drops None.
+    settings = {
+        key: value if isinstance(value, str | int | float | None) else str(value)
+        for key, value in seed.settings.items()
+    }
+    return hparams(settings, {})
 
 
 def _close(folders: Mapping[Path, Mapping[int, tuple[EventsWriter, int]]]) -> None:
@@ -187,6 +192,9 @@ class WandB(_Live):
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
         except self._wandb.Error as error:
             self._failed.add(folder)
+            for log, _ in self._open.pop(folder, {}).values():
+                with suppress(self._wandb.Error):
+                    log.finish()
             shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())
             message = "not logged to Weights & Biases until the run is resumed: %s: %s"
@@ -222,14 +230,6 @@ def _seeds(run: Run, variant: str) -> Iterator[_Seed]:
     for seed in rows["seed"].unique().tolist():
         settings = run.settings(variant) | {"variant": variant, "seed": seed}
         yield _Seed(seed, settings, rows.loc[rows["seed"] == seed, ["step", "tag", "value"]])
-
-
-def _as_hparams(settings: dict[str, Any]) -> dict[str, Any]:
-    """Numbers, bools and strings unchanged, lists as strings; hparams drops None."""
-    return {
-        key: value if isinstance(value, str | int | float | None) else str(value)
-        for key, value in settings.items()
-    }
 
 
 def _id(run: Run, variant: str, seed: int) -> str:

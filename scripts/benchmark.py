@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from experiments import cli
 from scripts import make_parser
@@ -74,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--steps", type=_positive, default=2_000, help="of a trial (default: %(default)s)")
     options = parser.parse_args(arguments)
     # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.records import check_writable, complete_file
+    from bnrepro.records import check_output, complete_file
 
     with cli.exit_codes():
-        check_writable(options.output.parent)
+        check_output(options.output)
         text = options.run(options)
         print(text)
         with complete_file(options.output) as path:
@@ -102,12 +102,14 @@ def _layers(options: argparse.Namespace) -> str:
     from bnrepro.comparison.provenance import signature
     from scripts import benchmark_layers as layers
 
-    def measured(make: Any, of: Any) -> list[Any]:
-        return [layers.measure(make, each, options.rounds) for each in of]
-
+    measure, rounds = layers.measure, options.rounds
     reports = (
-        layers.report(measured(layers.layer_calls, layers.SHAPES)),
-        layers.network_report(measured(layers.network_calls, layers.NETWORKS)),
+        layers.report(
+            [measure(layers.joined(s), layers.layer_calls(s), rounds) for s in layers.SHAPES]
+        ),
+        layers.network_report(
+            [measure(str(net), layers.network_calls(net), rounds) for net in layers.NETWORKS]
+        ),
     )
     parts = [f"{table.to_markdown(disable_numparse=True)}\n\n{text}" for table, text in reports]
     signed = signature("jax", "jaxlib", "flax", "torch")
@@ -119,10 +121,10 @@ def _formulations(options: argparse.Namespace) -> str:
 
     from bnrepro.comparison.provenance import signature
     from scripts.benchmark_formulations import layer_calls, sum_calls
-    from scripts.benchmark_layers import SHAPES, measure
+    from scripts.benchmark_layers import SHAPES, joined, measure
 
     def table(make: Any) -> str:
-        timings = [measure(make, shape, options.rounds) for shape in SHAPES]
+        timings = [measure(joined(shape), make(shape), options.rounds) for shape in SHAPES]
         columns = {
             timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
             for timing in timings
@@ -150,8 +152,10 @@ def _train(options: argparse.Namespace) -> str:
     from scripts import benchmark_train
     from scripts.benchmark_layers import measure
 
-    seeds = benchmark_train.SEEDS
-    timings = [measure(benchmark_train.calls, number, options.rounds) for number in seeds]
+    timings = [
+        measure(str(seeds), benchmark_train.calls(seeds), options.rounds)
+        for seeds in benchmark_train.SEEDS
+    ]
     table, text = benchmark_train.report(timings)
     signed = signature("jax", "jaxlib", "flax", "torch")
     markdown = table.to_markdown(disable_numparse=True)
@@ -183,36 +187,35 @@ def _inception(options: argparse.Namespace) -> str:
     return f"# The speed of {name}\n\n{markdown}\n\n{text}\n{signature('jax', 'jaxlib', 'flax')}"
 
 
-class _Arm(NamedTuple):
-    name: str
-    trials: int
-    at_once: int | None
-
-
 def _sweep(options: argparse.Namespace) -> str:
     import pandas as pd
 
     from bnrepro.comparison.provenance import signature
 
-    arms = (_Arm("one by one", options.alone, 1), _Arm("grouped", options.trials, None))
-    launched = _Arm("each launched by itself", options.launched, 1)
-    rates: dict[str, list[float]] = {arm.name: [] for arm in (launched, *arms)}
+    trials = {
+        "each launched by itself": options.launched,
+        "one by one": options.alone,
+        "grouped": options.trials,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in trials}
+    launched, alone, grouped = rates.values()
     for _ in range(options.repeats):
-        rates[launched.name].append(_launches_a_minute(launched, options.steps))
-        for arm in arms:
-            rate, dataset = _trials_a_minute(arm, options.steps)
-            rates[arm.name].append(rate)
+        launched.append(_launches_a_minute(options.launched, options.steps))
+        rate, dataset = _trials_a_minute(options.alone, 1, options.steps)
+        alone.append(rate)
+        rate, dataset = _trials_a_minute(options.trials, None, options.steps)
+        grouped.append(rate)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     rows = {
-        arm.name: {
-            "trials": arm.trials,
-            "trials a minute": f"{medians[arm.name]:.1f}",
-            "of each repeat": ", ".join(f"{rate:.1f}" for rate in rates[arm.name]),
+        name: {
+            "trials": number,
+            "trials a minute": f"{medians[name]:.1f}",
+            "of each repeat": ", ".join(f"{rate:.1f}" for rate in rates[name]),
         }
-        for arm in (launched, *arms)
+        for name, number in trials.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    to_one, to_launched = (medians["grouped"] / medians[arm.name] for arm in (arms[0], launched))
+    to_launched, to_one, _ = (medians["grouped"] / median for median in medians.values())
     text = f"""\
 Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
 launching each by itself with experiments.train (ratios of the medians). A trial is one seed of the
@@ -226,14 +229,14 @@ ones and for those launched; those one by one are counted from the end of the fi
     return f"# Sweeps: grouped against one by one\n\n{markdown}\n\n{text}"
 
 
-def _launches_a_minute(arm: _Arm, steps: int) -> float:
+def _launches_a_minute(trials: int, steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments.train", "--novariants"]
         command += ["--config=configs/small_batch.py"]
         settings = {**_CHANGES, "steps": steps, "eval_every": steps}
         command += [f"--config.{key}={value}" for key, value in settings.items()]
         begin = time.time()
-        for i in range(arm.trials):
+        for i in range(trials):
             subprocess.run(
                 [
                     *command,
@@ -243,32 +246,29 @@ def _launches_a_minute(arm: _Arm, steps: int) -> float:
                 check=True,
                 capture_output=True,
             )
-        return 60 * arm.trials / (time.time() - begin)
+        return 60 * trials / (time.time() - begin)
 
 
-def _trials_a_minute(arm: _Arm, steps: int) -> tuple[float, str]:
+def _trials_a_minute(trials: int, at_once: int | None, steps: int) -> tuple[float, str]:
     """The rate, and the name of the data set."""
     from bnrepro.sweep.study import SharedStudy, finished
     from bnrepro.sweep.worker import work
 
     with tempfile.TemporaryDirectory() as folder:
-        plan = _plan(arm, steps, folder)
+        plan = _plan(trials, at_once, steps, folder)
         with SharedStudy(plan) as study:
             study.refill()
             begin = time.time()
             work(plan)
             dataset = study.provenance()["dataset"]
-            ends = sorted(_completed(t) for t in finished(study.trials()).values())
-    if arm.at_once == 1:
+            ended: Any = finished(study.trials()).values()
+            ends = sorted(trial.datetime_complete.timestamp() for trial in ended)
+    if at_once == 1:
         return 60 * (len(ends) - 1) / (ends[-1] - ends[0]), dataset
     return 60 * len(ends) / (ends[-1] - begin), dataset
 
 
-def _completed(trial: Any) -> float:
-    return trial.datetime_complete.timestamp()
-
-
-def _plan(arm: _Arm, steps: int, folder: str) -> "Plan":
+def _plan(trials: int, at_once: int | None, steps: int, folder: str) -> "Plan":
     from bnrepro.comparison.config import common_config, with_settings
     from bnrepro.sweep.plan import Plan
     from bnrepro.sweep.space import make_space
@@ -280,9 +280,9 @@ def _plan(arm: _Arm, steps: int, folder: str) -> "Plan":
         config=config,
         space=make_space(config, {"optimizer.learning_rate": _RATES}),
         sampler="random",
-        trials=arm.trials,
+        trials=trials,
         prune=False,
-        at_once=arm.at_once,
+        at_once=at_once,
         storage=f"sqlite:///{folder}/sweep.db",
         name="benchmark",
         launched_by="",

@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import bnrepro
+from experiments import cli
 from scripts import make_parser
 
 _ENVIRONMENT = "Pendulum-v1"
@@ -45,12 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--steps and --seeds must be at least 1, --warmup_steps at least 0.")
     if find_spec("sbx") is None:
         parser.error("sbx is not installed; run `pip install -r requirements-peers.txt` first.")
-    from bnrepro.records import complete_file
+    from bnrepro.records import check_output, complete_file
 
-    text = _comparison(options)
-    with complete_file(options.output) as path:
-        path.write_text(text, encoding="utf-8")
-    print(text)
+    with cli.exit_codes():
+        check_output(options.output)
+        text = _comparison(options)
+        print(text)
+        with complete_file(options.output) as path:
+            path.write_text(text, encoding="utf-8")
 
 
 def _comparison(options: argparse.Namespace) -> str:

@@ -60,16 +60,12 @@ CHIPS = {
 LOCAL = "this machine"
 
 
+@cli.exit_codes()
 def main() -> None:
     """Plans what the command line describes.
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr.
     """
-    with cli.exit_codes():
-        _main()
-
-
-def _main() -> None:
     flags.DEFINE_multi_string(
         "topology", [], "A slice, such as v5e:4x4 or v5p:2x2x1; once for each."
     )
@@ -87,23 +83,23 @@ def _main() -> None:
         known = ", ".join(config["variants"])
         raise UserError(f"--variant is unknown: {variant!r}; the config has {known}")
     chosen = {**config, "variants": {variant: config["variants"][variant]}, "baseline": variant}
-    cli.check_overrides(chosen, overrides)
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import pandas as pd
 
     from bnrepro.comparison.config import variant_configs, with_settings
     from bnrepro.data.descriptions import describe_dataset
-    from bnrepro.records import check_writable, complete_file
+    from bnrepro.records import check_output, complete_file
     from bnrepro.report import commands
     from bnrepro.report.tables import print_table
 
     cli.quiet_logging()
     settings = variant_configs(chosen)[variant]
+    cli.check_overrides(chosen, overrides)
     points = _points(settings, flags.FLAGS.vary, overrides)
     output = Path(flags.FLAGS.output) if flags.FLAGS.output is not None else None
     if output:
-        check_writable(output.parent)
+        check_output(output)
 
     @cache
     def described(name: str, folder: str, size: int, stream: bool) -> "Dataset":

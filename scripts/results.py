@@ -103,16 +103,12 @@ COMMANDS = {
 }
 
 
+@cli.exit_codes(resumes=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reruns the results that the command line names; see the module's docstring."""
     parser = make_parser("results", __doc__)
     parser.add_argument("--only", metavar="NAME,..", help=f"of {', '.join(COMMANDS)}")
-    options = parser.parse_args(arguments)
-    with cli.exit_codes(resumes=True):
-        _rerun(options.only)
-
-
-def _rerun(only: str | None) -> None:
+    only = parser.parse_args(arguments).only
     kept = [name for name in COMMANDS if (ROOT / "results" / name).exists()]
     names = kept if only is None else only.split(",")
     unknown = [name for name in names if name not in COMMANDS]
@@ -230,9 +226,9 @@ def renewed(text: str, old: str, new: str) -> str:
 
 
 def _rows(summary: str) -> dict[str, str]:
-    """The lines of a table by label; of the header and the rule below it, by position."""
+    """The lines of a table by label; of the header and the rule below it, by what no label is."""
     header, rule, *lines = summary.split("\n\n")[0].splitlines()
-    return {"0": header, "1": rule} | {line.split("|")[1].strip(): line for line in lines}
+    return {"|header": header, "|rule": rule} | {line.split("|")[1].strip(): line for line in lines}
 
 
 if __name__ == "__main__":

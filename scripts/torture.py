@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # A folder that is not empty may hold somebody's runs.
     if options.workdir.is_file() or (options.workdir.exists() and any(options.workdir.iterdir())):
         parser.error(f"--workdir={options.workdir} must be a new or an empty folder")
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output={options.output} must be in a folder that is there")
+    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
+        parser.error(f"--output={options.output} must be a file in a folder that is there")
 
     bench, results = Bench(options.workdir), []
     for name in names:

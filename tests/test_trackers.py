@@ -133,7 +133,7 @@ class FakeWandb(ModuleType):
 
     def __init__(self):
         super().__init__("wandb")
-        self.runs, self.fails = {}, False
+        self.runs, self.fails, self.most = {}, False, 10
 
     def Settings(self, *, project):  # noqa: N802  (their name)
         if "/" in project:
@@ -145,7 +145,7 @@ class FakeWandb(ModuleType):
     def init(self, *, project, dir, id, name, config, group, reinit, resume, settings):
         assert (reinit, resume) == ("create_new", "allow")
         assert settings == {"console": "off", "silent": True}
-        if self.fails:
+        if self.fails or len(self.runs) == self.most:
             raise self.Error("no such\nhost")
         (Path(dir) / "wandb" / f"run-{id}").mkdir(parents=True)
         return self.runs.setdefault(id, _FakeRun(project, name, group, config))
@@ -222,6 +222,13 @@ def test_what_wandb_does_not_take_is_warned_of_and_goes_on_next_time(tmp_path, w
     assert not wandb.runs
     trackers.WandB("norms")(run, "plain")
     assert len(wandb.runs) == 3
+
+
+def test_runs_of_wandb_that_are_open_when_it_fails_are_finished(tmp_path, wandb):
+    run, tracker = run_with_settings(tmp_path), trackers.WandB("norms")
+    wandb.most = 2
+    tell(tracker, run, 0)
+    assert [log.finished for log in wandb.runs.values()] == [True, True]
 
 
 def test_the_same_numbers_have_the_same_wandb_run_and_those_after_overwriting_another(

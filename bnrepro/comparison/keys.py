@@ -4,7 +4,6 @@ Nothing here imports JAX, so the names that data, models and training know are r
 """
 
 import difflib
-import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -65,10 +64,8 @@ class Number(NamedTuple):
             isinstance(value, kinds) and not isinstance(value, bool),
             f"{key} must be {'a' if self.kind is float else 'an'} {kind}, got {value!r}",
         )
-        inside = (
-            (value > self.low or (value == self.low and not self.open_low))
-            and (value < self.high or (value == self.high and not self.open_high))
-            and math.isfinite(value)
+        inside = (value > self.low or (value == self.low and not self.open_low)) and (
+            value < self.high or (value == self.high and not self.open_high)
         )
         require(inside, f"{key} must be in {bounds}, got {value!r}")
 
@@ -113,7 +110,7 @@ class Sizes(NamedTuple):
         require(
             isinstance(value, list | tuple)
             and len(value) > 0
-            and all(isinstance(size, int) and 1 <= size <= 2**20 for size in value),
+            and all(type(size) is int and 1 <= size <= 2**20 for size in value),
             f"{key} must be a tuple of positive integers, got {value!r}",
         )
 

@@ -307,7 +307,7 @@ def to_accuracy(height: np.ndarray) -> np.ndarray:
 
 def has_sigmoid_input(run: Run) -> bool:
     """Whether what `sigmoid_input_figure` shows was measured."""
-    return bool((run.metrics["metric"] == "sigmoid_input/p50").any())
+    return not unit_percentiles(run).empty
 
 
 def sigmoid_input_figure(run: Run) -> Picture:

@@ -125,7 +125,8 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
         ends: Sequence[Any] = values[:2] if isinstance(values, Range) else values
         for value in ends:
             check_setting(key, value)
-        if key.split(".")[0] in (*COMMON, "devices"):
+        # All trials are ranked on the same images.
+        if key.split(".")[0] in (*COMMON, "devices") or key == "evaluation.holdout":
             raise SweepError(f"{key} is common to all trials and cannot be varied")
         if isinstance(values, Range) and is_integer(key):
             # Some keys must divide others, which both ends may do alone.

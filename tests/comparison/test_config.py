@@ -95,6 +95,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"optimizer__learning_rate": 0.0}, r"learning_rate must be in \(0, "),
         ({"normalizer__r_max_end": 0.01}, "r_max_end must be at least normalizer.warmup"),
         ({"model__hidden": (100, 0)}, "hidden must be a tuple of positive integers"),
+        ({"model__hidden": (True,)}, "hidden must be a tuple of positive integers"),
         ({"dataset": 3}, "dataset must be a string, got 3"),
         ({"binary_input": "yes"}, "binary_input must be True or False, got 'yes'"),
         ({"baseline": "zero"}, "baseline must be one of the variants"),
