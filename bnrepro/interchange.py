@@ -7,6 +7,7 @@
 import operator
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,10 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None
     path = Path(path)
     # safetensors 0.8 copies the bytes as they are in memory, which must be in C order.
     ordered = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+        beside = Path(folder, path.name)
         beside.write_bytes(save(ordered))  # save_file would deny access to all other users
         beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -37,6 +37,24 @@ Reporter = Callable[["Run"], "Report"]
 Check = Callable[[dict[str, Any]], None]
 
 
+@contextmanager
+def exit_codes(*, resumes: bool = False) -> Iterator[None]:
+    """Ends the process as `launch` says; `resumes`: whether the same command goes on."""
+    saved = (
+        ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
+        "from there"
+    ) * resumes
+    try:
+        yield
+    except UserError as error:
+        fail(error)
+    except (Preempted, KeyboardInterrupt) as error:
+        told = isinstance(error, Preempted)
+        print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
+        sys.exit(PREEMPTED if told else INTERRUPTED)
+
+
+@exit_codes(resumes=True)
 def launch(
     report: Reporter,
     *,
@@ -58,34 +76,6 @@ def launch(
     trained or written, or files that cannot be read or written; 75 asked to stop (SIGTERM) and 130
     interrupted (Ctrl-C), both with the state saved: the same command resumes.
     """
-    with exit_codes(resumes=True):
-        _launch(report, doc, check, adapt, own)
-
-
-@contextmanager
-def exit_codes(*, resumes: bool = False) -> Iterator[None]:
-    """Ends the process as `launch` says; `resumes`: whether the same command goes on."""
-    saved = (
-        ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
-        "from there"
-    ) * resumes
-    try:
-        yield
-    except UserError as error:
-        fail(error)
-    except (Preempted, KeyboardInterrupt) as error:
-        told = isinstance(error, Preempted)
-        print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
-        sys.exit(PREEMPTED if told else INTERRUPTED)
-
-
-def _launch(
-    report: Reporter,
-    doc: str,
-    check: Check,
-    adapt: Callable[[dict[str, Any]], dict[str, Any]],
-    own: Sequence[str],
-) -> None:
     only_flag = flags.DEFINE_list("only", None, "Train only these variants: NAME,NAME.")
     overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
     resume_flag = flags.DEFINE_bool(
@@ -155,17 +145,10 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     Raises:
       UserError: a value would change nothing.
     """
-
-    def sets(variant: Any, key: str) -> bool:
-        for part in key.split("."):
-            if not isinstance(variant, Mapping) or part not in variant:
-                return False
-            variant = variant[part]
-        return True
-
     variants = config["variants"]
     for key in overrides:
-        if variants and all(sets(variant, key) for variant in variants.values()):
+        section, _, field = key.rpartition(".")
+        if all(field in (own.get(section, {}) if section else own) for own in variants.values()):
             raise UserError(
                 f"--config.{key} would change nothing: all variants set it "
                 f"({', '.join(variants)}); choose among them with --only, or try other values "
@@ -246,11 +229,7 @@ def _check_file(name: str) -> None:
 
 def heed_sigterm() -> None:
     """After SIGTERM, lets `end_if_told` stop the process at the next place where it can."""
-
-    def told(*_: Any) -> None:
-        _told.set()
-
-    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGTERM, lambda *_: _told.set())
     # By then all work is done, but the interpreter takes a moment to exit.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 

@@ -59,7 +59,7 @@ def measured(rounds: int) -> tuple[Timings, dict[str, float]]:
             name = f"{depth} {normalizer}"
             call, compiling[name] = _prepare(config_of(depth, normalizer), dataset)
             calls.append((name, call))
-    timings = measure(lambda _: calls, 1, rounds)
+    timings = measure("", calls, rounds)
     steps = {name: [each / STEPS for each in of] for name, of in timings.readings.items()}
     return timings._replace(readings=steps), compiling
 

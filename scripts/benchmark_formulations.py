@@ -69,18 +69,6 @@ SUMS: dict[str, Sums] = {
 }
 
 
-def _first(x: jax.Array, average: jax.Array) -> jax.Array:
-    return x[(0,) * (x.ndim - 1)]
-
-
-def _sample(x: jax.Array, average: jax.Array) -> jax.Array:
-    return x[::32].mean(range(x.ndim - 1))
-
-
-def _moving(x: jax.Array, average: jax.Array) -> jax.Array:
-    return average
-
-
 class Combined(nn.Module):
     """Batch Norm as (x - shift) * factor + offset, differentiated by JAX as is.
 
@@ -114,9 +102,13 @@ class Combined(nn.Module):
 
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "flax.linen": nn.BatchNorm,
-    "factors combined, first row as shift": partial(Combined, _first),
-    "factors combined, moving mean as shift": partial(Combined, _moving),
-    "factors combined, mean of every 32nd as shift": partial(Combined, _sample),
+    "factors combined, first row as shift": partial(
+        Combined, lambda x, average: x[(0,) * (x.ndim - 1)]
+    ),
+    "factors combined, moving mean as shift": partial(Combined, lambda x, average: average),
+    "factors combined, mean of every 32nd as shift": partial(
+        Combined, lambda x, average: x[::32].mean(range(x.ndim - 1))
+    ),
     "bnrepro": BatchNorm,
 }
 

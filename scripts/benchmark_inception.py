@@ -83,7 +83,7 @@ def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
         *((name, arm.call) for name, arm in timed.items()),
     ]
     calls += [(PIPELINE, arm.reader) for arm in timed.values() if arm.reader]
-    timings = measure(lambda _: calls, 1, rounds)
+    timings = measure("", calls, rounds)
 
     length = _length()
     product = 2 * length**3 / timings.median(PRODUCT)

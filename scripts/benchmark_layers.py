@@ -29,7 +29,7 @@ class Network(NamedTuple):
     shape: tuple[int, ...]  # of the input, features last
 
     def __str__(self) -> str:
-        return f"{self.depth} x {self.operation}, {_joined(self.shape)}"
+        return f"{self.depth} x {self.operation}, {joined(self.shape)}"
 
 
 NETWORKS = (
@@ -62,32 +62,21 @@ class Timings(NamedTuple):
         return statistics.median(one / other for one, other in pairs)
 
 
-def measure(
-    make: Callable[[Any], Sequence[tuple[str, Call]]],
-    of: tuple[int, ...] | Network | int,
-    rounds: int,
-) -> Timings:
-    """Times all of `make(of)`, by name, in turn.
-
-    Args:
-      make: of `layer_calls` or `network_calls` here, of `scripts.benchmark_formulations` or
-        `scripts.benchmark_train`.
-      of: a network, the shape of the float32 input of layers, features last, or a number of seeds.
-      rounds: readings of each.
-    """
-    calls = dict(make(of))
+def measure(title: str, calls: Sequence[tuple[str, Call]], rounds: int) -> Timings:
+    """Times calls by name, in turn; `rounds`: readings of each."""
     number = {}
-    for name, call in calls.items():
+    for name, call in calls:
         call(1)  # compiles
         number[name] = max(1, round(_SECONDS / max(_seconds(call, 3) / 3, 1e-7)))
-    readings: dict[str, list[float]] = {name: [] for name in calls}
+    readings: dict[str, list[float]] = {name: [] for name, _ in calls}
     for _ in range(rounds):
-        for name, call in calls.items():
+        for name, call in calls:
             readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
-    return Timings(str(of) if isinstance(of, Network | int) else _joined(of), readings)
+    return Timings(title, readings)
 
 
-def _joined(shape: tuple[int, ...]) -> str:
+def joined(shape: tuple[int, ...]) -> str:
+    """As in 64x100."""
     return "x".join(map(str, shape))
 
 

@@ -94,13 +94,13 @@ def _measure(options: argparse.Namespace) -> None:
         )
     given = _given(options.records, configs)
     trained = {name: config for name, config in configs.items() if name not in given}
-    _check_records(workdir, trained)
+    runs = {**given, **_finished(workdir, trained)}
     check_writable(workdir)
 
-    runs = dict(given)
-    for number, (name, config) in enumerate(trained.items(), 1):
-        left = "" if options.fast else _took(list(trained)[number - 1 :])
-        print(f"comparison {number} of {len(trained)}: {name}{left}", file=sys.stderr)
+    missing = {name: config for name, config in configs.items() if name not in runs}
+    for number, (name, config) in enumerate(missing.items(), 1):
+        left = "" if options.fast else _took(list(missing)[number - 1 :])
+        print(f"comparison {number} of {len(missing)}: {name}{left}", file=sys.stderr)
         try:
             runs[name] = _records(name, config, workdir / name, dataset)
         except DatasetError as error:  # a data set other than MNIST
@@ -183,14 +183,17 @@ def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
     return found
 
 
-def _check_records(workdir: Path, configs: Mapping[str, Any]) -> None:
-    """Makes sure that the workdir's records belong to these configs, before training anything."""
+def _finished(workdir: Path, configs: Mapping[str, Any]) -> "dict[str, Run]":
+    """The records of the comparisons that the workdir holds whole; all of it is checked first."""
     from bnrepro.comparison.config import DEFAULTS
     from bnrepro.records import open_workdir
 
-    for name, config in configs.items():
-        if (workdir / name / "config.json").exists():
-            open_workdir(workdir / name, config, defaults=DEFAULTS)
+    runs = {
+        name: open_workdir(workdir / name, config, defaults=DEFAULTS)
+        for name, config in configs.items()
+        if (workdir / name / "config.json").exists()
+    }
+    return {name: run for name, run in runs.items() if all(map(run.finished, run.variants))}
 
 
 def _took(names: "Sequence[str]") -> str:
@@ -205,12 +208,6 @@ def _took(names: "Sequence[str]") -> str:
 
 def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
     """The records of a comparison; trains what is missing."""
-    from bnrepro.records import read_run
-
-    if (workdir / "config.json").exists():
-        run = read_run(workdir)
-        if all(map(run.finished, run.variants)):
-            return run
     if name == _TIMED:
         return _timed(config, workdir, dataset)
     trained = cli.train(config, workdir)
@@ -235,7 +232,7 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
         for name, variant in variant_configs(config).items():
             job = make_job(name, {**variant, "seeds": 1}, dataset)
             calls.append((name, training_call(make_program(*job), steps)))
-        timings = measure(lambda _: calls, 1, config["seeds"])
+        timings = measure("", calls, config["seeds"])
         rows = [
             (name, config["first_seed"] + i, steps, "train", "milliseconds", milliseconds / steps)
             for name, readings in timings.readings.items()
@@ -276,8 +273,8 @@ def _evidence(
     diverged = ""
     if measurement.comparison:
         run = runs[measurement.comparison]
-        seconds, where = sum(run.provenance["seconds"].values()), run.provenance
         try:
+            seconds, where = sum(run.provenance["seconds"].values()), run.provenance
             estimate, diverged = measurement.measure(run), _diverged(run)
             if measurement.comparison in given and not estimate.n:
                 raise KeyError(measurement.comparison)

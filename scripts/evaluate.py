@@ -6,17 +6,12 @@ python -m scripts.evaluate runs/small_batch --checkpoint=best --statistics=popul
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _STATISTICS = {
     "moving": "the stored moving averages",
@@ -25,6 +20,7 @@ _STATISTICS = {
 }
 
 
+@cli.exit_codes()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluates what the command line names.
 
@@ -34,14 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
 
     # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.report.tables import print_table
-
-    with cli.exit_codes():
-        print_table(*_evaluate(options))
-
-
-def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
-    """The table and its caption."""
     import numpy as np
     import pandas as pd
 
@@ -50,22 +38,18 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
     from bnrepro.data.datasets import load_dataset
     from bnrepro.records import read_run
     from bnrepro.report.statistics import estimate
-    from bnrepro.report.tables import Unit, mean_cell, mean_note, seeds_cell
+    from bnrepro.report.tables import Unit, mean_cell, mean_note, print_table, seeds_cell
 
     run = read_run(options.workdir)
     configs = restored.checked_configs(run)
     names = list(dict.fromkeys(options.variants or run.variants))
     for name in names:
         restored.check_variant(run, name)
-    found = {}
-    for name in names:
-        steps, damage = restored.find_checkpoints(run, name)
-        for path, wrong in damage.items():
-            sys.stderr.write(f"{path} is damaged and is not used: {wrong}.\n")
-        if steps:
-            found[name] = restored.restore_variant(
-                run, name, configs[name], steps, options.checkpoint
-            )
+    found = {
+        name: checkpoint
+        for name in names
+        if (checkpoint := restored.restore_variant(run, name, configs[name], options.checkpoint))
+    }
     if not found:
         raise UserError(f"{run.workdir} has no intact checkpoint")
     # The config's data folder may be on another machine, and is not to be trusted.
@@ -97,7 +81,7 @@ def _evaluate(options: argparse.Namespace) -> "tuple[pd.DataFrame, str]":
             " Batch Renorm's are taken over each layer's inputs in the network that evaluates with "
             "them."
         )
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns), caption
+    print_table(pd.DataFrame.from_dict(rows, orient="index", columns=columns), caption)
 
 
 def _parser() -> argparse.ArgumentParser:

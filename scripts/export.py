@@ -22,6 +22,7 @@ _STATISTICS = ("batch_norm", "batch_renorm")
 _LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
 
 
+@cli.exit_codes()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exports what the command line names.
 
@@ -29,12 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: with code 2, after a sentence on stderr, if it cannot be exported.
     """
     options = _parser().parse_args(arguments)
-    with cli.exit_codes():
-        sys.stdout.write(_export(options))
 
-
-def _export(options: argparse.Namespace) -> str:
-    """Writes the file; returns the message to print."""
     # Imported only now, so that --help need not wait for JAX.
     import jax
 
@@ -55,12 +51,9 @@ def _export(options: argparse.Namespace) -> str:
         raise UserError(
             f"--linen needs normalizer.name {' or '.join(_STATISTICS)}, got {normalizer}"
         )
-    steps, damage = restored.find_checkpoints(run, name)
-    for path, wrong in damage.items():
-        sys.stderr.write(f"{path} is damaged and is not used: {wrong}.\n")
-    if not steps:
+    checkpoint = restored.restore_variant(run, name, config, options.checkpoint)
+    if checkpoint is None:
         raise UserError(f"{run.workdir} has no intact checkpoint of {name}")
-    checkpoint = restored.restore_variant(run, name, config, steps, options.checkpoint)
     example, classes = restored.network_ends(run, config)
     restored.check_model(checkpoint, make_model(config, classes), example)
 
@@ -85,10 +78,8 @@ def _export(options: argparse.Namespace) -> str:
         write(options.output, variables)
     except OSError as error:
         raise UserError(f"cannot write {options.output}: {error.strerror}") from error
-    return (
-        f"Seed {seed} of {name} at step {checkpoint.step:,} is in {options.output}. To use it:\n\n"
-        f"{snippet}"
-    )
+    print(f"Seed {seed} of {name} at step {checkpoint.step:,} is in {options.output}. To use it:\n")
+    sys.stdout.write(snippet)
 
 
 def _in_layout(

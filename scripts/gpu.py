@@ -40,6 +40,7 @@ COMMANDS = {
 }
 
 
+@cli.exit_codes(resumes=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is not finished, as far as the time allows.
 
@@ -49,11 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser("gpu", __doc__)
     parser.add_argument("--minutes", type=float, default=10, help="default: %(default)s")
     end = time.monotonic() + 60 * parser.parse_args(arguments).minutes
-    with cli.exit_codes(resumes=True):
-        _go_on(end)
-
-
-def _go_on(end: float) -> None:
     if not has_gpu():
         raise UserError("JAX finds no GPU here: see docs/devices.md")
     from bnrepro.records import SUMMARY_MD

@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder, _ = found
                 shards.open_prepared(*found)
             elif wanted in datasets.MNIST:
-                folder = prepare.prepare_mnist(target)
+                folder = prepare.prepare(prepare.Mnist, target)
             elif wanted in datasets.TINY_IMAGENET:
-                folder = prepare.prepare_tiny_imagenet(target)
+                folder = prepare.prepare(prepare.TinyImagenet, target)
             else:
                 builder = tfds.builder(options.name, data_dir=target)
                 builder.download_and_prepare(file_format="array_record")

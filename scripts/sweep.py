@@ -25,20 +25,15 @@ from experiments import cli
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
-    from bnrepro.report.sweep import Sweep
 
 
+@cli.exit_codes(resumes=True)
 def main() -> None:
     """Runs the sweep that the command line describes, and reports it.
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr; 75 asked to stop
     (SIGTERM) and 130 interrupted (Ctrl-C), both with finished work saved.
     """
-    with cli.exit_codes(resumes=True):
-        _main()
-
-
-def _main() -> None:
     flags.DEFINE_multi_string(
         "vary", [], "KEY=VALUES: A,B,.. or log(LOW,HIGH) or uniform(LOW,HIGH); once for each key."
     )
@@ -133,16 +128,12 @@ def _get_sweep(path: str) -> dict[str, Any]:
 
 def report(run: "Run") -> "Report":
     """All trials, the best first, and accuracy against the varied settings."""
-    from bnrepro.report.sweep import Sweep
-
-    return _report(Sweep(run))
-
-
-def _report(sweep: "Sweep") -> "Report":
     from bnrepro.report.report import Report, list_variants, summarize
+    from bnrepro.report.sweep import Sweep
     from bnrepro.report.sweep_figures import sweep_figures
 
-    entries, _ = list_variants(sweep.run)
+    sweep = Sweep(run)
+    entries, _ = list_variants(run)
     return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
 
 
@@ -152,8 +143,7 @@ def _show(run: "Run") -> None:
     from bnrepro.report.tables import print_table
     from bnrepro.sweep.progress import BEST
 
-    sweep = Sweep(run)
-    _, table, caption, drawn = made = _report(sweep)
+    _, table, caption, drawn = made = report(run)
     write(run, made)
     print_table(table.head(BEST), caption)
     if len(table) > BEST:
@@ -161,7 +151,7 @@ def _show(run: "Run") -> None:
     written = "Records, table and figures" if drawn else "Records and table"
     print(f"{written} are in {run.workdir}. To train the best again")
     print("(--config.first_seed=N for other seeds):\n")
-    for command in sweep.best_commands():
+    for command in Sweep(run).best_commands():
         print(f"  {command}")
 
 

@@ -38,13 +38,7 @@ def claim_section(
     commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
     registered = lines[0]["registered"][:7]
     return ClaimSection(
-        id=claim.id,
-        statement=claim.statement,
-        sources=claim.sources,
-        quotes=claim.quotes,
-        reading=claim.reading,
-        papers=claim.papers,
-        looked_into=claim.looked_into,
+        claim=claim,
         measured=measured,
         drawings=drawings,
         diverged=diverged(lines),

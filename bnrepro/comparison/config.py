@@ -1,6 +1,5 @@
 """The variants of a config, and checks that its settings are valid together."""
 
-import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,6 @@ from bnrepro.comparison.keys import (
     STEMS,
     ConfigError,
     check_setting,
-    nearest,
     require,
 )
 
@@ -49,7 +47,16 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         require(
             isinstance(overrides, Mapping), f"variants.{name} must be a dict, got {overrides!r}"
         )
-        resolved[name] = _override(common, overrides, f"variants.{name}.", "")
+        settings: dict[str, Any] = {}
+        for key, value in overrides.items():
+            require(key not in COMMON, f"variants.{name}.{key} cannot differ between variants")
+            if isinstance(common.get(key), Mapping):
+                where = f"variants.{name}.{key}"
+                require(isinstance(value, Mapping), f"{where} must be a dict, got {value!r}")
+                settings |= {f"{key}.{field}": inner for field, inner in value.items()}
+            else:
+                settings[key] = value
+        resolved[name] = with_settings(common, settings)
         try:
             check_config(resolved[name])
         except ConfigError as error:
@@ -60,23 +67,6 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         f"baseline must be one of the variants ({', '.join(variants)}), got {baseline!r}",
     )
     return resolved
-
-
-def _override(
-    base: Mapping[str, Any], overrides: Mapping[str, Any], where: str, prefix: str
-) -> dict[str, Any]:
-    result = copy.deepcopy(dict(base))
-    for key, value in overrides.items():
-        path = prefix + key
-        require(path not in COMMON, f"{where}{path} cannot differ between variants")
-        if key not in base:
-            hint = nearest(path, [*KEYS, "model"])
-            raise ConfigError(f"{where}{path} is not a config key{hint}")
-        if isinstance(base[key], Mapping):
-            require(isinstance(value, Mapping), f"{where}{path} must be a dict, got {value!r}")
-            value = _override(base[key], value, where, f"{path}.")
-        result[key] = value
-    return result
 
 
 def common_config(config: Mapping[str, Any]) -> dict[str, Any]:

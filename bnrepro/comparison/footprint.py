@@ -8,7 +8,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,16 +16,11 @@ import jax
 import numpy as np
 
 from bnrepro.comparison.config import with_settings
-from bnrepro.comparison.program import (
-    Data,
-    Training,
-    example_input,
-    make_training,
-    preprocessing,
-)
+from bnrepro.comparison.program import Data, example_input, make_training, preprocessing
 from bnrepro.comparison.run import Job
 from bnrepro.data.sources import Examples, Source
 from bnrepro.training.devices import SEEDS
+from bnrepro.training.state import TrainState
 
 _KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 # An instruction of HLO text: `%name = type kind(operands)`. Of one split into start and done only
@@ -93,7 +88,7 @@ class Step(NamedTuple):
 
     Attributes:
       job: what it was made from.
-      training: likewise.
+      init: see `Program`.
       fed: a black minibatch for each run (runs, 1, microbatches, size, ...) if the data set is
         streamed; otherwise nothing.
       compiled: called like `train_steps`.
@@ -102,7 +97,7 @@ class Step(NamedTuple):
     """
 
     job: Job
-    training: Training
+    init: Callable[[Any, Any], TrainState]
     fed: Any
     compiled: jax.stages.Compiled
     counted: jax.stages.Compiled
@@ -123,22 +118,22 @@ def compile_step(job: Job) -> Step:
     sizes = {"batch_size": config["batch_size"] // parts, "accumulation_steps": 1}
     part = with_settings(config, sizes)
     streamed, fed = _streamed(part, data)
-    training, counted = _compile(Job(part, streamed, job.devices), fed)
+    init, counted = _compile(Job(part, streamed, job.devices), fed)
     if config["stream"] and parts == 1:
-        return Step(job._replace(data=streamed), training, fed, counted, counted)
+        return Step(job._replace(data=streamed), init, fed, counted, counted)
     data, fed = _streamed(config, data) if config["stream"] else (data, ())
-    training, compiled = _compile(job._replace(data=data), fed)
-    return Step(job._replace(data=data), training, fed, compiled, counted)
+    init, compiled = _compile(job._replace(data=data), fed)
+    return Step(job._replace(data=data), init, fed, compiled, counted)
 
 
-def _compile(job: Job, fed: Any) -> tuple[Training, jax.stages.Compiled]:
+def _compile(job: Job, fed: Any) -> tuple[Any, jax.stages.Compiled]:
     config, data, devices = job
-    training = make_training(config, data, devices)
-    states = jax.eval_shape(training.init, np.arange(config["seeds"]), {})
+    made: tuple[Any, Any, Any] = make_training(config, data, devices)
+    _, init, train_steps = made
+    states = jax.eval_shape(init, np.arange(config["seeds"]), {})
     arguments = devices.abstract(states, data.source.arrays, fed)
-    train_steps: Any = training.train_steps
     try:
-        return training, train_steps.lower(*arguments, 0, 1).compile()
+        return init, train_steps.lower(*arguments, 0, 1).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -166,7 +161,7 @@ def footprint(step: Step) -> Footprint:
     """What the compiler says about a step."""
     config, _, devices = step.job
     mesh = devices.mesh.shape
-    states = jax.eval_shape(step.training.init, np.arange(config["seeds"]), {})
+    states = jax.eval_shape(step.init, np.arange(config["seeds"]), {})
     parameters = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(states.params))
     memory: Any = step.compiled.memory_analysis()
     cost: Any = step.counted.cost_analysis()
@@ -225,7 +220,7 @@ def measured_seconds(step: Step) -> float:
     """The median time of a dispatch of one step on devices that are there, on black images."""
     config, data, devices = step.job
     seeds = config["first_seed"] + np.arange(config["seeds"])
-    states = devices.spread(step.training.init(seeds, {}))
+    states = devices.spread(step.init(seeds, {}))
     arrays, fed = devices.replicate(data.source.arrays), devices.feed(step.fed) if step.fed else ()
     times = []
     for number in range(_TIMED + 1):

@@ -1,6 +1,5 @@
 """The program compiled once for all runs of a config: its data, model, training and evaluation."""
 
-import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,23 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from bnrepro.comparison.config import of_test_minibatches, with_settings
 from bnrepro.comparison.keys import STEMS
 from bnrepro.data.datasets import Dataset
 from bnrepro.data.samplers import Sampler, make_sampler
 from bnrepro.data.shards import Shards
-from bnrepro.data.sources import Examples, Source, fixed_examples, make_draw, resident, take_images
+from bnrepro.data.sources import Examples, Source, fixed_examples, make_draw, take_images
 from bnrepro.data.streams import stream
 from bnrepro.models import make_network, make_normalizer
 from bnrepro.models.networks import DTYPES
 from bnrepro.training.devices import DATA, Devices
 from bnrepro.training.evaluation import Batches, Totals, evaluate, in_batches, measure_once
-from bnrepro.training.loop import TrainSteps, initial_states, make_train_steps
+from bnrepro.training.loop import TrainSteps, make_train_steps
 from bnrepro.training.measures import make_measure
 from bnrepro.training.optimizers import make_optimizer
-from bnrepro.training.state import Build, Numbers, TrainState, run_keys
+from bnrepro.training.state import Build, Numbers, TrainState, initial_states, run_keys
 from bnrepro.training.step import Task
 
 # At most this many test images are used for measures at evaluations, and so many of a stream.
@@ -107,7 +106,7 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
             workers=config["data_workers"],
         )
     else:
-        source = resident(*train, draw, take)
+        source = Source(train, draw, take)
     test_sampler = None
     if evaluation["minibatches"]:
         test_sampler = sampler(dataset.test_labels, of_test_minibatches(config))
@@ -122,27 +121,13 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     )
 
 
-class Training(NamedTuple):
-    """What trains all runs of a config, for any seeds and numbers.
-
-    Attributes:
-      build: makes model and optimizer of a run.
-      init: makes the states of all runs before the first step from their seeds and numbers.
-      train_steps: see `make_train_steps`.
-    """
-
-    build: Build
-    init: Callable[[Any, Any], TrainState]
-    train_steps: TrainSteps
-
-
 class Program(NamedTuple):
     """What is compiled once for all runs of a config, for any seeds and numbers.
 
     Attributes:
       config: what the runs share.
       devices: where they run.
-      init: see `Training`.
+      init: makes the states of all runs before the first step from their seeds and numbers.
       source: of minibatches.
       arrays: the source's, as `train_steps` takes them.
       train_steps: see `make_train_steps`.
@@ -166,20 +151,25 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
       data: what it is trained and evaluated on.
       devices: where it is trained.
     """
-    training = make_training(config, data, devices)
+    build, init, train_steps = make_training(config, data, devices)
     return Program(
         config=config,
         devices=devices,
-        init=training.init,
+        init=init,
         source=data.source,
         arrays=devices.replicate(data.source.arrays),
-        train_steps=training.train_steps,
-        evaluate=make_evaluate(config, data, training.build, devices),
+        train_steps=train_steps,
+        evaluate=make_evaluate(config, data, build, devices),
     )
 
 
-def make_training(config: Mapping[str, Any], data: Data, devices: Devices) -> Training:
-    """As `make_program`, without evaluation; moves nothing to the devices."""
+def make_training(
+    config: Mapping[str, Any], data: Data, devices: Devices
+) -> tuple[Build, Callable[[Any, Any], TrainState], TrainSteps]:
+    """What makes model and optimizer of a run, and `init` and `train_steps` of `Program`.
+
+    Moves nothing to the devices.
+    """
     source = data.source
     axis_name = devices.axis_name if devices.synchronized else None
 
@@ -196,27 +186,25 @@ def make_training(config: Mapping[str, Any], data: Data, devices: Devices) -> Tr
         example=example_input(data),
         ema_decay=config["ema_decay"],
     )
-    return Training(
-        build=build,
-        # It runs once, and unoptimized it compiles in a third of the time.
-        init=jax.jit(
-            init,
-            out_shardings=devices.sharding,
-            compiler_options={"xla_backend_optimization_level": 0},
-        ),
-        train_steps=make_train_steps(
-            build=partial(build, axis_name=axis_name),
-            draw=source.draw,
-            take=source.take,
-            steps_at_once=source.steps_at_once,
-            microbatch_size=config["microbatch_size"],
-            ema_decay=config["ema_decay"],
-            devices=devices,
-            accumulation_steps=config["accumulation_steps"],
-            measures=config["measures"],
-            measure_every=config["measure_every"],
-        ),
+    # It runs once, and unoptimized it compiles in a third of the time.
+    quickly_compiled = jax.jit(
+        init,
+        out_shardings=devices.sharding,
+        compiler_options={"xla_backend_optimization_level": 0},
     )
+    train_steps = make_train_steps(
+        build=partial(build, axis_name=axis_name),
+        draw=source.draw,
+        take=source.take,
+        steps_at_once=source.steps_at_once,
+        microbatch_size=config["microbatch_size"],
+        ema_decay=config["ema_decay"],
+        devices=devices,
+        accumulation_steps=config["accumulation_steps"],
+        measures=config["measures"],
+        measure_every=config["measure_every"],
+    )
+    return build, quickly_compiled, train_steps
 
 
 def example_input(data: Data) -> Float[Array, "one height width channels"]:
@@ -226,25 +214,6 @@ def example_input(data: Data) -> Float[Array, "one height width channels"]:
         first, arrays = data.source.read(arrays, first, np.ones(1, bool)), ()
     images = jax.eval_shape(data.source.take, arrays, first)["images"]
     return jnp.zeros(images.shape, images.dtype)
-
-
-def compiled_once(program: Program) -> Program:
-    """The program for several threads: one compiles a function while the others wait for it."""
-
-    def once(function: Callable[..., Any]) -> Callable[..., Any]:
-        lock, compiled = threading.Lock(), threading.Event()
-
-        def call(*arguments: Any) -> Any:
-            if compiled.is_set():
-                return function(*arguments)
-            with lock:
-                result = function(*arguments)
-                compiled.set()
-                return result
-
-        return call
-
-    return program._replace(train_steps=once(program.train_steps), evaluate=once(program.evaluate))
 
 
 def make_model(
@@ -327,9 +296,9 @@ def make_evaluate(
             )
             for split in batches
         }
-        measure = make_measure(config["measures"], Task(model, optimizer))
-        if measure is None or first is None:
+        if first is None:
             return totals, {}
+        measure = make_measure(config["measures"], Task(model, optimizer))
         batch = take(arrays["test"], first)
         return totals, measure_once(variables, batch, model=model, measure=measure)
 
@@ -369,12 +338,6 @@ def make_evaluate(
 
 def preprocessing(config: Mapping[str, Any]) -> Callable[[Array], Array]:
     """The function that turns stored images into the network's input."""
-    return _binary if config["binary_input"] else _unit_range
-
-
-def _binary(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return (images > 127).astype(jnp.float32)
-
-
-def _unit_range(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return images.astype(jnp.float32) / 255
+    if config["binary_input"]:
+        return lambda images: (images > 127).astype(jnp.float32)
+    return lambda images: images.astype(jnp.float32) / 255

@@ -51,9 +51,6 @@ def reevaluate(
     check_model(restored, model, example_input(data))
     devices = make_devices(
         "single",
-        seeds=0,
-        data=0,
-        synchronized=False,
         num_seeds=len(restored.seeds),
         batch_size=config["batch_size"],
         microbatch_size=config["microbatch_size"],

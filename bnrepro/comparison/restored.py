@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,29 +84,30 @@ def check_dataset(run: Run, dataset: Dataset) -> None:
         )
 
 
-def find_checkpoints(run: Run, variant: str) -> tuple[list[int], dict[Path, str]]:
-    """The steps of a variant's intact checkpoints, in order, and what is wrong with the others."""
-    folder = run.workdir / CHECKPOINTS / variant
-    damage = {step: find_damage(folder, step) for step in sorted(saved_steps(folder))}
-    whole = [step for step, wrong in damage.items() if wrong is None]
-    return whole, {folder / str(step): wrong for step, wrong in damage.items() if wrong is not None}
-
-
 def restore_variant(
-    run: Run, variant: str, config: Mapping[str, Any], steps: Sequence[int], which: str
-) -> Restored:
-    """Reads one checkpoint; needs no data set.
+    run: Run, variant: str, config: Mapping[str, Any], which: str
+) -> Restored | None:
+    """Reads one checkpoint, or returns None if none is intact; needs no data set.
+
+    Says on stderr which ones are damaged.
 
     Args:
       run: the run that wrote it.
       variant: its name.
       config: the variant's config.
-      steps: of its intact checkpoints, in order; at least one.
       which: "last", "best" (the highest score among those kept), or a step.
 
     Raises:
       CheckpointError: there is none at that step, or it cannot be read.
     """
+    folder, steps = run.workdir / CHECKPOINTS / variant, []
+    for step in sorted(saved_steps(folder)):
+        if wrong := find_damage(folder, step):
+            print(f"{folder / str(step)} is damaged and is not used: {wrong}.", file=sys.stderr)
+        else:
+            steps.append(step)
+    if not steps:
+        return None
     if which == "best":
         found = [_restore(run, variant, config, step) for step in steps]
         # The first of equals: one saved between two evaluations has the score of the one before.

@@ -22,7 +22,6 @@ from bnrepro.comparison.plan import Group, group_variants, side_by_side
 from bnrepro.comparison.program import (
     Data,
     Program,
-    compiled_once,
     example_input,
     make_data,
     make_program,
@@ -169,7 +168,7 @@ def _train(
     # One program per thread is enough: the variants of a group are trained one after another.
     @lru_cache(maxsize=threads)
     def program_of(group: Group) -> Program:
-        return compiled_once(make_program(*jobs[group.name]))
+        return make_program(*jobs[group.name])
 
     def train(name: str, group: Group) -> None:
         start, job, step = perf_counter(), jobs[name], 0

@@ -1,6 +1,7 @@
 """What is done to single images on the host, between decoding and the devices."""
 
 import math
+import operator
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -75,7 +76,7 @@ def distort(pixels: _Pixels, rng: np.random.Generator) -> _Pixels:
       RGB in [0, 1].
     """
     changes = [
-        (_add, rng.uniform(-_BRIGHTNESS, _BRIGHTNESS)),
+        (operator.add, rng.uniform(-_BRIGHTNESS, _BRIGHTNESS)),
         (change_contrast, rng.uniform(*_CONTRAST)),
         (change_saturation, rng.uniform(*_SATURATION)),
         (change_hue, rng.uniform(-_HUE, _HUE)),
@@ -85,10 +86,6 @@ def distort(pixels: _Pixels, rng: np.random.Generator) -> _Pixels:
         # Hue and saturation have no meaning outside.
         pixels = np.clip(change(pixels, np.float32(amount)), 0, 1)
     return pixels
-
-
-def _add(pixels: _Pixels, amount: np.float32) -> _Pixels:
-    return pixels + amount
 
 
 def change_contrast(pixels: _Pixels, factor: np.float32) -> _Pixels:

@@ -144,18 +144,19 @@ def load_dataset(
 def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> Dataset:
     wanted = parse_name(name)
     folders = data_folders(data_dir)
+    where = " or ".join(map(str, folders))
     found = find_prepared(wanted, folders)
     if found is None and wanted in MNIST and not data_dir:
         from bnrepro.data import prepare  # here, since it imports TFDS
 
         try:
-            prepare.prepare_mnist(folders[0])
+            prepare.prepare(prepare.Mnist, folders[0])
         except OSError as error:
             _log.warning(
                 "MNIST is not in %s and cannot be downloaded there (%s): scikit-learn's 8x8 digits "
                 "stand in for it. For the real data, run `python -m scripts.prepare_data mnist` "
                 "with a network, or set data_dir or TFDS_DATA_DIR to the folder that has it.",
-                _or(folders),
+                where,
                 error,
             )
             return _digits()
@@ -163,7 +164,7 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> D
     if found is None:
         known = sorted({str(known) for folder in folders for known in _prepared(folder)})
         raise DatasetError(
-            f"The data set {name!r} is not in {_or(folders)}: prepare it there with `python -m "
+            f"The data set {name!r} is not in {where}: prepare it there with `python -m "
             f"scripts.prepare_data {name}` or TFDS's `tfds build --file_format=array_record`, or "
             "set data_dir or TFDS_DATA_DIR to the folder that has it"
             + (f" (prepared there: {', '.join(known)})." if known else ".")
@@ -176,25 +177,27 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> D
     cache = _cache_folder() / f"{full_name.replace('/', '-')}{'-labels' if stream else ''}.npz"
     if stream:
         return _open_stream(folder, full_name, cache, fingerprint)
-    cached = _read_cache(cache, fingerprint, (*_ARRAYS, "class_names", "sha256"))
-    if cached is not None:
-        class_names, sha256 = (cached.pop(key).tolist() for key in ("class_names", "sha256"))
-        return Dataset(
-            full_name, **cached, class_names=tuple(class_names), stand_in=False, sha256=sha256
-        )
-    dataset = _read_prepared(folder, full_name)
-    arrays = {key: getattr(dataset, key) for key in _ARRAYS}
-    # Once, since it takes longer than to read the cache.
-    sha256 = _sha256(arrays)
-    others = {"class_names": np.array(dataset.class_names), "sha256": np.array(sha256)}
-    _write_cache(cache, fingerprint, arrays | others)
-    return dataclasses.replace(dataset, sha256=sha256)
+    arrays = _read_cache(cache, fingerprint, (*_ARRAYS, "class_names", "sha256"))
+    if arrays is None:
+        arrays = _read_prepared(folder, full_name)
+        _write_cache(cache, fingerprint, arrays)
+    class_names, sha256 = (arrays.pop(key).tolist() for key in ("class_names", "sha256"))
+    return Dataset(
+        full_name, **arrays, class_names=tuple(class_names), stand_in=False, sha256=sha256
+    )
 
 
-def _read_prepared(folder: pathlib.Path, name: str) -> Dataset:
+def _read_prepared(folder: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a set, with its names of classes and `Dataset.sha256`."""
     prepared = open_prepared(folder, name)
-    train, test = (read_split(prepared, split) for split in ("train", "test"))
-    return Dataset(name, *train, *test, class_names=prepared.class_names, stand_in=False)
+    arrays = {"class_names": np.array(prepared.class_names)}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = read_split(prepared, split)
+    # Once, since it takes longer than to read the cache.
+    digest = hashlib.sha256()
+    for key in _ARRAYS:
+        digest.update(arrays[key].data)
+    return arrays | {"sha256": np.array(digest.hexdigest())}
 
 
 def _open_stream(folder: pathlib.Path, name: str, cache: pathlib.Path, fingerprint: str) -> Dataset:
@@ -312,23 +315,11 @@ def _prepared(folder: pathlib.Path, name: str = "*") -> list[Reference]:
     return [Reference(**match.groupdict()) for match in matches if match]
 
 
-def _or(folders: list[pathlib.Path]) -> str:
-    return " or ".join(map(str, folders))
-
-
 def _fingerprint(folder: pathlib.Path) -> str:
     """Names, sizes and modification times of a folder's files; hashing would take longer."""
     files = (path for path in folder.rglob("*") if path.is_file())
     stats = {str(path.relative_to(folder)): path.stat() for path in files}
     return json.dumps([(name, s.st_size, s.st_mtime_ns) for name, s in sorted(stats.items())])
-
-
-def _sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """See `Dataset.sha256`."""
-    digest = hashlib.sha256()
-    for key in _ARRAYS:
-        digest.update(arrays[key].tobytes())
-    return digest.hexdigest()
 
 
 def _cache_folder() -> pathlib.Path:
@@ -357,18 +348,14 @@ def _read_cache(
 
 def _write_cache(path: pathlib.Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays of a set to a cache file, which is complete or absent at any moment."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = pathlib.Path(file.name)
-            np.savez(file, fingerprint=fingerprint, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+            beside = pathlib.Path(folder, path.name)
+            np.savez(beside, fingerprint=fingerprint, **arrays)  # type: ignore[arg-type]
+            beside.replace(path)
     except OSError as error:
         _log.warning("%s cannot be cached: %s.", path, error)
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
 
 
 def _digits() -> Dataset:

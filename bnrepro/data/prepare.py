@@ -27,7 +27,7 @@ from bnrepro.data.datasets import DatasetError, first_line
 _TIMEOUT = (5, 30)  # seconds: to connect, and between two packets
 
 
-class _Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
+class Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
     """TFDS's builder, without TensorFlow for its two steps of unpacking and PNG encoding."""
 
     name = "mnist"
@@ -48,8 +48,11 @@ class _Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
             yield index, {"image": encoded.getvalue(), "label": int(label)}
 
 
-class _TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """All 200 classes of Tiny ImageNet; its labelled validation images are the test set."""
+class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """All 200 classes of Tiny ImageNet; its labelled validation images are the test set.
+
+    Source: http://cs231n.stanford.edu/tiny-imagenet-200.zip.
+    """
 
     name = "tiny_imagenet"
     VERSION = tfds.core.Version("1.0.0")
@@ -102,24 +105,7 @@ def _rgb(encoded: bytes) -> bytes:
     return again.getvalue()
 
 
-def prepare_mnist(data_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Downloads MNIST and writes it as TFDS does; does nothing if it is already there.
-
-    See `_prepare` for what is returned and raised.
-    """
-    return _prepare(_Mnist, data_dir)
-
-
-def prepare_tiny_imagenet(data_dir: str | os.PathLike[str]) -> pathlib.Path:
-    """Downloads Tiny ImageNet and writes it as TFDS does, as `tiny_imagenet/200`.
-
-    Source: http://cs231n.stanford.edu/tiny-imagenet-200.zip. See `_prepare` for what is returned
-    and raised.
-    """
-    return _prepare(_TinyImagenet, data_dir)
-
-
-def _prepare(
+def prepare(
     builder_class: type[tfds.core.DatasetBuilder], data_dir: str | os.PathLike[str]
 ) -> pathlib.Path:
     """Downloads a set and writes it as TFDS does; does nothing if it is already there.

@@ -62,23 +62,6 @@ class Examples(NamedTuple):
     drawn: Drawn
 
 
-def resident(
-    images: np.ndarray,
-    labels: np.ndarray,
-    draw: Draw,
-    take: Callable[[Any, Drawn], Batch],
-) -> Source:
-    """A source of images that live on the devices.
-
-    Args:
-      images: (examples, height, width, channels).
-      labels: (examples,).
-      draw: see `make_draw`.
-      take: see `take_images`.
-    """
-    return Source((images, labels), draw, take)
-
-
 def make_draw(sampler: Sampler, *, flip: bool, crop: bool) -> Draw:
     """Draws what `take_images` makes a minibatch from.
 

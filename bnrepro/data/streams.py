@@ -21,9 +21,6 @@ from bnrepro.data.sources import STEPS_AT_ONCE, Batch, Draw, Drawn, Source
 # Bytes of images that one dispatch takes. The next are read meanwhile: the host holds twice that.
 _BYTES_AT_ONCE = 2**28
 
-# Makes the image with a number, at a place in the array that it is read for.
-_Prepare = Callable[[int, tuple[int, ...]], UInt8[np.ndarray, "height width channels"]]
-
 
 def stream(
     images: Shards,
@@ -70,7 +67,6 @@ def stream(
             drawn = draw_steps(np.array(seeds), first + np.arange(steps_at_once))
         drawn = {key: np.asarray(value)[:, :count] for key, value in drawn.items()}
         index = drawn.pop("index")
-        wanted = here[:, None, :].reshape(len(seeds), 1, -1, *[1] * (index.ndim - 3))
 
         def prepare(number: int, place: tuple[int, ...]) -> np.ndarray:
             if not distorted:
@@ -79,26 +75,27 @@ def stream(
             rng = np.random.default_rng([seeds[run], first + step, *rest])
             return inception(images.image(number), image_size, rng)
 
-        pixels = _read(images, index, np.broadcast_to(wanted, index.shape), prepare)
+        pixels = _read(images, index, here[:, None], prepare)
         return {**drawn, "images": pixels, "labels": labels[index]}
 
     def read(arrays: Any, drawn: Drawn, here: Bool[np.ndarray, "*drawn"]) -> Drawn:
         (shards, labels), index = arrays, np.asarray(drawn["index"])
-        wanted = here.reshape(*here.shape, *[1] * (index.ndim - here.ndim))
 
         def prepare(number: int, place: tuple[int, ...]) -> np.ndarray:
             return central(shards.image(number), image_size)
 
-        pixels = _read(shards, index, np.broadcast_to(wanted, index.shape), prepare)
+        pixels = _read(shards, index, here, prepare)
         return {"images": pixels, "labels": labels[index]}
 
     def _read(
         shards: Shards,
         index: Int[np.ndarray, "*places"],
-        wanted: Bool[np.ndarray, "*places"],
-        prepare: _Prepare,
+        here: Bool[np.ndarray, "..."],
+        prepare: Callable[[int, tuple[int, ...]], UInt8[np.ndarray, "height width channels"]],
     ) -> UInt8[np.ndarray, "*places height width channels"]:
+        wanted = here.reshape(*here.shape, *[1] * (index.ndim - here.ndim))
         pixels = np.zeros((*index.shape, *_shape(shards, image_size)), np.uint8)
+        wanted = np.broadcast_to(wanted, index.shape)
         places = [tuple(place) for place in np.argwhere(wanted).tolist()]
         examples = grain.MapDataset.source(places).map(
             lambda place: prepare(int(index[place]), place)

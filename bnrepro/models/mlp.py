@@ -12,7 +12,7 @@ class MLP(Network, kw_only=True):
     """Hidden layers of `dropout(activation(norm(dense(x))))`, then a linear layer to the classes.
 
     Hidden layer i consists of `dense_i` and, if there is a normalizer, `norm_i`. Other placements:
-    see `activate`.
+    see `Network.activated`.
 
     Attributes:
       hidden: units of each hidden layer.

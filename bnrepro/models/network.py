@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from bnrepro.models.dropout import Dropout
 from bnrepro.models.kernels import KERNELS, Treatment, promoted
-from bnrepro.models.normalizers import Normalizer, activate
+from bnrepro.models.normalizers import Normalizer
 
 
 class Network(nn.Module):
@@ -50,14 +50,27 @@ class Network(nn.Module):
         }
 
     def activated(self, *, train: bool) -> Callable[..., Array]:
-        """`activate`, to be called with a hidden layer's output and its name as `layer`."""
-        return partial(
-            activate,
-            activation=self.activation,
-            normalizer=self.normalizer,
-            placement=self.norm_placement,
-            train=train,
-        )
+        """A hidden layer's nonlinearity with its normalizers; for use within a compact module.
+
+        It is called with the layer's output and its name as `layer`, and makes `norm_{layer}` and,
+        with placement both, `norm_after_{layer}`.
+
+        Args:
+          train: whether normalizers take the minibatch's own statistics.
+        """
+        activation, placement = self.activation, self.norm_placement
+        normalizer = self.normalizer and partial(self.normalizer, use_running_average=not train)
+
+        def apply(x: Array, layer: str) -> Array:
+            if normalizer is None:
+                return activation(x)
+            first = normalizer(name=f"norm_{layer}")
+            if placement == "after":
+                return first(activation(x))
+            x = activation(first(x))
+            return normalizer(name=f"norm_after_{layer}")(x) if placement == "both" else x
+
+        return apply
 
     def before_nonlinearity(self, layer: str) -> str:
         """Which of a hidden layer and its normalizer the nonlinearity takes: layer or `norm`."""
@@ -75,13 +88,12 @@ class Network(nn.Module):
 
     @property
     def classify(self) -> Callable[[Array], Array]:
-        """`logits`, to be called with features."""
-        return partial(logits, num_classes=self.num_classes, kernel_init=self.kernel_init)
+        """A linear layer `logits`, in float32 at least; for use within a compact module."""
+        classes, init = self.num_classes, self.kernel_init
 
+        # Not a method: the module that calls it gets the layer.
+        def logits(x: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
+            layer = nn.Dense(classes, kernel_init=init, name="logits")
+            return layer(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
-def logits(
-    x: Float[Array, "batch features"], *, num_classes: int, kernel_init: Any
-) -> Float[Array, "batch classes"]:
-    """A linear layer, in float32 at least; to be called within a compact module."""
-    layer = nn.Dense(num_classes, kernel_init=kernel_init, name="logits")
-    return layer(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        return logits

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array
 
 from bnrepro.layers import BatchNorm, BatchRenorm, renorm_schedules
 from bnrepro.models.counterexamples import MovingAverageNorm, StopGradientBatchNorm
@@ -14,36 +13,6 @@ from bnrepro.models.per_example import EvoNormS0, FilterResponseNorm
 
 # Makes a normalization layer, given `use_running_average`, `name` and perhaps `scale_init`.
 Normalizer = Callable[..., nn.Module]
-
-
-def activate(
-    x: Array,
-    activation: Callable[[Array], Array],
-    normalizer: Normalizer | None,
-    placement: str,
-    layer: str,
-    *,
-    train: bool,
-) -> Array:
-    """A nonlinearity with its normalizers; to be called within a compact module.
-
-    Args:
-      x: output of the linear layer.
-      activation: the nonlinearity.
-      normalizer: makes `norm_{layer}`; with placement both, also `norm_after_{layer}`. Or None.
-      placement: of the normalizer relative to the nonlinearity: after, before or both.
-      layer: its name.
-      train: whether normalizers take the minibatch's own statistics.
-    """
-    if normalizer is None:
-        return activation(x)
-    first = normalizer(use_running_average=not train, name=f"norm_{layer}")
-    if placement == "after":
-        return first(activation(x))
-    x = activation(first(x))
-    if placement == "both":
-        x = normalizer(use_running_average=not train, name=f"norm_after_{layer}")(x)
-    return x
 
 
 def make_normalizer(

@@ -96,13 +96,7 @@ class ClaimSection(NamedTuple):
     """A claim with its verdict, what was measured, and how to repeat it.
 
     Attributes:
-      id: unique on the page.
-      statement: the claim in a sentence.
-      sources: short names of the documents that it quotes.
-      quotes: document, section ("" if there is none) and words of each.
-      reading: how the quotes are understood.
-      papers: the papers' own figures, "" if there are none.
-      looked_into: why the claim does not hold, "" if it was not looked into.
+      claim: a `bnrepro.claims.Claim`.
       measured: its measurements.
       drawings: the figures of their effect.
       diverged: a sentence for each comparison in which runs did.
@@ -112,13 +106,7 @@ class ClaimSection(NamedTuple):
       commits: at which it was registered and run, in words.
     """
 
-    id: str
-    statement: str
-    sources: Sequence[str]
-    quotes: Sequence[tuple[str, str, str]]
-    reading: str
-    papers: str
-    looked_into: str
+    claim: Any
     measured: Sequence[Measured]
     drawings: Sequence[Drawing]
     diverged: Sequence[str]

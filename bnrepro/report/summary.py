@@ -34,11 +34,6 @@ def with_failures(values: pd.Series, run: Run, value: Callable[[str], float]) ->
     return pd.concat([values.astype(float), pd.Series(others, failed, dtype=float)])
 
 
-def never(variant: str) -> float:
-    """The step at which a run that diverged reaches an accuracy: infinity."""
-    return np.inf
-
-
 def evaluations(run: Run, split: str = "test", metric: str = "accuracy") -> pd.DataFrame:
     """The rows of one metric in the order of steps, without seeds that diverged."""
     metrics = run.metrics
@@ -97,14 +92,16 @@ def by_seed(run: Run, question: Question) -> pd.DataFrame:
     for split in question.splits:
         numbers[split] = with_failures(finals(evaluations(run, split)), run, run.chance)
     accuracy = evaluations(run, question.split)
+
+    def reached(threshold: float | pd.Series) -> pd.Series:
+        return with_failures(steps_to(accuracy, threshold), run, lambda variant: np.inf)
+
     for threshold in question.steps_to:
-        reached = with_failures(steps_to(accuracy, threshold), run, never)
-        numbers[f"steps_to_{threshold:g}"] = reached
+        numbers[f"steps_to_{threshold:g}"] = reached(threshold)
     table = pd.DataFrame(numbers).sort_index()
     if question.steps_to_best:
         variants, seeds = (table.index.get_level_values(name) for name in _SEED)
         of = pd.MultiIndex.from_arrays([variants.map(question.baseline_of), seeds])
         best = accuracy.groupby(_SEED)["value"].max().reindex(of).set_axis(table.index)
-        reached = with_failures(steps_to(accuracy, best), run, never)
-        table[BASELINE_BEST] = reached.where(best.notna())
+        table[BASELINE_BEST] = reached(best).where(best.notna())
     return table

@@ -248,9 +248,9 @@ def fetch(tree: Any) -> Any:
 def make_devices(
     strategy: str,
     *,
-    seeds: int,
-    data: int,
-    synchronized: bool,
+    seeds: int = 0,
+    data: int = 0,
+    synchronized: bool = False,
     num_seeds: int,
     batch_size: int,
     microbatch_size: int,

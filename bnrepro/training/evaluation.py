@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,13 +17,6 @@ from bnrepro.training.step import Batch, forward, losses_and_hits, outputs, spli
 
 # Examples that go through the network together.
 _BATCH = 1_000
-
-
-class Evaluated(NamedTuple):
-    """The variables that a measure gets as its state at an evaluation."""
-
-    params: Any
-    batch_stats: Any
 
 
 class Batches(NamedTuple):
@@ -118,5 +112,5 @@ def measure_once(
         mutable=["intermediates"],
     )
     captured, batch = jax.tree.map(lambda x: x[None], (outputs(collections), batch))
-    state = Evaluated(variables["params"], variables.get("batch_stats", {}))
+    state = SimpleNamespace(params=variables["params"])
     return measure.at_evaluation(state, None, captured, batch)

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Int, Num
 
 from bnrepro.training.devices import Devices
 from bnrepro.training.measures import make_measure
-from bnrepro.training.state import Build, Numbers, TrainState, initial_state
+from bnrepro.training.state import Build, TrainState
 from bnrepro.training.step import Batch, Task, split, train_step
 
 # Draws what a step's minibatch consists of from a key and the step; arrays with the batch first.
@@ -19,19 +19,6 @@ Draw = Callable[[Array, Array], Any]
 # Makes the minibatch that was drawn from arrays on the devices, or fed.
 Take = Callable[[Any, Any], Batch]
 TrainSteps = Callable[[Any, Any, Any, int, int], tuple[Any, dict[str, Array]]]
-
-
-def initial_states(
-    seeds: Int[Array, "runs"],
-    numbers: Numbers,
-    *,
-    build: Build,
-    example: Float[Array, "one ..."],
-    ema_decay: float,
-) -> TrainState:
-    """The states of all runs, stacked along a first axis."""
-    init = partial(initial_state, build=build, example=example, ema_decay=ema_decay)
-    return jax.vmap(init)(seeds, numbers)
 
 
 def make_train_steps(
@@ -85,8 +72,7 @@ def make_train_steps(
         task = Task(model, optimizer, ema_decay, devices.axis_name, accumulation_steps)
         batch = take(arrays, jax.tree.map(lambda x: x[i], drawn))
         measure = make_measure(measures, task)
-        in_training = measure.in_training if measure else None
-        if measure is None or in_training is None:
+        if (in_training := measure.in_training) is None:
             return train_step(state, batch, task)
 
         def measured(state: Any, grads: Any, captured: Any, batch: Any) -> Any:

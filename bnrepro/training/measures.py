@@ -7,7 +7,6 @@ named numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +26,12 @@ _NEAR_LINEAR = 1.0
 _DISTANCES = (0.5, 1, 2, 4)
 
 
-def gradient_norms(state: Any, grads: Any, captured: Any, batch: Any) -> Numbers:
+def gradient_norms(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`grad_norm/LAYER`: of the gradient of all parameters of each layer."""
     return {f"grad_norm/{name}": optax.tree.norm(layer) for name, layer in grads.items()}
 
 
-def parameter_norms(state: Any, grads: Any, captured: Any, batch: Any) -> Numbers:
+def parameter_norms(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`param_norm/LAYER/NAME`: of each parameter."""
     return {
         f"param_norm/{'/'.join(path)}": optax.tree.norm(value)
@@ -40,7 +39,7 @@ def parameter_norms(state: Any, grads: Any, captured: Any, batch: Any) -> Number
     }
 
 
-def normalizer_outputs(state: Any, grads: Any, captured: Any, batch: Any) -> Numbers:
+def normalizer_outputs(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`output/NORM/p15`, `p50`, `p85`: percentiles of a normalizer's output over all its units."""
     return {
         f"output/{name}/p{p}": jnp.percentile(y, p)
@@ -50,16 +49,14 @@ def normalizer_outputs(state: Any, grads: Any, captured: Any, batch: Any) -> Num
     }
 
 
-def near_linear(
-    state: Any, grads: Any, captured: Any, batch: Any, *, inputs: Sequence[str]
-) -> Numbers:
+def near_linear(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`near_linear/LAYER`: share of a nonlinearity's inputs within 1 of 0.
 
     If they come from a normalizer with an affine map, `near_linear/LAYER/standardized` is the
     share before that map.
     """
     numbers, params = {}, flatten_dict(state.params, sep="/")
-    for name in inputs:
+    for name in task.model.nonlinearity_inputs():
         y, (bias, scale) = captured[name], (params.get(f"{name}/{p}") for p in ("bias", "scale"))
         numbers[f"near_linear/{name}"] = jnp.mean(abs(y) <= _NEAR_LINEAR)
         if bias is not None and scale is not None:
@@ -69,22 +66,18 @@ def near_linear(
     return numbers
 
 
-def sigmoid_input(
-    state: Any, grads: Any, captured: Any, batch: Any, *, inputs: Sequence[str]
-) -> Numbers:
+def sigmoid_input(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`sigmoid_input/p15`, `p50`, `p85`: of the last nonlinearity's first input ([BN] figure 1).
 
     After a convolution, that is the first channel at all positions.
     """
-    unit = captured[inputs[-1]][..., 0]
+    unit = captured[task.model.nonlinearity_inputs()[-1]][..., 0]
     return {f"sigmoid_input/p{p}": jnp.percentile(unit, p) for p in _PERCENTILES}
 
 
-def sigmoid_inputs(
-    state: Any, grads: Any, captured: Any, batch: Any, *, inputs: Sequence[str]
-) -> Numbers:
+def sigmoid_inputs(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`sigmoid_inputs/UNIT/p15`, `p50`, `p85`: the same of each unit (or channel) of that layer."""
-    y = captured[inputs[-1]]
+    y = captured[task.model.nonlinearity_inputs()[-1]]
     found = jnp.percentile(y.reshape(-1, y.shape[-1]), jnp.array(_PERCENTILES), axis=0)
     return {
         f"sigmoid_inputs/{unit}/p{p}": found[i, unit]
@@ -93,7 +86,7 @@ def sigmoid_inputs(
     }
 
 
-def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, *, task: Task) -> Numbers:
+def along_gradient(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """How loss and gradient change along the gradient, on the same batch.
 
     `along_gradient/loss_K` and `along_gradient/gradient_K`: the change of the loss, and the norm of
@@ -152,29 +145,20 @@ _AT_EVALUATION: dict[str, Callable[..., Numbers]] = {
 MEASURES = tuple(sorted(_IN_TRAINING | _AT_EVALUATION))
 
 
-def make_measure(names: Sequence[str], task: Task) -> Measure | None:
-    """The measures of these names for a task; None if there are none.
+def make_measure(names: Sequence[str], task: Task) -> Measure:
+    """The measures of these names for a task.
 
     Args:
       names: some of `MEASURES`.
       task: what is measured; its model gives the names of its nonlinearities' inputs.
     """
-    if not names:
-        return None
     inputs = task.model.nonlinearity_inputs()
-    given: dict[Any, dict[str, Any]] = {
-        along_gradient: {"task": task},
-        near_linear: {"inputs": inputs},
-        sigmoid_input: {"inputs": inputs},
-        sigmoid_inputs: {"inputs": inputs},
-    }
 
     def together(known: Mapping[str, Callable[..., Numbers]]) -> Any:
         chosen = [known[name] for name in names if name in known]
-        measures = [partial(measure, **given.get(measure, {})) for measure in chosen]
-        if not measures:
+        if not chosen:
             return None
-        return lambda *arguments: {k: v for m in measures for k, v in m(*arguments).items()}
+        return lambda *arguments: {k: v for m in chosen for k, v in m(*arguments, task).items()}
 
     def captures(module: Any, method: str) -> bool:
         name = "/".join(module.path)

@@ -53,25 +53,34 @@ def run_keys(seed: Int[Array, ""]) -> Key[Array, "2"]:
     return jax.random.split(jax.random.key(seed))
 
 
-def initial_state(
-    seed: Int[Array, ""], numbers: Numbers, *, build: Build, example: Any, ema_decay: float
+def initial_states(
+    seeds: Int[Array, "runs"],
+    numbers: Numbers,
+    *,
+    build: Build,
+    example: Float[Array, "one ..."],
+    ema_decay: float,
 ) -> TrainState:
-    """The state before the first step; `example` is an input of shape (1, ...).
+    """The states of all runs before the first step, stacked along a first axis.
 
     Initial weights and sampling have their own keys, the same for every variant: runs with one
     seed differ only in what their configs say.
     """
-    model, optimizer = build(numbers)
-    init_key, sample_key = run_keys(seed)
-    variables = model.init(init_key, example, train=True)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return TrainState(
-        step=jnp.int32(0),
-        numbers=numbers,
-        sample_key=sample_key,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(params),
-        average={"params": params, "batch_stats": batch_stats} if ema_decay else {},
-        diverged_at=jnp.int32(NOT_DIVERGED),
-    )
+
+    def one(seed: Int[Array, ""], numbers: Numbers) -> TrainState:
+        model, optimizer = build(numbers)
+        init_key, sample_key = run_keys(seed)
+        variables = model.init(init_key, example, train=True)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return TrainState(
+            step=jnp.int32(0),
+            numbers=numbers,
+            sample_key=sample_key,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
+            average={"params": params, "batch_stats": batch_stats} if ema_decay else {},
+            diverged_at=jnp.int32(NOT_DIVERGED),
+        )
+
+    return jax.vmap(one)(seeds, numbers)

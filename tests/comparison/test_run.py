@@ -18,7 +18,6 @@ from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
 from bnrepro.data.datasets import DatasetError, load_dataset
-from bnrepro.data.sources import resident
 from bnrepro.records import RecordsError, read_run, write_run
 from bnrepro.training.checkpoints import saved_steps
 from tests.programs import made_once
@@ -30,13 +29,9 @@ def dataset():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
         # So that it can be told to stop between two evaluations.
-        patch.setattr(program_module, "resident", in_steps_of_two)
+        patch.setitem(program_module._STEPS_AT_ONCE, "mlp", 2)
         patch.setattr(run_module, "make_program", made_once(program_module.make_program))
         yield
-
-
-def in_steps_of_two(*arguments, **options):
-    return resident(*arguments, **options)._replace(steps_at_once=2)
 
 
 PLAIN = {"plain": {"normalizer": {"name": "none"}}}
@@ -100,7 +95,7 @@ def test_a_holdout_is_taken_from_the_end_of_training_and_chooses(tmp_path):
     short = whole.hold_out(20)
     assert len(short.train_labels) == len(whole.train_labels) - 20
     np.testing.assert_array_equal(short.holdout_images, whole.train_images[-20:])
-    restored = restore_variant(read_run(tmp_path / "w"), "plain", settings, [20], "last")
+    restored = restore_variant(read_run(tmp_path / "w"), "plain", settings, "last")
     assert restored.score == held[held["step"] == 20]["value"].mean()
     evaluation["holdout"] = len(whole.train_labels)
     with pytest.raises(ConfigError, match="must leave some of the"):
@@ -329,7 +324,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     assert untouched.reset_index(drop=True).equals(healthy.reset_index(drop=True))
     assert set(spoilt_run[spoilt_run["seed"] == 1]["metric"]) == {"diverged"}
     # A checkpoint is not the better for a seed that is no longer there.
-    restored = restore_variant(read_run(tmp_path / "w"), "plain", config(), [20], "last")
+    restored = restore_variant(read_run(tmp_path / "w"), "plain", config(), "last")
     last = healthy[(healthy["step"] == 20) & (healthy["metric"] == "accuracy")]
     (accuracy,) = last[last["split"] == "test"]["value"]
     assert restored.score == accuracy / 2

@@ -101,8 +101,8 @@ def point_tfds_at(url, files, monkeypatch):
 
     from bnrepro.data import prepare
 
-    monkeypatch.setattr(prepare._Mnist, "URL", url)
-    monkeypatch.setattr(prepare._Mnist, "url_infos", registered(url, files))
+    monkeypatch.setattr(prepare.Mnist, "URL", url)
+    monkeypatch.setattr(prepare.Mnist, "url_infos", registered(url, files))
     monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", NUM_TRAIN)
     monkeypatch.setattr(mnist, "_TEST_EXAMPLES", NUM_TEST)
 
@@ -129,7 +129,7 @@ def prepared_once(mnist_files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch, serving(mnist_files) as (url, _):
         monkeypatch.setenv("NO_PROXY", "*")
         point_tfds_at(url, mnist_files, monkeypatch)
-        prepare.prepare_mnist(data_dir)
+        prepare.prepare(prepare.Mnist, data_dir)
     return data_dir
 
 

@@ -322,8 +322,8 @@ def test_a_damaged_cache_is_made_anew_with_a_line_in_the_log(data_dir, tmp_path,
 
 
 def test_a_cache_that_cannot_be_finished_leaves_nothing(data_dir, tmp_path, monkeypatch, caplog):
-    def fill_the_disk(file, **arrays):
-        file.write(b"half")
+    def fill_the_disk(path, **arrays):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", fill_the_disk)

@@ -31,7 +31,7 @@ def names(folder):
 def test_the_prepared_set_has_the_pixels_and_labels_of_the_downloaded_files_also_to_tfds(
     server, pixels_and_labels, tmp_path
 ):
-    assert prepare.prepare_mnist(tmp_path) == tmp_path / "mnist" / "3.0.1"
+    assert prepare.prepare(prepare.Mnist, tmp_path) == tmp_path / "mnist" / "3.0.1"
     dataset = load_dataset("mnist", tmp_path)
     train = by_pixels(dataset.train_images, dataset.train_labels)
     assert train == by_pixels(*pixels_and_labels["train"])
@@ -49,7 +49,7 @@ def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(server, tmp
     files, _ = server
     files["t10k-labels-idx1-ubyte.gz"] = b"<html>"
     with pytest.raises(DatasetError, match=r"t10k-labels-idx1-ubyte\.gz.* has wrong checksum"):
-        prepare.prepare_mnist(tmp_path)
+        prepare.prepare(prepare.Mnist, tmp_path)
     assert not names(tmp_path)
     with pytest.raises(DatasetError, match="wrong checksum"):  # the digits must not hide it
         load_dataset("mnist")
@@ -74,10 +74,10 @@ def test_another_process_that_was_faster_is_no_error(server, tmp_path, monkeypat
     def be_overtaken(url_infos, folder):
         download(url_infos, folder)
         monkeypatch.setattr(prepare, "_download", download)
-        prepare.prepare_mnist(tmp_path)
+        prepare.prepare(prepare.Mnist, tmp_path)
 
     monkeypatch.setattr(prepare, "_download", be_overtaken)
-    assert (prepare.prepare_mnist(tmp_path) / "dataset_info.json").exists()
+    assert (prepare.prepare(prepare.Mnist, tmp_path) / "dataset_info.json").exists()
     assert names(tmp_path) == ["mnist"]
 
 
@@ -90,7 +90,7 @@ def test_a_set_in_another_format_is_not_said_to_be_prepared(data_dir, capsys):
 
 def test_without_a_network_nothing_is_left_and_the_url_is_named(no_network, tmp_path):
     with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1.*idx\d-ubyte\.gz cannot be"):
-        prepare.prepare_mnist(tmp_path)
+        prepare.prepare(prepare.Mnist, tmp_path)
     assert not names(tmp_path)
 
 
@@ -98,22 +98,22 @@ def test_a_file_the_server_does_not_have_is_a_connection_error(server, tmp_path)
     files, _ = server
     files.clear()
     with pytest.raises(ConnectionError, match="HTTPError"):
-        prepare.prepare_mnist(tmp_path)
+        prepare.prepare(prepare.Mnist, tmp_path)
 
 
 def test_a_host_that_stays_silent_is_a_connection_error(no_network, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/train-images-idx3-ubyte.gz"
-        monkeypatch.setattr(prepare._Mnist, "url_infos", {url: None})
+        monkeypatch.setattr(prepare.Mnist, "url_infos", {url: None})
         monkeypatch.setattr(prepare, "_TIMEOUT", (0.1, 0.1))
         with pytest.raises(ConnectionError, match="Timeout"):
-            prepare.prepare_mnist(tmp_path)
+            prepare.prepare(prepare.Mnist, tmp_path)
 
 
 def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
     (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"mnist/3\.0\.1 has no dataset_info\.json"):
-        prepare.prepare_mnist(tmp_path)
+        prepare.prepare(prepare.Mnist, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_i
         archive.writestr(f"{root}/test/images/test_0.JPEG", images["RGB"])
     name, content = "tiny-imagenet-200.zip", content.getvalue()
     with serving({name: content}) as (url, _):
-        monkeypatch.setattr(prepare._TinyImagenet, "URL", url + name)
-        monkeypatch.setattr(prepare._TinyImagenet, "url_infos", registered(url, {name: content}))
-        folder = prepare.prepare_tiny_imagenet(tmp_path)
+        monkeypatch.setattr(prepare.TinyImagenet, "URL", url + name)
+        monkeypatch.setattr(prepare.TinyImagenet, "url_infos", registered(url, {name: content}))
+        folder = prepare.prepare(prepare.TinyImagenet, tmp_path)
     assert folder == tmp_path / "tiny_imagenet" / "200" / "1.0.0"
     dataset = load_dataset("tiny_imagenet/200", tmp_path)
     assert dataset.class_names == tuple(wnids)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bnrepro.comparison import run as run_module
-from bnrepro.comparison.restored import checked_configs, find_checkpoints, restore_variant
+from bnrepro.comparison.restored import checked_configs, restore_variant
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import read_run
 from tests.small_dataset import small_config, small_dataset
@@ -51,7 +51,7 @@ def restore(workdir, which="last", variant="batch_norm"):
     """A variant as restored from a checkpoint, and its config."""
     run = read_run(workdir)
     config = checked_configs(run)[variant]
-    return restore_variant(run, variant, config, find_checkpoints(run, variant)[0], which), config
+    return restore_variant(run, variant, config, which), config
 
 
 def files(folder):

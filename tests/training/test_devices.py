@@ -13,8 +13,9 @@ from bnrepro.models import make_normalizer
 from bnrepro.models.mlp import MLP
 from bnrepro.training.devices import DATA, fetch, make_devices
 from bnrepro.training.evaluation import evaluate, in_batches
-from bnrepro.training.loop import initial_states, make_train_steps
+from bnrepro.training.loop import make_train_steps
 from bnrepro.training.optimizers import make_optimizer
+from bnrepro.training.state import initial_states
 
 EXAMPLES, BATCH, SEEDS = 160, 32, np.array([5, 9])
 

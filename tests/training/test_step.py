@@ -12,7 +12,7 @@ import pytest
 from bnrepro import BatchNorm, BatchRenorm
 from bnrepro.models.mabn import MovingAverageBatchNorm
 from bnrepro.training.optimizers import make_optimizer, make_schedule
-from bnrepro.training.state import NOT_DIVERGED, initial_state
+from bnrepro.training.state import NOT_DIVERGED, initial_states
 from bnrepro.training.step import Task, train_step
 
 
@@ -28,8 +28,9 @@ class Network(nn.Module):
 
 
 def first_state(model, optimizer, ema_decay=0.0):
-    build = partial(initial_state, build=lambda numbers: (model, optimizer))
-    return build(jnp.int32(0), {}, example=jnp.zeros((1, 5)), ema_decay=ema_decay)
+    build = partial(initial_states, build=lambda numbers: (model, optimizer))
+    states = build(jnp.zeros(1, jnp.int32), {}, example=jnp.zeros((1, 5)), ema_decay=ema_decay)
+    return jax.tree.map(lambda x: x[0], states)
 
 
 def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1, parts=1):
