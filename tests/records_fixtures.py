@@ -17,21 +17,10 @@ ACCURACY = {
 
 def small_run(workdir: Path, accuracy=ACCURACY, extra=(), **changes) -> Run:
     variants = sorted({variant for variant, _ in accuracy})
-    config = {
-        "dataset": "mnist",
-        "data_dir": "",
-        "seeds": 3,
-        "first_seed": 0,
-        "steps": 20,
-        "batch_size": 60,
-        "eval_every": 10,
-        "preview": False,
-        "variants": {
-            variant: {"normalizer": {"name": "none" if variant == "plain" else variant}}
-            for variant in variants
-        },
-        "baseline": "plain",
-    }
+    names = {variant: "none" if variant == "plain" else variant for variant in variants}
+    config = {"dataset": "mnist", "data_dir": "", "seeds": 3, "first_seed": 0, "steps": 20}
+    config |= {"batch_size": 60, "eval_every": 10, "preview": False, "baseline": "plain"}
+    config["variants"] = {key: {"normalizer": {"name": name}} for key, name in names.items()}
     rows = [
         (variant, seed, 10 * i, "test", "accuracy", value)
         for (variant, seed), values in accuracy.items()

@@ -117,10 +117,6 @@ def torchvision_arrays():
     return random_arrays(torchvision_shapes(), slice(1, None))
 
 
-def keras_arrays():
-    return random_arrays(keras_shapes(), slice(None, -1))
-
-
 @cache
 def our_shapes(model=MODEL, size=32):
     images = jnp.zeros((1, size, size, 3))
@@ -272,7 +268,7 @@ def test_keras_has_the_logits_of_ours_and_the_exported_file(tmp_path, monkeypatc
     shapes = {"/".join(x.path.split("/")[-2:]): x.shape for x in theirs.weights}
     assert shapes == keras_shapes()
 
-    variables = from_keras(keras_arrays())
+    variables = from_keras(random_arrays(keras_shapes(), slice(None, -1)))
     save_arrays(tmp_path / "x", to_keras(variables))
     images, logits = images_and_logits(INCEPTION, variables, 75)
     snippet = export._layout_snippet(

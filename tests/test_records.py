@@ -42,16 +42,6 @@ def test_a_file_is_complete_or_absent(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_where_no_folder_can_be_the_path_is_named_and_nothing_left(tmp_path):
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(RecordsError, match=r"cannot write .*file/x"),
-        complete_file(tmp_path / "file" / "x"),
-    ):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
 def test_the_settings_of_a_variant_are_flat_and_its_own_go_first(tmp_path):
     changes = {
         "data_dir": "/data",
@@ -189,11 +179,6 @@ def test_a_damaged_file_is_named(tmp_path, name, content, message):
     (run.workdir / name).write_text(content)
     with pytest.raises(RecordsError, match=message):
         read_run(run.workdir)
-
-
-def test_a_folder_without_a_config_is_no_workdir(tmp_path):
-    with pytest.raises(RecordsError, match="not a workdir"):
-        read_run(tmp_path)
 
 
 def test_a_variant_is_finished_when_every_seed_got_to_the_end_or_diverged(tmp_path):

@@ -8,7 +8,7 @@ from bnrepro.layers import BatchNorm
 from tests.small_dataset import small_dataset
 
 
-@pytest.mark.parametrize("name", ["A1", "A3", "A5", "A6"])
+@pytest.mark.parametrize("name", ["A1", "A2", "A3", "A5", "A6"])
 def test_a_definition_holds_on_random_data(name):
     for measurement in CLAIMS[name].measurements:
         found = measurement.measure(small_dataset())
@@ -27,7 +27,3 @@ class Unbiased(BatchNorm):
 def test_the_unbiased_variance_is_told_from_the_biased_one(measure, monkeypatch):
     monkeypatch.setattr(exact, "BatchNorm", Unbiased)
     assert measure(small_dataset()).mean > 1e-2
-
-
-def test_population_statistics_are_those_of_the_definition():
-    assert exact.population_error(small_dataset()).mean < 1e-5

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from bnrepro.comparison.config import DEFAULTS, variant_configs
 from bnrepro.records import read_run
 from bnrepro.report.statistics import Rule, Verdict
 from scripts.claims import REGISTERED, comparisons, fingerprints
+from tests.commands import ROOT
 
 B1 = CLAIMS["B1"]
 LEDGER = REGISTERED.with_name("ledger.csv")
@@ -113,5 +113,5 @@ def _variants(keywords):
 
 
 def test_the_pages_are_those_that_claims_read():
-    pages = {path.stem for path in Path("configs/claims").glob("*.py")} - {"__init__", "common"}
-    assert pages == set(comparisons(list(CLAIMS.values()), "full"))
+    names = {path.stem for path in (ROOT / "configs" / "claims").glob("*.py")}
+    assert names - {"__init__", "common"} == set(comparisons(list(CLAIMS.values()), "full"))

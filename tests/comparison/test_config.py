@@ -107,6 +107,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
         ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
         ({"model__kernel": "standardized"}, "variance of 1, which needs a normalizer"),
+        ({"model__dropout": 0.5, "devices__synchronized": True}, "set one to 0 or False, got 0.5"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
         ({"augment": "inception", "image_size": 8}, "needs stream True and an image_size, got Fal"),
         ({"augment": "inception", "stream": True}, "needs stream True and an image_size, got True"),

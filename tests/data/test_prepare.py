@@ -61,9 +61,11 @@ def test_a_preparation_that_is_told_to_end_leaves_nothing(server, tmp_path, monk
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(prepare, "read_idx", end)
-    with pytest.raises(SystemExit) as ended:
-        prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
-    signal.signal(signal.SIGTERM, before)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143
     assert not names(tmp_path)
 

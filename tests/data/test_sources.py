@@ -66,15 +66,8 @@ def test_cropped_images_are_shifted_by_up_to_an_eighth_each_way_alike_often():
 
 @pytest.mark.parametrize("repeat_labels", [True, False])
 def test_pictures_of_few_labels_come_in_groups_that_share_theirs(repeat_labels):
-    sampler = make_sampler(
-        "labels",
-        LABELS,
-        24,
-        labels_per_batch=4,
-        examples_per_label=3,
-        repeat_labels=repeat_labels,
-        digits=2,
-    )
+    sizes = {"labels_per_batch": 4, "examples_per_label": 3, "digits": 2}
+    sampler = make_sampler("labels", LABELS, 24, repeat_labels=repeat_labels, **sizes)
     index = np.asarray(jax.vmap(partial(sampler, KEY))(jnp.arange(100)))
     assert index.shape == (100, 24, 2)
     # Steps, groups, one picture of each label after the other, labels.

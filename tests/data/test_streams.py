@@ -32,27 +32,17 @@ def data_dir(tmp_path):
 take = partial(take_images, classes=CLASSES, digits=1)
 
 
-def make_parts(dataset, flip=True, crop=True):
-    sampler = make_sampler(
-        "labels",
-        dataset.train_labels,
-        8,
-        labels_per_batch=4,
-        examples_per_label=2,
-        repeat_labels=True,
-    )
-    return (
-        dataset.train_images,
-        dataset.train_labels,
-        make_draw(sampler, flip=flip, crop=crop),
-        take,
-    )
+def make_parts(dataset):
+    sizes = {"labels_per_batch": 4, "examples_per_label": 2, "repeat_labels": True}
+    sampler = make_sampler("labels", dataset.train_labels, 8, **sizes)
+    draw = make_draw(sampler, flip=True, crop=True)
+    return dataset.train_images, dataset.train_labels, draw, take
 
 
-def make_stream(data_dir, *, image_size=0, distorted=False, workers=0, **draw):
+def make_stream(data_dir, *, image_size=0, distorted=False, workers=0):
     dataset = load_dataset("squares", data_dir, image_size=image_size, stream=True)
     options = {"image_size": image_size, "distorted": distorted, "workers": workers}
-    return stream(*make_parts(dataset, **draw), run_key=jax.random.key, runs=2, **options)
+    return stream(*make_parts(dataset), run_key=jax.random.key, runs=2, **options)
 
 
 def fed(source, seeds, first, count, here=None):

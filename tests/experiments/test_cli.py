@@ -78,17 +78,6 @@ def test_without_the_package_of_weights_and_biases_nothing_is_trained(tmp_path):
     assert not workdir.exists()
 
 
-def small_comparison(folder):
-    """Arguments of a comparison on a set of 24 images, prepared in `folder`, with its workdir."""
-    write_set(folder)
-    return [
-        *(CONFIG, f"--workdir={folder / 'w'}", "--only=batch_renorm"),
-        *("--config.dataset=squares", f"--config.data_dir={folder}", "--config.model.hidden=(5,)"),
-        *("--config.batch_size=12", "--config.microbatch_size=12", "--config.seeds=1"),
-        "--config.eval_every=20",
-    ]
-
-
 @pytest.mark.parametrize(
     ("owner", "function", "signal", "code"),
     [
@@ -119,14 +108,20 @@ def test_told_to_end_it_leaves_complete_files_whatever_it_is_at(
         f"owner.{function} = told\n"
         "runpy.run_module('experiments.mnist_sigmoid', run_name='__main__', alter_sys=True)\n"
     )
+    write_set(tmp_path)
     arguments = [
-        *(sys.executable, "-c", program, *small_comparison(tmp_path)),
+        *(sys.executable, "-c", program, CONFIG, f"--workdir={workdir}", "--only=batch_renorm"),
+        *("--config.dataset=squares", f"--config.data_dir={tmp_path}", "--config.eval_every=20"),
+        *("--config.batch_size=12", "--config.microbatch_size=12", "--config.seeds=1"),
+        "--config.model.hidden=(5,)",
         # Enough that no variant ends before it hears of the signal.
         f"--config.steps={40 if finished else 4_000}",
         "--config.checkpoint.every=1",
     ]
     env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
-    result = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
+    result = subprocess.run(
+        arguments, cwd=ROOT, env=env, timeout=120, capture_output=True, text=True
+    )
     assert result.returncode == code, result.stderr
     assert "resumes from there" in result.stderr
     assert "Traceback" not in result.stderr

@@ -27,7 +27,9 @@ def population(minibatches, epsilon=1e-5):
 
 
 def assert_close(statistics, right):
-    for name in statistics.keys() & right.keys():
+    names = statistics.keys() & right.keys()
+    assert len(names) == 2
+    for name in names:
         np.testing.assert_allclose(statistics[name], right[name], rtol=2e-5, atol=1e-5)
 
 

@@ -6,12 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from flax.traverse_util import flatten_dict
 
 from bnrepro.comparison.keys import CHANNELS, STEMS
 from bnrepro.models import inception, make_normalizer
 from bnrepro.models.inception import Inception
-from tests.models.test_models import SETTINGS, named
+from tests.models.test_models import SETTINGS, abstract, named
 
 
 def network(normalizer="batch_norm", classes=1_000, **fields):
@@ -20,19 +19,9 @@ def network(normalizer="batch_norm", classes=1_000, **fields):
     return Inception(classes, nn.relu, norm, nn.initializers.lecun_normal(), **fields)
 
 
-def shapes(model, size):
-    """Variables, outputs of modules by path, and the grid of each block's output."""
-    init = partial(model.init_with_output, train=True, capture_intermediates=True, mutable=True)
-    images = jnp.zeros((2, size, size, 3))
-    _, variables = jax.eval_shape(init, jax.random.key(0), images)
-    outputs = flatten_dict(variables.pop("intermediates"))
-    blocks = {name: outputs[name, "__call__"][0].shape[1:] for name in ("stem", *inception.BLOCKS)}
-    return variables, outputs, blocks
-
-
 @pytest.fixture(scope="module")
 def of_the_paper():
-    return shapes(network(), 299)
+    return abstract(network(), 2, 299, 299, 3)
 
 
 @pytest.fixture
@@ -44,14 +33,14 @@ def three_blocks(monkeypatch):
 
 def test_parameters_and_statistics_are_as_many_as_those_of_keras(of_the_paper):
     """keras.applications.InceptionV3: 23,851,784 numbers, of which 34,432 are not trained."""
-    variables, *_ = of_the_paper
+    variables, _ = of_the_paper
     sizes = {kind: sum(x.size for x in jax.tree.leaves(variables[kind])) for kind in variables}
     assert sizes == {"params": 23_817_352, "batch_stats": 34_432}
 
 
 def test_every_stage_has_the_shape_of_the_papers_table(of_the_paper):
     """Table 1 of arXiv:1512.00567, whose last stage is the first of 2,048 channels."""
-    *_, blocks = of_the_paper
+    _, out = of_the_paper
     grids = {
         (35, 35, 192): ["stem"],
         (35, 35, 256): ["mixed_0"],
@@ -60,7 +49,8 @@ def test_every_stage_has_the_shape_of_the_papers_table(of_the_paper):
         (8, 8, 1_280): ["mixed_8"],
         (8, 8, 2_048): ["mixed_9", "mixed_10"],
     }
-    assert blocks == {name: shape for shape, names in grids.items() for name in names}
+    found = {name: out[name].shape[1:] for name in ("stem", *inception.BLOCKS)}
+    assert found == {name: shape for shape, names in grids.items() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -69,27 +59,26 @@ def test_every_stage_has_the_shape_of_the_papers_table(of_the_paper):
 @pytest.mark.usefixtures("three_blocks")
 def test_a_stem_takes_images_down_to_its_smallest_size(stride):
     model, smallest = network(stem_stride=stride, width=1 / 16), STEMS["inception"][stride]
-    *_, blocks = shapes(model, smallest)
-    assert blocks["mixed_8"][:2] == (1, 1)
+    assert abstract(model, 2, smallest, smallest, 3)[1]["mixed_8"].shape[:3] == (2, 1, 1)
     with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels"):
-        shapes(model, smallest - 1)
+        abstract(model, 2, smallest - 1, smallest - 1, 3)
 
 
 @pytest.mark.usefixtures("three_blocks")
 def test_width_multiplies_the_channels_and_nothing_else():
-    *_, blocks = shapes(network(stem_stride=4, width=0.25), 64)
-    assert blocks["stem"] == (16, 16, 48) and blocks["mixed_8"] == (3, 3, 320)
+    _, out = abstract(network(stem_stride=4, width=0.25), 2, 64, 64, 3)
+    assert out["stem"].shape == (2, 16, 16, 48) and out["mixed_8"].shape == (2, 3, 3, 320)
 
 
 def test_the_inputs_of_all_nonlinearities_are_named(of_the_paper):
-    _, outputs, _ = of_the_paper
-    norms = {"/".join(path[:-1]) for path in outputs if path[-2:-1] and path[-2][:4] == "norm"}
+    _, out = of_the_paper
+    norms = {name for name in out if name.rpartition("/")[2].startswith("norm")}
     assert set(network().nonlinearity_inputs()) == norms
     assert len(norms) == 94  # as many as Inception-v3 has convolutions
 
 
 def test_the_config_knows_the_channels_and_the_stems(of_the_paper):
-    variables, *_ = of_the_paper
+    variables, _ = of_the_paper
     found = {x.shape[-1] for x in jax.tree.leaves(variables["batch_stats"])}
     assert found == set(CHANNELS["inception"])
     assert STEMS["inception"] == {stride: size for stride, (_, size) in inception.STEMS.items()}
@@ -104,22 +93,11 @@ def small(three_blocks):
     return model, jax.eval_shape(init, images), images
 
 
-def intermediates(model, variables, images, train, captures=False):
-    def run(variables, images):
-        return model.apply(
-            variables,
-            images,
-            train=train,
-            capture_intermediates=captures,
-            mutable=["intermediates", "batch_stats"],
-        )[1].get("intermediates", {})
-
-    return jax.eval_shape(run, variables, images)
-
-
 def test_the_auxiliary_head_gives_logits_in_training_alone(small):
-    assert intermediates(*small, train=True)["auxiliary_logits"][0].shape == (2, 3)
-    assert intermediates(*small, train=False) == {}
+    model, variables, images = small
+    assert abstract(model, *images.shape)[1]["auxiliary_logits"].shape == (2, 3)
+    evaluate = partial(model.apply, train=False, mutable=["intermediates"])
+    assert jax.eval_shape(evaluate, variables, images)[1] == {}
 
 
 def test_activations_are_recomputed_on_demand_and_variables_keep_their_names(small):
@@ -141,16 +119,13 @@ def test_only_activations_are_in_half_precision(small):
     model, variables, images = small
     normalizer = partial(model.normalizer, dtype=jnp.bfloat16)
     half = model.clone(dtype=jnp.bfloat16, normalizer=normalizer)
-    init = partial(half.init, jax.random.key(0), train=True)
-    assert jax.eval_shape(init, images) == variables
+    found, out = abstract(half, *images.shape)
+    assert found == variables
     # Batch Renorm counts its updates.
     assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32", "int32"}
-    captured = flatten_dict(intermediates(half, variables, images, train=True, captures=True))
-    found = {"/".join(path): values[0].dtype.name for path, values in captured.items()}
-    logits = ("logits/__call__", "auxiliary/logits/__call__", "auxiliary_logits")
-    for name in (*logits, "__call__", "auxiliary/__call__"):
-        assert found.pop(name) == "float32"
-    assert set(found.values()) == {"bfloat16"}
+    for name in ("logits", "auxiliary/logits", "auxiliary_logits", "auxiliary"):
+        assert out.pop(name).dtype == jnp.float32
+    assert {x.dtype.name for x in out.values()} == {"bfloat16"}
 
 
 def test_zero_means_the_papers_stem():

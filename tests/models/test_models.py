@@ -17,19 +17,8 @@ from bnrepro.models.dropout import Dropout
 from bnrepro.training.step import outputs
 
 X = jax.random.normal(jax.random.key(0), (6, 4, 5, 1))
-
-
-SETTINGS = {
-    "steps": 100,
-    "momentum": 0.99,
-    "epsilon": 1e-5,
-    "r_max": 3.0,
-    "d_max": 5.0,
-    "warmup": 5 / 130,
-    "r_max_end": 40 / 130,
-    "d_max_end": 25 / 130,
-    "num_groups": 10,
-}
+SETTINGS = {"steps": 100, "momentum": 0.99, "epsilon": 1e-5, "r_max": 3.0, "d_max": 5.0}
+SETTINGS |= {"warmup": 5 / 130, "r_max_end": 40 / 130, "d_max_end": 25 / 130, "num_groups": 10}
 
 
 def named(name, **changes):
@@ -78,6 +67,12 @@ def trained(model, x):
         capture_intermediates=lambda module, method: method == "__call__" and module.path,
     )
     return variables, updates.get("batch_stats", {}), outputs(updates)
+
+
+def abstract(model, *shape):
+    """Variables and the outputs of all modules in training, as shapes and types."""
+    variables, _, out = jax.eval_shape(partial(trained, model), jnp.zeros(shape))
+    return variables, out
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

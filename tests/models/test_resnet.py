@@ -17,7 +17,7 @@ from bnrepro.training.evaluation import measure_once
 from bnrepro.training.measures import make_measure
 from bnrepro.training.step import Task, outputs
 from tests.models import test_models
-from tests.models.test_models import SETTINGS, trained
+from tests.models.test_models import SETTINGS, abstract
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
 NETWORK = partial(ResNet, 10, nn.relu, BatchNorm, nn.initializers.normal(0.3))
@@ -37,12 +37,6 @@ def named(**changes):
 
 def initialized(model, x=IMAGES):
     return jax.jit(partial(model.init, train=True))(jax.random.key(1), x)
-
-
-def abstract(model, *shape):
-    """Variables and the outputs of all modules in training, as shapes and types."""
-    variables, _, out = jax.eval_shape(partial(trained, model), jnp.zeros(shape))
-    return variables, out
 
 
 def test_every_stage_has_its_shape_and_all_have_the_published_number_of_parameters():

@@ -59,12 +59,6 @@ def test_a_run_that_does_not_say_how_many_labels_it_has_is_of_ten_a_digit(
     assert small_run(tmp_path, **changes).chance("plain") == chance
 
 
-def test_a_variant_that_has_not_begun_has_no_numbers(tmp_path):
-    only = {key: value for key, value in ACCURACY.items() if key[0] == "plain"}
-    run = small_run(tmp_path, only, variants={"plain": {}, "batch_norm": {}})
-    assert cell(run, "batch_norm", "final")["seeds"] == 0
-
-
 def test_an_interrupted_run_is_summarized_up_to_where_it_got(tmp_path):
     short = {**ACCURACY, ("plain", 2): (0.1, 0.88)}
     final = cell(small_run(tmp_path, short), "plain", "final")

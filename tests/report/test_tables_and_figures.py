@@ -55,19 +55,6 @@ def test_the_caption_begins_with_what_is_amiss(tmp_path, changes, text):
     assert caption.startswith(text) and "STAND-IN DATA: not MNIST" in caption
 
 
-def test_differences_of_unfinished_runs_are_marked_and_explained(tmp_path):
-    short = {key: curve[:2] if key[0] == "plain" else curve for key, curve in ACCURACY.items()}
-    table, caption = table_of(small_run(tmp_path, short))
-    # Of 96, 93 and 95 less 90, 92 and 88.
-    assert table.loc["batch_norm", "final − plain"] == "+4.67 ± 7.99‡"
-    assert "‡ where the baseline's value is of other steps" in caption
-    names = {"plain": {}, "batch_norm": {}}
-    begun = {key: curve for key, curve in ACCURACY.items() if key[0] == "plain"}
-    table, caption = table_of(small_run(tmp_path, begun, variants=names))
-    assert table.loc["batch_norm", "final − plain"] == "–"
-    assert "– where the data sets differ or one has no value" in caption
-
-
 def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
     table, caption = table_of(small_run(tmp_path, extra=[DIVERGED[1]]))
     assert table.loc["plain", "seeds"] == "3 (1 diverged)"
@@ -128,17 +115,6 @@ def test_curves_above_90_percent_have_a_log_scale_of_the_error(tmp_path, best, s
 def test_many_lines_of_one_kind_are_told_apart(kind):
     found = figures.looks({str(i): kind for i in range(20)})
     assert len(set(found.values())) == 20
-
-
-def test_a_pivot_puts_each_variant_in_its_place(tmp_path):
-    (plain, batch_norm), _ = list_variants(small_run(tmp_path))
-    cells = {("1", "x"): plain, ("2", "y"): batch_norm}
-    table = tables.pivot_table({place: tables.mean_cell(e.mean) for place, e in cells.items()})
-    assert table.to_dict() == {
-        "x": {"1": "92.00 ± 4.97", "2": ""},
-        "y": {"1": "", "2": "94.67 ± 3.79"},
-    }
-    assert tables.differences([batch_norm]) == {batch_norm: "+2.67 ± 1.43*"}
 
 
 def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):

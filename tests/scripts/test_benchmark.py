@@ -82,7 +82,8 @@ def test_the_table_of_training_has_shares_of_the_matrix_products(measured, monke
     assert header == ["", "seeds: 1"]
     names = ["plain", "batch_norm", "batch_renorm", "flax.linen, a scan"]
     shares = {name: float(cell.replace(",", "")) for name, cell in rows}
-    assert all(shares[name] > 0 for name in names)
+    # They also sample and normalize, which takes longer than the readings are apart.
+    assert all(0 < shares[name] < 1.5 for name in names)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_the_format_is_the_one_asked_for_or_the_files(runs, capsys, tmp_path, su
 def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path, path):
     (tmp_path / "file").touch()
     message = refusal(capsys, compare.main, "runs/one", f"--output={path}")
-    assert message.startswith("cannot write ")
+    assert message.startswith(f"cannot write {Path(path)}: ")
     assert {file.name for file in tmp_path.iterdir()} == {"runs", "file"}
 
 

@@ -100,6 +100,7 @@ def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(t
     arguments = (f"--vary={RATE}=0.01,0.1", "--workers=1", "--at-once=1")
     process = start(tmp_path, *arguments)
     while not (workers := _children(process.pid)):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     time.sleep(1)  # so that it is at work, or about to
     process.terminate()

@@ -54,15 +54,10 @@ CONFIG = common_config(small_config(**{"model.hidden": [6]}))
 
 def make_plan(folder, varied=GRID, sampler="grid", trials=None, config=CONFIG, **changes):
     space = make_space(config, varied)
-    settings = {
-        "trials": trials or len(grid(space, None)),
-        "prune": False,
-        "at_once": None,
-        "storage": f"sqlite:///{folder}/sweep.db",
-        "name": "sweep",
-        "launched_by": "python -m scripts.sweep",
-        "command": "python -m experiments.train --novariants",
-    }
+    settings = {"trials": trials or len(grid(space, None)), "prune": False, "at_once": None}
+    settings |= {"storage": f"sqlite:///{folder}/sweep.db", "name": "sweep"}
+    settings |= {"launched_by": "python -m scripts.sweep"}
+    settings |= {"command": "python -m experiments.train --novariants"}
     return Plan(config, space, sampler, **settings | changes)
 
 

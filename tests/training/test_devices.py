@@ -33,33 +33,21 @@ def take(arrays, drawn):
     return {"images": arrays[0][index].astype(jnp.float32) / 255, "labels": arrays[1][index]}
 
 
-def after_50_steps(
-    name,
-    sampling,
-    microbatch_size,
-    strategy,
-    shape=(0, 0),
-    synchronized=False,
-    dropout=None,
-    parts=1,
-):
+def choose(strategy="jit", **changes):
+    sizes = {"seeds": 0, "data": 0, "synchronized": False, "num_seeds": 2, "batch_size": 32}
+    return make_devices(strategy, **(sizes | {"microbatch_size": 4} | changes))
+
+
+def after_50_steps(name, sampling, microbatch_size, strategy, shape=(0, 0), dropout=None, **sizes):
     """The states after 50 steps, each step's metrics, and an evaluation, on the host."""
-    devices = make_devices(
-        strategy,
-        seeds=shape[0],
-        data=shape[1],
-        synchronized=synchronized,
-        num_seeds=len(SEEDS),
-        batch_size=BATCH,
-        microbatch_size=microbatch_size,
-        accumulation_steps=parts,
-    )
+    sizes |= {"seeds": shape[0], "data": shape[1], "microbatch_size": microbatch_size}
+    devices = choose(strategy, **sizes)
     ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
     normalizer, synchronized_normalizer = (
         make_normalizer(
             name, steps=50, momentum=0.9, epsilon=0.1, num_groups=1, axis_name=axis, **ramp
         )
-        for axis in (None, devices.axis_name if synchronized else None)
+        for axis in (None, devices.axis_name if "synchronized" in sizes else None)
     )
     model = partial(
         MLP,
@@ -91,7 +79,7 @@ def after_50_steps(
         microbatch_size=microbatch_size,
         ema_decay=0.9,
         devices=devices,
-        accumulation_steps=parts,
+        accumulation_steps=sizes.get("accumulation_steps", 1),
         measures=("near_linear", "gradient_norms"),
         measure_every=7,
     )
@@ -121,59 +109,36 @@ def assert_same(actual, expected):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4), actual, expected)
 
 
-JIT, PMAP = ("jit", (2, 4)), ("pmap", (0, 8))  # two microbatches a device, and one
+SLOW, WHOLE = pytest.mark.slow, {"synchronized": True}
 
 
 @pytest.mark.parametrize(
-    ("name", "sampling", "spread_over"),
+    ("name", "sampling", "microbatch_size", "strategy", "shape", "sizes"),
     [
-        ("batch_renorm", "labels", JIT),
-        ("batch_norm", "iid", PMAP),
-        pytest.param("batch_norm", "labels", JIT, marks=pytest.mark.slow),
-        pytest.param("batch_renorm", "iid", PMAP, marks=pytest.mark.slow),
+        # Two microbatches a device, and one.
+        ("batch_renorm", "labels", 4, "jit", (2, 4), {}),
+        ("batch_norm", "iid", 4, "pmap", (0, 8), {}),
+        pytest.param("batch_norm", "labels", 4, "jit", (2, 4), {}, marks=SLOW),
+        pytest.param("batch_renorm", "iid", 4, "pmap", (0, 8), {}, marks=SLOW),
+        # Seeds alone; eight microbatches a device, and two.
+        ("batch_renorm", "iid", 32, "jit", (2, 1), {}),
+        pytest.param("batch_renorm", "iid", 2, "jit", (1, 2), {}, marks=SLOW),
+        pytest.param("batch_renorm", "iid", 4, "pmap", (1, 4), {}, marks=SLOW),
+        # Statistics of the whole batch.
+        ("batch_renorm", "iid", BATCH, "jit", (2, 4), WHOLE),
+        ("batch_renorm", "iid", BATCH, "pmap", (0, 8), WHOLE),
+        pytest.param("batch_norm", "iid", BATCH, "jit", (2, 4), WHOLE, marks=SLOW),
+        pytest.param("batch_norm", "iid", BATCH, "pmap", (0, 8), WHOLE, marks=SLOW),
+        # A gradient that is computed in parts.
+        ("batch_renorm", "labels", 4, "jit", (2, 2), {"accumulation_steps": 2}),
     ],
 )
-def test_a_batch_spread_over_devices_gives_what_one_device_gives(name, sampling, spread_over):
+def test_a_batch_spread_over_devices_gives_what_one_device_gives(
+    name, sampling, microbatch_size, strategy, shape, sizes
+):
     dropout = DROPOUT[sampling]
-    spread = after_50_steps(name, sampling, 4, *spread_over, dropout=dropout)
-    assert_same(spread, alone(name, sampling, 4, dropout=dropout))
-
-
-@pytest.mark.parametrize(
-    ("strategy", "shape", "microbatch_size"),
-    [
-        ("jit", (2, 1), 32),  # seeds alone
-        pytest.param("jit", (1, 2), 2, marks=pytest.mark.slow),  # eight
-        pytest.param("pmap", (1, 4), 4, marks=pytest.mark.slow),
-    ],
-)
-def test_a_device_may_have_one_to_eight_microbatches(strategy, shape, microbatch_size):
-    spread = after_50_steps("batch_renorm", "iid", microbatch_size, strategy, shape)
-    assert_same(spread, alone("batch_renorm", "iid", microbatch_size))
-
-
-@pytest.mark.parametrize(
-    ("name", "strategy", "shape"),
-    [
-        ("batch_renorm", "jit", (2, 4)),
-        ("batch_renorm", "pmap", (0, 8)),
-        pytest.param("batch_norm", "jit", (2, 4), marks=pytest.mark.slow),
-        pytest.param("batch_norm", "pmap", (0, 8), marks=pytest.mark.slow),
-    ],
-)
-def test_synchronized_statistics_are_those_of_the_whole_batch_on_one_device(name, strategy, shape):
-    spread = after_50_steps(name, "iid", BATCH, strategy, shape, synchronized=True)
-    assert_same(spread, alone(name, "iid", BATCH))
-
-
-def test_a_gradient_that_is_computed_in_parts_is_the_same():
-    in_parts = after_50_steps("batch_renorm", "labels", 4, "jit", (2, 2), dropout=0.3, parts=2)
-    assert_same(in_parts, alone("batch_renorm", "labels", 4, dropout=0.3))
-
-
-def choose(strategy="jit", **changes):
-    sizes = {"seeds": 0, "data": 0, "synchronized": False, "num_seeds": 2, "batch_size": 32}
-    return make_devices(strategy, **(sizes | {"microbatch_size": 4} | changes))
+    spread = after_50_steps(name, sampling, microbatch_size, strategy, shape, dropout, **sizes)
+    assert_same(spread, alone(name, sampling, microbatch_size, dropout=dropout))
 
 
 @pytest.mark.parametrize(

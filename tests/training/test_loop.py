@@ -12,12 +12,12 @@ from bnrepro.data.samplers import epochs
 from bnrepro.data.sources import take_images
 from bnrepro.models import make_normalizer
 from bnrepro.models.mlp import MLP
-from bnrepro.training.devices import make_devices
 from bnrepro.training.evaluation import evaluate, in_batches
 from bnrepro.training.loop import make_train_steps
 from bnrepro.training.optimizers import make_optimizer
 from bnrepro.training.state import initial_states
 from bnrepro.training.step import Task, train_step
+from tests.training.test_devices import choose
 
 EXAMPLES, BATCH, MICROBATCH, STEPS = 40, 8, 4, 6
 SEEDS = jnp.array([5, 9])
@@ -54,21 +54,12 @@ def built(common):
 
 
 def train_steps(common, **measures):
-    devices = make_devices(
-        "single",
-        seeds=0,
-        data=0,
-        synchronized=False,
-        num_seeds=len(SEEDS),
-        batch_size=BATCH,
-        microbatch_size=MICROBATCH,
-    )
     return make_train_steps(
         draw=draw,
         take=take,
         steps_at_once=10,
         microbatch_size=MICROBATCH,
-        devices=devices,
+        devices=choose("single", batch_size=BATCH),
         **built(common),
         **measures,
     )

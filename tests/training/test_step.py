@@ -51,12 +51,8 @@ def microbatch(batch, i):
     return jax.tree.map(lambda x: x[i : i + 1], batch)
 
 
-def assert_close(actual, expected, **tolerance):
-    jax.tree.map(
-        partial(np.testing.assert_allclose, **({"rtol": 2e-5, "atol": 1e-6} | tolerance)),
-        actual,
-        expected,
-    )
+def assert_close(actual, expected):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), actual, expected)
 
 
 def test_one_microbatch_is_a_step_of_flax_and_optax_alone():
