@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli
-from scripts import make_parser
+from scripts import make_parser, signed_page
 
 if TYPE_CHECKING:
     from bnrepro.sweep.plan import Plan
 
+_WITH_TORCH = ("jax", "jaxlib", "flax", "torch")
 # Trials differ in the learning rate, within a range at which all networks train.
 _RATES = "log(0.01,0.3)"
 _CHANGES = {"seeds": 1, "normalizer.name": "batch_norm"}
@@ -99,7 +100,6 @@ def _several(text: str) -> int:
 
 
 def _layers(options: argparse.Namespace) -> str:
-    from bnrepro.comparison.provenance import signature
     from scripts import benchmark_layers as layers
 
     measure, rounds = layers.measure, options.rounds
@@ -111,44 +111,36 @@ def _layers(options: argparse.Namespace) -> str:
             [measure(str(net), layers.network_calls(net), rounds) for net in layers.NETWORKS]
         ),
     )
-    parts = [f"{table.to_markdown(disable_numparse=True)}\n\n{text}" for table, text in reports]
-    signed = signature("jax", "jaxlib", "flax", "torch")
-    return "\n".join(["# The layers' speed\n", *parts, signed])
+    parts = [part for report in reports for part in report]
+    return signed_page("The layers' speed", *parts, packages=_WITH_TORCH)
 
 
 def _formulations(options: argparse.Namespace) -> str:
     import pandas as pd
 
-    from bnrepro.comparison.provenance import signature
     from scripts.benchmark_formulations import layer_calls, sum_calls
     from scripts.benchmark_layers import SHAPES, joined, measure
 
-    def table(make: Any) -> str:
+    def table(make: Any) -> pd.DataFrame:
         timings = [measure(joined(shape), make(shape), options.rounds) for shape in SHAPES]
         columns = {
             timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
             for timing in timings
         }
-        return pd.DataFrame(columns).to_markdown(disable_numparse=True)
+        return pd.DataFrame(columns)
 
-    return f"""\
-# Ways to compute a layer that were tried
-
-Milliseconds, float32, features last: medians of {options.rounds} readings, in turn in one process.
-
-Both sums over all but the features, of x - shift and of its square:
-
-{table(sum_calls)}
-
-Batch Norm, forward and backward, its output kept:
-
-{table(layer_calls)}
-
-{signature("jax", "jaxlib", "flax")}"""
+    return signed_page(
+        "Ways to compute a layer that were tried",
+        f"Milliseconds, float32, features last: medians of {options.rounds} readings, in turn in "
+        "one process.",
+        "Both sums over all but the features, of x - shift and of its square:",
+        table(sum_calls),
+        "Batch Norm, forward and backward, its output kept:",
+        table(layer_calls),
+    )
 
 
 def _train(options: argparse.Namespace) -> str:
-    from bnrepro.comparison.provenance import signature
     from scripts import benchmark_train
     from scripts.benchmark_layers import measure
 
@@ -156,41 +148,31 @@ def _train(options: argparse.Namespace) -> str:
         measure(str(seeds), benchmark_train.calls(seeds), options.rounds)
         for seeds in benchmark_train.SEEDS
     ]
-    table, text = benchmark_train.report(timings)
-    signed = signature("jax", "jaxlib", "flax", "torch")
-    markdown = table.to_markdown(disable_numparse=True)
-    return f"# The speed of training\n\n{markdown}\n\n{text}\n{signed}"
+    report = benchmark_train.report(timings)
+    return signed_page("The speed of training", *report, packages=_WITH_TORCH)
 
 
 def _depth(options: argparse.Namespace) -> str:
-    from bnrepro.comparison.provenance import signature
     from bnrepro.report.figures import save
     from scripts import benchmark_depth
 
     timings, compiling = benchmark_depth.measured(options.rounds)
     tables, text, picture = benchmark_depth.report(timings, compiling, options.output.stem)
     save(picture, options.output.parent)
-    parts = [table.to_markdown(disable_numparse=True) for table in tables]
-    parts += [text.rstrip(), f"![{picture.alt}]({picture.name}.png)"]
-    parts.append(signature("jax", "jaxlib", "flax"))
-    return "\n\n".join(["# Training against depth", *parts])
+    shown = f"![{picture.alt}]({picture.name}.png)"
+    return signed_page("Training against depth", *tables, text, shown)
 
 
 def _inception(options: argparse.Namespace) -> str:
-    from bnrepro.comparison.provenance import signature
     from scripts import benchmark_inception
 
     config = benchmark_inception.config_of(options.network, options.dtype)
-    table, text = benchmark_inception.report(config, options.rounds)
-    markdown = table.to_markdown(disable_numparse=True)
     name = {"inception": "Inception-v3", "resnet": "ResNet-50"}[options.network]
-    return f"# The speed of {name}\n\n{markdown}\n\n{text}\n{signature('jax', 'jaxlib', 'flax')}"
+    return signed_page(f"The speed of {name}", *benchmark_inception.report(config, options.rounds))
 
 
 def _sweep(options: argparse.Namespace) -> str:
     import pandas as pd
-
-    from bnrepro.comparison.provenance import signature
 
     trials = {
         "each launched by itself": options.launched,
@@ -222,11 +204,9 @@ launching each by itself with experiments.train (ratios of the medians). A trial
 3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of
 {dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one
 compiled program for all of its trials. The time to load data and to compile counts for the grouped
-ones and for those launched; those one by one are counted from the end of the first.
-
-{signature("jax", "optuna")}"""
-    markdown = table.to_markdown(disable_numparse=True)
-    return f"# Sweeps: grouped against one by one\n\n{markdown}\n\n{text}"
+ones and for those launched; those one by one are counted from the end of the first."""
+    title = "Sweeps: grouped against one by one"
+    return signed_page(title, table, text, packages=("jax", "optuna"))
 
 
 def _launches_a_minute(trials: int, steps: int) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bnrepro.errors import UserError
 from experiments import cli
-from scripts import make_parser
+from scripts import make_parser, signed_page
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
 
 Golden = Mapping[str, np.ndarray]
@@ -330,27 +330,21 @@ def report(table: Table) -> str:
     """The Markdown text."""
     import pandas as pd
 
-    from bnrepro.comparison.provenance import signature
-
     golden = load_golden()
     tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
     scalars = {name: float(value) for name, value in golden.items() if value.ndim == 0}
     caption = _CAPTION.format(
         **scalars, offset=tolerances.pop("offset"), others=max(tolerances.values())
     )
-    markdown = pd.DataFrame.from_dict(table.rows, orient="index").to_markdown(disable_numparse=True)
     notes = "\n".join(f"{number}. {text}" for number, text in enumerate(table.notes, 1))
     packages = dict.fromkeys(peer.package for peer in IMPLEMENTATIONS)
-    return f"""\
-# Implementations against the papers' formulas
-
-{markdown}
-
-{caption}
-
-{notes}
-
-{signature(*packages, "jax", "numpy")}"""
+    return signed_page(
+        "Implementations against the papers' formulas",
+        pd.DataFrame.from_dict(table.rows, orient="index"),
+        caption,
+        notes,
+        packages=(*packages, "jax", "numpy"),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

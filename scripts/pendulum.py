@@ -16,7 +16,7 @@ from unittest import mock
 
 import bnrepro
 from experiments import cli
-from scripts import make_parser
+from scripts import make_parser, signed_page
 
 _ENVIRONMENT = "Pendulum-v1"
 _EPISODES = 20  # of an evaluation; all runs see the same initial states
@@ -60,8 +60,6 @@ def _comparison(options: argparse.Namespace) -> str:
     import pandas as pd
     from sbx.common.jax_layers import BatchRenorm
 
-    from bnrepro.comparison.provenance import signature
-
     begin = time.time()
     seeds = range(options.seeds)
     returns = {
@@ -74,20 +72,19 @@ def _comparison(options: argparse.Namespace) -> str:
         | {"mean": f"{statistics.mean(values):.1f}"}
         for name, values in returns.items()
     }
-    table = pd.DataFrame.from_dict(rows, orient="index").to_markdown(disable_numparse=True)
-    return f"""\
-# CrossQ on {_ENVIRONMENT} with two Batch Renorm layers
-
-{table}
-
+    text = f"""\
 Mean return of {_EPISODES} episodes with the deterministic policy after {options.steps:,} steps of
 the environment. All runs are evaluated from the same initial states. The settings are the
 defaults of sbx's CrossQ except for the warm-up: each layer is plain Batch Norm for its first
 {options.warmup_steps:,} updates. The critics are updated at every step, the actor at every third.
 
-{minutes:.0f} minutes for all runs.
-
-{signature("jax", "flax", "sbx-rl", "stable-baselines3", "gymnasium")}"""
+{minutes:.0f} minutes for all runs."""
+    return signed_page(
+        f"CrossQ on {_ENVIRONMENT} with two Batch Renorm layers",
+        pd.DataFrame.from_dict(rows, orient="index"),
+        text,
+        packages=("jax", "flax", "sbx-rl", "stable-baselines3", "gymnasium"),
+    )
 
 
 def _mean_return(layer: Any, seed: int, options: argparse.Namespace) -> float:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts import make_parser
+from scripts import make_parser, signed_page
 
 _NAMES = {"bn": "batch_norm", "brn": "batch_renorm"}
 _VARIANTS = {name: {"normalizer": {"name": normalizer}} for name, normalizer in _NAMES.items()}
@@ -443,16 +443,15 @@ def _sign(step: Path) -> None:
 def _report(results: Sequence[Result]) -> str:
     import pandas as pd
 
-    from bnrepro.comparison.provenance import signature
-
     table = pd.DataFrame(results)
     table["passed"] = [f"{r.passed} of {r.of}" for r in results]
-    text = table.drop(columns="of").to_markdown(index=False)
-    return (
-        f"# What a run survives, {datetime.now(UTC):%Y-%m-%d}\n\n{text}\n\n"
-        f"Everything random is drawn with seed {SEED}.\n\n"
-        f"{signature('jax', 'orbax-checkpoint')}\n"
+    page = signed_page(
+        f"What a run survives, {datetime.now(UTC):%Y-%m-%d}",
+        table.drop(columns="of").to_markdown(index=False),
+        f"Everything random is drawn with seed {SEED}.",
+        packages=("jax", "orbax-checkpoint"),
     )
+    return f"{page}\n"
 
 
 # Arguments that follow those of `RUN`, and override them.
