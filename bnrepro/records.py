@@ -16,6 +16,7 @@ A file is complete or absent: it is written under another name and renamed.
 
 import io
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -84,9 +85,17 @@ class Run:
 
     @property
     def variants(self) -> list[str]:
-        """The baseline first, the others by name: a ConfigDict does not keep their order."""
+        """The baseline first, the others by name: a ConfigDict does not keep their order.
+
+        Numbers in names, such as 0_03 for 0.03, are in the order of their values.
+        """
         baseline = self.config["baseline"]
-        return [baseline, *sorted(set(self.config["variants"]) - {baseline})]
+
+        def parts(name: str) -> list[Any]:
+            found = re.split(r"(\d+(?:_\d+)?)", name)
+            return [float(x.replace("_", ".")) if i % 2 else x for i, x in enumerate(found)]
+
+        return [baseline, *sorted(set(self.config["variants"]) - {baseline}, key=parts)]
 
     def settings(self, variant: str) -> dict[str, Any]:
         """A variant's settings by flat key, as in `{"optimizer.learning_rate": 3.0}`."""

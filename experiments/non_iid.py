@@ -48,14 +48,16 @@ def report(run: "Run") -> "Report":
     entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
-    shown = run.variants
+    shown, remarks = list(table.index), []
     if any(name.startswith("2x32") for name in shown):  # the ones that show the effect on MNIST
         shown = [name for name in shown if name.startswith(("iid", "2x32"))]
+        remarks.append("The figure has the curves of i.i.d. minibatches and of 2x32 alone")
     return Report.of(
         run,
         entries,
         table,
         [curves(run, shown)],
+        *remarks,
         "A name tells labels x images of each; differences are to Batch Norm on the same "
         "minibatches",
         "The last column is another data set and network: Inception-v3. A review of these results "

@@ -89,9 +89,10 @@ def report(run: "Run") -> "Report":
     )
     table = table.sort_index(key=lambda sizes: -sizes.astype(int)).rename_axis("microbatch size")
     pictures = [figures.accuracy_against_figure(run, lines, "microbatch size")]
-    curves = [names[CURVES_AT] for names in variants.values() if CURVES_AT in names]
+    curves = {of[CURVES_AT]: title for title, of in variants.items() if CURVES_AT in of}
     if curves:
-        pictures.append(figures.accuracy_figure(run, curves, f"curves_at_{CURVES_AT}"))
+        name, about = f"curves_at_{CURVES_AT}", f"microbatches of {CURVES_AT}"
+        pictures.append(figures.accuracy_figure(run, curves, name, about=about))
     return Report.of(run, entries, table, pictures, *remarks)
 
 

@@ -124,6 +124,5 @@ def each(course: Course | str, *variants: str) -> dict[str, tuple[str, Course]]:
 
 def _found(run: Run, pattern: str) -> list[tuple[re.Match[str], str]]:
     """The variants that match, whose names have 0_3 for 0.3."""
-    names = {name: re.sub(r"(?<=\d)_(?=\d)", ".", name) for name in run.variants}
-    matches = {name: re.fullmatch(pattern, shown) for name, shown in names.items()}
+    matches = {name: re.fullmatch(pattern, figures.shown_name(name)) for name in run.variants}
     return [(match, name) for name, match in matches.items() if match]

@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,12 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from bnrepro.records import Run, complete_file
 from bnrepro.report.entries import Entry, setting_text
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
-from bnrepro.report.summary import evaluations, failures, unit_percentiles
+from bnrepro.report.summary import (
+    evaluations,
+    failure_counts,
+    failures,
+    unit_percentiles,
+)
 
 # The same in all figures. First come Okabe and Ito's colours, which the colour-blind can also
 # distinguish.
@@ -31,18 +36,19 @@ _NORMALIZERS = {
     "evonorm_s0": "#E69F00",
     "filter_response_norm": "#56B4E9",
     "moving_average_batch_norm": "#8C510A",
-    "batch_norm_stop_gradient": "#882255",
+    "batch_norm_stop_gradient": "#AA3377",
     "moving_average_norm": "#999999",
 }
-_COLOURS = tuple(_NORMALIZERS.values())[:7]
+# For lines that the normalizer does not tell apart.
+_COLOURS = ("#6A5ACD", "#44AA99", "#CC6677", "#555555", "#A6A62A", "#AA4499", "#A0522D")
 # Of points, by the colour of their line.
-_MARKERS = dict(zip(_NORMALIZERS.values(), "osDv^<>XP*", strict=True))
-_STYLES = ("-", "--", ":", "-.")
+_MARKERS = dict(zip((*_NORMALIZERS.values(), *_COLOURS), "osDv^<>XP*osDv^<>", strict=True))
+_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 # More lines than this cannot be distinguished.
 MOST_LINES = len(_COLOURS) * len(_STYLES)
 TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
-_LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
+_LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 85.0, 90.0, 92.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -71,9 +77,10 @@ class Picture(NamedTuple):
 
 def accuracy_figure(
     run: Run,
-    variants: Sequence[str] | None = None,
+    variants: Collection[str] | None = None,
     name: str = "accuracy",
     splits: Mapping[str, str] = TEST,
+    about: str = "",
 ) -> Picture:
     """Accuracy against steps, mean and 95% interval over seeds, of all or some variants.
 
@@ -81,75 +88,101 @@ def accuracy_figure(
 
     Args:
       run: what was measured.
-      variants: the variants to show, if not all.
+      variants: the variants to show, if not all; as a mapping, with the titles of their lines.
       name: of the file.
       splits: the splits to show, one panel each, with titles.
+      about: what the lines have in common, for the title.
     """
-    names = run.variants if variants is None else list(variants)
+    names = run.variants if variants is None else variants
+    titles = names if isinstance(names, Mapping) else {each: shown_name(each) for each in names}
     alt = f"Lines of accuracy in percent against training steps: {', '.join(splits.values())}."
-    return Picture(name, alt, partial(_draw_accuracy, run, names, splits))
+    return Picture(name, alt, partial(_draw_accuracy, run, titles, splits, about))
 
 
-def _draw_accuracy(run: Run, names: Sequence[str], splits: Mapping[str, str]) -> Figure:
+def shown_name(variant: str) -> str:
+    """A variant's name with 0.3 for 0_3, since a config's keys have no dots."""
+    return re.sub(r"(?<=\d)_(?=\d)", ".", variant)
+
+
+def _draw_accuracy(
+    run: Run, names: Mapping[str, str], splits: Mapping[str, str], about: str
+) -> Figure:
     tables = {title: _accuracy(run, split, names) for split, title in splits.items()}
     seeds = next(iter(tables.values())).columns.get_level_values("seed").nunique()
-    band = seeds > 1 and len(names) <= len(_COLOURS)
+    band = len(names) <= len(_COLOURS)
     columns = -(-len(names) // 20)
-    legend_width = columns * (0.5 + 0.08 * max(map(len, names)))
+    legend_width = columns * (0.5 + 0.08 * max(map(len, names.values())))
     size = (4.4 * len(splits) + 1.2 * (len(splits) == 1) + legend_width, 4)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     styles = looks_of(run, {name: name for name in names})
+    wide = False
     for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
         for variant, (colour, style) in styles.items():
-            _plot_mean(axes, accuracy, variant, style, colour, band)
+            of_variant = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
+            look = {"ls": style, "color": colour, "label": names[variant]}
+            wide |= _plot_mean(axes, of_variant, look, band=band)
         axes.set(xlabel="training steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(splits) > 1:
             axes.set_title(title, fontsize=9)
     # The start, near chance, would flatten the rest.
     low = min(_lower_limit(table.to_numpy()) for table in tables.values())
-    means = [line.get_ydata() for axes in panels for line in axes.lines]
+    handles, shown = panels[0].get_legend_handles_labels()
+    means = [line.get_ydata() for axes in panels for line in axes.get_legend_handles_labels()[0]]
     highest = np.nanmax(np.concatenate(means), initial=0)
     label = next(iter(splits.values())) if len(splits) == 1 else "accuracy, %"
     if highest > 90:
         set_log_error_scale(panels[0], low, 100 - 0.6 * max(100 - highest, 0.01))
         label += " (log scale of the error)"
     else:
-        panels[0].set_ylim(low, 10 * np.ceil((highest + 1) / 10))
+        panels[0].set_ylim(low, 10 * np.ceil((highest + 1) / 10) if highest > 9 else None)
     panels[0].set(ylabel=label)
-    handles, shown = panels[0].get_legend_handles_labels()
-    look: dict[str, Any] = {"fontsize": 8 if len(names) > 5 else None, "ncols": columns}
-    figure.legend(handles, shown, loc="outside right upper", **look)
-    text = f"{seeds} seed{'s' * (seeds > 1)}"
-    if band:
-        text += f", band: {_ends(seeds)}"
-    figure.suptitle(figure_title(run, text), fontsize=9)
+    legend: dict[str, Any] = {"fontsize": 8 if len(names) > 5 else None, "ncols": columns}
+    figure.legend(handles, shown, loc="outside right upper", **legend)
+    text, ends = f"{about}, " * bool(about) + f"{seeds} seed{'s' * (seeds > 1)}", []
+    if seeds > 1:
+        ends.append(f"{'band' if band else 'bars at the end'}: {_ends(seeds)}")
+    if wide:
+        ends[-1] += " or, where that passes 100%, thin: each seed"
+    if failed := sum(count for name, count in failure_counts(run).items() if name in names):
+        ends.append(f"{failed} run{'s' * (failed > 1)} diverged: at chance")
+    text += ("\n" if ends else "") + ", ".join(ends)
+    figure.suptitle(figure_title(run, text), x=0.01, ha="left", fontsize=9)
     return figure
 
 
-def _accuracy(run: Run, split: str, names: Sequence[str]) -> pd.DataFrame:
+def _accuracy(run: Run, split: str, names: Collection[str]) -> pd.DataFrame:
     """Accuracy in percent: one row per step, one column per (variant, seed)."""
     rows = evaluations(run, split)
-    rows = rows[rows["variant"].isin(names)]
+    rows = rows[rows["variant"].isin([*names])]
     accuracy = 100 * rows.pivot(index="step", columns=["variant", "seed"], values="value")
     failed = failures(run)
-    failed = failed[failed.get_level_values("variant").isin(names)]
+    failed = failed[failed.get_level_values("variant").isin([*names])]
     at_chance = [100 * run.chance(name) for name in failed.get_level_values("variant")]
     level = np.tile(at_chance, (len(accuracy), 1))
     return pd.concat([accuracy, pd.DataFrame(level, accuracy.index, failed)], axis=1)
 
 
-def _plot_mean(
-    axes: Axes, accuracy: pd.DataFrame, variant: str, style: str, colour: str, band: bool
-) -> None:
-    """A line for the mean over seeds, and a band for its 95% interval."""
-    seeds = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
-    means = [estimate(row) for row in seeds.to_numpy()]
-    axes.plot(seeds.index, [one.mean for one in means], style, color=colour, label=variant)
-    if band:
-        low, high = np.array([one.ends for one in means]).reshape(-1, 2).T
-        axes.fill_between(seeds.index, low, high, color=colour, alpha=0.25, lw=0)
+def _plot_mean(axes: Axes, accuracy: pd.DataFrame, look: Mapping[str, Any], *, band: bool) -> bool:
+    """Draws a line for the mean over seeds and, around it or at its end, the 95% interval.
+
+    Returns:
+      Whether the interval goes beyond 100%, so that the seeds themselves are drawn instead.
+    """
+    means = [estimate(row) for row in accuracy.to_numpy()]
+    axes.plot(accuracy.index, [one.mean for one in means], **look)
+    low, high = np.array([one.ends for one in means]).reshape(-1, 2).T
+    wide = bool(band and (high > 100).any())
+    colour = look["color"]
+    if wide:
+        axes.plot(accuracy.index, accuracy, color=colour, lw=0.5, alpha=0.5)
+    elif band:
+        axes.fill_between(accuracy.index, low, high, color=colour, alpha=0.25, lw=0)
+    elif means:
+        end, bars = means[-1].mean, np.array([[low[-1]], [high[-1]]])
+        axes.errorbar(accuracy.index[-1:], [end], abs(bars - end), ls="", color=colour, capsize=2)
+    return wide
 
 
 def _ends(seeds: int) -> str:
@@ -214,7 +247,10 @@ def accuracy_against_figure(
         for title, of in lines.items()
     }
     variants = {title: next(iter(of.values())).variant for title, of in lines.items()}
+    best = max(one.mean for of in points.values() for one in of.values())
     drawn = Lines(points, variants, xlabel, LOG_ERROR_LABEL, median=False)
+    if not best > 90:
+        drawn = drawn._replace(ylabel="final test accuracy, %", scale="linear")
     return lines_figure(run, "accuracy_against", drawn)
 
 
@@ -235,15 +271,18 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
         shown.append((middle, low, high))
         if lines.over:
             at = [number for number, _ in points]
-            axes.plot(at, middle, line_style, color=colour, label=title)
+            axes.plot(at, middle, ls=line_style, color=colour, label=title)
             axes.fill_between(at, low, high, color=colour, alpha=0.25, lw=0)
             continue
         # Side by side, since lines may coincide.
-        shift = (ticks[-1] / ticks[0]) ** (0.009 * (i - (len(styles) - 1) / 2))
+        apart = min(0.009, 0.03 / max(len(styles) - 1, 1))
+        shift = (ticks[-1] / ticks[0]) ** (apart * (i - (len(styles) - 1) / 2))
         at = [shift * places[number] for number, _ in points]
         once = len(points) > 1 and len({one for _, one in points}) == 1
         trained_once |= once
-        bars = None if once else np.abs([middle - low, high - middle])
+        bars = np.abs([middle - low, high - middle])
+        if once:
+            bars[:, 1:] = np.nan
         look: dict[str, Any] = {"color": colour, "marker": _MARKERS[colour], "ms": 5}
         look["mfc"] = "white" if once else colour
         axes.plot(at, middle, ls="none" if by_kind else line_style, label=title, **look)
@@ -256,23 +295,26 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [setting_text(number) for number in numbers])
     if lines.scale == "error":
-        # All that is drawn of medians; an interval may leave the scale.
-        drawn = shown if lines.median else [one[:1] for one in shown]
-        errors = np.nan_to_num(100 - np.concatenate([np.ravel(one) for one in drawn]), nan=50)
+        errors = np.nan_to_num(100 - np.concatenate([np.ravel(one) for one in shown]), nan=50)
+        # An interval may go beyond 100%.
+        errors = errors.clip(0.5 * np.nanmin(100 - np.concatenate([one[0] for one in shown])), 100)
         set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
     else:
         axes.set_yscale(lines.scale)
+        if not lines.median:  # accuracies
+            axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
     if lines.threshold is not None:
         axes.axhline(lines.threshold, color=_NORMALIZERS["none"], lw=0.8, ls=(0, (1, 2)))
     axes.set(xlabel=lines.xlabel, ylabel=lines.ylabel)
     figure.legend(loc="outside right upper")
     fewest = min(one.n for points in lines.points.values() for one in points.values())
     over = f"minimum to maximum of {fewest}" if lines.median else f"{_ends(fewest)} over"
-    text = f"{run.config['steps']:,} steps, {'band' if lines.over else 'bars'}: {over} seeds"
+    text = f"\n{'band' if lines.over else 'bars'}: {over} seeds"
     if trained_once:
         text += ", hollow: trained once"
     about = f"{lines.about}\n" * bool(lines.about)
-    axes.set_title(about + figure_title(run, text), fontsize=9)
+    title = figure_title(run, f"{run.config['steps']:,} steps")
+    axes.set_title(about + title + text, fontsize=9)
     return figure
 
 
@@ -338,7 +380,7 @@ def _draw_sigmoid_input(run: Run, rows: pd.DataFrame) -> Figure:
     rows_of_panels = -(-len(names) // columns)
     size = (2.8 * columns + 0.6, 2.8 * rows_of_panels + 0.4)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows_of_panels, columns, sharey=True, squeeze=False).ravel()
+    panels = figure.subplots(rows_of_panels, columns, sharey="row", squeeze=False).ravel()
     for axes in panels[len(names) :]:
         axes.remove()
     colours = looks_of(run, {name: name for name in names})
@@ -371,8 +413,8 @@ def looks(kinds: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     Each normalizer has its own colour. If it has several lines, their style tells what else their
     names say, such as how minibatches are drawn: the same for all normalizers.
 
-    With more than four styles, or an unknown normalizer, names get looks in order: seven colours,
-    then the same dashed, dotted, and both.
+    With more styles than there are, or an unknown normalizer, names get looks in order: seven
+    other colours, then the same dashed, dotted, and so on.
     """
     several = {kind for kind, count in Counter(kinds.values()).items() if count > 1}
     rest = {name: name.replace(kind, "").strip() for name, kind in kinds.items() if kind in several}
@@ -400,11 +442,17 @@ def _lower_limit(percent: np.ndarray) -> float:
 def figure_title(run: Run, text: str) -> str:
     """The text, after the data set and any warnings."""
     marks = ["PREVIEW"] * run.config["preview"] + ["STAND-IN DATA"] * run.provenance["stand_in"]
-    return ", ".join([*marks, run.provenance["dataset"], text])
+    digits = sorted({run.settings(name).get("digits", 1) for name in run.variants})
+    data = run.provenance["dataset"]
+    if digits[-1] > 1:
+        number = digits[0] if len(digits) == 1 else f"{digits[0]} to {digits[-1]}"
+        data += f", {number} digits side by side"
+        data += f" ({10 ** digits[0]:,} labels)" * (len(digits) == 1)
+    return ", ".join([*marks, data, text])
 
 
 def inline_svg(picture: Picture, name: str) -> str:
-    """A figure for a page: text as text, in the page's colour, and no background.
+    """A figure for a page: text as text, in the page's colours, and no background.
 
     Args:
       picture: the figure.
@@ -423,7 +471,7 @@ def inline_svg(picture: Picture, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
-    return text.replace("#000000", "currentColor")
+    return text.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
 
 
 def measurement_figure(mean: Estimate, low: float, high: float) -> Picture:
@@ -444,7 +492,7 @@ def measurement_figure(mean: Estimate, low: float, high: float) -> Picture:
 def _draw_measurement(mean: Estimate, low: float, high: float) -> Figure:
     figure = Figure(figsize=(4, 0.75))
     # Nothing is beside the axis: no layout has to be found, which takes longer than to draw it.
-    axes = figure.add_axes((0.02, 0.36, 0.96, 0.62))
+    axes = figure.add_axes((0.05, 0.36, 0.9, 0.62))
     bounds = [bound for bound in (low, high) if np.isfinite(bound)]
     seen = [*mean.sample, *mean.ends, *bounds]
     left, right = min(seen), max(seen)

@@ -67,12 +67,12 @@ def _file_name(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _limits(trials: Iterable[Entry]) -> tuple[float, float]:
+def _limits(accuracies: Iterable[float]) -> tuple[float, float]:
     """The range of accuracies to show, in percent: down to ten times the error of the best.
 
     A sweep has many trials near chance, which would squeeze all others together.
     """
-    errors = [100 - percent(trial) for trial in trials if trial.trained]
+    errors = [100 - accuracy for accuracy in accuracies]
     if not errors:
         return 0, 99
     # The log scale of the error ends there.
@@ -82,7 +82,8 @@ def _limits(trials: Iterable[Entry]) -> tuple[float, float]:
 
 def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     """One dot per trial, one colour and line per normalizer."""
-    axis, (low, high) = axis_of(sweep.varied[key]), _limits(sweep.trials)
+    axis = axis_of(sweep.varied[key])
+    low, high = _limits(percent(trial) for trial in sweep.trials if trial.trained)
     alone = not sweep.varied.keys() - {key, NORMALIZER}
     bars = alone and sweep.run.config["seeds"] > 1
 
@@ -199,8 +200,12 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
       keys: the keys of the numbers along x and y.
     """
     finished = [trial for trial in sweep.trials if outcome(trial) == "finished"]
-    low, high = _limits(finished)
     in_cells = all(sweep.recurs(key) for key in keys)
+    cells = defaultdict[Any, list[Entry]](list)
+    for trial in finished:
+        place = [trial.settings[key] for key in (NORMALIZER, *keys)]
+        cells[tuple(place) if in_cells else trial.variant].append(trial)
+    low, high = _limits(_middle(members)[0] for members in cells.values())
     along, width, height = {key: axis_of(sweep.varied[key]) for key in keys}, 2.8, 2.8
     if in_cells:
         numbers = {key: sorted({trial.settings[key] for trial in sweep.trials}) for key in keys}
@@ -270,7 +275,7 @@ def _cells(
             legend["diverged"] = Rectangle((0, 0), 1, 1, fc=colour)
         if the_best in members:
             outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
-            legend["has the best trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
+            legend["has the best single trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
         if columns * rows <= _MOST_NUMBERS:
             dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
@@ -309,7 +314,10 @@ def _points(
 
 def _title(sweep: Sweep) -> str:
     steps, trials = sweep.run.config["steps"], len(sweep.trials)
-    return figure_title(sweep.run, f"{steps:,} steps, {trials:,} trial{'s' * (trials > 1)}")
+    text = f"{steps:,} steps, {trials:,} trial{'s' * (trials > 1)}"
+    if len(sweep.by_normalizer) == 1:
+        text = f"{next(iter(sweep.by_normalizer))}, {text}"
+    return figure_title(sweep.run, text)
 
 
 def _legend_below(figure: Figure, legend: Mapping[str, Any]) -> None:
