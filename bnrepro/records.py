@@ -329,9 +329,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:
     """Checks what every reader of records relies on; the rest is up to the experiment."""
-    for key in ("steps", "seeds"):
-        if type(config.get(key)) is not int:
-            raise RecordsError(f"{path} must have an integer {key}, got {config.get(key)!r}")
+    for key, default in (("steps", None), ("seeds", None), ("digits", 1)):
+        if type(value := config.get(key, default)) is not int:
+            raise RecordsError(f"{path} must have an integer {key}, got {value!r}")
     variants = config.get("variants")
     if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
         raise RecordsError(f"{path} must have variants, an object of objects")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from bnrepro.comparison.config import variant_configs, with_defaults
+from bnrepro.comparison.config import DEFAULTS, variant_configs, with_defaults
 from bnrepro.comparison.keys import KEYS
 from bnrepro.errors import Preempted, UserError
 
@@ -186,9 +187,10 @@ def parse_config(doc: str, own: Sequence[str]) -> dict[str, Any]:
     config_flag = config_flags.DEFINE_config_file(
         "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
     )
+    flags.FLAGS["config"].parser = _ConfigFile("config")
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
         known = (flags.FLAGS[name] for name in ("config", *own))
-        print("\n".join([doc, *(f"  --{flag.name}: {flag.help}" for flag in known)]))
+        print("\n".join([doc, *(f"  --{flag.name}: {_help(flag)}" for flag in known)]))
         print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():
             print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule})")
@@ -204,6 +206,28 @@ def parse_config(doc: str, own: Sequence[str]) -> dict[str, Any]:
         return config_flag.value.to_dict()
     except Exception as error:  # absl and ml_collections raise many kinds
         fail(error)
+
+
+def _help(flag: Any) -> str:
+    # absl tells of each flag that may be repeated that it is for a list of values.
+    text, *_ = flag.help.partition(";\n    repeat this option")
+    return str(text)
+
+
+class _ConfigFile(ConfigFileFlagParser):
+    """Adds the keys that a config file leaves out, so that flags can change them."""
+
+    def parse(self, path: str) -> Any:
+        config = super().parse(path)
+        with config.unlocked():
+            for key, value in DEFAULTS.items():
+                section, _, field = key.rpartition(".")
+                if section and section not in config:
+                    config[section] = ConfigDict()
+                held = config[section] if section else config
+                if isinstance(held, ConfigDict) and field not in held:
+                    held[field] = value
+        return config
 
 
 def _check_file(name: str) -> None:
@@ -247,8 +271,9 @@ def end_if_told() -> None:
 def quiet_logging() -> None:
     """Shows only our own warnings."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, force=True)
-    # CheckpointError reports what goes wrong while Orbax writes in the background.
-    for name in ("absl", "asyncio"):
+    # CheckpointError reports what goes wrong while Orbax writes in the background, and tables tell
+    # which runs diverged, of whose numbers tensorboardX warns.
+    for name in ("absl", "asyncio", "tensorboardX"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -346,7 +371,8 @@ def show(run: "Run", report: "Report") -> None:
     end_if_told()  # figures take a while
     print_table(report.table, report.caption)
     pictures = ", ".join(f"{picture.name}.png" for picture in report.pictures)
-    print(f"Records, table and figures ({pictures}) are in {run.workdir}.")
+    written = f"Records, table and figures ({pictures})" if pictures else "Records and table"
+    print(f"{written} are in {run.workdir}.")
 
 
 def fail(error: BaseException) -> NoReturn:

@@ -35,7 +35,7 @@ def report(run: "Run") -> "Report":
 
     entries, table = list_variants(run)
     if len(run.variants) == 1:
-        table = table[["final, %", "seeds"]]
+        table = table.loc[:, ~table.columns.str.contains(" − |steps to")]
     pictures = []
     # A single evaluation makes no curve.
     if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:

@@ -15,7 +15,8 @@ from scripts import make_parser
 
 _STATISTICS = {
     "moving": "the stored moving averages",
-    "minibatch": "each microbatch's own statistics, in minibatches sampled like those of training",
+    "minibatch": "each microbatch's own statistics, in minibatches of test images like those of "
+    "training's evaluations",
     "population": "statistics of the whole training set ([BN] Algorithm 2)",
 }
 

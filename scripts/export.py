@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"seed {seed} of {name} {why}: choose from {known}")
     variables = jax.tree.map(lambda x: x[seeds.index(seed)], checkpoint.variables)
     write: Any = save_variables
-    snippet = _snippet(config, classes, options.output, linen=options.linen)
+    snippet = _snippet(config, classes, example.shape, options.output, linen=options.linen)
     if options.layout:
         write, variables = save_arrays, _in_layout(options.layout, config, variables)
         snippet = _layout_snippet(options.layout, config, classes, example.shape, options.output)
@@ -151,7 +151,9 @@ def _layout_snippet(
     return "\n".join([*lines, ""])
 
 
-def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bool) -> str:
+def _snippet(
+    config: Mapping[str, Any], classes: int, shape: Sequence[int], output: Path, *, linen: bool
+) -> str:
     """Python code that loads the file into its network."""
     imports = ["from bnrepro import load_variables", "from bnrepro.models import make_network"]
     fields = dict(config["normalizer"])
@@ -171,10 +173,19 @@ def _snippet(config: Mapping[str, Any], classes: int, output: Path, *, linen: bo
             *imports,
             f"normalizer = {normalizer}",
             f"model = make_network({settings}, normalizer=normalizer)",
-            f"# images: float32 (batch, height, width, channels), pixels {_pixels(config)}",
+            f"# images: float32 (batch, {', '.join(map(str, shape[1:]))}), {_prepared(config)}",
             f"logits = model.apply(load_variables({str(output)!r}), images, train=False)\n",
         ]
     )
+
+
+def _prepared(config: Mapping[str, Any]) -> str:
+    """How images are made ready."""
+    size, digits = config["image_size"], config["digits"]
+    resized = "cropped centrally and resized" if config["stream"] else "averaged down"
+    parts = [f"{resized} to {size} x {size}"] * bool(size)
+    parts += [f"{digits} side by side"] * (digits > 1)
+    return ", ".join([*parts, f"pixels {_pixels(config)}"])
 
 
 def _pixels(config: Mapping[str, Any]) -> str:
@@ -193,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     written = "file to write; an existing one is replaced"
     add("--output", type=Path, required=True, metavar="FILE.safetensors", help=written)
     add("--seed", type=int, metavar="N", help="default: the first that did not diverge")
-    which = "default: %(default)s; best: the highest mean test accuracy among those kept"
+    which = "default: %(default)s; best: of those kept, the most accurate (held-out, if so trained)"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
     others = parser.add_mutually_exclusive_group()
     linen = "convert Batch Renorm's statistics for flax.linen.BatchNorm"

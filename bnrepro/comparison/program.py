@@ -68,7 +68,8 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     streamed = isinstance(dataset.train_images, Shards)
     if augment == "inception" and not (streamed and dataset.train_images.shape[2] == 3):
         raise ValueError(
-            f"augment inception takes colour images from a stream, which {dataset.name} has not"
+            "augment inception takes colour images from a stream, which "
+            f"{dataset.name} does not have"
         )
 
     def sampler(labels: np.ndarray, config: Mapping[str, Any] = config) -> Sampler:

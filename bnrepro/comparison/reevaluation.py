@@ -31,7 +31,7 @@ def reevaluate(
       statistics: what the normalizers use: "moving", the stored averages; "minibatch", each
         microbatch's own, in minibatches of test images sampled as in training's evaluations, as
         many as the config asks for or else as many as cover the test set once; "population",
-        statistics of the whole training set ([BN] Algorithm 2).
+        statistics of the whole training set ([BN] Algorithm 2), without images held out.
 
     Raises:
       CheckpointError: the checkpoint belongs to other data or another model.
@@ -39,10 +39,10 @@ def reevaluate(
     """
     covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
-    asked = {"train_examples": 0, "minibatches": minibatches, "holdout": 0}
+    asked = {"train_examples": 0, "minibatches": minibatches}
     config = {**config, "evaluation": config["evaluation"] | asked, "measures": ()}
     try:
-        data = make_data(config, dataset)
+        data = make_data(config, dataset)._replace(others={})
     except ValueError as error:
         raise ConfigError(
             f"{restored.path} cannot be evaluated on {dataset.name}: {error}"

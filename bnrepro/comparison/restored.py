@@ -49,8 +49,12 @@ def checked_configs(run: Run) -> dict[str, dict[str, Any]]:
     """The full config of each variant of a run.
 
     Raises:
-      ConfigError: the run was written by another version or another program.
+      ConfigError: the run is a sweep, or was written by another version or another program.
     """
+    if "sweep" in run.config:
+        raise ConfigError(
+            f"{run.workdir} is a sweep, which keeps no checkpoints: train its best trial by itself"
+        )
     try:
         return variant_configs(run.config)
     except ConfigError as error:
@@ -135,7 +139,7 @@ def network_ends(
     try:
         height, width, channels = run.provenance["image_shape"]
         classes = run.provenance["classes"]
-    except KeyError:
+    except (KeyError, TypeError, ValueError):
         # Recorded as name[/config]/version.
         name = ":".join(run.provenance["dataset"].rsplit("/", 1))
         size, folder = config["image_size"], config["data_dir"] or None

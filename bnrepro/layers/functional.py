@@ -205,9 +205,10 @@ def moving_average(
     Returns:
       The new average in the type of the old one, unless only the value is complex.
     """
-    moved = momentum * average + (1 - momentum) * value
     if not isinstance(size, int) or size == 0:
-        moved = jnp.where(jnp.asarray(size) > 0, moved, average)
+        # A choice between averages would need them to be spread over devices in the same way.
+        momentum = jnp.where(jnp.asarray(size) > 0, momentum, 1.0)
+    moved = momentum * average + (1 - momentum) * value
     # A stored average keeps its precision, as the carry of a scan must.
     return moved if jnp.iscomplexobj(moved) else moved.astype(average.dtype)
 

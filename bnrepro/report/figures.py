@@ -378,7 +378,7 @@ def _draw_sigmoid_input(run: Run, rows: pd.DataFrame) -> Figure:
     names = run.variants
     columns = min(len(names), 4)
     rows_of_panels = -(-len(names) // columns)
-    size = (2.8 * columns + 0.6, 2.8 * rows_of_panels + 0.4)
+    size = (max(2.8 * columns + 0.6, 6.2), 2.8 * rows_of_panels + 0.4)  # as wide as its title
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows_of_panels, columns, sharey="row", squeeze=False).ravel()
     for axes in panels[len(names) :]:
@@ -394,10 +394,11 @@ def _draw_sigmoid_input(run: Run, rows: pd.DataFrame) -> Figure:
         axes.set_title(variant)
         axes.set_xlabel("training steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panels[0].set_ylabel("input to the sigmoid")
+    panels[0].set_ylabel("input to the nonlinearity")
     title = "15th, 50th and 85th percentile over the test set, a unit of the last hidden layer"
     of_one, of_all = (", unit 0", f" and {units} units") if units > 1 else ("", "")
     lines = f"thin: seed {seed}{of_one}, thick: mean over {seeds} seed{'s' * (seeds > 1)}{of_all}"
+    lines += ", without those that diverged" * (len(failures(run)) > 0)
     figure.suptitle(figure_title(run, f"{title}\n{lines}"), fontsize=9)
     return figure
 

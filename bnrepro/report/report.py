@@ -113,16 +113,19 @@ def summarize(entries: Sequence[Entry]) -> pd.DataFrame:
 def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
     """What the numbers of a table of final test accuracies are, with caveats and remarks."""
     config, dataset = run.config, run.provenance["dataset"]
-    seeds = "seeds" if "seeds" in table else f"{config['seeds']} seeds"
-    notes = [
-        f"Test accuracy on {dataset} after {config['steps']:,} steps: "
-        + mean_note(cells_text(table), seeds)
-    ]
+    number = config["seeds"]
+    seeds = "seeds" if "seeds" in table else f"{number} seed{'s' * (number > 1)}"
+    unfinished = [name for name in run.variants if not run.finished(name)]
+    when = "at the last evaluation" if unfinished else f"after {config['steps']:,} steps"
+    notes = [f"Test accuracy on {dataset} {when}: {mean_note(cells_text(table), seeds)}"]
     deltas = cells_text(table.filter(like=" − "))
     if deltas:
         notes.append("differences are paired by seed, in percentage points")
         notes += difference_notes(deltas)
     notes += [text for split, text in _EXPLANATIONS.items() if SPLITS[split] in table]
+    labels = config["evaluation"].get("labels_per_batch") if "evaluation" in config else 0
+    if labels and SPLITS["test_minibatches"] in table:
+        notes[-1] += f", but of {labels} labels"
     if table.columns.str.startswith("steps to").any():
         notes.append(
             f"steps are those of the first evaluation, one every {config['eval_every']:,}, and of "
@@ -133,7 +136,6 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
         best = f"{baseline}'s best is its highest accuracy at any evaluation with the same seed"
         notes.append(best + ", if it did not diverge" * (baseline in failure_counts(run)))
     notes.append(failure_note(run))
-    unfinished = [name for name in run.variants if not run.finished(name)]
     warnings = [f"UNFINISHED: {', '.join(unfinished)}"] * bool(unfinished)
     warnings += ["PREVIEW: fewer steps than the experiment has"] * config["preview"]
     warnings += ["STAND-IN DATA: not MNIST"] * run.provenance["stand_in"]

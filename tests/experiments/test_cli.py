@@ -36,6 +36,8 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
         (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
+        # Keys that a file leaves out can be changed.
+        (["--config=tests/experiments/broken_config.py:bare", "--config.steps=0"], "steps must be"),
         (["--config=tests/experiments/broken_config.py:bare"], "variants must name at least one"),
         (["--config=configs/__init__.py"], "get_config"),
         (

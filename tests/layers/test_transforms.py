@@ -199,6 +199,20 @@ def test_it_does_not_depend_on_how_a_mesh_holds_the_batch(layer_type, spec, axis
         assert_close(jax.device_get(evaluate(layer, held, held_x)), jax.device_get(evaluated))
 
 
+@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+def test_a_mask_goes_with_features_that_an_explicit_mesh_splits(layer_type):
+    layer, x, mask = layer_type(), normal(12, 4), np.arange(12)[:, None] < 7
+    variables = some_variables(layer, x)
+    train = functools.partial(
+        layer.apply, use_running_average=False, mask=mask, mutable=["batch_stats"]
+    )
+    alone = train(variables, x)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        held = jax.device_put(x, NamedSharding(mesh, P("data", "model")))
+        assert_close(jax.device_get(train(variables, held)), jax.device_get(alone))
+
+
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_sharing_statistics_takes_no_more_collectives_than_flax(check_vma):
     x, dy = normal(16, 4), normal(16, 4, seed=1)

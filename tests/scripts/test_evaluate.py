@@ -281,6 +281,7 @@ CODE = "__import__('pathlib').Path('ran').touch()"
     ("change", "message"),
     [
         (foreign("wings"), "cannot use run/config.json: wings is not a config key"),
+        (foreign("sweep"), "run is a sweep, which keeps no checkpoints: train its best trial by"),
         (lambda config: config["model"].update(hidden=CODE), "run/config.json: model.hidden must"),
         (lambda config: config["normalizer"].update(name=CODE), "normalizer.name is unknown: "),
         (lambda config: config.update(dataset=CODE), "is not the name of a data set: "),

@@ -100,7 +100,8 @@ def test_what_it_says_to_write_works(copied, capsys, variant, linen):
     exec(snippet, names)
     np.testing.assert_allclose(names["logits"], our_logits(variant, 1), rtol=1e-4, atol=1e-5)
     assert ("nn.BatchNorm" in snippet) == bool(linen)
-    assert "pixels 1 where above 127, else 0" in snippet
+    shape = ", ".join(map(str, IMAGES.shape[1:]))
+    assert f"float32 (batch, {shape}), pixels 1 where above 127, else 0" in snippet
     statistics = {
         name for name in load_file("it's x.safetensors") if name.startswith("batch_stats")
     }
