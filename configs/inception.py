@@ -11,13 +11,13 @@ ramp of r_max and d_max, scaled to the length of the run, and the RMSProp of Inc
 Narrow and smoke lower the learning rate by a cosine instead of its schedule, and only `paper` clips
 gradients. None has dropout, weight decay, label smoothing or an auxiliary head.
 
-A name tells how minibatches are drawn or split, and the normalizer: `4` are microbatches of 4;
+A name gives how minibatches are drawn or split, and the normalizer: `4` are microbatches of 4;
 `16x2`, 16 labels x 2 images; "halves" hold one image of each pair. Narrow draws 4 labels x 8
-images, since of its labels 16 are too many to do harm.
+images, since 16 of its 100 labels were thought to do little harm.
 
 It was fixed before narrow was run that, with its one seed, a difference of less than three points
-of test accuracy says nothing: three points are about three standard errors of the difference of two
-accuracies on 5,000 images. Batch Norm ended at 22.1% on i.i.d. minibatches of 32, 13.3% on
+of test accuracy says nothing: three points are at least three standard errors of the difference of
+two accuracies on 5,000 images. Batch Norm ended at 22.1% on i.i.d. minibatches of 32, 13.3% on
 microbatches of 4 and 8.7% on 4 labels x 8 images, Batch Renorm at 16.3% and 10.7% on the last two
 (results/inception_narrow): it is ahead on both, by a difference that counts only on the first.
 """

@@ -6,7 +6,7 @@
 Three MNIST digits side by side make a picture of one of 1,000 labels, as many as ImageNet has, so
 that the paper's own minibatches of 16 labels x 2 images can be drawn. A gradient is over two
 minibatches of 32, each normalized by itself or, with "halves", in two halves that hold one image of
-each pair. A name tells the number of hidden layers, how minibatches are drawn, and the normalizer.
+each pair. A name gives the number of hidden layers, how minibatches are drawn, and the normalizer.
 
 Ten seeds with 18 layers gave 88.15% with Batch Norm on i.i.d. minibatches, 77.88% on 16 x 2, 78.77%
 on halves of these, and 87.46% with Batch Renorm: results/labels_and_depth. A variant of 18 layers

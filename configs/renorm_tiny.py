@@ -9,7 +9,7 @@ it must be closer with momentum 0.9 and further off with 0.999; if a correction 
 r or d, or with smaller limits; if the ramp is, with one that takes the whole run.
 
 Three seeds: on training images, 11.4 ± 3.1 points below Batch Norm, 1.8 ± 0.3 with momentum 0.9,
-13.6 ± 2.4 with 0.999, 2.0 ± 1.0 without d, 12.7 ± 3.2 without r (results/renorm_tiny). The averages
+13.6 ± 2.4 with 0.999, 2.0 ± 0.9 without d, 12.7 ± 3.2 without r (results/renorm_tiny). The averages
 lag, and it is d that suffers. It takes 55 core-minutes.
 """
 

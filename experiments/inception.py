@@ -29,7 +29,7 @@ def report(run: "Run") -> "Report":
         entries,
         table,
         [curves(run, run.variants)],
-        "A name tells labels x images of each minibatch, or the size of microbatches, and the "
+        "A name gives labels x images of each minibatch, or the size of microbatches, and the "
         "normalizer; differences are to Batch Norm on the same minibatches",
         "The last column is Inception-v3 on ImageNet, as published",
     )

@@ -43,9 +43,9 @@ def report(run: "Run") -> "Report":
         entries,
         table,
         pictures,
-        "A picture is as many images side by side as the config's digits says, and has their "
-        "labels as one; a name tells the number of hidden layers, labels x images of each "
-        "minibatch, and the normalizer; differences are to Batch Norm on the same minibatches",
+        "A picture is several digits side by side (`digits`), and its label the number that they "
+        "form; a name gives the number of hidden layers, labels x images of each minibatch, and "
+        "the normalizer; differences are to Batch Norm on the same minibatches",
         "The last column is another data set and network: Inception-v3",
     )
 

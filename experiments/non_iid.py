@@ -58,8 +58,8 @@ def report(run: "Run") -> "Report":
         table,
         [curves(run, shown)],
         *remarks,
-        "A name tells labels x images of each; differences are to Batch Norm on the same "
-        "minibatches",
+        "A name gives the number of labels x images of each; differences are to Batch Norm on the "
+        "same minibatches",
         "The last column is another data set and network: Inception-v3. A review of these results "
         "(N. Kumaran and A. Vaidya, Batch Normalization and Its Optimization Techniques) differs "
         "from the paper: it speaks of 18 labels in 36 images (the paper: 16 in 32), credits 77.4 "

@@ -75,9 +75,9 @@ def report(run: "Run") -> "Report":
         for normalizer in {"batch_norm", "batch_renorm"} & lines.keys():
             table.loc["1", normalizer] = "refused"
         remarks.append(
-            "Batch Norm and Batch Renorm refuse a microbatch of one, whose only value has no "
-            "deviation from its mean; normalizers that take no statistics over the microbatch were "
-            "trained once for all rows"
+            "Batch Norm and Batch Renorm refuse a microbatch of one: in a dense layer a single "
+            "value has no deviation from its mean; normalizers that take no statistics over the "
+            "microbatch were trained once for all rows"
         )
     if baselines:
         leads = tables.differences([of[name] for name in baselines])

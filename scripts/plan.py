@@ -4,7 +4,7 @@ r"""Plans a training on TPUs that are not there: memory, work, communication and
         --topology=v5e:4x4 --output=results/scale/labels_and_depth.csv
 
 Compiles one step of the variant, as the experiments run it, for each slice. The machine needs no
-TPU, only its compiler (pip install "bnrepro[tpu]"); MNIST and ImageNet need not be there either. If
+TPU, only its compiler (pip install ".[tpu]"); MNIST and ImageNet need not be there either. If
 a step does not fit a chip, settings that make it smaller are named and planned with. Without
 --topology, a step is timed on the devices of this machine. With --vary, as in scripts.sweep, each
 combination of the values is planned, and the table has a row for each:
@@ -132,7 +132,7 @@ def _check(topology: str) -> None:
         known = ", ".join(CHIPS)
         raise UserError(f"--topology is CHIP:SIZE with one of {known}, got {topology!r}")
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError('--topology needs the compiler for TPUs: pip install "bnrepro[tpu]"')
+        raise UserError('--topology needs the compiler for TPUs: pip install ".[tpu]"')
 
 
 def _points(

@@ -184,12 +184,13 @@ FAILURES = (
         ),
         "78.3% (i.i.d.), 67.0% and 78.5%",
         looked_into="On MNIST it is repaired; on Tiny ImageNet, Batch Renorm trains more slowly, "
-        "whatever the minibatches, since its moving averages lag behind the weights: i.i.d. "
+        "whatever the minibatches, which points to moving averages that lag: i.i.d. "
         "minibatches leave it 11.4 ± 3.1 points below Batch Norm on training images, and 1.8 ± 0.3 "
         "with momentum 0.9 instead of the paper's 0.99 (configs/renorm_tiny.py, three seeds). With "
         "0.9, 4 labels x 8 images leave it 1.33 ± 0.92 points above Batch Norm (28.52 and 27.19%; "
-        "configs/few_labels_tiny.py). With 0.99 and twice the steps (the same, three seeds) "
-        "it gets 26.72 ± 1.78% on 4 labels x 8 images and Batch Norm 27.15 ± 2.12%; on i.i.d. ones "
+        "configs/few_labels_tiny.py), a fifth of what they cost. With 0.99 and twice the steps "
+        "(the same, three seeds) it gets 26.72 ± 1.78% on 4 labels x 8 images and Batch Norm "
+        "27.15 ± 2.12%; on i.i.d. ones "
         "31.87 ± 1.61% and 33.65 ± 0.25%, and on the training set 42.46 ± 2.10% and "
         "53.67 ± 2.16%. So few labels cost it 5 points, and Batch Norm 6.5. In Inception-v3 at a "
         "quarter of its width (configs/inception.py:narrow, one seed) they cost Batch Norm 13.48 "

@@ -443,7 +443,8 @@ TRAINING = (
         "and 10, too. So a comparison at 3 alone, as this claim was first registered (ac30120), "
         "finds 87 points for before. Of 3 and 10, held-out images preferred 10 by 0.02 points, "
         "where accuracy still swings by half a point between evaluations: the best of after (0.3) "
-        "is ahead of before at 10 by 1.1 points here, and of before at 3 by 0.25 ± 0.32 there.",
+        "is ahead of before at 10 by 1.1 points here and by 0.27 ± 0.34 there, and of before at 3 "
+        "by 0.25 ± 0.32 there.",
         figures=(pictures.accuracy("placement"),),
     ),
     Claim(

@@ -128,8 +128,8 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
         notes[-1] += f", but of {labels} labels"
     if table.columns.str.startswith("steps to").any():
         notes.append(
-            f"steps are those of the first evaluation, one every {config['eval_every']:,}, and of "
-            "the seeds that got there"
+            f"steps are to the first evaluation, of one every {config['eval_every']:,}, that got "
+            "there, as a mean over the seeds that did"
         )
     baseline = config["baseline"]
     if f"steps to {baseline}'s best" in table:

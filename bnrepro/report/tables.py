@@ -126,7 +126,7 @@ def mean_note(shown: str, seeds: str = "seeds") -> str:
     """What the numbers of `mean_cell` among these cells are."""
     note = f"mean over {seeds}"
     if "±" in shown:
-        note += " ± half of its 95% confidence interval (Student's t)"
+        note += " ± half the width of its 95% confidence interval (Student's t)"
     if re.search(r"\(\S+ to \S+\)", shown):
         note += "; instead of an interval, the minimum and maximum of fewer than three values"
     return note

@@ -19,7 +19,7 @@ from configs import mnist_sigmoid
 
 
 def get_config() -> ConfigDict:
-    """Keys as in configs/mnist_sigmoid.py; seeds that nothing else uses."""
+    """Keys as in configs/mnist_sigmoid.py; seeds that it does not use."""
     config = mnist_sigmoid.get_config()
     config.seeds = 3
     config.first_seed = 2000

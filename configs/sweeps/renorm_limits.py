@@ -17,7 +17,7 @@ from configs import small_batch
 
 
 def get_config() -> ConfigDict:
-    """Keys as in configs/small_batch.py; seeds that nothing else uses."""
+    """Keys as in configs/small_batch.py; seeds that it does not use."""
     config = small_batch.get_config()
     config.seeds = 3
     config.first_seed = 2000

@@ -36,7 +36,7 @@ def test_cells_show_mean_and_half_of_the_interval(tmp_path):
     # What else was evaluated has a column.
     assert table["training set, %"].tolist() == ["93.00 ± 2.48", "–"]
     assert caption.startswith("Test accuracy on mnist/3.0.1 after 20 steps")
-    for text in ("differences are paired", "steps are those", "no run diverged"):
+    for text in ("differences are paired", "steps are to the first", "no run diverged"):
         assert text in caption
 
 

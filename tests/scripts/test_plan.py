@@ -135,5 +135,5 @@ def test_values_that_cannot_be_planned_with_are_refused(varied, message):
 
 def test_a_topology_needs_the_compiler_for_tpus(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'pip install "bnrepro\[tpu\]"'):
+    with pytest.raises(UserError, match=r'pip install "\.\[tpu\]"'):
         plan._check("v5e:2x2")
