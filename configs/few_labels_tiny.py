@@ -3,14 +3,14 @@
     python -m experiments.non_iid --config=configs/few_labels_tiny.py \
         --workdir=runs/few_labels_tiny
 
-In the ledger's 8,000 steps Batch Renorm ends below Batch Norm on such minibatches. Does it with
-more steps, on the training set, and with the minibatches' own statistics? Network and minibatches
-are those of configs/claims/hundred_labels.py.
+In the ledger's 8,000 steps Batch Renorm ends below Batch Norm on such minibatches. Does it still
+with more steps, on the training set, and with the minibatches' own statistics? Network and
+minibatches are those of configs/claims/hundred_labels.py.
 
 Three seeds gave 27.15% with Batch Norm and 26.72% with Batch Renorm, and on i.i.d. minibatches
-33.65% and 31.87%, of the training set 53.67% and 42.46%: results/few_labels_tiny. It takes half an
-hour or more on two cores. With --config.normalizer.momentum=0.9 and other seeds, Batch Renorm gave
-28.52% and Batch Norm 27.19% on such minibatches: results/few_labels_tiny_momentum.
+33.65% and 31.87% (on the training set, 53.67% and 42.46%): results/few_labels_tiny. It takes half
+an hour or more on two cores. With --config.normalizer.momentum=0.9 and other seeds, Batch Renorm
+gave 28.52% and Batch Norm 27.19% on such minibatches: results/few_labels_tiny_momentum.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@ r"""Learning rates and initializations for the plain network of configs/mnist_si
     python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid_rates.py \
         --workdir=runs/mnist_sigmoid_rates
 
-The [BN] paper gives neither. All variants get those that do the plain network most good: it is
-trained in full length with each pair of a grid, on two seeds that no comparison uses, and judged on
+The [BN] paper gives neither. All variants use the pair that suits the plain network best: it is
+trained for all steps with each pair of a grid, on two seeds that no comparison uses, and judged on
 images that are held out from training.
 
 After the colon: `grid`, the default, or `best`, the two pairs that ended highest there, whose

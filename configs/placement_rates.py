@@ -2,10 +2,10 @@
 
     python -m experiments.train --config=configs/placement_rates.py --workdir=runs/placement_rates
 
-At the rate that suits a sigmoid network with Batch Norm before the nonlinearity, 3, one with the
-layer after it always diverges: a comparison at one rate would show the rate. Of each network, the
-rate with the highest accuracy on images that are held out from training is taken, if no run
-diverged; the test set decides nothing. A name gives the network and the learning rate.
+At a rate of 3, a sigmoid network trains with Batch Norm before the nonlinearity and always diverges
+with it after: a comparison at one rate would show the rate. For each network, the rate with the
+highest accuracy on images that are held out from training is taken, if no run diverged; the test
+set decides nothing. A name gives the network and the learning rate.
 """
 
 from ml_collections import ConfigDict

@@ -5,12 +5,13 @@
 In configs/few_labels_tiny.py and configs/small_batch_normalizers.py:tiny it ends below Batch Norm
 on i.i.d. minibatches of 32, and further below on training images. Network, rate and averages of the
 parameters are those of the former. If moving averages that lag behind the weights are the reason,
-it must be closer with momentum 0.9 and further off with 0.999; if a correction is, without that of
-r or d, or with smaller limits; if the ramp is, with one that takes the whole run.
+it should come closer with momentum 0.9 and fall further behind with 0.999; if a correction is, it
+should come closer without r or without d, or with smaller limits; if the ramp is, a ramp over the
+whole run should change it.
 
 Three seeds: on training images, 11.4 ± 3.1 points below Batch Norm, 1.8 ± 0.3 with momentum 0.9,
-13.6 ± 2.4 with 0.999, 2.0 ± 0.9 without d, 12.7 ± 3.2 without r (results/renorm_tiny). The averages
-lag, and it is d that suffers. It takes 55 core-minutes.
+13.6 ± 2.4 with 0.999, 2.0 ± 0.9 without d, 12.7 ± 3.2 without r (results/renorm_tiny). That points
+to averages that lag, and to d, which takes the mean. It takes 55 core-minutes.
 """
 
 from ml_collections import ConfigDict

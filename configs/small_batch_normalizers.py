@@ -5,8 +5,8 @@
 
 After the colon: `mlp`, `cnn`, or `tiny`, four convolutions on Tiny ImageNet at 32 x 32. Each
 normalizer gets the learning rate of OWN_RATES, with which it ends highest on held-out images, on
-other seeds (configs/small_batch_normalizers_rates.py); of two such rates, the smaller. None has
-been chosen for `cnn` yet; until then it is the common rate, which `mlp_common`, `cnn_common` and
+other seeds (configs/small_batch_normalizers_rates.py); if two tie, the smaller. None has been
+chosen for `cnn` yet; until then it is the common rate, which `mlp_common`, `cnn_common` and
 `tiny_common` give to all of them.
 
 With `mlp`, ten seeds and microbatches of 2 gave 72.35% with Batch Norm, 91.34% with Batch Renorm
@@ -99,7 +99,7 @@ def network_config(network: str) -> ConfigDict:
 
 
 def microbatch_sizes(name: str, batch_size: int) -> list[int]:
-    """Those to train with; of what sees one example at a time, the whole batch alone."""
+    """Those to train with; only the whole batch for what sees one image at a time."""
     if name not in ("batch_norm", "batch_renorm", "moving_average_batch_norm"):
         return [batch_size]
     sizes = {min(size, batch_size) for size in MICROBATCH_SIZES}
