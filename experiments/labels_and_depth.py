@@ -4,8 +4,9 @@
         --workdir=runs/labels_and_depth
 
 Trains Batch Norm and Batch Renorm on i.i.d. minibatches and on the paper's 16 labels x 2 images, in
-networks of growing depth. Shows test accuracy against depth, the curves of the deepest network in
-the form of the paper's figure 3, and the paper's ImageNet figures beside.
+networks of growing depth. Shows test accuracy against depth, or against the number of labels, the
+curves of the deepest network in the form of the paper's figure 3, and the paper's ImageNet figures
+beside.
 """
 
 from typing import TYPE_CHECKING
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def report(run: "Run") -> "Report":
-    """Accuracies beside the paper's, curves of the deepest networks, and accuracy against depth."""
+    """Accuracies beside the paper's, curves of the deepest networks, and a figure against a number.
+
+    That is the number of labels if it varies, else depth.
+    """
     from bnrepro.report import figures
     from bnrepro.report.report import Report
 
@@ -33,8 +37,14 @@ def report(run: "Run") -> "Report":
     table["ImageNet, [BRN]"] = [PAPER.get(kinds[n], PAPER.get(sized[n])) for n in table.index]
     deepest = max(depths.values())
     pictures = [curves(run, [name for name in run.variants if depths[name] == deepest])]
-    if len(set(depths.values())) > 1:
-        lines: dict[str, dict[int, Entry]] = {}
+    lines: dict[str, dict[int, Entry]] = {}
+    labels = {name: round(1 / run.chance(name)) for name in run.variants}
+    if len(set(labels.values())) > 1:
+        for name, entry in zip(run.variants, entries, strict=True):
+            title = name.replace(f" {labels[name]} labels", "")
+            lines.setdefault(title, {})[labels[name]] = entry
+        pictures.append(figures.accuracy_against_figure(run, lines, "labels"))
+    elif len(set(depths.values())) > 1:
         for name, entry in zip(run.variants, entries, strict=True):
             lines.setdefault(kinds[name], {})[depths[name]] = entry
         pictures.append(figures.accuracy_against_figure(run, lines, "hidden layers"))

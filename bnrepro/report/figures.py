@@ -48,7 +48,7 @@ _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 MOST_LINES = len(_COLOURS) * len(_STYLES)
 TEST = {"test": "test accuracy, %"}
 LOG_ERROR_LABEL = "final test accuracy, % (log scale of the error)"
-_LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 85.0, 90.0, 92.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
+_LOG_ERROR_TICKS = (20.0, 50.0, 70.0, 80.0, 90.0, 95.0, 97.0, 98.0, 99.0, 99.5, 99.9)
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -331,10 +331,12 @@ def set_log_error_scale(axes: Axes, low: float, high: float) -> None:
 
 def log_error_ticks(low: float, high: float) -> list[float]:
     """Round accuracies in percent, from `low` to `high`."""
-    ticks = [tick for tick in _LOG_ERROR_TICKS if low <= tick <= high]
-    if len(ticks) < 4:
-        ticks = [tick for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
-    return ticks
+    more = sorted({*_LOG_ERROR_TICKS, 60.0, 85.0, 92.0})
+    for ticks in (_LOG_ERROR_TICKS, more, MaxNLocator(5).tick_values(low, high)):
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) >= 4:
+            break
+    return shown
 
 
 def from_accuracy(percent: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """The comparisons of the Batch Renorm paper: tables and figures, of runs made by hand."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 
 from bnrepro.comparison.keys import ConfigError
@@ -145,3 +148,15 @@ def test_labels_and_depth_compares_each_variant_with_batch_norm_on_the_same_mini
     assert list(report.table.index)[-1] == "3 16x2 batch_norm"
     assert report.table.loc["18 16x2 batch_norm halves", "ImageNet, [BRN]"] == "77.4"
     assert drawn(report) == ["accuracy", "accuracy_against"]
+
+
+def test_labels_and_depth_draws_accuracy_against_the_number_of_labels_where_it_varies(tmp_path):
+    names = [
+        f"{depth} {labels} labels iid batch_norm" for depth in (18, 24) for labels in (10, 100)
+    ]
+    module = SimpleNamespace(get_config=partial(labels_and_depth_config.get_config, "labels"))
+    report = labels_and_depth.report(measured(tmp_path, module, dict.fromkeys(names, (0.9, 0.9))))
+    axes, *_ = report.pictures[-1].draw().axes
+    handles, titles = axes.get_legend_handles_labels()
+    assert titles == ["18 iid batch_norm", "24 iid batch_norm"]
+    assert handles[0].get_xdata() == pytest.approx([10, 100], rel=0.05)
