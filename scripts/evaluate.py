@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{beware}Test set of {dataset.name} with {_STATISTICS[options.statistics]}: "
         f"{mean_note(str(rows))}; a seed that diverged counts at chance accuracy and has no loss."
     )
+    without = [name for name, one in found.items() if not one.variables["batch_stats"]]
+    if options.statistics == "population" and without:
+        caption += f" No moving averages, and so no such statistics: {', '.join(without)}."
     shown = {configs[name]["normalizer"]["name"] for name in found}
     if options.statistics == "population" and "batch_renorm" in shown:
         caption += (

@@ -207,7 +207,8 @@ def moving_average(
     """
     if not isinstance(size, int) or size == 0:
         # A choice between averages would need them to be spread over devices in the same way.
-        momentum = jnp.where(jnp.asarray(size) > 0, momentum, 1.0)
+        present = jnp.asarray(size) > 0
+        momentum, value = jnp.where(present, momentum, 1.0), jnp.where(present, value, 0)
     moved = momentum * average + (1 - momentum) * value
     # A stored average keeps its precision, as the carry of a scan must.
     return moved if jnp.iscomplexobj(moved) else moved.astype(average.dtype)

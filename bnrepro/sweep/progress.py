@@ -180,9 +180,10 @@ class Display:
 
 def _line(progress: Progress, left: float | None) -> str:
     counts = [f"{progress.finished} of {progress.trials} trials"]
-    for name in ("running", "diverged", "pruned"):
+    names = {"running": "running", "diverged": "with a diverged seed", "pruned": "pruned"}
+    for name, text in names.items():
         if count := getattr(progress, name):
-            counts.append(f"{count} {name}")
+            counts.append(f"{count} {text}")
     if progress.best:
         counts.append(f"best {100 * progress.best[0][2]:.2f}%")
     if left is not None:
