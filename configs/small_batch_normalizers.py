@@ -5,9 +5,8 @@
 
 After the colon: `mlp`, `cnn`, or `tiny`, four convolutions on Tiny ImageNet at 32 x 32. Each
 normalizer gets the learning rate of OWN_RATES, with which it ends highest on held-out images, on
-other seeds (configs/small_batch_normalizers_rates.py); if two tie, the smaller. None has been
-chosen for `cnn` yet; until then it is the common rate, which `mlp_common`, `cnn_common` and
-`tiny_common` give to all of them.
+other seeds (configs/small_batch_normalizers_rates.py); if two tie, the smaller. `mlp_common`,
+`cnn_common` and `tiny_common` give the common rate to all of them.
 
 With `mlp`, ten seeds and microbatches of 2 gave 72.35% with Batch Norm, 91.34% with Batch Renorm
 and 97.50% with MABN; group norm gave 97.48%: results/small_batch_normalizers_mlp. It takes eight
@@ -24,7 +23,7 @@ from configs import small_batch, small_batch_cnn
 
 MICROBATCH_SIZES = (64, 8, 4, 2, 1)
 # By configs/small_batch_normalizers_rates.py.
-OWN_RATES: dict[str, dict[str, float]] = {
+OWN_RATES = {
     "mlp": {
         "batch_norm": 0.1,
         "batch_renorm": 0.1,
@@ -36,7 +35,17 @@ OWN_RATES: dict[str, dict[str, float]] = {
         "moving_average_batch_norm": 0.3,
         "none": 0.1,
     },
-    "cnn": {},
+    "cnn": {
+        "batch_norm": 0.3,
+        "batch_renorm": 3.0,
+        "group_norm": 1.0,
+        "group_norm standardized": 1.0,
+        "layer_norm": 0.3,
+        "filter_response_norm": 0.3,
+        "evonorm_s0": 1.0,
+        "moving_average_batch_norm": 0.3,
+        "none": 1.0,
+    },
     "tiny": {
         "batch_norm": 0.03,
         "batch_renorm": 0.01,
@@ -70,9 +79,7 @@ def get_config(which: str = "mlp") -> ConfigDict:
     config.seeds = 3 if network == "tiny" else 10
     config.variants = {}
     for name, overrides in NORMALIZERS.items():
-        rate = COMMON_RATES[network]
-        if not common:
-            rate = OWN_RATES[network].get(name, rate)
+        rate = COMMON_RATES[network] if common else OWN_RATES[network][name]
         for size in microbatch_sizes(name, config.batch_size):
             config.variants[f"{name} {size}"] = {
                 **overrides,

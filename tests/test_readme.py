@@ -91,6 +91,7 @@ def best_rates(name):
 
 def test_chosen_rates_are_those_with_the_highest_accuracy_on_the_holdout():
     assert best_rates("small_batch_normalizers_rates_mlp") == OWN_RATES["mlp"]
+    assert best_rates("small_batch_normalizers_rates_cnn") == OWN_RATES["cnn"]
     assert best_rates("small_batch_normalizers_rates_tiny") == OWN_RATES["tiny"]
     assert best_rates("filter_response_norm_rates") == {
         "filter_response_norm": OWN_RATES["mlp"]["filter_response_norm"]
