@@ -92,8 +92,8 @@ class Run:
         baseline = self.config["baseline"]
 
         def parts(name: str) -> list[Any]:
-            found = re.split(r"(\d+(?:_\d+)?)", name)
-            return [float(x.replace("_", ".")) if i % 2 else x for i, x in enumerate(found)]
+            found = re.split(r"(\d+(?:\.\d+)?)", shown_name(name))
+            return [float(part) if i % 2 else part for i, part in enumerate(found)]
 
         return [baseline, *sorted(set(self.config["variants"]) - {baseline}, key=parts)]
 
@@ -117,6 +117,11 @@ class Run:
         last = rows[rows["step"] == self.config["steps"]]["seed"]
         diverged = rows[rows["metric"] == "diverged"]["seed"]
         return len({*last, *diverged}) == self.config["seeds"]
+
+
+def shown_name(variant: str) -> str:
+    """A variant's name with 0.3 for 0_3, since a config's keys have no dots."""
+    return re.sub(r"(?<=\d)_(?=\d)", ".", variant)
 
 
 def choosing_split(config: Mapping[str, Any]) -> str:

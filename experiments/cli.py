@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from bnrepro.comparison.config import DEFAULTS, variant_configs, with_defaults
+from bnrepro.comparison.config import common_config, variant_configs
 from bnrepro.comparison.keys import KEYS
 from bnrepro.errors import Preempted, UserError
 
@@ -94,7 +94,6 @@ def launch(
     config, workdir = parse(doc, (*own, "only", "overwrite", "resume", *distributed))
     config = adapt(config)
     variant_configs(config)  # finds mistakes
-    config = with_defaults(config)
     if only_flag.value is not None:
         config = only(config, only_flag.value)
     check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
@@ -220,13 +219,7 @@ class _ConfigFile(ConfigFileFlagParser):
     def parse(self, path: str) -> Any:
         config = super().parse(path)
         with config.unlocked():
-            for key, value in DEFAULTS.items():
-                section, _, field = key.rpartition(".")
-                if section and section not in config:
-                    config[section] = ConfigDict()
-                held = config[section] if section else config
-                if isinstance(held, ConfigDict) and field not in held:
-                    held[field] = value
+            config.update(common_config(config.to_dict()))
         return config
 
 

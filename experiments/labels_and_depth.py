@@ -37,17 +37,17 @@ def report(run: "Run") -> "Report":
     table["ImageNet, [BRN]"] = [PAPER.get(kinds[n], PAPER.get(sized[n])) for n in table.index]
     deepest = max(depths.values())
     pictures = [curves(run, [name for name in run.variants if depths[name] == deepest])]
-    lines: dict[str, dict[int, Entry]] = {}
     labels = {name: round(1 / run.chance(name)) for name in run.variants}
     if len(set(labels.values())) > 1:
+        numbers, xlabel = labels, "labels"
+        titles = {name: name.replace(f" {of} labels", "") for name, of in labels.items()}
+    else:
+        numbers, xlabel, titles = depths, "hidden layers", kinds
+    if len(set(numbers.values())) > 1:
+        lines: dict[str, dict[int, Entry]] = {}
         for name, entry in zip(run.variants, entries, strict=True):
-            title = name.replace(f" {labels[name]} labels", "")
-            lines.setdefault(title, {})[labels[name]] = entry
-        pictures.append(figures.accuracy_against_figure(run, lines, "labels"))
-    elif len(set(depths.values())) > 1:
-        for name, entry in zip(run.variants, entries, strict=True):
-            lines.setdefault(kinds[name], {})[depths[name]] = entry
-        pictures.append(figures.accuracy_against_figure(run, lines, "hidden layers"))
+            lines.setdefault(titles[name], {})[numbers[name]] = entry
+        pictures.append(figures.accuracy_against_figure(run, lines, xlabel))
     return Report.of(
         run,
         entries,

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bnrepro.claims import readings
 from bnrepro.claims.claim import ClaimFigure
-from bnrepro.records import Run
+from bnrepro.records import Run, shown_name
 from bnrepro.report import figures
 from bnrepro.report.figures import Lines, Picture
 from bnrepro.report.statistics import Estimate, estimate
@@ -124,5 +124,5 @@ def each(course: Course | str, *variants: str) -> dict[str, tuple[str, Course]]:
 
 def _found(run: Run, pattern: str) -> list[tuple[re.Match[str], str]]:
     """The variants that match, whose names have 0_3 for 0.3."""
-    matches = {name: re.fullmatch(pattern, figures.shown_name(name)) for name in run.variants}
+    matches = {name: re.fullmatch(pattern, shown_name(name)) for name in run.variants}
     return [(match, name) for name, match in matches.items() if match]

@@ -15,15 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from bnrepro.records import Run, complete_file
+from bnrepro.records import Run, complete_file, shown_name
 from bnrepro.report.entries import Entry, setting_text
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
-from bnrepro.report.summary import (
-    evaluations,
-    failure_counts,
-    failures,
-    unit_percentiles,
-)
+from bnrepro.report.summary import evaluations, failure_counts, failures, unit_percentiles
 
 # The same in all figures. First come Okabe and Ito's colours, which the colour-blind can also
 # distinguish.
@@ -97,11 +92,6 @@ def accuracy_figure(
     titles = names if isinstance(names, Mapping) else {each: shown_name(each) for each in names}
     alt = f"Lines of accuracy in percent against training steps: {', '.join(splits.values())}."
     return Picture(name, alt, partial(_draw_accuracy, run, titles, splits, about))
-
-
-def shown_name(variant: str) -> str:
-    """A variant's name with 0.3 for 0_3, since a config's keys have no dots."""
-    return re.sub(r"(?<=\d)_(?=\d)", ".", variant)
 
 
 def _draw_accuracy(
@@ -445,7 +435,8 @@ def _lower_limit(percent: np.ndarray) -> float:
 def figure_title(run: Run, text: str) -> str:
     """The text, after the data set and any warnings."""
     marks = ["PREVIEW"] * run.config["preview"] + ["STAND-IN DATA"] * run.provenance["stand_in"]
-    digits = sorted({run.settings(name).get("digits", 1) for name in run.variants})
+    common = run.config.get("digits", 1)
+    digits = sorted({own.get("digits", common) for own in run.config["variants"].values()})
     data = run.provenance["dataset"]
     if digits[-1] > 1:
         number = digits[0] if len(digits) == 1 else f"{digits[0]} to {digits[-1]}"
