@@ -25,15 +25,15 @@ MICROBATCH_SIZES = (64, 8, 4, 2, 1)
 # By configs/small_batch_normalizers_rates.py.
 OWN_RATES = {
     "mlp": {
-        "batch_norm": 0.1,
+        "batch_norm": 0.3,
         "batch_renorm": 0.1,
-        "group_norm": 0.3,
-        "group_norm standardized": 0.3,
-        "layer_norm": 0.1,
-        "filter_response_norm": 0.1,
-        "evonorm_s0": 0.3,
+        "group_norm": 1.0,
+        "group_norm standardized": 1.0,
+        "layer_norm": 0.3,
+        "filter_response_norm": 0.3,
+        "evonorm_s0": 0.1,
         "moving_average_batch_norm": 0.3,
-        "none": 0.1,
+        "none": 0.3,
     },
     "cnn": {
         "batch_norm": 0.3,
