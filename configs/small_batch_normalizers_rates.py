@@ -7,10 +7,10 @@ After the colon: `mlp`, `cnn` or `tiny`. Microbatches of 4, on seeds that no com
 rate with the highest accuracy on images that are held out from training is taken for each
 normalizer; the test set decides nothing.
 
-With `mlp`, ten seeds chose the highest rate, 1, for group norm, by 0.05 points over 0.3; it took 18
-core-minutes (results/small_batch_normalizers_rates_mlp). With `cnn`, two seeds chose the
-highest, 3, for Batch Renorm, by 0.04 points over 1, in 21
-(results/small_batch_normalizers_rates_cnn).
+With `mlp`, ten seeds chose the highest rate, 1, for group norm, plain and with standardized
+weights, by 0.05 points over the next best; it took 18 core-minutes
+(results/small_batch_normalizers_rates_mlp). With `cnn`, two seeds chose the highest, 3, for Batch
+Renorm, by 0.04 points over 1, in 21 (results/small_batch_normalizers_rates_cnn).
 """
 
 from ml_collections import ConfigDict
