@@ -149,9 +149,12 @@ def _show(run: "Run") -> None:
     if len(table) > BEST:
         print(f"These are the best {BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
     written = "Records, table and figures" if drawn else "Records and table"
-    print(f"{written} are in {run.workdir}. To train the best again")
-    print("(--config.first_seed=N for other seeds):\n")
-    for command in Sweep(run).best_commands():
+    print(f"{written} are in {run.workdir}.", end=" ")
+    if commands := Sweep(run).best_commands():
+        print("To train the best again\n(--config.first_seed=N for other seeds):\n")
+    else:
+        print("No trial finished with all seeds, so there is no best.")
+    for command in commands:
         print(f"  {command}")
 
 

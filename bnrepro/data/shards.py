@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import pathlib
+import re
 import resource
 import typing
 from collections.abc import Callable
@@ -230,8 +231,8 @@ class Shards:
         most = max(1, sum(length for _, length in self._files) // 1000)
         if len(self._damaged) > most:
             raise DatasetError(
-                f"{where} is damaged ({why}), as are {len(self._damaged) - 1:,} others: prepare "
-                f"the set again; at most {most:,} damaged images are replaced."
+                f"{where} is damaged ({why}), one of {len(self._damaged):,}: prepare the set "
+                f"again; at most {most:,} damaged images are replaced."
             ) from error
         count = f"{len(self._damaged):,} of at most {most:,}"
         _log.warning("%s is damaged (%s), %s: others of its label replace it.", where, why, count)
@@ -306,4 +307,6 @@ def decode(encoded: bytes, shape: tuple[int | None, ...]) -> "Image.Image":
 
 def first_line(error: Exception) -> str:
     """Another library's error message, as part of a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+    # Without the file-like object that Pillow could not read.
+    text = re.sub(r" <_io\.\w+ object at \w+>", "", str(error)).strip()
+    return (text or type(error).__name__).splitlines()[0].rstrip(".:")

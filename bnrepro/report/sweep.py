@@ -80,8 +80,12 @@ class Sweep:
         ]
         if outcomes["pruned"]:
             parts.append("The accuracy of a pruned trial is that of its last step, no final one")
-        if outcomes["finished"] > 1:
-            best = f"The best of {outcomes['finished']:,} trials was chosen by its accuracy on"
+        finished = [trial for trial in self.trials if outcome(trial) == "finished"]
+        eligible = [trial for trial in finished if not trial.diverged]
+        if len(eligible) < len(finished):
+            parts.append("Trials with a diverged seed come after the others and are not chosen")
+        if len(eligible) > 1:
+            best = f"The best of {len(eligible):,} trials was chosen by its accuracy on"
             if self.chosen_by == "holdout":
                 parts.append(
                     f"{best} held-out images, so that its holdout accuracy is an optimistic "

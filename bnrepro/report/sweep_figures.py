@@ -34,6 +34,7 @@ from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
 _PARTS = 8
 # A heat map with more cells than this has no numbers in them.
 _MOST_NUMBERS = 100
+_SOME_DIVERGED = "some seeds diverged"
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
 
@@ -67,25 +68,29 @@ def _file_name(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _limits(accuracies: Iterable[float]) -> tuple[float, float]:
+def _limits(accuracies: Iterable[float], ends: Iterable[float] = ()) -> tuple[float, float]:
     """The range of accuracies to show, in percent: down to ten times the error of the best.
 
-    A sweep has many trials near chance, which would squeeze all others together.
+    A sweep has many trials near chance, which would squeeze all others together. The ends of
+    intervals are shown up to a tenth of that error.
     """
     errors = [100 - accuracy for accuracy in accuracies]
     if not errors:
         return 0, 99
     # The log scale of the error ends there.
     best, worst = (max(end(errors), 0.01) for end in (min, max))
-    return max(0, 100 - 1.2 * min(worst, 10 * best)), 100 - 0.8 * best
+    least = max(min([best, *(100 - end for end in ends)]), best / 10)
+    return max(0, 100 - 1.2 * min(worst, 10 * best)), 100 - 0.8 * least
 
 
 def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     """One dot per trial, one colour and line per normalizer."""
     axis = axis_of(sweep.varied[key])
-    low, high = _limits(percent(trial) for trial in sweep.trials if trial.trained)
     alone = not sweep.varied.keys() - {key, NORMALIZER}
     bars = alone and sweep.run.config["seeds"] > 1
+    shown = [trial for trial in sweep.trials if trial.trained]
+    ends = [100 * trial.mean.ends[1] for trial in _unpruned(shown)] if bars else []
+    low, high = _limits(map(percent, shown), ends)
 
     def place(trial: Entry) -> float:
         return axis.place(trial.settings[key])
@@ -94,7 +99,7 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
         return int(np.searchsorted(axis.parts(_PARTS), place(trial), "right"))
 
     group: Callable[[Entry], float] = place
-    text = "line through all trials" + ", bars: 95% interval over seeds" * bars
+    text = "line through the trials that finished" + ", bars: 95% interval over seeds" * bars
     if not alone:
         where = "at each value"
         if not sweep.recurs(key):
@@ -123,9 +128,9 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     set_log_error_scale(axes, low, high)
     if outside:
         axes.axhline(low, color="black", lw=0.8)
-        ends = from_accuracy(np.array([low, high]))
+        bounds = from_accuracy(np.array([low, high]))
         share = row * len(colours)
-        axes.set_ylim(to_accuracy(ends - np.ptp(ends) * share / (1 - share))[0])
+        axes.set_ylim(to_accuracy(bounds - np.ptp(bounds) * share / (1 - share))[0])
     axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", sweep.chosen_by))
     _legend_below(figure, legend)
     axes.set_title(f"{_title(sweep)}\n{text}", fontsize=9)
@@ -139,14 +144,14 @@ def _unpruned(trials: Sequence[Entry]) -> list[Entry]:
 def _middle(trials: Sequence[Entry], *, seeds: bool = False) -> tuple[float, float, float]:
     """In percent, median and quartiles of trials or, of the first, mean and interval over seeds.
 
-    A trial that diverged is worse than all others. If all did, there are no numbers.
+    As in tables, seeds that diverged count at chance. If all did, there are no numbers.
     """
     if not any(trial.trained for trial in trials):
         return math.nan, math.nan, math.nan
     if seeds:
         low, high = trials[0].mean.ends
         return percent(trials[0]), 100 * low, 100 * high
-    values = [percent(trial) if trial.trained else 0.0 for trial in trials]
+    values = [100 * trial.mean.mean for trial in trials]
     low, middle, high = np.percentile(values, [25, 50, 75])
     return middle, low, high
 
@@ -186,6 +191,9 @@ def _draw_dots(
             y, at_bottom = row, axes.get_xaxis_transform()
             style |= {"marker": marker, "ms": 5, "transform": at_bottom}
             legend[meaning] = _key(marker=marker)
+        if trial.trained and trial.diverged:
+            style |= {"marker": "D", "ms": 4}
+            legend[_SOME_DIVERGED] = _key(marker="D", ms=4)
         if not trial.finished:
             style["mfc"] = "none"
             legend["pruned: its last accuracy"] = _key(marker="o", mfc="none")
@@ -199,13 +207,13 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
       sweep: what was swept.
       keys: the keys of the numbers along x and y.
     """
-    finished = [trial for trial in sweep.trials if outcome(trial) == "finished"]
     in_cells = all(sweep.recurs(key) for key in keys)
     cells = defaultdict[Any, list[Entry]](list)
-    for trial in finished:
+    for trial in _unpruned(sweep.trials):
         place = [trial.settings[key] for key in (NORMALIZER, *keys)]
         cells[tuple(place) if in_cells else trial.variant].append(trial)
-    low, high = _limits(_middle(members)[0] for members in cells.values())
+    middles = [_middle(own)[0] for own in cells.values() if any(trial.trained for trial in own)]
+    low, high = _limits(middles)
     along, width, height = {key: axis_of(sweep.varied[key]) for key in keys}, 2.8, 2.8
     if in_cells:
         numbers = {key: sorted({trial.settings[key] for trial in sweep.trials}) for key in keys}
@@ -237,7 +245,7 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
             label=f"final {sweep.chosen_by} accuracy, %",
             ticks=log_error_ticks(low, high),
             format="%g",
-            extend="min" if any(percent(trial) < low for trial in finished) else "neither",
+            extend="min" if any(middle < low for middle in middles) else "neither",
             aspect=20 * rows,
         )
         _legend_below(figure, legend)
@@ -273,6 +281,9 @@ def _cells(
         else:
             colour, text = _DIVERGED_CELL, "div"
             legend["diverged"] = Rectangle((0, 0), 1, 1, fc=colour)
+        if "finished" in outcomes and any(trial.diverged for trial in members):
+            text += "*"
+            legend["* seeds diverged"] = _key()
         if the_best in members:
             outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
             legend["has the best single trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
@@ -305,6 +316,9 @@ def _points(
         else:
             # The outline is for the light colours, on white.
             style |= {"color": colours.to_rgba(percent(trial)), "mec": "black", "mew": 0.4}
+            if trial.diverged:
+                style |= {"marker": "D", "ms": 5}
+                legend[_SOME_DIVERGED] = _key(marker="D", ms=4)
         if trial is the_best:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
             legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
@@ -317,6 +331,8 @@ def _title(sweep: Sweep) -> str:
     text = f"{steps:,} steps, {trials:,} trial{'s' * (trials > 1)}"
     if len(sweep.by_normalizer) == 1:
         text = f"{next(iter(sweep.by_normalizer))}, {text}"
+    if any(trial.diverged for trial in sweep.trials):
+        text += "; seeds that diverged count at chance"
     return figure_title(sweep.run, text)
 
 

@@ -120,27 +120,37 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
     if not varied:
         raise SweepError('say what to vary: --vary "optimizer.learning_rate=log(0.01,3)"')
     space = {key: parse_values(key, given) for key, given in varied.items()}
-    examples: list[Sequence[Any]] = []
     for key, values in space.items():
-        ends: Sequence[Any] = values[:2] if isinstance(values, Range) else values
-        for value in ends:
+        for value in values[:2] if isinstance(values, Range) else values:
             check_setting(key, value)
         # All trials are ranked on the same images.
         if key.split(".")[0] in (*COMMON, "devices") or key == "evaluation.holdout":
             raise SweepError(f"{key} is common to all trials and cannot be varied")
-        if isinstance(values, Range) and is_integer(key):
-            # Some keys must divide others, which both ends may do alone.
-            low, high = map(int, ends)
-            ends = range(low, min(high, low + _CHECKED) + 1)
-        examples.append(ends)
-    for settings in islice(product(*examples), _CHECKED):
-        trial = dict(zip(space, settings, strict=True))
+    for text, settings in examples(space).items():
         try:
-            check_config(with_settings(config, trial))
+            check_config(with_settings(config, settings))
         except ConfigError as error:
-            text = ", ".join(f"{key}={value}" for key, value in trial.items())
             raise ConfigError(f"a trial with {text}: {error}") from None
     return space
+
+
+def examples(space: Space) -> dict[str, dict[str, Any]]:
+    """The settings, by how errors name them, of trials to check before any is trained.
+
+    They have all values of lists and the ends of ranges; of integers also those between, since some
+    keys must divide others, which both ends may do alone. At most 10,000 trials.
+    """
+    along: list[Sequence[Any]] = []
+    for key, values in space.items():
+        if not isinstance(values, Range):
+            along.append(values)
+        elif is_integer(key):
+            low, high = int(values.low), int(values.high)
+            along.append(range(low, min(high, low + _CHECKED) + 1))
+        else:
+            along.append(values[:2])
+    trials = (dict(zip(space, own, strict=True)) for own in islice(product(*along), _CHECKED))
+    return {", ".join(f"{key}={value}" for key, value in own.items()): own for own in trials}
 
 
 def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from bnrepro.errors import UserError
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.space import examples
 from bnrepro.sweep.study import Claim, SharedStudy
 
 # TPE and pruning learn from finished trials, so a sweep with either has at least this many rounds.
@@ -52,6 +53,10 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         image_size=plan.config["image_size"],
         stream=plan.config["stream"],
     )
+
+    # What does not fit the data set must be known before the first trial is trained.
+    for group in plan.groups(examples(plan.space)):
+        make_job(group.name, dict(group.config), dataset)
 
     # Each holds its data set on the device.
     @lru_cache(maxsize=4)

@@ -312,13 +312,14 @@ def test_the_line_goes_through_the_median_of_the_trials_at_each_value(draw):
     trials.append(({RATE: 0.1, MOMENTUM: 0.9, NAME: "none"}, 0.88))
     figure = draw(vary, trials)[AGAINST_RATE]
     (axes,) = figure.axes
-    # One that diverged is worse than any; the bottom is ten times the best error, and a fifth more.
+    # One that diverged counts at chance, 10%; the bottom is ten times the best error, and a fifth
+    # more.
     np.testing.assert_allclose(path_of(axes, BLUE), [[0.01, 82], [0.1, 64], [1, 70]])
     np.testing.assert_allclose(path_of(axes, BLACK), [[0.1, 88]])
     assert "line: median of the trials at each value, band: their quartiles" in axes.get_title()
     band, _ = axes.collections
     quartiles = {tuple(np.round(point, 6)) for point in band.get_paths()[0].vertices}
-    assert {(0.01, 81), (0.01, 83), (0.1, 69), (1, 70)} <= quartiles
+    assert {(0.01, 81), (0.01, 83), (0.1, 71.5), (1, 70)} <= quartiles
     # A dot for each that is on the axis, and one more for each on a line.
     assert len(marks(axes, "o")) == 6 + 3
     names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -343,7 +344,7 @@ def test_of_a_range_alone_the_line_goes_through_all_trials_and_ends_where_they_d
     (axes,) = figure.axes
     expected = [[0.1, 80], [0.2, 90], [0.3, np.nan], [0.5, 85]]
     np.testing.assert_allclose(path_of(axes, BLUE), expected)
-    assert "line through all trials" in axes.get_title()
+    assert "line through the trials that finished" in axes.get_title()
     assert len(figure.legends[0].get_texts()) == 1  # "diverged": one line needs none
 
 
@@ -439,10 +440,38 @@ def test_a_cell_has_the_median_of_the_trials_that_share_it(draw):
         for hidden, outcome in outcomes.items()
     ]
     figure = draw(vary, trials)[HEAT_MAP]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["90.00"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["90.00*"]
     assert "the median of its trials" in figure.get_suptitle()
     alone = draw(GRID, [({RATE: 0.1, MOMENTUM: 0.9}, 0.9)])[HEAT_MAP]
     assert "the median of its trials" not in alone.get_suptitle()
+
+
+def test_figures_and_caption_tell_which_trials_have_seeds_that_diverged(draw, tmp_path):
+    some = [({RATE: 0.1, MOMENTUM: 0.9}, 0.96, DIVERGED), ({RATE: 1.0, MOMENTUM: 0.9}, 0.90, 0.90)]
+    figures = draw(GRID, some)
+    assert sorted(text for _, text in cells(figures[HEAT_MAP].axes[0]).values()) == [
+        "53.00*",  # (96 + 10) / 2, chance being 10%
+        "90.00",
+    ]
+    # Below the axis, which ends at ten times the best error.
+    ((x, _),) = marks(figures[AGAINST_RATE].axes[0], "D")
+    assert x == 0.1
+    dots = draw(RATES | {MOMENTUM: RATES[RATE]}, some, sampler="random")[HEAT_MAP]
+    assert marks(dots.axes[0], "D") == [(0.1, 0.9)]
+    for figure in (*figures.values(), dots):
+        told = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+        assert "seeds that diverged count at chance" in " ".join(told)
+        assert any("seeds diverged" in text.get_text() for text in figure.legends[0].get_texts())
+    caption = Sweep(a_sweep(tmp_path, GRID, some)).caption()
+    assert "diverged seed come after the others and are not chosen." in caption
+    assert "best of" not in caption  # there is but one to choose from
+
+
+def test_an_interval_is_seen_whole_or_up_to_a_tenth_of_the_best_error(draw):
+    # Means of 83.00 and 76.33%, intervals up to 89.57 and 137.7%, and a fifth of the error less.
+    for seeds, top in {(0.80, 0.84, 0.85): 91.66, (0.5, 0.99, 0.8): 98.11}.items():
+        (axes,) = draw(RATES, [({RATE: 0.1}, *seeds)])[AGAINST_RATE].axes
+        np.testing.assert_allclose(axes.get_ylim()[1], top, atol=0.005)
 
 
 def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(draw):

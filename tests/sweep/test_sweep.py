@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
 from bnrepro.sweep import checkpoints as checkpoints_module
@@ -333,6 +334,14 @@ def test_a_worker_with_other_data_is_refused(tmp_path, opened):
     study.register({"dataset": "mnist", "started": "2"})
     with pytest.raises(RecordsError, match="digits, but the others have mnist"):
         study.register({"dataset": "digits", "started": "3"})
+
+
+def test_what_does_not_fit_the_data_set_is_found_before_the_first_trial(tmp_path, opened):
+    small, large = CONFIG["batch_size"], 10_000 * CONFIG["microbatch_size"]
+    plan = make_plan(tmp_path, {"batch_size": [small, large]})
+    with pytest.raises(ConfigError, match=f"batch_size={large}: batch_size must be"):
+        work(plan)
+    assert not finished(opened(plan).trials())
 
 
 def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
