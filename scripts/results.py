@@ -73,7 +73,8 @@ COMMANDS = {
     "--config=configs/small_batch_normalizers.py:tiny_common '--only=batch_norm 32,batch_norm 8,"
     "batch_norm 4,batch_norm 2,batch_renorm 32,batch_renorm 8,batch_renorm 4,batch_renorm 2' "
     "--config.first_seed=14000 --config.ema_decay=0.999 --config.normalizer.momentum=0.9",
-    "filter_response_norm": "experiments.train --config=configs/small_batch_normalizers.py:mlp "
+    "filter_response_norm": "experiments.train "
+    "--config=configs/small_batch_normalizers.py:mlp_common "
     "'--only=filter_response_norm 64' --config.normalizer.epsilon=1e-6",
     "filter_response_norm_rates": "experiments.train "
     "--config=configs/small_batch_normalizers_rates.py:mlp '--only=filter_response_norm rate 0_03,"

@@ -13,7 +13,7 @@ from bnrepro.records import read_run
 from bnrepro.report.report import write
 from configs import small_batch_cnn
 from configs.claims import placement
-from configs.small_batch_normalizers import OWN_RATES
+from configs.small_batch_normalizers import COMMON_RATES, OWN_RATES
 from scripts.report import report_of
 from tests.pages import run_code
 
@@ -93,9 +93,7 @@ def test_chosen_rates_are_those_with_the_highest_accuracy_on_the_holdout():
     assert best_rates("small_batch_normalizers_rates_mlp") == OWN_RATES["mlp"]
     assert best_rates("small_batch_normalizers_rates_cnn") == OWN_RATES["cnn"]
     assert best_rates("small_batch_normalizers_rates_tiny") == OWN_RATES["tiny"]
-    assert best_rates("filter_response_norm_rates") == {
-        "filter_response_norm": OWN_RATES["mlp"]["filter_response_norm"]
-    }
+    assert best_rates("filter_response_norm_rates") == {"filter_response_norm": COMMON_RATES["mlp"]}
     placements = {" ".join(network): rate for network, rate in placement.RATES.items()}
     assert best_rates("placement_rates") == placements
     (rate,) = best_rates("small_batch_cnn_rates").values()
