@@ -28,7 +28,7 @@ from bnrepro.report.figures import (
     to_accuracy,
 )
 from bnrepro.report.sweep import NORMALIZER, Sweep, outcome, percent, winner
-from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of, even_axis
+from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of
 
 # Parts of the axis of a continuous range, of which a line shows the medians.
 _PARTS = 8
@@ -216,8 +216,9 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
     low, high = _limits(middles)
     along, width, height = {key: axis_of(sweep.varied[key]) for key in keys}, 2.8, 2.8
     if in_cells:
-        numbers = {key: sorted({trial.settings[key] for trial in sweep.trials}) for key in keys}
-        along = {key: even_axis(own) for key, own in numbers.items()}
+        # The points of a grid over a range, too.
+        numbers = {key: {trial.settings[key] for trial in sweep.trials} for key in keys}
+        along = {key: axis_of([*own]) for key, own in numbers.items()}
         width, height = (0.55 * len(own) for own in numbers.values())
     panels = {name: members for name, members in sweep.by_normalizer.items() if members}
     rows = math.ceil(len(panels) / 3)
