@@ -9,7 +9,7 @@ are retried.
 import re
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from bnrepro.sweep.space import SweepError, distributions, encode, suggest
 
 # Seconds between the heartbeats of a trial. One that misses three of them is retried.
 HEARTBEAT = 20
-# A trial whose workers died this often is no longer retried.
+# A trial whose workers died this often during one command is no longer retried.
 MAX_RETRIES = 10
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -50,14 +50,12 @@ class Claim:
       settings: by flat key.
       trial: Optuna's.
       group: name and size of the group that the trial was part of when its last worker ended.
-      judged: the last step at which that worker found it not hopeless, or -1.
     """
 
     index: int
     settings: dict[str, Any]
     trial: optuna.Trial
     group: tuple[str, int] | None
-    judged: int
 
     @property
     def name(self) -> str:
@@ -84,16 +82,17 @@ class SharedStudy:
           RecordsError: it holds a study of that name with another plan.
         """
         self.plan = plan
-        # Trials that this process has claimed and not finished.
-        self._held = set[int]()
+        # The ids, by number, of trials that this process has claimed and not finished.
+        self._held = dict[int, int]()
+        # How often this process has retried the trial of each index.
+        self._retries = Counter[int]()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
+        self._study_id = self._storage.get_study_id_from_name(plan.name)
         # SQLite lacks the row locks that keep two workers from taking one trial in other databases.
         url = self._storage.engine.url
         lite = url.get_backend_name() == "sqlite"
         self._alone = FileLock(f"{url.database}.lock") if lite else nullcontext()
-        # What happened to these is forgiven: they are retried, however often they were before.
-        self._earlier = len(self._study.get_trials(deepcopy=False))
         known, ours = self._study.user_attrs.get("identity"), identity(plan.config, plan.described)
         self._made = known is None
         if known is None:
@@ -101,7 +100,7 @@ class SharedStudy:
         elif differing := differences(known, ours, DEFAULTS):
             self.close()
             raise RecordsError(
-                f"{_without_password(plan.storage)} holds another sweep named {plan.name} "
+                f"{url!r} holds another sweep named {plan.name} "
                 f"({'; '.join(differing)}); choose another --workdir, or use the same "
                 "values to resume"
             )
@@ -120,13 +119,11 @@ class SharedStudy:
 
     def trials(self) -> dict[int, FrozenTrial]:
         """The trials that count, by index; the last one if all trials of an index failed."""
-        return {index: _counting(same) for index, same in self._by_index().items()}
-
-    def _by_index(self) -> dict[int, list[FrozenTrial]]:
-        """All trials of each index, both in order."""
-        found = defaultdict[int, list[FrozenTrial]](list)
+        found: dict[int, FrozenTrial] = {}
         for trial in self._study.get_trials(deepcopy=False):
-            found[trial.user_attrs["index"]].append(trial)
+            index = trial.user_attrs["index"]
+            if index not in found or found[index].state == TrialState.FAIL:
+                found[index] = trial
         return dict(sorted(found.items()))
 
     def refill(self) -> dict[int, FrozenTrial]:
@@ -140,18 +137,19 @@ class SharedStudy:
         """
         with warnings.catch_warnings(action="ignore"):  # Optuna's: this is experimental
             fail_stale_trials(self._study)
-        found = self._by_index()
+        found = self.trials()
         for index in range(self.plan.count):
-            failed = found.get(index, [])
-            if any(trial.state != TrialState.FAIL for trial in failed):
+            failed = found.get(index)
+            if failed and failed.state != TrialState.FAIL:
                 continue
-            if sum(trial.number >= self._earlier for trial in failed) > MAX_RETRIES:
+            self._retries[index] += failed is not None
+            if self._retries[index] > MAX_RETRIES:
                 raise SweepError(
                     f"{trial_name(index)} was started {MAX_RETRIES + 1} times and never finished: "
                     "its workers died, perhaps for lack of memory; try a smaller --at-once"
                 )
-            self._enqueue(index, failed[-1] if failed else None)
-        return {index: _counting(same) for index, same in found.items()}
+            self._enqueue(index, failed)
+        return found
 
     def _enqueue(self, index: int, failed: FrozenTrial | None) -> None:
         group, params = None, {}
@@ -230,7 +228,8 @@ class SharedStudy:
         `Study.ask` would read all unfinished trials each time, which is too slow for hundreds, and
         it records no heartbeat.
         """
-        index, trial_id = waiting.user_attrs["index"], waiting._trial_id
+        index, number = waiting.user_attrs["index"], waiting.number
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         # Before taking the trial, since one without any heartbeat is never retried.
         self._storage.record_heartbeat(trial_id)
         try:
@@ -244,9 +243,8 @@ class SharedStudy:
         self._study.sampler = optuna.samplers.TPESampler(seed=index)
         trial = optuna.Trial(self._study, trial_id)
         settings = suggest(self.plan.space, trial)
-        self._held.add(trial_id)
-        judged = -1 if waiting.last_step is None else waiting.last_step
-        return Claim(index, settings, trial, _group(waiting), judged)
+        self._held[number] = trial_id
+        return Claim(index, settings, trial, _group(waiting))
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -255,7 +253,7 @@ class SharedStudy:
 
         def beat() -> None:
             while not done.wait(HEARTBEAT):
-                for trial_id in list(self._held):
+                for trial_id in list(self._held.values()):
                     with suppress(*_STORAGE_ERRORS):  # the next heartbeat may be in time
                         self._storage.record_heartbeat(trial_id)
 
@@ -266,7 +264,7 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
-            for trial_id in self._held:
+            for trial_id in self._held.values():
                 # If the storage fails, they are retried later; if they have failed, already are.
                 with suppress(*_STORAGE_ERRORS, UpdateFinishedTrialError):
                     self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
@@ -288,7 +286,8 @@ class SharedStudy:
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step should be pruned."""
-        if step <= claim.judged:  # without its checkpoint, it has started over
+        reported = self._storage.get_trial(self._held[claim.trial.number]).last_step
+        if reported is not None and step <= reported:  # without its checkpoint, it started over
             return False
         try:
             claim.trial.report(score, step)
@@ -308,7 +307,7 @@ class SharedStudy:
         with suppress(UpdateFinishedTrialError):
             claim.trial.set_user_attr("result", result)
             self._study.tell(claim.trial, score, state=state, skip_if_finished=True)
-        self._held.discard(claim.trial._trial_id)
+        self._held.pop(claim.trial.number, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:
         """Stores the provenance of this worker's numbers.
@@ -339,11 +338,6 @@ class SharedStudy:
             return False
         optuna.delete_study(study_name=self.plan.name, storage=self._storage)
         return True
-
-
-def _counting(same: Sequence[FrozenTrial]) -> FrozenTrial:
-    """Of the trials of an index, the one that counts."""
-    return next((trial for trial in same if trial.state != TrialState.FAIL), same[-1])
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
@@ -405,11 +399,7 @@ def _unusable(plan: Plan, error: BaseException) -> SweepError:
     # A missing driver is named only in the cause; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return SweepError(f"cannot use the storage {_without_password(plan.storage)}: {reason}")
-
-
-def _without_password(url: str) -> str:
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url
+    url = plan.storage
+    with suppress(sqlalchemy.exc.ArgumentError):
+        url = repr(sqlalchemy.make_url(url))  # without the password
+    return SweepError(f"cannot use the storage {url}: {reason}")

