@@ -11,7 +11,6 @@ ignored. The same command again, also on other machines, continues the sweep.
 
 import runpy
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -79,18 +78,14 @@ def main() -> None:
             check_storage(study, workdir)
             display = Display(study, workdir, trackers)
 
-            def watch() -> bool:
+            def watch() -> bool | None:
                 cli.end_if_told()
-                display.update()
-                return study.is_waiting()
+                return None if display.update() else study.is_waiting()
 
             try:
                 with display.live:
-                    while not display.update():
-                        cli.end_if_told()
-                        if study.is_waiting():
-                            engine(plan, values["workers"], watch)
-                        time.sleep(1)  # the last trials may run elsewhere
+                    if watch() is not None:
+                        engine(plan, values["workers"], watch)
                 shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except UserError:
                 discarded = study.discard()

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.worker import work
 
-# Called about once a second; returns whether there are trials to take.
-Watch = Callable[[], bool]
+# Called about once a second; returns whether there are trials to take, or None if all have ended.
+Watch = Callable[[], bool | None]
 
 _ROOT = Path(__file__).parents[2]
 # Seconds that workers get to save their trials after SIGTERM.
@@ -27,10 +27,10 @@ _PATIENCE = 20
 
 
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
-    """Runs workers as processes until no trials are left to take.
+    """Runs workers as processes until all trials have ended, here or on other machines.
 
-    A worker that exits earlier is replaced. Each gets one GPU if there are any; workers on the same
-    GPU split its memory.
+    A worker that exits is replaced while there are trials to take. Each gets one GPU if there are
+    any; workers on the same GPU split its memory.
 
     Args:
       plan: the sweep.
@@ -49,18 +49,13 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
         shared = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"} | os.environ
         running: dict[int, subprocess.Popen[bytes]] = {}
         stack.callback(_end, running)
-        while (waiting := watch()) or running:
-            for i in range(count if waiting else 0):
-                if i not in running:
-                    running[i] = _start(
-                        plan, shared | _environment(i, count, gpus), folder / f"{i}.txt"
-                    )
+        (folder / "plan").write_bytes(pickle.dumps(plan))
+        while (waiting := watch()) is not None or running:
+            for i in set(range(count if waiting else 0)) - running.keys():
+                running[i] = _start(folder, i, shared | _environment(i, count, gpus))
             time.sleep(1)
-            for i, worker in list(running.items()):
-                code = worker.poll()
-                if code is not None:
-                    del running[i]
-                if code and code > 0:
+            for i in [i for i, worker in running.items() if worker.poll() is not None]:
+                if (code := running.pop(i).returncode) > 0:
                     message = (folder / f"{i}.txt").read_text()
                     if code == 2:  # the last line is the message; warnings may precede it
                         raise SweepError(message.splitlines()[-1])
@@ -68,7 +63,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
 
 
 def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
-    """Runs workers as tasks of the Ray cluster at RAY_ADDRESS, or on this machine.
+    """As `run_local`, but as tasks of the Ray cluster at RAY_ADDRESS, or on this machine.
 
     Args:
       plan: the sweep; every machine of the cluster must reach its storage.
@@ -102,10 +97,11 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
         task = ray.remote(max_retries=-1, **resources)(work)
         plan, running = replace(plan, workers=count), list[Any]()
-        while (waiting := watch()) or running:
+        while (waiting := watch()) is not None or running:
             if waiting:
                 running += [task.remote(plan) for _ in range(count - len(running))]
-            done, running = ray.wait(running, timeout=1)
+            time.sleep(1)
+            done, running = ray.wait(running, num_returns=len(running), timeout=0)
             ray.get(done)
     except ray.exceptions.RayError as error:
         raise SweepError(f"a worker failed: {error}") from error
@@ -113,19 +109,16 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         ray.shutdown()
 
 
-def _start(plan: Plan, environment: dict[str, str], errors: Path) -> "subprocess.Popen[bytes]":
-    with errors.open("w") as stderr:
-        process = subprocess.Popen(
+def _start(folder: Path, worker: int, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    with (folder / "plan").open("rb") as plan, (folder / f"{worker}.txt").open("w") as errors:
+        return subprocess.Popen(
             [sys.executable, "-m", "bnrepro.sweep.worker"],
-            stdin=subprocess.PIPE,
-            stderr=stderr,
+            stdin=plan,
+            stderr=errors,
             env=environment,
             # Ctrl-C reaches only the parent, which then stops its workers.
             start_new_session=True,
         )
-    with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
-        pickle.dump(plan, stdin)
-    return process
 
 
 def _end(workers: "dict[int, subprocess.Popen[bytes]]") -> None:
