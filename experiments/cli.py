@@ -232,16 +232,23 @@ def _check_file(name: str) -> None:
     path, *arguments = name.split(":", 1)
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path!r}")
-    try:
-        content = runpy.run_path(path)
-        if "get_config" not in content:
-            raise ValueError("it is not defined")
-        config = content["get_config"](*arguments)
-    except Exception as error:  # the user's own code may raise anything
-        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"get_config() of {name} failed: {why}") from error
+    config = call(path, "get_config", *arguments)
     if not isinstance(config, ConfigDict):
         raise ValueError(f"get_config() of {name} must return a ConfigDict, got {config!r:.50}")
+
+
+def call(path: str, function: str, *arguments: str) -> Any:
+    """What a function of a config file returns; None if the file does not define it.
+
+    Raises:
+      UserError: it fails.
+    """
+    try:
+        content = runpy.run_path(path)
+        return content[function](*arguments) if function in content else None
+    except Exception as error:  # the user's own code may raise anything
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{function}() of {':'.join([path, *arguments])} failed: {why}") from error
 
 
 def heed_sigterm() -> None:
@@ -354,15 +361,17 @@ def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[s
             bar.stop()
 
 
-def show(run: "Run", report: "Report") -> None:
-    """Writes and shows a report, and says where everything was written."""
+def show(run: "Run", report: "Report", most: int | None = None) -> None:
+    """Writes and shows a report, or as many rows of its table, and says where everything is."""
     from bnrepro.report.report import write
     from bnrepro.report.tables import print_table
 
     end_if_told()
     write(run, report)
     end_if_told()  # figures take a while
-    print_table(report.table, report.caption)
+    print_table(report.table[:most], report.caption)
+    if most and len(report.table) > most:
+        print(f"These are the best {most} of {len(report.table)}: all are in summary.md.")
     pictures = ", ".join(f"{picture.name}.png" for picture in report.pictures)
     written = f"Records, table and figures ({pictures})" if pictures else "Records and table"
     print(f"{written} are in {run.workdir}.")

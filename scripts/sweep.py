@@ -9,11 +9,10 @@ can also define what is varied: its get_sweep() returns {key: values}. The confi
 ignored. The same command again, also on other machines, continues the sweep.
 """
 
-import runpy
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
@@ -57,7 +56,9 @@ def main() -> None:
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)
     overrides = config_flags.get_override_values(flag)
-    varied = _get_sweep(file.partition(":")[0])
+    varied = cli.call(path := file.partition(":")[0], "get_sweep")
+    if not isinstance(varied, Mapping | None):
+        raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     from bnrepro.records import CHECKPOINTS, DATABASE
@@ -68,7 +69,7 @@ def main() -> None:
 
     cli.quiet_logging()
     cli.heed_sigterm()
-    plan = make_plan(config, varied, values, workdir, file, overrides)
+    plan = make_plan(config, varied or {}, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
     trackers = cli.make_trackers()
     open_workdir(plan, workdir)
@@ -103,22 +104,8 @@ def main() -> None:
         with suppress(OSError):  # fails, as intended, if it is not empty
             workdir.rmdir()
         raise
-    cli.end_if_told()
     if run is not None:
         _show(run)
-
-
-def _get_sweep(path: str) -> dict[str, Any]:
-    """What the config file says to vary, if anything."""
-    try:
-        content = runpy.run_path(path)
-        varied = content["get_sweep"]() if "get_sweep" in content else {}
-    except Exception as error:  # the user's own code may raise anything
-        name = type(error).__name__
-        raise UserError(f"get_sweep() of {path} failed: {name}: {error}") from error
-    if not isinstance(varied, Mapping):
-        raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
-    return dict(varied)
 
 
 def report(run: "Run") -> "Report":
@@ -133,20 +120,12 @@ def report(run: "Run") -> "Report":
 
 
 def _show(run: "Run") -> None:
-    from bnrepro.report.report import write
     from bnrepro.report.sweep import Sweep
-    from bnrepro.report.tables import print_table
     from bnrepro.sweep.progress import BEST
 
-    _, table, caption, drawn = made = report(run)
-    write(run, made)
-    print_table(table.head(BEST), caption)
-    if len(table) > BEST:
-        print(f"These are the best {BEST} of {len(table)}: all are in {run.workdir}/summary.md.")
-    written = "Records, table and figures" if drawn else "Records and table"
-    print(f"{written} are in {run.workdir}.", end=" ")
+    cli.show(run, report(run), BEST)
     if commands := Sweep(run).best_commands():
-        print("To train the best again\n(--config.first_seed=N for other seeds):\n")
+        print("To train the best again (--config.first_seed=N for other seeds):\n")
     else:
         print("No trial finished with all seeds, so there is no best.")
     for command in commands:
