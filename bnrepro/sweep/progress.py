@@ -105,18 +105,14 @@ class Progress(NamedTuple):
     Attributes:
       trials: how many there are.
       finished: how many have finished or were pruned.
-      diverged: how many of these have a seed that diverged.
-      pruned: how many of the others were pruned.
-      running: how many are being trained.
+      others: how many are running, have a diverged seed or else were pruned, by these words.
       done: share of all steps, in [0, 1].
       best: the finished trials with the highest scores, as (index, settings, score in [0, 1]).
     """
 
     trials: int
     finished: int
-    diverged: int
-    pruned: int
-    running: int
+    others: Mapping[str, int]
     done: float
     best: Sequence[tuple[int, dict[str, Any], float]]
 
@@ -137,9 +133,11 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Pro
     return Progress(
         trials=plan.count,
         finished=count,
-        diverged=len(diverged),
-        pruned=len(pruned - diverged),
-        running=len(running),
+        others={
+            "running": len(running),
+            "with a diverged seed": len(diverged),
+            "pruned": len(pruned - diverged),
+        },
         done=min(1.0, (count + steps / plan.config["steps"]) / plan.count),
         best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
     )
@@ -180,10 +178,7 @@ class Display:
 
 def _line(progress: Progress, left: float | None) -> str:
     counts = [f"{progress.finished} of {progress.trials} trials"]
-    names = {"running": "running", "diverged": "with a diverged seed", "pruned": "pruned"}
-    for name, text in names.items():
-        if count := getattr(progress, name):
-            counts.append(f"{count} {text}")
+    counts += [f"{count} {text}" for text, count in progress.others.items() if count]
     if progress.best:
         counts.append(f"best {100 * progress.best[0][2]:.2f}%")
     if left is not None:
