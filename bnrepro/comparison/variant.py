@@ -93,7 +93,8 @@ def train_variants(
                     return
                 score = sum(finals) / len(runs)  # one that diverged counts as 0, as in a sweep
                 evaluations = step // config["eval_every"]
-                if step == steps or (every and step and evaluations % every == 0):
+                regular = step == steps or (every and step and evaluations % every == 0)
+                if regular and checkpoints and checkpoints.due():
                     save()
                 kept = [i for i, (name, _) in enumerate(runs) if name not in dropped]
                 if not kept:

@@ -21,11 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class GroupCheckpoints(Checkpoints):
-    """The checkpoints of a group of trials; to be closed.
-
-    Attributes:
-      ending: whether to save the next one no matter how recent the last one is.
-    """
+    """The checkpoints of a group of trials; to be closed."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         """Locks the folder, to which a worker presumed dead might still write.
@@ -38,7 +34,6 @@ class GroupCheckpoints(Checkpoints):
         self._lock.acquire()
         super().__init__(folder / _STATES, keep)
         self._began = self._saved = time.monotonic()
-        self.ending = False
 
     @property
     def seconds(self) -> float:
@@ -57,11 +52,14 @@ class GroupCheckpoints(Checkpoints):
             self._began -= restored[2].get("seconds", 0)
         return restored
 
+    def due(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self._saved >= SAVE_EVERY
+
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
-        """As `Checkpoints.save`, if the last one is old enough."""
-        if self.ending or time.monotonic() - self._saved >= SAVE_EVERY:
-            super().save(step, states, {**notes, "seconds": self.seconds}, score)
-            self._saved = time.monotonic()
+        """As `Checkpoints.save`."""
+        super().save(step, states, {**notes, "seconds": self.seconds}, score)
+        self._saved = time.monotonic()
 
     def close(self) -> None:
         """As `Checkpoints.close`."""

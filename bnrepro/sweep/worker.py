@@ -37,8 +37,8 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
 
     Args:
       plan: the sweep.
-      should_end: called repeatedly; once it returns True, unfinished trials are saved and handed
-        back for others to resume.
+      should_end: called repeatedly; once it returns True, which it goes on to do, unfinished trials
+        are saved and handed back for others to resume.
 
     Raises:
       SweepError: the storage cannot be used.
@@ -97,15 +97,8 @@ def _train(
     """Trains some trials of a group together; returns False if it was asked to stop."""
     start, plan = perf_counter(), study.plan
     steps, eval_every = plan.config["steps"], plan.config["eval_every"]
-    training, pruned, ending = {claim.name: claim for claim in claims}, set[str](), False
+    training, pruned = {claim.name: claim for claim in claims}, set[str]()
     checkpoints = _checkpoints(study, claims)
-
-    def should_stop(step: int) -> bool:
-        nonlocal ending
-        ending = should_end()
-        if checkpoints is not None:
-            checkpoints.ending = ending
-        return ending
 
     def finish(name: str, rows: list[Row], score: float | None) -> None:
         seconds = checkpoints.seconds if checkpoints else perf_counter() - start
@@ -116,7 +109,7 @@ def _train(
             program,
             {name: group.numbers[name] for name in training},
             checkpoints=checkpoints,
-            should_stop=should_stop,
+            should_stop=lambda step: should_end(),
             dropped=pruned,
         ):
             study.report(list(training.values()), step)
@@ -127,7 +120,7 @@ def _train(
                     if study.hopeless(claim, _score(plan, own[name], step), step):
                         pruned.add(name)
                         finish(name, own[name], None)
-        if ending:
+        if step < steps and should_end():
             return False
         own = _by_trial(rows)
         for name in list(training):

@@ -91,6 +91,10 @@ class Checkpoints:
                 shutil.rmtree(path)
         return (max(whole), *restore(self._folder, max(whole), states)) if whole else None
 
+    def due(self) -> bool:
+        """Whether to save one when the config says so; it is saved anyway when training stops."""
+        return True
+
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
         """Starts to write a checkpoint, once the one before is written.
 
