@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,7 +27,7 @@ from bnrepro.report.figures import (
     to_accuracy,
 )
 from bnrepro.report.sweep import NORMALIZER, Sweep, outcome, percent, winner
-from bnrepro.report.sweep_axes import Axis, are_numbers, axis_of
+from bnrepro.report.sweep_axes import are_numbers, axis_of
 
 # Parts of the axis of a continuous range, of which a line shows the medians.
 _PARTS = 8
@@ -37,6 +36,9 @@ _MOST_NUMBERS = 100
 _SOME_DIVERGED = "some seeds diverged"
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
+
+# Trials by their place along x and y and, where each has a mark of its own, by name.
+_Cells = dict[tuple[Any, ...], list[Entry]]
 
 
 def sweep_figures(sweep: Sweep) -> list[Picture]:
@@ -208,19 +210,21 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
       keys: the keys of the numbers along x and y.
     """
     in_cells = all(sweep.recurs(key) for key in keys)
-    cells = defaultdict[Any, list[Entry]](list)
-    for trial in _unpruned(sweep.trials):
-        place = [trial.settings[key] for key in (NORMALIZER, *keys)]
-        cells[tuple(place) if in_cells else trial.variant].append(trial)
-    middles = [_middle(own)[0] for own in cells.values() if any(trial.trained for trial in own)]
-    low, high = _limits(middles)
     along, width, height = {key: axis_of(sweep.varied[key]) for key in keys}, 2.8, 2.8
     if in_cells:
         # The points of a grid over a range, too.
         numbers = {key: {trial.settings[key] for trial in sweep.trials} for key in keys}
         along = {key: axis_of([*own]) for key, own in numbers.items()}
         width, height = (0.55 * len(own) for own in numbers.values())
-    panels = {name: members for name, members in sweep.by_normalizer.items() if members}
+    panels: dict[str, _Cells] = {}
+    for trial in sweep.trials:
+        place = [axis.place(trial.settings[key]) for key, axis in along.items()]
+        cell = (*place, "" if in_cells else trial.variant)
+        panels.setdefault(trial.settings[NORMALIZER], {}).setdefault(cell, []).append(trial)
+    panels = {name: panels[name] for name in sweep.by_normalizer if name in panels}
+    groups = [_unpruned(own) for cells in panels.values() for own in cells.values()]
+    middles = [_middle(own)[0] for own in groups if any(trial.trained for trial in own)]
+    low, high = _limits(middles)
     rows = math.ceil(len(panels) / 3)
     columns = math.ceil(len(panels) / rows)
     size = (max(width, 2.2) * columns + 1.6, max(height, 1.6) * rows + 1.2)
@@ -233,10 +237,12 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
         scale = FuncNorm((from_accuracy, to_accuracy), low, high)
         colours, legend = ScalarMappable(scale, "viridis_r"), dict[str, Any]()
         draw, most = (_cells, 10) if in_cells else (_points, 5)
-        for axes, (name, members) in zip(places, panels.items(), strict=False):
+        for axes, (name, cells) in zip(places, panels.items(), strict=False):
             for which, axis in zip("xy", along.values(), strict=True):
                 axis.apply(axes, which, most)
-            draw(axes, members, along, colours, legend)
+                if in_cells:
+                    axes.set(**{f"{which}lim": (axis.low - 0.55, axis.high + 0.55)})
+            draw(axes, cells, winner(sweep.by_normalizer[name]), colours, legend)
             axes.tick_params(labelsize=8)
             axes.set_title(name, fontsize=9)
             axes.set(xlabel=keys[0], ylabel=keys[1] if axes in places[::columns] else "")
@@ -257,19 +263,10 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
 
 
 def _cells(
-    axes: Axes,
-    trials: Sequence[Entry],
-    along: Mapping[str, Axis],
-    colours: Any,
-    legend: dict[str, Any],
+    axes: Axes, cells: _Cells, the_best: Entry | None, colours: Any, legend: dict[str, Any]
 ) -> None:
     """Draws a cell for each pair of numbers, in the colour of the median of its trials."""
-    cells = defaultdict[tuple[float, ...], list[Entry]](list)
-    for trial in trials:
-        cells[tuple(axis.place(trial.settings[key]) for key, axis in along.items())].append(trial)
-    columns, rows = (len(axis.choices) for axis in along.values())
-    the_best = winner(trials)
-    for (x, y), members in cells.items():
+    for (x, y, _), members in cells.items():
         outcomes = set(map(outcome, members))
         outline: dict[str, Any] = {"ec": "white", "lw": 1}
         if "finished" in outcomes:
@@ -289,24 +286,18 @@ def _cells(
             outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
             legend["has the best single trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
-        if columns * rows <= _MOST_NUMBERS:
+        if len(cells) <= _MOST_NUMBERS:
             dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
             # Not "black", which pages replace by the colour of their text.
             ink = "white" if dark else "#111111"
             axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
-    axes.set(xlim=(-0.55, columns - 0.45), ylim=(-0.55, rows - 0.45))
 
 
 def _points(
-    axes: Axes,
-    trials: Sequence[Entry],
-    along: Mapping[str, Axis],
-    colours: Any,
-    legend: dict[str, Any],
+    axes: Axes, cells: _Cells, the_best: Entry | None, colours: Any, legend: dict[str, Any]
 ) -> None:
-    """Draws a dot per trial."""
-    the_best = winner(trials)
-    for trial in trials:
+    """Draws a dot per trial, each of which is a cell by itself."""
+    for (x, y, _), (trial,) in cells.items():
         style: dict[str, Any] = {"marker": "o", "ms": 6, "color": _GREY}
         if outcome(trial) == "diverged":
             style |= {"marker": "x", "ms": 5}
@@ -323,7 +314,6 @@ def _points(
         if trial is the_best:
             style |= {"marker": "*", "ms": 14, "mec": _BEST_COLOUR, "mew": 1.2, "zorder": 3}
             legend["the best"] = _key(marker="*", ms=10, mfc="none", mec=_BEST_COLOUR)
-        x, y = (axis.place(trial.settings[key]) for key, axis in along.items())
         axes.plot(x, y, **style)
 
 
