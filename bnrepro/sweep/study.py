@@ -334,7 +334,9 @@ class SharedStudy:
     def discard(self) -> bool:
         """Deletes the study if this made it and no trial was started; returns whether it did."""
         begun = (TrialState.RUNNING, *FINISHED)
-        if not self._made or any(trial.state in begun for trial in self.trials().values()):
+        trials = self.trials().values()
+        # A trial of a group waits, perhaps with a checkpoint, after its worker was told to end.
+        if not self._made or any(trial.state in begun or _group(trial) for trial in trials):
             return False
         optuna.delete_study(study_name=self.plan.name, storage=self._storage)
         return True

@@ -286,7 +286,8 @@ def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp
     assert not joined.discard()
     assert made.discard()
     another = opened(make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 4))
-    finish(another, take(another, 1)[0])
+    with another.alive():
+        another.begin(take(another, 1))
     assert not another.discard()
 
 
