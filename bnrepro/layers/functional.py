@@ -80,7 +80,11 @@ def batch_moments(
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(precision)
     if mask is not None:
-        mask = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
+        counted: Array = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
+        # On an explicit mesh, both are cut into the same slices.
+        if (spread := jax.typeof(x).sharding) != jax.typeof(counted).sharding:
+            counted = jax.sharding.reshard(counted, spread)
+        mask = counted
     size = math.prod(x.shape[a] for a in axes) if mask is None else _number(mask, axes, precision)
     sample, longest = x, longest_axis(x, axes)
     if one_pass and mask is None and longest is not None:
@@ -216,10 +220,14 @@ def moving_average(
 
 def _all_gather(x: Array, axis_name: Any, axis_index_groups: Any) -> Array:
     """The values of all devices of a group, stacked."""
-    # They are the same on all devices, as `shard_map` has to be told where it checks that.
-    checks = jax.typeof(lax.axis_index(axis_name)).manual_axis_type.varying
-    to = "invarying" if checks else "varying"
-    return lax.all_gather(x, axis_name, axis_index_groups=axis_index_groups, to=to)
+    gathered = x
+    # One by one: JAX gathers along several names at once only if none is `vmap`'s.
+    for name in axis_name if isinstance(axis_name, tuple | list) else (axis_name,):
+        # They are the same on all devices, as `shard_map` has to be told where it checks that.
+        checks = jax.typeof(lax.axis_index(name)).manual_axis_type.varying
+        to = "invarying" if checks else "varying"
+        gathered = lax.all_gather(gathered, name, axis_index_groups=axis_index_groups, to=to)
+    return gathered.reshape(-1, *x.shape)
 
 
 def _number(mask: Array, axes: Sequence[int], dtype: Any) -> Array:

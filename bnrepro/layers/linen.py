@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax.core import DenyList
 from flax.linen.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact, Num
@@ -16,6 +15,7 @@ from bnrepro.layers.shared import (
     check_limits,
     check_momentum_and_epsilon,
     check_statistics,
+    collecting,
     feature_shape,
     limits,
     minibatch_moments,
@@ -213,12 +213,10 @@ def _moments(layer: BatchNorm, x: Array, mask: ArrayLike | None) -> Moments:
 
 
 def _collects_moments(layer: BatchNorm) -> bool:
-    """Whether `population_statistics` asks for the moments, by the name of their collection."""
-    # Not with mutable=True, which must return what it returns with flax.linen's layer.
+    """Whether `population_statistics` asks for the moments, and a lifted layer passes them on."""
     return (
-        not layer.is_initializing()
-        and layer.scope is not None
-        and not isinstance(layer.scope.mutable, bool | DenyList)
+        collecting.get()
+        and not layer.is_initializing()
         and layer.is_mutable_collection("batch_moments")
     )
 

@@ -30,8 +30,9 @@ _logger = logging.getLogger(__name__)
 class BatchNorm(nnx.Module):
     """Batch Normalization, a drop-in for `flax.nnx.BatchNorm`; formulas as `bnrepro.BatchNorm`.
 
-    It gives the same numbers as the Linen layer, to the last bit. Unlike flax's, it computes and
-    keeps the statistics in float32 for any `dtype`, also in evaluation.
+    Of inputs of at most 32 bits, it gives the same numbers as the Linen layer, to the last bit.
+    Unlike flax's, it computes and keeps the statistics in float32 for any `dtype`, also in
+    evaluation; those of complex inputs become complex.
 
     Args:
       num_features: size of the feature axis.
@@ -238,7 +239,11 @@ def _moments(layer: BatchNorm, x: Array, mask: ArrayLike | None) -> functional.M
 def _move(average: nnx.Variable[Array], value: Array, momentum: Any, size: Any) -> None:
     # The update is not differentiated, and a reference cannot hold a value that is.
     value = lax.stop_gradient(value)
-    average[...] = functional.moving_average(average[...], value, momentum, size)
+    moved = functional.moving_average(average[...], value, momentum, size)
+    if jnp.iscomplexobj(moved):  # the average starts as a real number
+        average.set_value(moved)
+    else:
+        average[...] = moved
 
 
 def _normalized(

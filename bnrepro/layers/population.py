@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bnrepro.layers.shared import collecting
+
 # The most passes over the data. As many as there are layers settle all statistics, unless a layer
 # feeds itself.
 _MOST_PASSES = 1_000
@@ -42,20 +44,24 @@ def population_statistics(
       apply: the model in training mode, called as `apply(variables, batch, mutable=[...])`;
         any linen model that contains the layers.
       variables: collections `params` and `batch_stats`; not changed.
-      batches: minibatches, each what `apply` takes. An iterator is kept as a list if the model
-        has `BatchRenorm`.
+      batches: minibatches, each what `apply` takes. With `BatchRenorm` in the model, each pass
+        needs the same examples, in any order; an iterator is kept as a list.
 
     Returns:
       A `batch_stats` collection of the same structure, with these statistics in it.
 
     Raises:
       ValueError: no minibatches, a layer in `batch_stats` that did not run in training mode, or
-        one that feeds itself and whose statistics do not settle.
+        one whose statistics do not settle: it feeds itself, or passes have other examples.
     """
 
     @jax.jit
     def moments_of(variables: Any, batch: Any) -> Any:
-        _, updates = apply(variables, batch, mutable=["batch_stats", "batch_moments"])
+        token = collecting.set(True)
+        try:
+            _, updates = apply(variables, batch, mutable=["batch_stats", "batch_moments"])
+        finally:
+            collecting.reset(token)
         return updates.get("batch_moments", {})
 
     if not variables.get("batch_stats"):
@@ -68,23 +74,28 @@ def population_statistics(
         before = stored
         current = {**variables, "batch_stats": unflatten_dict(before)}
         stored = _collected(moments_of, current, before, batches)
-        if all(_settled(path[-1], before[path], value) for path, value in stored.items()):
+        if _settled(before, stored):
             return unflatten_dict(stored)
     raise ValueError(
-        f"population_statistics: the statistics did not settle in {_MOST_PASSES} passes; a "
-        "BatchRenorm layer seems to feed itself."
+        f"population_statistics: the statistics did not settle in {_MOST_PASSES} passes; either "
+        "these had other examples each, or a BatchRenorm layer feeds itself."
     )
 
 
-def _settled(name: str, before: jax.Array, after: jax.Array) -> bool:
-    """Whether a pass left a statistic of Batch Renorm as it was, except for rounding."""
-    if name == "var":
-        return True
-    precision = 8 * float(jnp.finfo(after.dtype).eps) if name != "count" else 0.0
-    scale = np.maximum(np.abs(np.asarray(after)), 1e-30)
-    differ = np.abs(np.asarray(before) - np.asarray(after)) > precision * scale
-    # A seed that diverged has NaNs, which never settle.
-    return not np.any(differ & np.isfinite(np.asarray(after)))
+def _settled(
+    before: Mapping[tuple[str, ...], jax.Array], after: Mapping[tuple[str, ...], jax.Array]
+) -> bool:
+    """Whether a pass left the statistics of Batch Renorm as they were, except for rounding."""
+    for path in (path[:-1] for path in after if path[-1] == "std"):
+        for name in ("mean", "std"):
+            old, new = (np.asarray(values[(*path, name)]) for values in (before, after))
+            # A mean near zero is rounded like the values that it is of.
+            scale = np.abs(new) + np.asarray(after[(*path, "std")])
+            same = np.abs(new - old) <= 64 * float(jnp.finfo(new.dtype).eps) * scale
+            # A seed that diverged has NaNs, which never settle.
+            if np.any(~same & np.isfinite(new)):
+                return False
+    return True
 
 
 def _collected(

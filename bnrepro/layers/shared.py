@@ -5,6 +5,7 @@ A `layer` comes from either framework; both have the fields of flax's BatchNorm 
 
 import math
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -14,6 +15,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from bnrepro.layers.functional import Moments, batch_moments
+
+# Whether `population_statistics` is collecting the moments of minibatches. Which collections are
+# mutable does not tell: with mutable=True, a lifted layer sees only those that its map names.
+collecting = ContextVar("collecting", default=False)
 
 
 def check_momentum_and_epsilon(layer: Any) -> None:

@@ -228,6 +228,22 @@ def test_it_trains_and_evaluates_as_linens_to_the_last_bit(linen_type, nnx_type)
         jax.tree.map(np.testing.assert_array_equal, found, (*right, stats))
 
 
+@pytest.mark.parametrize(
+    ("linen_type", "nnx_type"),
+    [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
+    ids=["BatchNorm", "BatchRenorm"],
+)
+def test_averages_of_complex_inputs_are_complex_as_linens(linen_type, nnx_type):
+    x = normal(16, 3, mean=3) + 1j * normal(16, 3, mean=7, seed=1).astype(np.complex64)
+    theirs, ours = linen_type(momentum=0.5), nnx_type(3, momentum=0.5, rngs=nnx.Rngs(0))
+    variables = theirs.init(jax.random.key(0), x, use_running_average=True)
+    for _ in range(2):
+        y, updates = theirs.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+        variables |= updates
+        assert_same(ours(x), y, 1e-5)
+    assert_same(statistics(ours), variables["batch_stats"], 1e-5)
+
+
 # --- NNX's ways ---
 
 

@@ -105,6 +105,24 @@ def test_of_batch_renorm_they_are_those_of_the_network_that_evaluates_with_them(
     np.testing.assert_allclose(evaluated, x, rtol=1e-4, atol=1e-4)
 
 
+def test_of_batch_renorm_they_settle_from_any_averages_and_with_examples_in_any_order():
+    model = Residual(3)
+    variables, found = variables_and_statistics(model)
+    lost = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), variables["batch_stats"])
+    rng = np.random.default_rng(0)
+
+    class Shuffled:
+        def __iter__(self):
+            examples = rng.permutation(np.concatenate(BATCHES))
+            return iter(np.split(examples, [4, 8]))
+
+    again = population_statistics(
+        functools.partial(model.apply, train=True), {**variables, "batch_stats": lost}, Shuffled()
+    )
+    for name, statistics in again.items():
+        assert_close(statistics, {key: found[name][key] for key in ("mean", "std")})
+
+
 def test_only_values_that_count_do():
     layer = BatchNorm(use_running_average=False)
     masks = [np.arange(len(x)) < 2 + k for k, x in enumerate(BATCHES)]
@@ -165,9 +183,12 @@ def test_layers_may_be_nested_in_modules_and_transforms(transform):
 
 
 class Carried(nn.Module):
+    layer_type: type = BatchNorm
+
     @nn.compact
     def __call__(self, x, _):
-        return BatchNorm(use_running_average=False, use_scale=False, use_bias=False)(x) + 1, None
+        layer = self.layer_type(use_running_average=False, use_scale=False, use_bias=False)
+        return layer(x) + 1, None
 
 
 def statistics_of_scan(*collections):
@@ -185,6 +206,17 @@ def test_layers_may_be_stacked_by_a_scan_that_lists_the_collection():
     first = population(BATCHES)
     second = population([reference.batch_norm(x) + 1 for x in BATCHES])
     assert_close(found, {name: np.stack([first[name], second[name]]) for name in first})
+
+
+def test_a_scan_that_lists_it_trains_with_all_collections_mutable():
+    model = nn.scan(Carried, variable_axes={"batch_stats": 0, "batch_moments": 0}, length=2)(
+        BatchRenorm
+    )
+    variables = some_variables(model, BATCHES[0], (None,))
+    _, updates = model.apply(variables, BATCHES[0], None, mutable=True)
+    count = variables["batch_stats"]["BatchRenorm_0"]["count"]
+    np.testing.assert_array_equal(updates["batch_stats"]["BatchRenorm_0"]["count"], count + 1)
+    assert set(updates) == {"batch_stats"}
 
 
 def test_a_scan_that_does_not_list_it_is_told_to():
@@ -226,12 +258,13 @@ def test_a_layer_that_takes_no_part_is_named():
         population_statistics(Mixed().apply, some_variables(Mixed(), BATCHES[0], ()), BATCHES)
 
 
-def test_what_other_modules_keep_in_the_collection_stays():
+@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+def test_what_other_modules_keep_in_the_collection_stays(layer_type):
     class Mixed(nn.Module):
         @nn.compact
         def __call__(self, x):
-            self.variable("batch_stats", "largest", lambda: jnp.float32(7))
-            return BatchNorm(use_running_average=False)(x)
+            self.variable("batch_stats", "largest", lambda: jnp.int32(7))
+            return layer_type(use_running_average=False)(x)
 
     variables = some_variables(Mixed(), BATCHES[0], ())
     found = population_statistics(Mixed().apply, variables, BATCHES)

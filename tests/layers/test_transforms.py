@@ -201,7 +201,8 @@ def test_it_does_not_depend_on_how_a_mesh_holds_the_batch(layer_type, spec, axis
 
 @pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
 def test_a_mask_goes_with_features_that_an_explicit_mesh_splits(layer_type):
-    layer, x, mask = layer_type(), normal(12, 4), np.arange(12)[:, None] < 7
+    # Large enough to be summed in slices.
+    layer, x, mask = layer_type(), normal(2**14, 64), np.arange(2**14)[:, None] < 10_000
     variables = some_variables(layer, x)
     train = functools.partial(
         layer.apply, use_running_average=False, mask=mask, mutable=["batch_stats"]
@@ -211,6 +212,19 @@ def test_a_mask_goes_with_features_that_an_explicit_mesh_splits(layer_type):
     with jax.set_mesh(mesh):
         held = jax.device_put(x, NamedSharding(mesh, P("data", "model")))
         assert_close(jax.device_get(train(variables, held)), jax.device_get(alone))
+
+
+@both_layers
+def test_several_mapped_axes_are_one(layer_type):
+    layer, x = layer_type(axis_name=("rows", "columns")), normal(2, 3, 4, 5, mean=2)
+    variables = some_variables(layer_type(), x[0, 0])
+    apply = functools.partial(layer.apply, use_running_average=False, mutable=["batch_stats"])
+    mapped = jax.vmap(jax.vmap(apply, (None, 0), axis_name="columns"), (None, 0), axis_name="rows")
+    y, updates = mapped(variables, x)
+    whole = layer_type().apply(
+        variables, x.reshape(24, 5), use_running_average=False, mutable=["batch_stats"]
+    )
+    assert_close((y.reshape(24, 5), jax.tree.map(lambda leaf: leaf[0, 0], updates)), whole)
 
 
 @pytest.mark.parametrize("check_vma", [False, True])

@@ -428,7 +428,8 @@ def test_the_trials_of_a_killed_worker_go_on_from_its_checkpoint_with_the_same_n
 ):
     study = opened(long_plan(tmp_path))
     assert start_worker(study.plan, kill_at=150).wait(60) == -signal.SIGKILL
-    refill_until(study, 0, TrialState.WAITING)
+    for index in study.trials():
+        refill_until(study, index, TrialState.WAITING)
     work(study.plan)
     assert resumed in ([130], [140])
     pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
