@@ -64,7 +64,8 @@ def test_a_training_step_is_algorithm_1(shape_and_axis, mean, std, epsilon, mask
     mu_b, var_b, _ = reference.minibatch(x, axis, mask)
     for name, old, new in (("mean", mu, mu_b), ("var", var, var_b)):
         moved = reference.moved(old, new, 0.9).squeeze()
-        np.testing.assert_allclose(stats[name], moved, rtol=1e-5, atol=1e-6)
+        # A mean near zero is rounded like the values that it is of.
+        np.testing.assert_allclose(stats[name], moved, rtol=1e-5, atol=1e-6 + 1e-8 * std)
 
 
 @pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES + LONG_SHAPES_AND_AXES)
