@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import small_batch_normalizers as comparison
 
-# As many as a few minutes allow: with two of mlp, another machine's rounding chose other rates.
+# With two seeds, the rounding of another machine chose other rates for the MLP.
 SEEDS = {"mlp": 10, "cnn": 2, "tiny": 1}
 RATES = {
     "mlp": (0.03, 0.1, 0.3, 1.0),

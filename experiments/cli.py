@@ -237,15 +237,19 @@ def _check_file(name: str) -> None:
         raise ValueError(f"get_config() of {name} must return a ConfigDict, got {config!r:.50}")
 
 
-def call(path: str, function: str, *arguments: str) -> Any:
-    """What a function of a config file returns; None if the file does not define it.
+def call(path: str, function: str, *arguments: str, default: Any = None) -> Any:
+    """What a function of a config file returns, or the default where the file does not define it.
 
     Raises:
-      UserError: it fails.
+      UserError: it fails, or is not defined and there is no default.
     """
     try:
         content = runpy.run_path(path)
-        return content[function](*arguments) if function in content else None
+        if function in content:
+            return content[function](*arguments)
+        if default is None:
+            raise ValueError("it is not defined")
+        return default
     except Exception as error:  # the user's own code may raise anything
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{function}() of {':'.join([path, *arguments])} failed: {why}") from error

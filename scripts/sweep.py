@@ -56,8 +56,8 @@ def main() -> None:
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)
     overrides = config_flags.get_override_values(flag)
-    varied = cli.call(path := file.partition(":")[0], "get_sweep")
-    if not isinstance(varied, Mapping | None):
+    varied = cli.call(path := file.partition(":")[0], "get_sweep", default={})
+    if not isinstance(varied, Mapping):
         raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
@@ -69,7 +69,7 @@ def main() -> None:
 
     cli.quiet_logging()
     cli.heed_sigterm()
-    plan = make_plan(config, varied or {}, values, workdir, file, overrides)
+    plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
     trackers = cli.make_trackers()
     open_workdir(plan, workdir)

@@ -231,8 +231,8 @@ class Shards:
         most = max(1, sum(length for _, length in self._files) // 1000)
         if len(self._damaged) > most:
             raise DatasetError(
-                f"{where} is damaged ({why}), one of {len(self._damaged):,}: prepare the set "
-                f"again; at most {most:,} damaged images are replaced."
+                f"{where} is damaged ({why}), which makes {len(self._damaged):,}; at most {most:,} "
+                "damaged images are replaced: prepare the set again."
             ) from error
         count = f"{len(self._damaged):,} of at most {most:,}"
         _log.warning("%s is damaged (%s), %s: others of its label replace it.", where, why, count)

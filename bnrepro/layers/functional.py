@@ -227,7 +227,7 @@ def _all_gather(x: Array, axis_name: Any, axis_index_groups: Any) -> Array:
         checks = jax.typeof(lax.axis_index(name)).manual_axis_type.varying
         to = "invarying" if checks else "varying"
         gathered = lax.all_gather(gathered, name, axis_index_groups=axis_index_groups, to=to)
-    return gathered.reshape(-1, *x.shape)
+    return lax.collapse(gathered, 0, gathered.ndim - x.ndim)
 
 
 def _number(mask: Array, axes: Sequence[int], dtype: Any) -> Array:

@@ -78,7 +78,7 @@ def population_statistics(
             return unflatten_dict(stored)
     raise ValueError(
         f"population_statistics: the statistics did not settle in {_MOST_PASSES} passes; either "
-        "these had other examples each, or a BatchRenorm layer feeds itself."
+        "each pass had other examples, or a BatchRenorm layer feeds itself."
     )
 
 

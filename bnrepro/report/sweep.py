@@ -80,9 +80,8 @@ class Sweep:
         ]
         if outcomes["pruned"]:
             parts.append("The accuracy of a pruned trial is that of its last step, no final one")
-        finished = [trial for trial in self.trials if outcome(trial) == "finished"]
-        eligible = [trial for trial in finished if not trial.diverged]
-        if len(eligible) < len(finished):
+        eligible = _eligible(self.trials)
+        if len(eligible) < outcomes["finished"]:
             parts.append("Trials with a diverged seed come after the others and are not chosen")
         if len(eligible) > 1:
             best = f"The best of {len(eligible):,} trials was chosen by its accuracy on"
@@ -120,7 +119,7 @@ def _trials(run: Run, split: str) -> list[Entry]:
     # Those that are still being trained have no place among the others yet.
     ended = run.provenance.get("seconds", run.config["variants"])
     entries = [trial for trial in entries if trial.variant in ended]
-    whole = [t for t in entries if outcome(t) == "finished" and not t.diverged]
+    whole = _eligible(entries)
     # About three values say too little about how much each trial varies.
     means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
     entries = [replace(trial, mean=means.get(trial, trial.mean)) for trial in entries]
@@ -140,10 +139,13 @@ def percent(trial: Entry) -> float:
 
 
 def winner(trials: Sequence[Entry]) -> Entry | None:
-    """The best trial that finished, unless a seed of it diverged."""
-    finished = [trial for trial in trials if outcome(trial) == "finished"]
-    best = min(finished, key=_rank, default=None)
-    return best if best and not best.diverged else None
+    """The best trial that finished with all seeds."""
+    return min(_eligible(trials), key=_rank, default=None)
+
+
+def _eligible(trials: Sequence[Entry]) -> list[Entry]:
+    """The trials that finished with all seeds: only these can be the best."""
+    return [trial for trial in trials if outcome(trial) == "finished" and not trial.diverged]
 
 
 def _rank(trial: Entry) -> tuple[int, bool, float]:
