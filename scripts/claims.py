@@ -28,6 +28,8 @@ from experiments import cli
 from scripts import make_parser
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bnrepro.claims.claim import Claim, Measurement
     from bnrepro.claims.ledger import Evidence, Registered
     from bnrepro.data.datasets import Dataset
@@ -77,7 +79,7 @@ def _register() -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from bnrepro.claims import ledger
+    from bnrepro.claims import CLAIMS, ledger
     from bnrepro.comparison.provenance import here_and_now
     from bnrepro.data.datasets import DatasetError, load_dataset
     from bnrepro.records import check_writable, complete_file
@@ -112,14 +114,18 @@ def _measure(options: argparse.Namespace) -> None:
     }
     registered = _registered(claims)
     for claim in claims:
-        if given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons):
+        other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
+        if other or not _came_first(registered[claim.id].commit, evidence[claim.id]):
             registered[claim.id] = registered[claim.id]._replace(commit="")
     table = ledger.make_ledger(claims, evidence, registered, fast=options.fast)
+    every = CLAIMS.values()
+    if (older := _still_valid(workdir, table)) is not None:
+        table = ledger.joined(older, table, list(every))
     with complete_file(workdir / ledger.LEDGER) as path:
         table.to_csv(path, index=False)
     with complete_file(workdir / ledger.LEDGER_MD) as path:
-        path.write_text(ledger.markdown(claims, table), encoding="utf-8")
-    print_table(ledger.claims_table(claims, table), ledger.caption(table), width=200)
+        path.write_text(ledger.markdown(every, table), encoding="utf-8")
+    print_table(ledger.claims_table(claims, table), ledger.caption(every, table), width=200)
     print(f"The ledger is in {workdir}: {ledger.LEDGER}, {ledger.LEDGER_MD}.")
 
 
@@ -143,12 +149,16 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]"
     runs: dict[str, Run] = {}
     for text in texts:
         name, _, workdir = text.partition("=")
+        if not workdir:
+            raise UserError(f"--records takes COMPARISON=WORKDIR, got {text!r}")
         if name not in configs:
             known = ", ".join(configs) or "none"
             raise UserError(f"--records names {name!r}, which no claim reads; these do: {known}")
         run = runs[name] = read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
             raise UserError(f"{workdir} has not finished")
+        if run.provenance.get("stand_in"):
+            raise UserError(f"{workdir} is of the stand-in digits, and the claims are about MNIST")
     return runs
 
 
@@ -181,6 +191,32 @@ def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
         commits = git("log", *arguments).split()
         found[name] = Registered(digits, commits[0] if commits else "")
     return found
+
+
+def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:
+    """Whether the commit that registered a claim is part of the history of its runs."""
+    from bnrepro.comparison.provenance import git
+
+    commits = {one.commit.partition(",")[0] for one in evidence} - {""}
+    return all(git("rev-list", "--count", f"{run}..{registered}") == "0" for run in commits)
+
+
+def _still_valid(workdir: Path, newer: "pd.DataFrame") -> "pd.DataFrame | None":
+    """The rows of a workdir's ledger, of the same length as newer ones and of claims as they are.
+
+    None if it holds no ledger that can be read.
+    """
+    from bnrepro.claims import CLAIMS
+    from bnrepro.claims.ledger import LEDGER, read_ledger
+    from bnrepro.records import RecordsError
+
+    try:
+        older = read_ledger(workdir / LEDGER, CLAIMS)
+    except RecordsError:
+        return None
+    current = fingerprints(list(CLAIMS.values()))
+    valid = older["fingerprint"] == older["claim"].map(current)
+    return older[valid & older["length"].isin(newer["length"])]
 
 
 def _finished(workdir: Path, configs: Mapping[str, Any]) -> "dict[str, Run]":
@@ -274,8 +310,8 @@ def _evidence(
     if measurement.comparison:
         run = runs[measurement.comparison]
         try:
-            seconds, where = sum(run.provenance["seconds"].values()), run.provenance
-            estimate, diverged = measurement.measure(run), _diverged(run)
+            seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
+            estimate, diverged = measurement.measure(run), _diverged(run, measurement)
             if measurement.comparison in given and not estimate.n:
                 raise KeyError(measurement.comparison)
         except (KeyError, AttributeError) as error:  # only of records that were given
@@ -283,18 +319,22 @@ def _evidence(
     else:
         started = time.process_time()
         estimate = measurement.measure(dataset)
-        seconds, where = time.process_time() - started, here
-    commit = where["commit"] + ", uncommitted changes" * where["uncommitted_changes"]
+        seconds, commit = time.process_time() - started, _commit(here)
     return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
 
 
-def _diverged(run: "Run") -> str:
-    """The runs that did, by variant; only their number if they are of more than three."""
+def _commit(provenance: Mapping[str, Any]) -> str:
+    return str(provenance["commit"]) + ", uncommitted changes" * provenance["uncommitted_changes"]
+
+
+def _diverged(run: "Run", measurement: "Measurement") -> str:
+    """The runs that it reads and that did, by variant; only their number if of more than three."""
     from bnrepro.report.summary import failure_counts
 
-    counts, seeds = failure_counts(run), run.config["seeds"]
+    read, seeds = measurement.variants(run.variants), run.config["seeds"]
+    counts = {name: count for name, count in failure_counts(run).items() if name in read}
     if len(counts) > 3:
-        return f"{sum(counts.values())} of {seeds * len(run.variants)} runs of {run.workdir.name}"
+        return f"{sum(counts.values())} of {seeds * len(read)} runs of {run.workdir.name}"
     return ", ".join(f"{name} {count} of {seeds}" for name, count in counts.items())
 
 

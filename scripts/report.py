@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workdirs, ledgers = _find(options.runs, output)
         runs = _read(workdirs, options.skip_bad)
         comparisons = _comparisons(runs, options.runs, options.skip_bad)
-        if not comparisons and not ledgers:
+        claims, about = _claims(ledgers, runs, comparisons, options.skip_bad)
+        if not comparisons and not claims:
             which = "workdir of which a report can be made" if workdirs else "workdir"
             raise UserError(f"no {which} was found in {options.runs}")
-        claims, about = _claims(ledgers, runs, comparisons, options.skip_bad)
         page = render(claims, about, list(comparisons.values()), DOCUMENTS)
         with complete_file(output / PAGE) as path:
             path.write_text(page, encoding="utf-8")
@@ -189,7 +189,7 @@ def _claims(
                     drawings.append(Drawing.of(figure.picture(run), f"{claim.id}f{i}"))
         lines: Any = rows[claim.id].to_dict("records")
         sections.append(claim_section(claim, lines, ids, drawings))
-    return sections, caption(found[folder])
+    return sections, caption(CLAIMS.values(), found[folder])
 
 
 if __name__ == "__main__":

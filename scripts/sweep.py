@@ -61,7 +61,7 @@ def main() -> None:
         raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
-    from bnrepro.records import CHECKPOINTS, DATABASE
+    from bnrepro.records import CHECKPOINTS
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan, open_workdir
     from bnrepro.sweep.progress import Display, check_storage, collect
@@ -98,9 +98,6 @@ def main() -> None:
         # files.
         if discarded:
             shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-        if discarded and values["storage"] is None:
-            for path in workdir.glob(f"{DATABASE}*"):
-                path.unlink()
         with suppress(OSError):  # fails, as intended, if it is not empty
             workdir.rmdir()
         raise

@@ -1,6 +1,6 @@
 """What a claim is: the documents' own words, what is measured, and the rule that decides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,6 +49,28 @@ class Measurement:
     reason: str
     measure: Callable[[Any], Estimate]
     comparison: str = ""
+
+    @property
+    def reads(self) -> list[str]:
+        """The variants that it names, and kinds of variants, whose names begin with the kind's."""
+        keywords: Mapping[str, Any] = getattr(self.measure, "keywords", {})
+        read = [keywords[key] for key in ("ours", "theirs", "variant") if key in keywords]
+        for _, variant, *_ in keywords.get("terms", ()):
+            read += [variant] if isinstance(variant, str) else variant
+        return read
+
+    def variants(self, names: Collection[str]) -> list[str]:
+        """Those of a comparison's variants that it reads."""
+        kinds = tuple(f"{name} " for name in self.reads if name not in names)
+        return [name for name in names if name in self.reads or name.startswith(kinds)]
+
+
+NO_SIZE = "the documents name a direction and no size"
+
+
+def more(what: str, measure: Callable[[Any], Estimate], comparison: str) -> Measurement:
+    """That a number is above zero, where the documents name no size."""
+    return Measurement(what, Rule(low=0), NO_SIZE, measure, comparison)
 
 
 class ClaimFigure(NamedTuple):

@@ -205,7 +205,7 @@ def single_value_gradient(dataset: Dataset) -> Estimate:
 
 def _exact(values: Any) -> Estimate:
     """The largest of some numbers, which no further draw would estimate better."""
-    largest = float(max(np.max(value) for value in values))
+    largest = float(np.max([np.max(value) for value in values]))  # NaN if one is
     return Estimate(largest, largest, largest, n=len(values), standard_error=0, df=len(values))
 
 

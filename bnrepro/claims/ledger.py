@@ -1,7 +1,8 @@
 """The ledger: what was measured for each claim, and the verdict that follows."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,56 +58,62 @@ def make_ledger(
 ) -> pd.DataFrame:
     """One row per measurement, with the columns `COLUMNS`.
 
-    P-values are adjusted by Holm's method over all measurements that have a sampling error. An
-    exact computation is not a test: it has no p-value, and its verdict is certain.
+    An exact computation is not a test: it has no p-value, and its verdict is certain.
 
     Args:
-      claims: those of the ledger.
+      claims: those that were measured.
       evidence: by id, one for each measurement.
       registered: by id.
       fast: whether these are the shorter comparisons.
     """
-    found = [
-        (claim, measurement, one)
-        for claim in claims
-        for measurement, one in zip(claim.measurements, evidence[claim.id], strict=True)
-    ]
-    p_values = [
-        math.nan
-        if not measurement.comparison and one.estimate.standard_error == 0
-        else measurement.rule.p_value(one.estimate)
-        for _, measurement, one in found
-    ]
     rows = []
-    for (claim, measurement, one), p_value, p_holm in zip(
-        found, p_values, holm(p_values), strict=True
-    ):
-        estimate, rule = one.estimate, measurement.rule
-        # An exact one is beyond doubt; one with too few values for a test is not settled.
-        certain = math.isnan(p_value) and not measurement.comparison
-        row = {
-            "claim": claim.id,
-            "measurement": measurement.what,
-            "comparison": measurement.comparison,
-            "mean": estimate.mean,
-            "ci95_low": estimate.ci95_low,
-            "ci95_high": estimate.ci95_high,
-            "n": estimate.n,
-            "low": rule.low,
-            "high": rule.high,
-            "p_value": p_value,
-            "p_holm": p_holm,
-            "verdict": str(rule.verdict(estimate, 0.0 if certain else p_holm)),
-            "core_minutes": one.core_minutes,
-            "fingerprint": registered[claim.id].fingerprint,
-            "registered": registered[claim.id].commit,
-            "commit": one.commit,
-            "length": "fast" if fast else "full",
-            "values": " ".join(f"{value:.6g}" for value in estimate.sample),
-            "diverged": one.diverged,
-        }
-        rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    for claim in claims:
+        for measurement, one in zip(claim.measurements, evidence[claim.id], strict=True):
+            estimate, rule = one.estimate, measurement.rule
+            exact = not measurement.comparison and estimate.standard_error == 0
+            row = {
+                "claim": claim.id,
+                "measurement": measurement.what,
+                "comparison": measurement.comparison,
+                "mean": estimate.mean,
+                "ci95_low": estimate.ci95_low,
+                "ci95_high": estimate.ci95_high,
+                "n": estimate.n,
+                "low": rule.low,
+                "high": rule.high,
+                "p_value": math.nan if exact else rule.p_value(estimate),
+                "core_minutes": one.core_minutes,
+                "fingerprint": registered[claim.id].fingerprint,
+                "registered": registered[claim.id].commit,
+                "commit": one.commit,
+                "length": "fast" if fast else "full",
+                "values": " ".join(f"{value:.6g}" for value in estimate.sample),
+                "diverged": one.diverged,
+            }
+            rows.append(row)
+    return judged(pd.DataFrame(rows))
+
+
+def judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the verdicts that follow from p-values adjusted by Holm's method over all of them.
+
+    Those without a p-value are exact, and certain, if they read no comparison; else not settled.
+    """
+    p_holm = pd.Series(holm(rows["p_value"].to_list()), rows.index)
+    sure = p_holm.mask(p_holm.isna() & (rows["comparison"] == ""), 0.0)
+    columns = (rows[name] for name in ("low", "high", "mean"))
+    verdicts = [
+        str(Rule(low, high).verdict(mean, p_value))
+        for low, high, mean, p_value in zip(*columns, sure, strict=True)
+    ]
+    return rows.assign(p_holm=p_holm, verdict=verdicts)[list(COLUMNS)]
+
+
+def joined(older: pd.DataFrame, newer: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
+    """A ledger with the newer rows of each claim, in the order of `claims`, judged as a whole."""
+    rows = pd.concat([older[~older["claim"].isin(newer["claim"])], newer], ignore_index=True)
+    order = {claim.id: i for i, claim in enumerate(claims)}
+    return judged(rows.sort_values("claim", key=lambda ids: ids.map(order), kind="stable"))
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:
@@ -117,12 +124,11 @@ def combined(verdicts: Iterable[str]) -> Verdict:
     return Verdict.HOLDS if found == {Verdict.HOLDS} else Verdict.NOT_SETTLED
 
 
-def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
-    """The ledger for a reader: one row per claim, with a line for each measurement."""
+def claims_table(claims: Iterable[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
+    """The ledger for a reader: one row per claim that is in it, a line for each measurement."""
     rows = {}
-    for claim in claims:
+    for claim in _held(claims, ledger):
         lines: Any = ledger[ledger["claim"] == claim.id].to_dict("records")
-        commits = {line["commit"][:7] for line in lines}
         registered = str(lines[0]["registered"])[:7] or "not registered"
         rows[claim.id] = {
             "statement": claim.statement,
@@ -131,9 +137,19 @@ def claims_table(claims: Sequence[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
             "measured": "\n".join([*map(_line, lines), *diverged(lines)]),
             "verdict": str(combined(line["verdict"] for line in lines)),
             "core-minutes": f"{cost(lines):.1f}",
-            "registered, run": f"{registered}, {' '.join(sorted(commits))}",
+            "registered, run": f"{registered}, {commits(lines)}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("id")
+
+
+def commits(lines: Iterable[Mapping[str, Any]]) -> str:
+    """The commits at which a claim was run, from its rows, in seven digits."""
+    texts = {re.sub(r"^(\w{7})\w*", r"\1", line["commit"]) for line in lines}
+    return ", ".join(sorted(texts - {""}))
+
+
+def _held(claims: Iterable[Claim], ledger: pd.DataFrame) -> list[Claim]:
+    return [claim for claim in claims if claim.id in set(ledger["claim"])]
 
 
 def cost(lines: Sequence[Mapping[str, Any]]) -> float:
@@ -148,34 +164,39 @@ def diverged(lines: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"diverged, and counted as failures: {runs}" for runs in found if runs]
 
 
-def caption(ledger: pd.DataFrame) -> str:
+def caption(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
     """What the numbers of the table are, with caveats."""
     trained = ledger["comparison"] != ""
     minutes = ledger[trained].drop_duplicates("comparison")["core_minutes"].sum()
     minutes += ledger.loc[~trained, "core_minutes"].sum()
     notes = [
-        "Means over n seeds with 95% confidence intervals (Student's t)",
+        "Means over n seeds, or readings of the clock, with 95% confidence intervals (Student's t)",
         "then what the claim says of the mean, and the p-value adjusted by Holm's method over the "
-        f"{ledger['p_holm'].notna().sum()} tests of this ledger; exact: computed without sampling "
-        "error, no test",
+        f"{ledger['p_holm'].notna().sum()} tests of this ledger; exact: the largest of n values, "
+        "computed without sampling error, no test",
         "a claim holds if all of its measurements do, and does not hold here if one does not",
         f"{minutes:.1f} core-minutes in all, which claims that read the same comparison share",
     ]
+    if lacking := len(claims) - ledger["claim"].nunique():
+        notes.append(
+            f"{lacking} of {len(claims)} claims are not in this ledger: with their tests, p-values "
+            "are adjusted more, and less may be settled"
+        )
     if (trained & (ledger["registered"] == "")).any():
         notes.append(
             "claims that are not registered read comparisons of other seeds or lengths or have "
-            "changed since; without Git's history, none is registered"
+            "changed since they were run; without Git's history, none is registered"
         )
     text = "; ".join(notes) + "."
     fast = (ledger["length"] == "fast").any()
     return f"FAST: shorter runs of fewer seeds. {text}" if fast else text
 
 
-def markdown(claims: Sequence[Claim], ledger: pd.DataFrame) -> str:
-    """The ledger as a page: the table, and each claim's quotes and reasons."""
+def markdown(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
+    """The ledger as a page: the table, and the quotes and reasons of each claim that is in it."""
     table = claims_table(claims, ledger).replace({r"\n": "<br>", r"\|": r"\\|"}, regex=True)
-    parts = ["# What holds", table.to_markdown(disable_numparse=True), caption(ledger)]
-    for claim in claims:
+    parts = ["# What holds", table.to_markdown(disable_numparse=True), caption(claims, ledger)]
+    for claim in _held(claims, ledger):
         parts.append(f"## {claim.id}. {claim.statement}")
         parts += [
             f"> {quote.words}\n>\n> {quote.document}" + f", {quote.section}" * bool(quote.section)
@@ -231,15 +252,16 @@ def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
         if list(ledger.columns) != list(COLUMNS) or ledger.empty:
             raise ValueError
         ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].replace("", "nan").astype(float)
+        ledger["n"] = ledger["n"].astype(int)
         ledger["values"].str.split().explode().astype(float)
         for low, high in zip(ledger["low"], ledger["high"], strict=True):
             Rule(low, high)
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
-    known = {(one.id, m.what) for one in claims.values() for m in one.measurements}
-    rows = zip(ledger["claim"], ledger["measurement"], strict=True)
-    if unknown := [f"{claim}: {what}" for claim, what in rows if (claim, what) not in known]:
-        raise RecordsError(
-            f"{path} has other claims than these ({unknown[0]}); run scripts.claims again"
-        )
+    known = {one.id: [m.what for m in one.measurements] for one in claims.values()}
+    for claim, measured in ledger.groupby("claim", sort=False)["measurement"]:
+        if list(measured) != known.get(str(claim)):
+            raise RecordsError(
+                f"{path} has other measurements of {claim} than there are; run scripts.claims again"
+            )
     return ledger

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnrepro.claims.claim import Claim
-from bnrepro.claims.ledger import combined, cost, diverged, reading
+from bnrepro.claims.ledger import combined, commits, cost, diverged, reading
 from bnrepro.report.figures import measurement_figure
 from bnrepro.report.page import ClaimSection, Drawing, Measured
 from bnrepro.report.statistics import estimate
@@ -35,8 +35,8 @@ def claim_section(
         section = comparisons.get(line["comparison"], "")
         measured.append(Measured(what, reading(line), reasons[what], section, drawing))
     fast = " --fast" * (lines[0]["length"] == "fast")
-    commits = ", ".join(sorted({line["commit"][:7] for line in lines} - {""}))
     registered = lines[0]["registered"][:7]
+    text = f"registered {registered}" if registered else "not registered"
     return ClaimSection(
         claim=claim,
         measured=measured,
@@ -45,7 +45,5 @@ def claim_section(
         verdict=str(combined(line["verdict"] for line in lines)),
         core_minutes=cost(lines),
         command=f"python -m scripts.claims --only={claim.id}{fast}",
-        commits=f"registered {registered}, run at {commits}"
-        if registered
-        else f"not registered, run at {commits}",
+        commits=f"{text}, run at {commits(lines)}",
     )

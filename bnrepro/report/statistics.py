@@ -129,11 +129,12 @@ def difference(ours: pd.Series, theirs: pd.Series) -> tuple[Estimate, bool]:
     """The mean difference of two samples of finite values, each indexed by seed.
 
     Returns:
-      The estimate, and whether it is paired: over the seeds that both have, if there are any.
-      Otherwise it is Welch's, which allows unequal variances.
+      The estimate, and whether it is paired: over the seeds that both have, unless these are too
+      few for an interval and not all of either. Otherwise it is Welch's, which allows unequal
+      variances.
     """
     pairs = (ours - theirs).dropna()
-    if len(pairs) or ours.empty or theirs.empty:
+    if len(pairs) >= min(FEWEST, len(ours), len(theirs)):
         return estimate(pairs), True
     found = Estimate(
         mean=float(ours.mean() - theirs.mean()),
@@ -204,11 +205,11 @@ class Rule:
         """
         return max(estimate.p_value(bound) for bound in self._bounds)
 
-    def verdict(self, estimate: Estimate, p_value: float) -> Verdict:
-        """Whether the statement holds, by its p-value, which may be adjusted for a family."""
+    def verdict(self, mean: float, p_value: float) -> Verdict:
+        """Whether it holds of an estimated mean, by its p-value, perhaps adjusted for a family."""
         if not p_value < LEVEL:
             return Verdict.NOT_SETTLED
-        return Verdict.HOLDS if self.low < estimate.mean < self.high else Verdict.DOES_NOT_HOLD
+        return Verdict.HOLDS if self.low < mean < self.high else Verdict.DOES_NOT_HOLD
 
 
 def _finite(values: Sequence[float] | np.ndarray | pd.Series) -> np.ndarray:

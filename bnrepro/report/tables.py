@@ -52,7 +52,7 @@ def is_best(cell: str) -> bool:
 # Notes on the marks in a difference, besides stars.
 _UNPAIRED, _OTHER_STEPS = "†", "‡"
 _NOTES = {
-    _UNPAIRED: "† where no seed is common to both, so that the interval is Welch's",
+    _UNPAIRED: "† where too few seeds are common to both, so that the interval is Welch's",
     _OTHER_STEPS: "‡ where the baseline's value is of other steps",
     MISSING: "– where the data sets differ or one has no value",
 }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -87,7 +88,7 @@ class SharedStudy:
         # How often this process has retried the trial of each index.
         self._retries = Counter[int]()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage, self._study = _open(plan)
+        self._storage, self._study, self._new_file = _open(plan)
         self._study_id = self._storage.get_study_id_from_name(plan.name)
         # SQLite lacks the row locks that keep two workers from taking one trial in other databases.
         url = self._storage.engine.url
@@ -332,13 +333,19 @@ class SharedStudy:
         return first | {"workers": others}
 
     def discard(self) -> bool:
-        """Deletes the study if this made it and no trial was started; returns whether it did."""
+        """Deletes the study if this made it and no trial was started; returns whether it did.
+
+        A database file that this made is deleted with it, unless others have begun studies there.
+        """
         begun = (TrialState.RUNNING, *FINISHED)
         trials = self.trials().values()
         # A trial of a group waits, perhaps with a checkpoint, after its worker was told to end.
         if not self._made or any(trial.state in begun or _group(trial) for trial in trials):
             return False
         optuna.delete_study(study_name=self.plan.name, storage=self._storage)
+        if self._new_file and not self._storage.get_all_studies():
+            for suffix in ("", ".lock"):
+                Path(f"{self._new_file}{suffix}").unlink(missing_ok=True)
         return True
 
 
@@ -365,7 +372,8 @@ def _group(trial: FrozenTrial) -> tuple[str, int] | None:
     return None
 
 
-def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
+def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
+    """Also returns the database file, if this made one."""
     pruners = optuna.pruners
     # If several workers create the tables at the same time, all but one fail.
     attempts = 3
@@ -373,8 +381,10 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
         try:
             url = sqlalchemy.make_url(plan.storage)
             lite = url.get_backend_name() == "sqlite"
-            if lite and url.database in (None, "", ":memory:"):
+            file = url.database or ":memory:"
+            if lite and file == ":memory:":
                 raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
+            new_file = file if lite and not Path(file).exists() else None
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
@@ -383,13 +393,14 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
                     heartbeat_interval=HEARTBEAT,
                     grace_period=3 * HEARTBEAT,
                 )
-            return storage, optuna.create_study(
+            study = optuna.create_study(
                 study_name=plan.name,
                 storage=storage,
                 direction="maximize",
                 load_if_exists=True,
                 pruner=pruners.MedianPruner() if plan.prune else pruners.NopPruner(),
             )
+            return storage, study, new_file
         except Exception as error:  # SQLAlchemy and each database's driver raise any kind
             attempts -= 1
             if not attempts:

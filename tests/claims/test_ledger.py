@@ -65,7 +65,7 @@ def test_claims_that_read_one_comparison_share_its_cost_and_name_once_what_diver
     ledger = ledger_of(claims, {"B1": [found] * 2, "B2": [found]}, diverged="plain 2 of 3")
     table = claims_table(claims, ledger)
     assert table["core-minutes"].tolist() == ["1.5", "1.5"]
-    assert "1.5 core-minutes in all" in caption(ledger)
+    assert "1.5 core-minutes in all" in caption(claims, ledger)
     # By scipy's ttest_1samp, p is 0.00332: times 3.
     number = "number: 1 [0.752, 1.25], n = 3; above 0, p = 0.00995: holds"
     diverged = "diverged, and counted as failures: plain 2 of 3"

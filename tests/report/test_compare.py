@@ -129,7 +129,7 @@ def test_a_difference_is_paired_over_common_seeds_else_welchs(plain, other, firs
     assert column(shown, "final − plain")[1] == expected
     assert shown.numbers["paired"].iloc[1] == (first_seed == 0)
     assert ("* where" in shown.caption) == ("*" in expected)
-    assert ("† where no seed is common" in shown.caption) == ("†" in expected)
+    assert ("† where too few seeds are common" in shown.caption) == ("†" in expected)
 
 
 def test_nothing_is_compared_across_data_sets_and_other_steps_are_marked():

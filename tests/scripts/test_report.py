@@ -118,7 +118,12 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
         ("claims/ledger.csv", "claim,measurement", "claim,what", "is not a ledger of claims"),
         ("claims/ledger.csv", "-1 -1.1 -0.9", "-1 <b>", "is not a ledger of claims"),
         ("claims/ledger.csv", ",3,-inf,", ",3,nan,", "is not a ledger of claims"),
-        ("claims/ledger.csv", "final accuracy, batch_norm less plain", "x", "has other claims"),
+        (
+            "claims/ledger.csv",
+            "final accuracy, batch_norm less plain",
+            "x",
+            "other measurements of B1",
+        ),
     ],
 )
 def test_what_is_damaged_is_named_and_can_be_left_out(runs, capsys, file, old, new, sentence):

@@ -285,6 +285,7 @@ def test_a_study_is_discarded_by_who_made_it_while_nobody_has_anything_in_it(tmp
         assert not made.discard()
     assert not joined.discard()
     assert made.discard()
+    assert not list(tmp_path.iterdir())
     another = opened(make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 4))
     with another.alive():
         another.begin(take(another, 1))
