@@ -11,15 +11,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bnrepro.models import resnet
 from bnrepro.models.inception import Inception
 
-# Of our variables, by collection and name, what torch.nn's modules call them.
-_TORCH = {
-    ("params", "kernel"): "weight",
+# Of a normalizer's variables, by collection and name, what torch.nn's modules call them.
+_TORCH_NORM = {
     ("params", "scale"): "weight",
     ("params", "bias"): "bias",
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
 }
-_CONV, _NORM, _DENSE = (("kernel",), ("scale", "bias", "mean", "var"), ("kernel", "bias"))
 # What the networks are called in messages.
 _RESNET, _INCEPTION = "a ResNet-50 with Batch Norm", "an Inception-v3 with Batch Norm and no scale"
 
@@ -100,8 +98,11 @@ def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
     names = _inception_names()
     _check_names(_INCEPTION, set(flat), set(names))
-    if (shape := flat["params/stem/conv_stem_0/kernel"].shape) != (3, 3, 3, 32):
-        raise ValueError(f"params/stem/conv_stem_0/kernel must be (3, 3, 3, 32), got {shape}")
+    # Of another width, the first may have as many channels.
+    shapes = {"stem/conv_stem_0": (3, 3, 3, 32), "mixed_10/conv_1x1_0": (1, 1, 2048, 320)}
+    for layer, wanted in shapes.items():
+        if (shape := flat[f"params/{layer}/kernel"].shape) != wanted:
+            raise ValueError(f"params/{layer}/kernel must be {wanted}, got {shape}")
     return {theirs: flat[ours] for ours, theirs in names.items()}
 
 
@@ -130,7 +131,7 @@ def _check_names(network: str, given: set[str], wanted: set[str]) -> None:
 def _inception_names() -> dict[str, str]:
     """Paths of our variables -> names in Keras, which numbers layers from the first to the last."""
     network = Inception(1, nn.relu, nn.BatchNorm, nn.initializers.zeros)
-    names = {f"params/logits/{name}": f"predictions/{name}" for name in _DENSE}
+    names = {f"params/logits/{name}": f"predictions/{name}" for name in ("kernel", "bias")}
     for i, norm in enumerate(network.nonlinearity_inputs()):
         number = f"_{i}" if i else ""
         names[f"params/{norm.replace('/norm_', '/conv_')}/kernel"] = f"conv2d{number}/kernel"
@@ -145,23 +146,21 @@ def _inception_names() -> dict[str, str]:
 
 def _resnet_names() -> dict[tuple[str, ...], str]:
     """Paths of our variables -> names in torchvision."""
-    modules: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
-        (("conv1", "conv_1"), "conv1", _CONV),
-        (("conv1", "norm_1"), "bn1", _NORM),
-        (("logits",), "fc", _DENSE),
-    ]
+    # Our block and the layer in it; their convolution and its normalizer.
+    layers = [("conv1", "1", "conv1", "bn1")]
     for stage, blocks in enumerate(resnet.BLOCKS):
         for i in range(blocks):
             ours, theirs = f"conv{stage + 2}_{i + 1}", f"layer{stage + 1}.{i}"
-            for j in (1, 2, 3):
-                modules.append(((ours, f"conv_{j}"), f"{theirs}.conv{j}", _CONV))
-                modules.append(((ours, f"norm_{j}"), f"{theirs}.bn{j}", _NORM))
+            layers += [(ours, str(j), f"{theirs}.conv{j}", f"{theirs}.bn{j}") for j in (1, 2, 3)]
             if i == 0:
-                modules.append(((ours, "conv_shortcut"), f"{theirs}.downsample.0", _CONV))
-                modules.append(((ours, "norm_shortcut"), f"{theirs}.downsample.1", _NORM))
-    return {
-        (collection, *ours, name): f"{theirs}.{torch_name}"
-        for ours, theirs, names in modules
-        for (collection, name), torch_name in _TORCH.items()
-        if name in names
+                shortcut = f"{theirs}.downsample"
+                layers.append((ours, "shortcut", f"{shortcut}.0", f"{shortcut}.1"))
+    names: dict[tuple[str, ...], str] = {
+        ("params", "logits", "kernel"): "fc.weight",
+        ("params", "logits", "bias"): "fc.bias",
     }
+    for block, layer, conv, norm in layers:
+        names["params", block, f"conv_{layer}", "kernel"] = f"{conv}.weight"
+        for (collection, name), theirs in _TORCH_NORM.items():
+            names[collection, block, f"norm_{layer}", name] = f"{norm}.{theirs}"
+    return names

@@ -3,17 +3,17 @@
 import hashlib
 import logging
 import shutil
+import struct
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 from flax.traverse_util import unflatten_dict
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import hparams, scalar
 
 from bnrepro.errors import UserError
@@ -46,7 +46,7 @@ class _Live:
     """
 
     def __init__(self) -> None:
-        # For the folder of each unfinished variant: by seed, the open log, and how many metrics
+        # For the folder of each unfinished variant: by seed, its log, and how many metrics
         # are in it.
         self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
 
@@ -79,7 +79,7 @@ class _Live:
         raise NotImplementedError
 
     def _end(self, log: Any, seed: _Seed) -> None:
-        """Closes it."""
+        """Ends it."""
         raise NotImplementedError
 
 
@@ -88,10 +88,6 @@ class TensorBoard(_Live):
 
     The HPARAMS tab shows a line per seed: its settings, and the last value of each metric.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        weakref.finalize(self, _close, self._open)
 
     def __call__(self, run: Run, variant: str) -> None:
         """Writes what is new.
@@ -103,25 +99,24 @@ class TensorBoard(_Live):
         try:
             self._tell(run, variant, folder)
         except OSError as error:
-            _close({folder: self._open.pop(folder, {})})
+            self._open.pop(folder, None)
             shutil.rmtree(folder, ignore_errors=True)
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
 
-    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> EventsWriter:
-        (folder / f"seed_{seed.seed}").mkdir()
-        # SummaryWriter writes in a thread; if the disk is full, it dies and is waited for forever.
-        writer = EventsWriter(str(folder / f"seed_{seed.seed}" / "events"))
-        _write_event(writer, 0, _hparams(seed)[1])
-        return writer
+    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Path:
+        now = time.time()
+        path = folder / f"seed_{seed.seed}" / f"events.out.tfevents.{now:.0f}"
+        path.parent.mkdir()
+        version = Event(wall_time=now, file_version="brain.Event:2")
+        _append(path, version, _event(0, _hparams(seed)[1]))
+        return path
 
-    def _add(self, log: EventsWriter, metrics: pd.DataFrame) -> None:
-        for step, tag, value in zip(*(metrics[k].tolist() for k in metrics.columns), strict=True):
-            _write_event(log, step, scalar(tag, value))
-        log.flush()
+    def _add(self, log: Path, metrics: pd.DataFrame) -> None:
+        columns = (metrics[name].tolist() for name in metrics.columns)
+        _append(log, *(_event(step, scalar(tag, x)) for step, tag, x in zip(*columns, strict=True)))
 
-    def _end(self, log: EventsWriter, seed: _Seed) -> None:
-        _write_event(log, 0, _hparams(seed)[2])
-        log.close()
+    def _end(self, log: Path, seed: _Seed) -> None:
+        _append(log, _event(0, _hparams(seed)[2]))
 
 
 def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
@@ -138,15 +133,22 @@ def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
     return hparams(settings, {})
 
 
-def _close(folders: Mapping[Path, Mapping[int, tuple[EventsWriter, int]]]) -> None:
-    for written in folders.values():
-        for writer, _ in written.values():
-            with suppress(OSError, ValueError):  # ValueError if it is closed
-                writer.close()
+def _event(step: int, summary: Any) -> Event:
+    return Event(wall_time=time.time(), step=step, summary=summary)
 
 
-def _write_event(writer: EventsWriter, step: int, summary: Any) -> None:
-    writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+def _append(path: Path, *events: Event) -> None:
+    """Adds events to a file in TFRecord's format.
+
+    tensorboardX's writers keep their files open, and a run may have 10,000 seeds. SummaryWriter
+    also writes in a thread, which is waited for forever after the disk was full.
+    """
+    with path.open("ab") as file:
+        for event in events:
+            data = event.SerializeToString()
+            length = struct.pack("<Q", len(data))
+            for part in (length, data):
+                file.write(part + struct.pack("<I", masked_crc32c(part)))
 
 
 class WandB(_Live):

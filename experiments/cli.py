@@ -197,7 +197,7 @@ def parse_config(doc: str, own: Sequence[str]) -> dict[str, Any]:
     try:
         files = [argument for argument in sys.argv if argument.startswith("--config=")]
         if not files:
-            raise ValueError("give the config: --config=configs/NAME.py")
+            raise ValueError('give the config, with "=": --config=configs/NAME.py')
         _check_file(files[-1].removeprefix("--config="))
         rest = flags.FLAGS(sys.argv)
         if len(rest) > 1:

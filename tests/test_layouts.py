@@ -243,6 +243,13 @@ def test_a_fixed_scale_becomes_one():
         (
             to_keras,
             INCEPTION,
+            "params/mixed_10/conv_1x1_0/kernel",  # as with width 1.01
+            (1, 1, 2069, 323),
+            r"conv_1x1_0/kernel must be \(1, 1, 2048, 320\), got \(1, 1, 2069, 323\)",
+        ),
+        (
+            to_keras,
+            INCEPTION,
             "params/mixed_0/norm_1x1_0/scale",
             (64,),
             "no scale: params/mixed_0/norm_1x1_0/scale does not belong",

@@ -104,13 +104,13 @@ def test_tensorboard_gets_rows_as_they_come_each_once(tmp_path):
 def test_a_disk_without_room_for_tensorboard_is_one_sentence_and_nothing_is_left(
     tmp_path, monkeypatch
 ):
-    close = trackers.EventsWriter.close
+    append = trackers._append
 
-    def full(writer):
-        close(writer)
+    def full(path, *events):
+        append(path, *events[:1])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(trackers.EventsWriter, "close", full)
+    monkeypatch.setattr(trackers, "_append", full)
     with pytest.raises(RecordsError, match=r"plain: No space left on device"):
         trackers.TensorBoard()(run_with_settings(tmp_path), "plain")
     assert list((tmp_path / "tensorboard").iterdir()) == []

@@ -163,8 +163,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     name = flat["normalizer.name"]
     require(
         not (name.startswith("batch_") and microbatch_size == 1),
-        f"{name} cannot train on a microbatch_size of 1: a single value has no deviation from its "
-        "own mean to learn from; use 2 or more, or group_norm, layer_norm or none",
+        f"{name} cannot train on a microbatch_size of 1: after a dense layer, a single value has "
+        "no deviation from its own mean to learn from; use 2 or more, or group_norm, layer_norm or "
+        "none",
     )
     require(
         not (
@@ -196,6 +197,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         network != "resnet" or (name != "evonorm_s0" and flat["model.norm_placement"] == "before"),
         "resnet has nonlinearities after sums: it needs model.norm_placement before and a "
         f"normalizer without a nonlinearity, got {flat['model.norm_placement']} and {name}",
+    )
+    measured = {"near_linear", "sigmoid_input", "sigmoid_inputs"} & {*flat["measures"]}
+    require(
+        not (name == "evonorm_s0" and measured),
+        "evonorm_s0 contains its nonlinearity, whose inputs cannot be measured: leave out "
+        f"{', '.join(sorted(measured))}",
     )
     require(
         not flat["model.zero_last_scale"]
@@ -230,6 +237,13 @@ def check_config(config: Mapping[str, Any]) -> None:
         require(
             all(size % groups == 0 for size in sizes),
             f"normalizer.num_groups must divide all of {key}, got {groups} and {sizes}",
+        )
+    if network == "mlp" and name in ("evonorm_s0", "group_norm", "layer_norm"):
+        groups = 1 if name == "layer_norm" else flat["normalizer.num_groups"]
+        require(
+            all(size > groups for size in flat["model.hidden"]),
+            f"{name} learns nothing from a single unit, which has no deviation from its own mean: "
+            f"all of model.hidden must be above {groups}, got {flat['model.hidden']}",
         )
     require(
         not (flat["model.dropout"] and flat["devices.synchronized"]),

@@ -28,8 +28,9 @@ from bnrepro.training.optimizers import make_optimizer
 from bnrepro.training.state import Build, Numbers, TrainState, initial_states, run_keys
 from bnrepro.training.step import Task
 
-# At most this many test images are used for measures at evaluations, and so many of a stream.
-_MEASURED, _MEASURED_OF_STREAM = 10_000, 1_000
+# At most this many test images are used for measures at evaluations; so many by a large network or
+# of a stream.
+_MEASURED, _FEW_MEASURED = 10_000, 1_000
 # Steps per dispatch of a network whose step takes a while, so that it reacts to a signal.
 _STEPS_AT_ONCE = dict.fromkeys(STEMS, 5)
 
@@ -245,14 +246,17 @@ def make_evaluate(
     compiled call for each batch (of each device), and reads the next one meanwhile.
 
     Splits: `test`, with the measures taken at evaluations, on at most the first 10,000 test images
-    (1,000 of a stream); the other sets of `data`; and `test_minibatches`, minibatches of test
-    images with their own statistics, the same ones at each evaluation.
+    (1,000 of a stream, or by Inception and ResNet); the other sets of `data`; and
+    `test_minibatches`, minibatches of test images with their own statistics, the same ones at each
+    evaluation.
     """
     take, read = data.source.take, data.source.read
     spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
     sets = {"test": data.test, **data.others}
-    # A stream's images are moved to the devices batch by batch, so these are no larger than others.
-    size = None if read is None else config["batch_size"]
+    # Batches of a stream, or for a network of many layers, are no larger than those of training.
+    large = read is not None or config["model"]["name"] in STEMS
+    parts = config["accumulation_steps"] if large else 1
+    size = max(1, config["batch_size"] // (parts * spread)) if large else None
     batches = {
         split: in_batches(examples.drawn, size=size, spread=spread)
         for split, examples in sets.items()
@@ -263,12 +267,13 @@ def make_evaluate(
         draw = partial(data.test_sampler, jax.random.key(config["first_seed"]))
         index = jax.vmap(draw)(jnp.arange(config["evaluation"]["minibatches"]))
         drawn, own = {"index": index.reshape(-1, *index.shape[2:])}, of_test_minibatches(config)
-        batches["test_minibatches"] = in_batches(drawn, size=own["batch_size"], spread=spread)
+        batches["test_minibatches"] = in_batches(
+            drawn, size=own["batch_size"] // parts, spread=spread
+        )
         sizes["test_minibatches"] = own["microbatch_size"]
 
-    first = jax.tree.map(
-        lambda x: x[: _MEASURED if read is None else _MEASURED_OF_STREAM], data.test.drawn
-    )
+    most = _FEW_MEASURED if large else _MEASURED
+    first = jax.tree.map(lambda x: x[:most], data.test.drawn)
     if read is None:
         # Arguments of the compiled function, not constants in it; each set's arrays only once.
         unique = {id(examples.arrays): examples.arrays for examples in sets.values()}

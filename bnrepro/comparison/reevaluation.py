@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from bnrepro.comparison.config import check_config
 from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.program import Data, example_input, make_data, make_evaluate, make_model
 from bnrepro.comparison.restored import Restored, check_model
@@ -41,6 +42,7 @@ def reevaluate(
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
     asked = {"train_examples": 0, "minibatches": minibatches}
     config = {**config, "evaluation": config["evaluation"] | asked, "measures": ()}
+    check_config(config)
     try:
         data = make_data(config, dataset)._replace(others={})
     except ValueError as error:

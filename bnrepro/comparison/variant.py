@@ -185,7 +185,9 @@ def _rows(
     for i, (name, seed) in enumerate(runs):
         if (name, seed) in out:
             continue
-        if diverged_at[i] != NOT_DIVERGED or not math.isfinite(splits["test"]["loss"][i]):
+        # At step 0, moving averages are not yet those of the network, whose output may overflow.
+        failed = step > 0 and not math.isfinite(splits["test"]["loss"][i])
+        if failed or diverged_at[i] != NOT_DIVERGED:
             at = step if diverged_at[i] == NOT_DIVERGED else int(diverged_at[i])
             rows.append((name, seed, at, "train", "diverged", 1.0))
             continue
@@ -193,6 +195,7 @@ def _rows(
             (name, seed, step, split, metric, float(values[i]))
             for split, metrics in splits.items()
             for metric, values in metrics.items()
+            if not np.isnan(values[i])  # as of a measure that divides by zero
         ]
     return rows
 

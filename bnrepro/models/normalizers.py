@@ -77,12 +77,14 @@ def make_normalizer(
         )
         return partial(BatchRenorm, r_max=r_schedule, d_max=d_schedule, **averaging)
 
-    # These take no statistics over the minibatch and are the same in training and evaluation.
+    # These take no statistics over the minibatch and are the same in training and evaluation. The
+    # fast variance of Flax, E[x^2] - E[x]^2, is wrong where the mean is far above the deviation.
     layers: dict[str, Callable[..., nn.Module]] = {
         "evonorm_s0": partial(EvoNormS0, num_groups),
         "filter_response_norm": FilterResponseNorm,
-        "group_norm": partial(nn.GroupNorm, num_groups),
-        "layer_norm": nn.LayerNorm,
+        "group_norm": partial(nn.GroupNorm, num_groups, use_fast_variance=False),
+        # Over the features of each position: in convolutions, the paper's is over all positions.
+        "layer_norm": partial(nn.LayerNorm, use_fast_variance=False),
     }
     layer = layers[name]
     return lambda use_running_average, **given: layer(**given, **common)

@@ -189,10 +189,12 @@ class _Replicas(Devices):
         return jax.tree.map(lambda x: jax.device_put(x, self._copies), parts)
 
     def replicate(self, data: Any) -> Any:
-        shape = (self.mesh.size,)
-        return jax.tree.map(
-            lambda x: jax.device_put(jnp.broadcast_to(x, shape + x.shape), self._copies), data
-        )
+        def copies(x: Any) -> Any:
+            # Copies in the host's memory would take none, and on the first device take all of it.
+            repeat = jnp.broadcast_to if isinstance(x, jax.Array) else np.broadcast_to
+            return jax.device_put(repeat(x, (self.mesh.size, *x.shape)), self._copies)
+
+        return jax.tree.map(copies, data)
 
     def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
         def placed(x: Any, split: int | None = None) -> jax.ShapeDtypeStruct:

@@ -79,9 +79,7 @@ def make_train_steps(
             return in_training(state, grads, devices.whole(captured), batch)
 
         def measured_if_due(*arguments: Any) -> Any:
-            none = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measured, *arguments)
-            )
+            none = jax.tree.map(jnp.zeros_like, jax.eval_shape(measured, *arguments))
             due = (first + i) % measure_every == 0
             return lax.cond(due, measured, lambda *_: none, *arguments)
 

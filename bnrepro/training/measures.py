@@ -1,12 +1,12 @@
 """What can be measured besides loss and accuracy, by the names that `config.measures` takes.
 
-A measure is called as `measure(state, grads, captured, batch)` with the state before the update
-(at evaluations, the variables that are evaluated), the gradients of the loss (at evaluations,
-None), the outputs of modules by name, shaped (microbatches, size, ...), and the batch. It returns
-named numbers.
+A measure is called as `measure(state, grads, captured, batch, task)` with the state before the
+update (at evaluations, the variables that are evaluated), the gradients of the loss (at
+evaluations, None), the outputs of modules by name, shaped (microbatches, size, ...), the batch, and
+the model and optimizer. It returns named numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -129,20 +129,11 @@ class Measure(NamedTuple):
 
 
 # The measures that can be taken in a training step, and at an evaluation.
-_IN_TRAINING: dict[str, Callable[..., Numbers]] = {
-    "along_gradient": along_gradient,
-    "gradient_norms": gradient_norms,
-    "near_linear": near_linear,
-    "normalizer_outputs": normalizer_outputs,
-    "parameter_norms": parameter_norms,
-}
-_AT_EVALUATION: dict[str, Callable[..., Numbers]] = {
-    "near_linear": near_linear,
-    "normalizer_outputs": normalizer_outputs,
-    "sigmoid_input": sigmoid_input,
-    "sigmoid_inputs": sigmoid_inputs,
-}
-MEASURES = tuple(sorted(_IN_TRAINING | _AT_EVALUATION))
+_IN_TRAINING = (along_gradient, gradient_norms, near_linear, normalizer_outputs, parameter_norms)
+_AT_EVALUATION = (near_linear, normalizer_outputs, sigmoid_input, sigmoid_inputs)
+# Those that use no outputs of modules.
+_CAPTURING_NOTHING = {"along_gradient", "gradient_norms", "parameter_norms"}
+MEASURES = tuple(sorted({measure.__name__ for measure in (*_IN_TRAINING, *_AT_EVALUATION)}))
 
 
 def make_measure(names: Sequence[str], task: Task) -> Measure:
@@ -154,8 +145,8 @@ def make_measure(names: Sequence[str], task: Task) -> Measure:
     """
     inputs = task.model.nonlinearity_inputs()
 
-    def together(known: Mapping[str, Callable[..., Numbers]]) -> Any:
-        chosen = [known[name] for name in names if name in known]
+    def together(known: Sequence[Callable[..., Numbers]]) -> Any:
+        chosen = [measure for measure in known if measure.__name__ in names]
         if not chosen:
             return None
         return lambda *arguments: {k: v for m in chosen for k, v in m(*arguments, task).items()}
@@ -164,5 +155,5 @@ def make_measure(names: Sequence[str], task: Task) -> Measure:
         name = "/".join(module.path)
         return method == "__call__" and (name in inputs or _is_normalizer(name))
 
-    wanted = {"near_linear", "normalizer_outputs", "sigmoid_input", "sigmoid_inputs"} & set(names)
+    wanted = set(names) - _CAPTURING_NOTHING
     return Measure(captures if wanted else False, together(_IN_TRAINING), together(_AT_EVALUATION))

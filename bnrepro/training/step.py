@@ -198,7 +198,7 @@ def _in_turn(function: Callable[[Any], tuple[Any, Any]], whole: Any, parts: int)
     """Means of a function's first results over equal parts, and its second results joined."""
     split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), whole)
     shapes, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
 
     def add(totals: Any, part: Any) -> tuple[Any, Any]:
         means, others = function(part)

@@ -114,6 +114,12 @@ def test_variants_differ_in_their_overrides_alone():
         ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
         ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
         ({"measures": ("near_linear", "near_linear")}, "measures has a name twice"),
+        (
+            one_variant(EVONORM, activation="identity") | {"measures": ("near_linear",)},
+            "whose inputs cannot be measured: leave out near_linear",
+        ),
+        (one_variant(GROUP_NORM, hidden=(20, 10)), r"must be above 10, got \(20, 10\)"),
+        (one_variant({"name": "layer_norm"}, hidden=(20, 1)), r"must be above 1, got \(20, 1\)"),
         (one_variant(BATCH_RENORM, 1), "batch_renorm cannot train on a microbatch_size of 1"),
         (one_variant(MABN | {"window": 1}, 1), "of 1 with a normalizer.window of 1"),
         (
@@ -190,7 +196,8 @@ def test_every_key_is_in_the_config_that_explains_them_and_every_default_may_be(
 
 
 @pytest.mark.parametrize(
-    "changes", [one_variant(MABN, 1), one_variant(EVONORM, 1, activation="identity")]
+    "changes",
+    [one_variant(MABN, 1), one_variant(EVONORM, 1, activation="identity") | {"measures": ()}],
 )
 def test_a_microbatch_of_one_will_do_for_statistics_over_several_or_over_none(changes):
     assert variant_configs(config(**changes))

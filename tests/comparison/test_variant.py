@@ -100,6 +100,15 @@ def test_when_all_are_dropped_the_training_ends(program):
     assert steps == [0]
 
 
+def test_a_network_that_overflows_until_its_moving_averages_are_its_own_is_trained():
+    settings = {"model.hidden": (6,) * 14, "model.activation": "relu", "model.init_std": 1e3}
+    own = common_config(small_config(**settings | {"normalizer.name": "batch_norm"}))
+    *_, (_, rows) = train_variants(make(own), {"deep": {}})
+    assert "diverged" not in {row[4] for row in rows}
+    losses = [row[5] for row in rows if row[2] > 0 and row[3:5] == ("test", "loss")]
+    assert len(losses) == 4 and np.isfinite(losses).all()
+
+
 def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows():
     class SlowCheckpoints(Checkpoints):
         def __init__(self):

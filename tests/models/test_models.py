@@ -44,6 +44,16 @@ def test_every_normalizer_trains_and_evaluates_and_takes_the_bias_of_the_linear_
     assert ("norm_1" in params) == (name != "none")
 
 
+@pytest.mark.parametrize(("name", "groups"), [("group_norm", 2), ("layer_norm", 1)])
+def test_a_mean_far_above_the_deviation_does_not_harm_the_normalizers_of_flax(name, groups):
+    x = np.random.default_rng(0).normal(1_000, 1, (6, 20)).astype(np.float32)
+    layer = make_normalizer(name, **SETTINGS | {"num_groups": groups})(use_running_average=False)
+    y, _ = layer.init_with_output(jax.random.key(0), x)
+    parts = x.astype(np.float64).reshape(6, groups, -1)
+    expected = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected.reshape(6, 20), atol=2e-3)
+
+
 def test_the_plain_network_is_the_formula():
     model = named("mlp", activation="sigmoid")
     params = model.init(jax.random.key(1), X, train=True)["params"]

@@ -204,6 +204,15 @@ def test_population_statistics_of_another_normalizer_with_averages_are_refused(f
         with_population_statistics(restored.variables, config, data, model)
 
 
+def test_test_minibatches_in_which_batch_norm_has_one_image_are_refused(finished):
+    restored, config = restore(finished)
+    sampler = {"name": "labels", "labels_per_batch": 2, "examples_per_label": 1}
+    config["sampler"] |= sampler
+    config |= {"microbatch_size": 2, "evaluation": config["evaluation"] | {"labels_per_batch": 1}}
+    with pytest.raises(ConfigError, match="must leave 2 or more test images"):
+        reevaluate(restored, config, small_dataset(), "minibatch")
+
+
 def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
     checkpoints = copied / "checkpoints" / "batch_norm"
     damaged = damage(checkpoints / "20")
