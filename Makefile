@@ -106,9 +106,28 @@ claims: setup
 results: setup
 	$(BIN)/python -m scripts.results
 
-# Measures what needs a GPU, for ten minutes; exits with 75 if there is more to do.
+# Measures what needs a GPU and is not in results/ yet. `timeout 10m make gpu` does it in slices: the
+# comparison resumes, a benchmark begins anew. What fails does not keep the rest from running.
+GPU := layers sweep inception_float32 inception_bfloat16 resnet_float32 resnet_bfloat16
+# The sweep's commands need memory, too.
+gpu: export XLA_PYTHON_CLIENT_PREALLOCATE := false
 gpu: setup
-	$(BIN)/python -m scripts.gpu
+	@$(BIN)/python -c 'import jax; assert jax.default_backend() == "gpu"' 2>/dev/null \
+	  || { echo "JAX finds no GPU here: see docs/devices.md" >&2; exit 2; }
+	$(MAKE) --keep-going $(GPU:%=results/gpu/%.md) results/gpu/inception_tiny/summary.md
+
+results/gpu/layers.md:
+	$(BIN)/python -m scripts.benchmark layers --output=$@
+results/gpu/sweep.md:
+	$(BIN)/python -m scripts.benchmark sweep --trials=256 --output=$@
+results/gpu/inception_%.md:
+	$(BIN)/python -m scripts.benchmark inception --network=inception --dtype=$* --output=$@
+results/gpu/resnet_%.md:
+	$(BIN)/python -m scripts.benchmark inception --network=resnet --dtype=$* --output=$@
+results/gpu/inception_tiny/summary.md:
+	$(BIN)/python -m experiments.inception --config=configs/inception.py:tiny --config.seeds=3 \
+	  --workdir=runs/$(@D)
+	$(BIN)/python -m scripts.results --only=gpu/inception_tiny
 
 # Makes a page of everything under runs/.
 report: setup

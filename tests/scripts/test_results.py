@@ -18,14 +18,14 @@ from tests.records_fixtures import ACCURACY, small_run
 from tests.test_readme import RECORDS
 
 
-def test_every_result_has_the_command_that_made_it():
-    assert {path.name for path in RECORDS} <= set(results.COMMANDS)
+def test_a_result_is_run_by_the_command_that_made_it():
+    command = ["experiments.small_batch", "--config=configs/small_batch.py", "--config.seeds=10"]
+    assert results.command_of("small_batch") == command
     for path in RECORDS:
-        command = json.loads((path / "provenance.json").read_text())["command"]
-        words = command.removeprefix("python -m ").split()
-        # What was trained anew at the time is resumed here.
-        words = [word for word in words if word != "--overwrite" and "--workdir" not in word]
-        assert sorted(words) == sorted(results.COMMANDS[path.name].split()), path.name
+        module, config, *_ = results.command_of(path.name)
+        assert (
+            module.startswith(("experiments.", "scripts.sweep")) and "--config=configs/" in config
+        )
 
 
 def test_rows_of_its_table_are_renewed_wherever_they_are_shown(tmp_path):
@@ -92,16 +92,21 @@ def test_a_ledger_is_kept_with_the_records_it_was_read_from(tmp_path):
 
 
 def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monkeypatch):
-    (tmp_path / "results" / "non_iid").mkdir(parents=True)
     run = []
+    for folder, name in (("results", "non_iid"), ("runs/results", "new")):
+        path = tmp_path / folder / name / "provenance.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"command": f"python -m {name} '--only=a b' --overwrite"}))
 
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "run", lambda command: run.append(command[-1]))
+    monkeypatch.setattr(results, "run", lambda command: run.append(command[2:]))
     monkeypatch.setattr(results, "keep", lambda *_: None)
+    monkeypatch.setattr(results, "keep_ledger", lambda *_: None)
     results.main([])
-    assert run == ["--workdir=runs/results/non_iid"]
-    results.main(["--only=labels_and_depth_long"])
-    assert run[1:] == ["--workdir=runs/results/labels_and_depth_long"]
+    kept = ["non_iid", "--only=a b", "--workdir=runs/results/non_iid"]
+    assert run == [kept, ["scripts.claims", "--workdir=runs/results/claims"]]
+    results.main(["--only=new"])
+    assert run[2:] == [["new", "--only=a b", "--workdir=runs/results/new"]]
 
 
 def test_an_unknown_result_is_refused(capsys):
@@ -115,11 +120,6 @@ def test_told_to_end_between_two_commands_it_starts_no_other(monkeypatch):
     monkeypatch.setattr(results.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     with pytest.raises(Preempted):
         results.run([])
-
-
-def test_a_command_is_stopped_when_its_time_is_over():
-    assert results.run([sys.executable, "-c", "raise SystemExit(4)"], 60) == 4
-    assert results.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5) == cli.PREEMPTED
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_told_to_end_it_waits_until_the_command_has_saved_its_state(
         f"pathlib.Path({str(state)!r}).touch()"
     )
     monkeypatch.setattr(cli, "_told", threading.Event())
-    monkeypatch.setattr(results, "COMMANDS", {"first": "first", "second": "second"})
+    monkeypatch.setattr(results, "command_of", lambda name: [name])
     run = results.run
     monkeypatch.setattr(results, "run", lambda command: run([sys.executable, "-c", saves]))
     # Without a terminal, Python may have been started with Ctrl-C ignored.
