@@ -3,6 +3,7 @@
 Networks and minibatches are those of configs/labels_and_depth.py, 16 labels x 2 images.
 """
 
+import argparse
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -18,8 +19,9 @@ from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import Feed
 from bnrepro.data.datasets import Dataset
-from bnrepro.report.figures import Picture, looks
+from bnrepro.report.figures import Picture, looks, save
 from configs import labels_and_depth
+from scripts import signed_page
 from scripts.benchmark_layers import Call, Timings, measure
 from scripts.benchmark_train import STEPS, noise, training_call
 
@@ -90,10 +92,9 @@ def line_of(timings: Timings, normalizer: str) -> Line:
     return Line(intercept, slope, float(np.abs(medians / on_line - 1).max()))
 
 
-def report(
-    timings: Timings, compiling: Mapping[str, float], name: str
-) -> tuple[list[pd.DataFrame], str, Picture]:
-    """Times by depth, the lines through them, a caption, and the figure of that name."""
+def page(options: argparse.Namespace) -> str:
+    """Times by depth, the lines through them, and a figure, which is written beside the page."""
+    timings, compiling = measured(options.rounds)
     steps = {
         f"{norm}, ms": {depth: _cell(timings, f"{depth} {norm}") for depth in DEPTHS}
         for norm in NORMALIZERS
@@ -116,20 +117,21 @@ def report(
         orient="index",
     )
     seeds = config_of(DEPTHS[0], NORMALIZERS[0])["seeds"]
-    readings = len(next(iter(timings.readings.values())))
     text = f"""\
 Milliseconds of a training step of all {seeds} seeds of configs/labels_and_depth.py, on 16 labels x
-2 images, {STEPS} steps in one dispatch: medians and quartiles of {readings} readings, taken in turn
-in one process. Images are noise of MNIST's size. Seconds to compile are what a variant's first
-initialization, {STEPS} steps and evaluation take longer than its second. Lines are fitted to the
-medians by least squares; the largest deviation of a median is relative to the line.
+2 images, {STEPS} steps in one dispatch: medians and quartiles of {options.rounds} readings, taken
+in turn in one process. Images are noise of MNIST's size. Seconds to compile are what a variant's
+first initialization, {STEPS} steps and evaluation take longer than its second. Lines are fitted to
+the medians by least squares; the largest deviation of a median is relative to the line.
 """
     picture = Picture(
-        name,
+        options.output.stem,
         "Milliseconds of a training step, and seconds of compiling, against hidden layers.",
         partial(_draw, timings, compiling, lines),
     )
-    return [times, fits], text, picture
+    save(picture, options.output.parent)
+    shown = f"![{picture.alt}]({picture.name}.png)"
+    return signed_page("Training against depth", times, fits, text, shown)
 
 
 def _quartiles(timings: Timings, name: str) -> tuple[float, float]:

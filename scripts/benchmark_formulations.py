@@ -3,6 +3,7 @@
 The last of the sums and of the layers is what `bnrepro.layers.reductions` does.
 """
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,11 +11,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pandas as pd
 from jax import lax
 
 from bnrepro import BatchNorm
 from bnrepro.layers.reductions import shifted_sums
-from scripts.benchmark_layers import Call, layer_operands, layer_step, repeat
+from scripts import signed_page
+from scripts.benchmark_layers import (
+    SHAPES,
+    Call,
+    joined,
+    layer_operands,
+    layer_step,
+    measure,
+    repeat,
+)
 
 Sums = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
@@ -130,3 +141,21 @@ def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
         operands = (x, scale, bias, dy, layer.init(jax.random.key(0), x)["batch_stats"])
         calls.append((name, partial(repeat, jax.jit(partial(layer_step, layer, True)), operands)))
     return calls
+
+
+def page(options: argparse.Namespace) -> str:
+    """Both tables."""
+
+    def table(make: Callable[[tuple[int, ...]], list[tuple[str, Call]]]) -> pd.DataFrame:
+        timings = [measure(joined(shape), make(shape), options.rounds) for shape in SHAPES]
+        return pd.DataFrame({timing.title: timing.medians() for timing in timings})
+
+    return signed_page(
+        "Ways to compute a layer that were tried",
+        f"Milliseconds, float32, features last: medians of {options.rounds} readings, in turn in "
+        "one process.",
+        "Both sums over all but the features, of x - shift and of its square:",
+        table(sum_calls),
+        "Batch Norm, forward and backward, its output kept:",
+        table(layer_calls),
+    )

@@ -4,8 +4,10 @@ On CPU the images and the width are those of configs/inception.py:narrow; on an 
 its preset tiny. The data set must be there.
 """
 
+import argparse
 import importlib
 import resource
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -26,6 +28,7 @@ from bnrepro.comparison.variant import Feed
 from bnrepro.data.datasets import load_dataset
 from bnrepro.training.loop import TrainSteps
 from configs import inception
+from scripts import signed_page
 from scripts.benchmark_layers import Call, measure, repeat
 from scripts.benchmark_train import training_call
 
@@ -74,8 +77,9 @@ def config_of(network: str, dtype: str) -> dict[str, Any]:
     return with_settings(variant_configs(config)["iid batch_norm"], settings)
 
 
-def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
-    """Times all arms in turn, and returns the table and its caption."""
+def page(options: argparse.Namespace) -> str:
+    """Times all arms in turn, and returns the table."""
+    config, rounds = config_of(options.network, options.dtype), options.rounds
     timed = {name: _prepare(with_settings(config, changes)) for name, changes in ARMS.items()}
     timed[OUTSIDE] = _prepare(config, outside=True)
     calls = [
@@ -85,6 +89,9 @@ def report(config: Mapping[str, Any], rounds: int) -> tuple[Any, str]:
     calls += [(PIPELINE, arm.reader) for arm in timed.values() if arm.reader]
     timings = measure("", calls, rounds)
 
+    # In bytes on macOS, in KiB elsewhere.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
     length = _length()
     product = 2 * length**3 / timings.median(PRODUCT)
     rows: dict[str, dict[str, str]] = {}
@@ -110,10 +117,12 @@ ratios are medians of the readings' ratios. The second ratio compares operations
 product of {length:,} x {length:,} matrices of the same type, {product / 1e6:,.0f} GFLOP/s here.
 The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The
 process needed
-{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB at its peak, and the device
+{peak / 1e6:,.0f} MB at its peak, and the device
 {_device_peak()}.
 """
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(""), text
+    name = {"inception": "Inception-v3", "resnet": "ResNet-50"}[options.network]
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+    return signed_page(f"The speed of {name}", table, text)
 
 
 def _prepare(config: Mapping[str, Any], *, outside: bool = False) -> Timed:

@@ -1,9 +1,11 @@
 """Times the layers, forward and backward, beside those of Flax and PyTorch: `benchmark layers`."""
 
+import argparse
 import statistics
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 import bnrepro
+from scripts import signed_page
 
+WITH_TORCH = ("jax", "jaxlib", "flax", "torch")
 SHAPES = ((64, 100), (256, 64), (1024, 512), (32, 32, 32, 64), (64, 16, 16, 256), (32, 8, 8, 1280))
 # Whether the output is kept, as in a network, or only used within the compiled program.
 KEPT = {"": False, ", with y": True}
@@ -60,6 +64,14 @@ class Timings(NamedTuple):
         """Median over rounds of the quotient of two implementations' readings."""
         pairs = zip(self.readings[name], self.readings[to], strict=True)
         return statistics.median(one / other for one, other in pairs)
+
+    def medians(self, per: Mapping[str, int] = MappingProxyType({})) -> dict[str, str]:
+        """All of them as text, divided by the numbers given."""
+        return {name: f"{self.median(name) / per.get(name, 1):.3g}" for name in self.readings}
+
+    def ratios(self, pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+        """Ratios by label, as text."""
+        return {label: f"{self.ratio(*pair):.2f}" for label, pair in pairs.items()}
 
 
 def measure(title: str, calls: Sequence[tuple[str, Call]], rounds: int) -> Timings:
@@ -216,20 +228,31 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     return [("PyTorch, with y", call)]
 
 
-def report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one column per shape, and its caption."""
-    rows = {timing.title: _row(timing) for timing in timings}
-    ratios = {
-        f"{name}{suffix}": statistics.geometric_mean(
-            timing.ratio(name + suffix, _BASELINE + suffix) for timing in timings
-        )
-        for name in ("BatchNorm", "BatchRenorm")
-        for suffix in (*KEPT, _LOOP)
+def page(options: argparse.Namespace) -> str:
+    """A table of layers, a column for each shape, and one of networks, a row for each."""
+    rounds = options.rounds
+    layers = [measure(joined(shape), layer_calls(shape), rounds) for shape in SHAPES]
+    networks = [measure(str(network), network_calls(network), rounds) for network in NETWORKS]
+    suffixes, ours, torch = (*KEPT, _LOOP), ("BatchNorm", "BatchRenorm"), "PyTorch, with y"
+    to_flax = {f"{n} / flax{s}": (n + s, _BASELINE + s) for n in ours for s in suffixes}
+    to_torch = {"BatchNorm / PyTorch": ("BatchNorm, with y", torch)}
+    to_ours = {
+        f"BatchRenorm / BatchNorm{s}": ("BatchRenorm" + s, "BatchNorm" + s) for s in suffixes
     }
-    means = "; ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    pairs = to_flax | (to_torch if torch in layers[0].readings else {}) | to_ours
+    columns = {
+        timing.title: timing.medians(dict.fromkeys((n + _LOOP for n in _layers()), _ITERATIONS))
+        | timing.ratios(pairs)
+        | {"eight traversals": f"{4 * timing.ratio('copy', 'BatchNorm, with y'):.0%}"}
+        for timing in layers
+    }
+    means = "; ".join(
+        f"{of} {statistics.geometric_mean(timing.ratio(of, to) for timing in layers):.2f}"
+        for of, to in to_flax.values()
+    )
     text = f"""\
 Milliseconds of a forward and a backward pass in float32, features last: gradients of input, scale
-and bias, and the new moving averages. Medians of {len(timings[0].readings["copy"])} readings, all
+and bias, and the new moving averages. Medians of {rounds} readings, all
 implementations in turn in one process; ratios are medians of the readings' ratios. "With y": the
 output is an output of the compiled program, too, as it is in a network and always in PyTorch. "In a
 loop": one of {_ITERATIONS} steps down the gradients in one program, free of what a call costs.
@@ -239,43 +262,15 @@ copies take, which are eight traversals, as a share of that of BatchNorm with y;
 in the caches, where calls cost more than traversals.
 Geometric means of the ratios to {_BASELINE}: {means}.
 """
-    if "PyTorch, with y" not in timings[0].readings:
+    if torch not in layers[0].readings:
         text += "PyTorch is not installed here, or the device is no CPU: its columns are missing.\n"
-    return pd.DataFrame(rows), text
-
-
-def network_report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one row per network, and its caption."""
-    rows = {
-        timing.title: {name: f"{timing.median(name):.3g}" for name in timing.readings}
-        | {
-            f"{name} / flax": f"{timing.ratio(name, _BASELINE):.2f}"
-            for name in ("BatchNorm", "BatchRenorm")
-        }
-        for timing in timings
-    }
-    text = """\
+    in_networks = {f"{name} / flax": (name, _BASELINE) for name in ours}
+    rows = {timing.title: timing.medians() | timing.ratios(in_networks) for timing in networks}
+    below = """\
 The same within networks of so many blocks, each of the operation, the normalization and a ReLU, the
 input in the shape given; gradients of all parameters and the input. Where the operation is a
 multiplication by 1.01, all between two layers is elementwise, and XLA computes some of it more than
 once. No network has that; it is the worst case.
 """
-    return pd.DataFrame.from_dict(rows, orient="index"), text
-
-
-def _row(timing: Timings) -> dict[str, str]:
-    row = {
-        name: f"{timing.median(name) / (_ITERATIONS if name.endswith(_LOOP) else 1):.3g}"
-        for name in timing.readings
-    }
-    for name in ("BatchNorm", "BatchRenorm"):
-        for suffix in (*KEPT, _LOOP):
-            ratio = timing.ratio(name + suffix, _BASELINE + suffix)
-            row[f"{name} / flax{suffix}"] = f"{ratio:.2f}"
-    if "PyTorch, with y" in timing.readings:
-        row["BatchNorm / PyTorch"] = f"{timing.ratio('BatchNorm, with y', 'PyTorch, with y'):.2f}"
-    for suffix in (*KEPT, _LOOP):
-        ratio = timing.ratio("BatchRenorm" + suffix, "BatchNorm" + suffix)
-        row[f"BatchRenorm / BatchNorm{suffix}"] = f"{ratio:.2f}"
-    row["eight traversals"] = f"{4 * timing.ratio('copy', 'BatchNorm, with y'):.0%}"
-    return row
+    tables = pd.DataFrame(columns), pd.DataFrame.from_dict(rows, orient="index")
+    return signed_page("The layers' speed", tables[0], text, tables[1], below, packages=WITH_TORCH)

@@ -3,7 +3,7 @@
 The network is that of configs/mnist_sigmoid.py; a step takes 60 images.
 """
 
-from collections.abc import Sequence
+import argparse
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,8 @@ from bnrepro.comparison.variant import Feed
 from bnrepro.data.datasets import Dataset
 from bnrepro.models.mlp import MLP
 from configs import mnist_sigmoid
-from scripts.benchmark_layers import Call, Timings, repeat
+from scripts import signed_page
+from scripts.benchmark_layers import WITH_TORCH, Call, measure, repeat
 
 SEEDS = (1, 3, 10)
 VARIANTS = ("plain", "batch_norm", "batch_renorm")
@@ -174,8 +175,9 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
     return [("PyTorch", call)]
 
 
-def report(timings: Sequence[Timings]) -> tuple[Any, str]:
-    """The table, one column per number of seeds, and its caption."""
+def page(options: argparse.Namespace) -> str:
+    """The table, one column per number of seeds."""
+    timings = [measure(str(seeds), calls(seeds), options.rounds) for seeds in SEEDS]
     names = dict.fromkeys(name for timing in timings for name in timing.readings)
     columns = {
         f"seeds: {timing.title}": {
@@ -191,9 +193,10 @@ def report(timings: Sequence[Timings]) -> tuple[Any, str]:
     text = f"""\
 Speed of training, as a share of a scan that does the matrix products and the updates alone, mapped
 over as many seeds: the network of configs/mnist_sigmoid.py, batches of 60, {STEPS} steps in one
-dispatch. Steps of all seeds count. Medians of {len(timings[0].readings[FLOOR])} readings, in turn
+dispatch. Steps of all seeds count. Medians of {options.rounds} readings, in turn
 in one process; ratios are medians of the readings' ratios. Plain, batch_norm and batch_renorm are
 what the experiments run, sampling and records of each step included; the peers have Batch Norm and
 one seed.
 """
-    return pd.DataFrame(columns).fillna(""), text
+    table = pd.DataFrame(columns).fillna("")
+    return signed_page("The speed of training", table, text, packages=WITH_TORCH)

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnrepro.errors import UserError
 from experiments import cli
 from scripts import make_parser, signed_page
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
@@ -360,15 +359,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         default=Path("results/conformance.md"),
         metavar="FILE",
-        help="a Markdown file in an existing folder (default: %(default)s)",
+        help="a Markdown file (default: %(default)s)",
     )
     output = parser.parse_args(arguments).output
 
-    from bnrepro.records import complete_file
+    from bnrepro.records import check_output, complete_file
 
     with cli.exit_codes():
-        if output.is_dir() or not output.parent.is_dir():
-            raise UserError(f"cannot write {output}: it must name a file in an existing folder")
+        check_output(output)
         table = compare()
         text = report(table)
         with complete_file(output) as path:

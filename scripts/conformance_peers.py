@@ -1,17 +1,24 @@
 """The implementations that `scripts.conformance` compares, each behind the same few methods.
 
-A library is imported when its layer is made, so that only those that are compared need be there.
+All but ours and Flax are imported when their layers are made, so that only those need be there.
 """
 
-import importlib
 import importlib.metadata
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+
+import bnrepro
+import bnrepro.nnx
 
 
 class Settings(NamedTuple):
@@ -79,8 +86,6 @@ class _Jax:
     """A layer that is a pure function of its state, a tree of arrays."""
 
     def __init__(self, settings: Settings, state: Any):
-        import jax
-
         self.dtype, self.state = settings.dtype, state
 
         def step(state: Any, x: Any, dy: Any, mask: Any) -> Any:
@@ -105,18 +110,12 @@ class _Jax:
         return _float64(self.apply(self.state, self._array(x), None, training=False)[0])
 
     def save(self) -> Any:
-        import jax
-
         return [np.array(leaf) for leaf in jax.tree.leaves(self.state)]
 
     def load(self, saved: Any) -> None:
-        import jax
-
         self.state = jax.tree.unflatten(jax.tree.structure(self.state), saved)
 
     def _array(self, x: np.ndarray) -> Any:
-        import jax.numpy as jnp
-
         return jnp.asarray(x, self.dtype)
 
 
@@ -124,12 +123,14 @@ def _as_flax_wants(mask: Any) -> dict[str, Any]:
     return {} if mask is None else {"mask": mask[..., None]}
 
 
+def _stored(stats: Any) -> dict[str, np.ndarray]:
+    return {name: _float64(stats[name]) for name in ("mean", "var", "std") if name in stats}
+
+
 class _Linen(_Jax):
     """A layer of flax.linen, or one with its interface."""
 
-    def __init__(self, settings: Settings, cls: Any, options: Mapping[str, Any]):
-        import jax
-
+    def __init__(self, cls: Any, settings: Settings, **options: Any):
         self.module = cls(momentum=settings.momentum, epsilon=settings.epsilon, **options)
         like = np.zeros((2, 2, settings.gamma.size), np.float32)
         variables = self.module.init(jax.random.key(0), like, use_running_average=False)
@@ -147,17 +148,14 @@ class _Linen(_Jax):
         return y, {**state, **updated}
 
     def statistics(self) -> dict[str, np.ndarray]:
-        stats = self.state["batch_stats"]
-        return {name: _float64(stats[name]) for name in ("mean", "var", "std") if name in stats}
+        return _stored(self.state["batch_stats"])
 
 
 class _Nnx(_Jax):
     """A layer of flax.nnx, or one with its interface."""
 
-    def __init__(self, settings: Settings, cls: Any, options: Mapping[str, Any]):
-        from flax import nnx
-
-        options = {"momentum": settings.momentum, "epsilon": settings.epsilon, **options}
+    def __init__(self, cls: Any, settings: Settings, **options: Any):
+        options |= {"momentum": settings.momentum, "epsilon": settings.epsilon}
         layer = cls(settings.gamma.size, rngs=nnx.Rngs(0), **options)
         layer.scale[...] = np.float32(settings.gamma)
         layer.bias[...] = np.float32(settings.beta)
@@ -165,17 +163,12 @@ class _Nnx(_Jax):
         super().__init__(settings, state)
 
     def apply(self, state: Any, x: Any, mask: Any, *, training: bool) -> Any:
-        from flax import nnx
-
         layer = nnx.merge(self.graph, state, copy=True)
         y = layer(x, use_running_average=not training, **_as_flax_wants(mask))
         return y, nnx.state(layer)
 
     def statistics(self) -> dict[str, np.ndarray]:
-        from flax import nnx
-
-        stats = nnx.to_pure_dict(self.state)
-        return {name: _float64(stats[name]) for name in ("mean", "var", "std") if name in stats}
+        return _stored(nnx.to_pure_dict(self.state))
 
 
 class _Keras(_Jax):
@@ -225,7 +218,6 @@ class _Equinox(_Jax):
 
     def apply(self, state: Any, x: Any, mask: Any, *, training: bool) -> Any:
         import equinox as eqx
-        import jax
 
         layer = eqx.nn.inference_mode(self.layer, value=not training)
         mapped = jax.vmap(layer, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
@@ -284,29 +276,13 @@ class _Torch:
         return _float64(y.detach().double()).swapaxes(1, 2)
 
 
-def _flax(
-    adapter: type[_Linen] | type[_Nnx],
-    path: str,
-    options: Callable[[Settings], Mapping[str, Any]] = lambda settings: {},
-) -> Callable[[Settings], Layer]:
-    """Makes a layer of the class that `path` names, with options besides the usual ones."""
-
-    def make(settings: Settings) -> Layer:
-        module, name = path.rsplit(".", 1)
-        cls = getattr(importlib.import_module(module), name)
-        return adapter(settings, cls, options(settings))
-
-    return make
-
-
-def _our_limits(settings: Settings) -> dict[str, Any]:
-    from bnrepro import renorm_schedules
-
+def _ours(adapter: type[_Linen] | type[_Nnx], cls: Any, settings: Settings) -> Layer:
     limits = {"r_max": settings.r_max, "d_max": settings.d_max}
     if not settings.ramp:
-        return limits
+        return adapter(cls, settings, **limits)
     ends = {"warmup": 5 / 30, "r_max_end": 20 / 30, "d_max_end": 15 / 30}
-    return dict(zip(limits, renorm_schedules(30, **limits, **ends), strict=True))
+    schedules = bnrepro.renorm_schedules(30, **limits, **ends)
+    return adapter(cls, settings, **dict(zip(limits, schedules, strict=True)))
 
 
 def _keras_renorm(settings: Settings) -> Layer:
@@ -321,9 +297,11 @@ def _torch(settings: Settings) -> Layer:
     return _Torch(settings, BatchNorm1d(settings.gamma.size, settings.epsilon, momentum))
 
 
-def _sbx_warmup(settings: Settings) -> Mapping[str, Any]:
+def _sbx(settings: Settings) -> Layer:
+    from sbx.common.jax_layers import BatchRenorm
+
     # Its limits are constants of the code, the 3 and 5 of the golden file.
-    return {"warmup_steps": settings.warmup}
+    return _Linen(BatchRenorm, settings, warmup_steps=settings.warmup)
 
 
 def _torchrl(settings: Settings) -> Layer:
@@ -342,52 +320,30 @@ def _torchrl(settings: Settings) -> Layer:
 
 _OURS: dict[str, Any] = {"renorm": True, "warmup": "ramp", "masks": True}
 _SWITCHED: dict[str, Any] = {"renorm": True, "warmup": "switch"}
+_LINEN, _NNX = (
+    partial(_ours, _Linen, bnrepro.BatchRenorm),
+    partial(_ours, _Nnx, bnrepro.nnx.BatchRenorm),
+)
 
 IMPLEMENTATIONS = (
-    Implementation("bnrepro.BatchNorm", "bnrepro", _flax(_Linen, "bnrepro.BatchNorm"), masks=True),
+    Implementation("bnrepro.BatchNorm", "bnrepro", partial(_Linen, bnrepro.BatchNorm), masks=True),
     Implementation(
-        "bnrepro.nnx.BatchNorm",
-        "bnrepro",
-        _flax(_Nnx, "bnrepro.nnx.BatchNorm"),
-        "bnrepro.nnx",
-        masks=True,
+        "bnrepro.nnx.BatchNorm", "bnrepro", partial(_Nnx, bnrepro.nnx.BatchNorm), masks=True
     ),
-    Implementation(
-        "flax.linen.BatchNorm", "flax", _flax(_Linen, "flax.linen.BatchNorm"), masks=True
-    ),
-    Implementation("flax.nnx.BatchNorm", "flax", _flax(_Nnx, "flax.nnx.BatchNorm"), masks=True),
+    Implementation("flax.linen.BatchNorm", "flax", partial(_Linen, nn.BatchNorm), masks=True),
+    Implementation("flax.nnx.BatchNorm", "flax", partial(_Nnx, nnx.BatchNorm), masks=True),
     Implementation("keras BatchNormalization", "keras", _Keras, masks=True),
     Implementation("equinox.nn.BatchNorm", "equinox", _Equinox, own_rule="batch_norm from zero"),
     Implementation("torch.nn.BatchNorm1d", "torch", _torch, own_rule="batch_norm unbiased"),
-    Implementation(
-        "bnrepro.BatchRenorm",
-        "bnrepro",
-        _flax(_Linen, "bnrepro.BatchRenorm", _our_limits),
-        **_OURS,
-    ),
-    Implementation(
-        "bnrepro.nnx.BatchRenorm",
-        "bnrepro",
-        _flax(_Nnx, "bnrepro.nnx.BatchRenorm", _our_limits),
-        "bnrepro.nnx",
-        **_OURS,
-    ),
+    Implementation("bnrepro.BatchRenorm", "bnrepro", _LINEN, **_OURS),
+    Implementation("bnrepro.nnx.BatchRenorm", "bnrepro", _NNX, **_OURS),
     Implementation(
         "keras BatchNormalization(renorm=True)", "keras", _keras_renorm, renorm=True, masks=True
     ),
     Implementation(
-        "sbx BatchRenorm",
-        "sbx-rl",
-        _flax(_Linen, "sbx.common.jax_layers.BatchRenorm", _sbx_warmup),
-        "sbx",
-        own_rule="batch_renorm var",
-        **_SWITCHED,
+        "sbx BatchRenorm", "sbx-rl", _sbx, "sbx", own_rule="batch_renorm var", **_SWITCHED
     ),
     Implementation(
-        "torchrl BatchRenorm1d",
-        "torchrl",
-        _torchrl,
-        own_rule="batch_renorm unbiased",
-        **_SWITCHED,
+        "torchrl BatchRenorm1d", "torchrl", _torchrl, own_rule="batch_renorm unbiased", **_SWITCHED
     ),
 )

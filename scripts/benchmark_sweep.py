@@ -1,0 +1,107 @@
+"""Times sweeps, in groups and one by one: `benchmark sweep`."""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnrepro.comparison.config import common_config, with_settings
+from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.space import make_space
+from bnrepro.sweep.study import SharedStudy, finished
+from bnrepro.sweep.worker import work
+from configs import small_batch
+from scripts import signed_page
+
+# Trials differ in the learning rate, within a range at which all networks train.
+_LOW, _HIGH = 0.01, 0.3
+_CHANGES = {"seeds": 1, "normalizer.name": "batch_norm"}
+
+
+def page(options: argparse.Namespace) -> str:
+    """The table of trials a minute."""
+    trials = {
+        "each launched by itself": options.launched,
+        "one by one": options.alone,
+        "grouped": options.trials,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in trials}
+    launched, alone, grouped = rates.values()
+    for _ in range(options.repeats):
+        launched.append(_launches_a_minute(options.launched, options.steps))
+        rate, dataset = _trials_a_minute(options.alone, 1, options.steps)
+        alone.append(rate)
+        rate, dataset = _trials_a_minute(options.trials, None, options.steps)
+        grouped.append(rate)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    rows = {
+        name: {
+            "trials": number,
+            "trials a minute": f"{medians[name]:.1f}",
+            "of each repeat": ", ".join(f"{rate:.1f}" for rate in rates[name]),
+        }
+        for name, number in trials.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    to_launched, to_one, _ = (medians["grouped"] / median for median in medians.values())
+    text = f"""\
+Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
+launching each by itself with experiments.train (ratios of the medians). A trial is one seed of the
+3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of
+{dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one
+compiled program for all of its trials. The time to load data and to compile counts for the grouped
+ones and for those launched; those one by one are counted from the end of the first."""
+    title = "Sweeps: grouped against one by one"
+    return signed_page(title, table, text, packages=("jax", "optuna"))
+
+
+def _launches_a_minute(trials: int, steps: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "experiments.train", "--novariants"]
+        command += ["--config=configs/small_batch.py"]
+        settings = {**_CHANGES, "steps": steps, "eval_every": steps}
+        command += [f"--config.{key}={value}" for key, value in settings.items()]
+        begin = time.time()
+        for i, rate in enumerate(np.geomspace(_LOW, _HIGH, trials)):
+            own = [f"--workdir={folder}/{i}", f"--config.optimizer.learning_rate={rate:g}"]
+            subprocess.run([*command, *own], check=True, capture_output=True)
+        return 60 * trials / (time.time() - begin)
+
+
+def _trials_a_minute(trials: int, at_once: int | None, steps: int) -> tuple[float, str]:
+    """The rate, and the name of the data set."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _plan(trials, at_once, steps, folder)
+        with SharedStudy(plan) as study:
+            study.refill()
+            begin = time.time()
+            work(plan)
+            dataset = study.provenance()["dataset"]
+            ended: Any = finished(study.trials()).values()
+            ends = sorted(trial.datetime_complete.timestamp() for trial in ended)
+    if at_once == 1:
+        return 60 * (len(ends) - 1) / (ends[-1] - ends[0]), dataset
+    return 60 * len(ends) / (ends[-1] - begin), dataset
+
+
+def _plan(trials: int, at_once: int | None, steps: int, folder: str) -> Plan:
+    config: Any = common_config(small_batch.get_config().to_dict())
+    config = with_settings(config, {**_CHANGES, "steps": steps, "eval_every": steps})
+    return Plan(
+        config=config,
+        space=make_space(config, {"optimizer.learning_rate": f"log({_LOW},{_HIGH})"}),
+        sampler="random",
+        trials=trials,
+        prune=False,
+        at_once=at_once,
+        storage=f"sqlite:///{folder}/sweep.db",
+        name="benchmark",
+        launched_by="",
+        command="",
+    )
