@@ -1,5 +1,9 @@
 """What ends a command without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake of the user or a failure of the machine; the message is one sentence."""
@@ -7,3 +11,9 @@ class UserError(Exception):
 
 class Preempted(BaseException):
     """The process was asked to stop (SIGTERM); like KeyboardInterrupt, not an error."""
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """A "did you mean" for the nearest of some names, if any is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

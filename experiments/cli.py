@@ -31,6 +31,7 @@ PREEMPTED = 75
 INTERRUPTED = 130
 
 _told = threading.Event()
+_ABSL = frozenset(flags.FLAGS)  # which --help leaves out
 
 # Makes the report of a finished run.
 Reporter = Callable[["Run"], "Report"]
@@ -62,7 +63,6 @@ def launch(
     doc: str,
     check: Check = lambda config: None,
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
-    own: Sequence[str] = (),
 ) -> None:
     """Parses the command line, runs the comparison of the adapted config, and reports it.
 
@@ -71,7 +71,6 @@ def launch(
       doc: shown before the flags by --help.
       check: see `Check`.
       adapt: turns the config that is given into the config that is run.
-      own: names of the experiment's own flags, which are already defined.
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr before anything is
     trained or written, or files that cannot be read or written; 75 asked to stop (SIGTERM) and 130
@@ -90,8 +89,7 @@ def launch(
     )
     processes_flag = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
     process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: index, from 0.")
-    distributed = ("distributed", "coordinator", "num_processes", "process_id")
-    config, workdir = parse(doc, (*own, "only", "overwrite", "resume", *distributed))
+    config, workdir = parse(doc)
     config = adapt(config)
     variant_configs(config)  # finds mistakes
     if only_flag.value is not None:
@@ -156,12 +154,11 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
             )
 
 
-def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
+def parse(doc: str) -> tuple[dict[str, Any], Path]:
     """Parses the command line of a command that writes to a workdir.
 
     Args:
-      doc: shown before the flags by --help.
-      own: names of the command's own flags, which are already defined.
+      doc: shown before the flags by --help, which are those defined by then.
 
     Returns:
       The config as plain dicts, and the workdir.
@@ -173,7 +170,7 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
     flags.DEFINE_string(
         "wandb", None, "Log to this project of Weights & Biases, too (pip install wandb)."
     )
-    config = parse_config(doc, ("workdir", *own, "wandb"))
+    config = parse_config(doc)
     if not workdir_flag.value:
         raise UserError("give the folder for the results: --workdir=runs/NAME")
     if flags.FLAGS.wandb == "":
@@ -181,14 +178,14 @@ def parse(doc: str, own: Sequence[str]) -> tuple[dict[str, Any], Path]:
     return config, Path(workdir_flag.value)
 
 
-def parse_config(doc: str, own: Sequence[str]) -> dict[str, Any]:
+def parse_config(doc: str) -> dict[str, Any]:
     """As `parse`, without a workdir."""
     config_flag = config_flags.DEFINE_config_file(
         "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
     )
     flags.FLAGS["config"].parser = _ConfigFile("config")
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        known = (flags.FLAGS[name] for name in ("config", *own))
+        known = (flags.FLAGS[name] for name in flags.FLAGS if name not in _ABSL)
         print("\n".join([doc, *(f"  --{flag.name}: {_help(flag)}" for flag in known)]))
         print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():

@@ -53,4 +53,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "variants", True, "With --novariants, train the config as it is, without its variants."
     )
-    cli.launch(report, doc=__doc__, adapt=_chosen, own=("variants",))
+    cli.launch(report, doc=__doc__, adapt=_chosen)

@@ -1,16 +1,27 @@
 """What is done across runs, each by `python -m scripts.NAME`."""
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from bnrepro.errors import UserError
+from experiments import cli
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        cli.fail(UserError(message))  # without the usage
+
+
 def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """The parser of the script of that name, whose --help shows its docstring as it is written."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m scripts.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,3 +39,18 @@ def signed_page(
         for part in parts
     ]
     return "\n\n".join([f"# {title}", *texts, signature(*packages)])
+
+
+@contextmanager
+def bad_left_out(folder: Path, skip_bad: bool) -> Iterator[None]:
+    """Names records that cannot be read or lack something; goes on, if these are to be skipped."""
+    try:
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"no report can be made of {folder}: {reason}") from error
+    except UserError as error:
+        if not skip_bad:
+            raise
+        print(f"left out: {error}", file=sys.stderr)

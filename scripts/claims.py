@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, nearest
 from experiments import cli
 from scripts import make_parser
 
@@ -131,7 +131,6 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _chosen(only: str | None) -> "list[Claim]":
     from bnrepro.claims import CLAIMS
-    from bnrepro.comparison.keys import nearest
 
     names = list(CLAIMS) if only is None else only.upper().split(",")
     for name in names:

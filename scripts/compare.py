@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bnrepro.errors import UserError
 from experiments import cli
-from scripts import make_parser
+from scripts import bad_left_out, make_parser
 
 _SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html"}
 
@@ -47,14 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         runs = {}
         for label, workdir in run_labels(options.workdirs).items():
-            try:
+            with bad_left_out(workdir, options.skip_bad):
                 run = read_run(workdir)
                 check_run(run, question)
-            except UserError as error:
-                if not options.skip_bad:
-                    raise
-                print(f"left out: {error}", file=sys.stderr)
-            else:
                 runs[label] = run
         if not runs:
             raise UserError("no workdir is left to compare")

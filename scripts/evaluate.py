@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import pandas as pd
 
     from bnrepro.comparison import restored
+    from bnrepro.comparison.config import common_config
     from bnrepro.comparison.reevaluation import reevaluate
     from bnrepro.data.datasets import load_dataset
     from bnrepro.records import read_run
@@ -54,12 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not found:
         raise UserError(f"{run.workdir} has no intact checkpoint")
     # The config's data folder may be on another machine, and is not to be trusted.
-    dataset = load_dataset(
-        run.config["dataset"],
-        options.data_dir,
-        image_size=run.config.get("image_size", 0),
-        stream=run.config.get("stream", False),
-    )
+    common = common_config(run.config)
+    size, stream = common["image_size"], common["stream"]
+    dataset = load_dataset(common["dataset"], options.data_dir, image_size=size, stream=stream)
     restored.check_dataset(run, dataset)
 
     rows = {name: ["no intact checkpoint", "–", "–", "–"] for name in names}

@@ -72,17 +72,18 @@ def main() -> None:
     flags.DEFINE_string("variant", None, "A variant of the config; by default, its baseline.")
     flags.DEFINE_multi_string("vary", [], "KEY=A,B,..: plan with each; once for each key.")
     flags.DEFINE_string("output", None, "A CSV file for the numbers.")
-    config = cli.parse_config(__doc__ or "", ("topology", "variant", "vary", "output"))
+    config = cli.parse_config(__doc__ or "")
     topologies = flags.FLAGS.topology
-    variant = flags.FLAGS.variant or config["baseline"]
+    variant = flags.FLAGS.variant or config.get("baseline", "")
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
     for topology in topologies:
         _check(topology)
-    if variant not in config["variants"]:
-        known = ", ".join(config["variants"])
+    variants = config.get("variants", {})
+    if variant not in variants:
+        known = ", ".join(variants)
         raise UserError(f"--variant is unknown: {variant!r}; the config has {known}")
-    chosen = {**config, "variants": {variant: config["variants"][variant]}, "baseline": variant}
+    chosen = {**config, "variants": {variant: variants[variant]}, "baseline": variant}
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import pandas as pd

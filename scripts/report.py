@@ -11,14 +11,13 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnrepro.errors import UserError
 from experiments import cli
-from scripts import make_parser
+from scripts import bad_left_out, make_parser
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -101,27 +100,12 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
     return workdirs, ledgers
 
 
-@contextmanager
-def _bad_left_out(folder: Path, skip_bad: bool) -> Iterator[None]:
-    """Names records that cannot be read or lack something; goes on, if these are to be skipped."""
-    try:
-        try:
-            yield
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise UserError(f"no report can be made of {folder}: {reason}") from error
-    except UserError as error:
-        if not skip_bad:
-            raise
-        print(f"left out: {error}", file=sys.stderr)
-
-
 def _read(workdirs: Sequence[Path], skip_bad: bool) -> "dict[Path, Run]":
     from bnrepro.records import read_run
 
     runs = {}
     for workdir in workdirs:
-        with _bad_left_out(workdir, skip_bad):
+        with bad_left_out(workdir, skip_bad):
             runs[workdir] = read_run(workdir)
     return runs
 
@@ -136,7 +120,7 @@ def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dic
             print(f"left out: {workdir} has no accuracy to show", file=sys.stderr)
         else:
             title = workdir.relative_to(root).as_posix() if workdir != root else workdir.name
-            with _bad_left_out(workdir, skip_bad):
+            with bad_left_out(workdir, skip_bad):
                 section = Section.of(run, report_of(run), f"c{len(sections)}", title)
                 sections[workdir] = section
     return sections
@@ -171,7 +155,7 @@ def _claims(
 
     found = {}
     for folder in ledgers:
-        with _bad_left_out(folder, skip_bad):
+        with bad_left_out(folder, skip_bad):
             found[folder] = read_ledger(folder / LEDGER, CLAIMS)
     if not found:
         return [], ""
@@ -185,7 +169,7 @@ def _claims(
         drawings = []
         for i, figure in enumerate(claim.figures):
             if run := runs.get(folder / figure.comparison):
-                with _bad_left_out(run.workdir, skip_bad):
+                with bad_left_out(run.workdir, skip_bad):
                     drawings.append(Drawing.of(figure.picture(run), f"{claim.id}f{i}"))
         lines: Any = rows[claim.id].to_dict("records")
         sections.append(claim_section(claim, lines, ids, drawings))

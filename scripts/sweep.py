@@ -50,9 +50,8 @@ def main() -> None:
     flags.DEFINE_enum("engine", "local", ("local", "ray"), "Processes here, or a Ray cluster.")
     flags.DEFINE_string("storage", None, "URL of a database; default: sweep.db in the workdir.")
     flags.DEFINE_bool("prune", False, "Stop trials that are below the median of the others.")
-    own = ("vary", "trials", "sampler", "seeds", "workers", "at-once", "engine", "storage", "prune")
-    config, workdir = cli.parse(__doc__ or "", own)
-    values = {name: flags.FLAGS[name].value for name in own}
+    config, workdir = cli.parse(__doc__ or "")
+    values = flags.FLAGS.flag_values_dict()
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)
     overrides = config_flags.get_override_values(flag)

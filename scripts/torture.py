@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bnrepro.errors import UserError
+from experiments import cli
 from scripts import make_parser, signed_page
 
 _NAMES = {"bn": "batch_norm", "brn": "batch_renorm"}
@@ -76,11 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = list(TRIALS) if options.trials is None else options.trials.split(",")
     if unknown := [name for name in names if name not in TRIALS]:
         parser.error(f"--trials names no trial: {unknown[0]!r}")
-    # A folder that is not empty may hold somebody's runs.
-    if options.workdir.is_file() or (options.workdir.exists() and any(options.workdir.iterdir())):
-        parser.error(f"--workdir={options.workdir} must be a new or an empty folder")
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        parser.error(f"--output={options.output} must be a file in a folder that is there")
+    from bnrepro.records import check_output, check_writable
+
+    with cli.exit_codes():
+        if options.output:
+            check_output(options.output)
+        check_writable(options.workdir)
+        # A folder that is not empty may hold somebody's runs.
+        if any(options.workdir.iterdir()):
+            raise UserError(f"--workdir={options.workdir} must be a new or an empty folder")
 
     bench, results = Bench(options.workdir), []
     for name in names:
@@ -105,7 +111,6 @@ class Bench:
 
     def __init__(self, folder: Path, *changes: str) -> None:
         """Does the undisturbed run."""
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.changes, self.whole = folder, changes, folder / "whole"
         self.seconds = self.finish(self.whole)
         self.steps = json.loads((self.whole / "config.json").read_text())["steps"]

@@ -126,9 +126,12 @@ def check_config(config: Mapping[str, Any]) -> None:
       ConfigError: they are not; the message says which.
     """
     flat = {
-        f"{key}.{field}" if isinstance(value, Mapping) else key: inner
+        f"{key}.{field}" if field else key: inner
         for key, value in config.items()
-        for field, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
+        # An empty section keeps its name, which is that of no key.
+        for field, inner in (
+            value.items() if isinstance(value, Mapping) and value else [("", value)]
+        )
     }
     for key, value in flat.items():
         check_setting(key, value)

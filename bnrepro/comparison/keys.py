@@ -3,11 +3,10 @@
 Nothing here imports JAX, so the names that data, models and training know are repeated.
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, nearest
 
 AUGMENTATIONS = ("crop", "inception", "none")
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh", "tlu")
@@ -390,9 +389,3 @@ def require(condition: bool, message: str) -> None:
     """Raises ConfigError with the message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
-
-
-def nearest(word: Any, known: Iterable[str]) -> str:
-    """A "did you mean" for the nearest of some names, if any is near."""
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -1,7 +1,6 @@
 """Restores the variants of a run from their checkpoints, for use after training."""
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.data.datasets import Dataset, DatasetError
 from bnrepro.data.descriptions import describe_dataset
+from bnrepro.errors import nearest
 from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
 from bnrepro.training.checkpoints import CheckpointError, find_damage, restore, saved_steps
 from bnrepro.training.state import NOT_DIVERGED, TrainState
@@ -67,11 +67,9 @@ def check_variant(run: Run, name: str) -> None:
     Raises:
       RecordsError: there is none; the message names the nearest, or all.
     """
-    if name in run.variants:
-        return
-    near = difflib.get_close_matches(name, run.variants, n=1)
-    known = f"the nearest is {near[0]!r}" if near else f"it has {', '.join(run.variants)}"
-    raise RecordsError(f"{run.workdir} has no variant {name!r}; {known}")
+    if name not in run.variants:
+        hint = nearest(name, run.variants) or f"; it has {', '.join(run.variants)}"
+        raise RecordsError(f"{run.workdir} has no variant {name!r}{hint}")
 
 
 def check_dataset(run: Run, dataset: Dataset) -> None:

@@ -150,13 +150,15 @@ def _train(
         if run.finished(name):
             _track(run, name, trackers)
 
-    stop = threading.Event()
-    agreed = _stop_asked(stop)
+    stop, calls = threading.Event(), count()
 
     def stops(step: int) -> bool:
+        """Whether to stop; several processes all stop at the same call."""
         if should_stop():
             stop.set()
-        return agreed(step)
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(next(calls)):
+            stop.set()
+        return stop.is_set()
 
     # All rows of each variant that has started, and the seconds it took, before a resumption too.
     rows: dict[str, list[Row]] = {}
@@ -260,20 +262,6 @@ def _track(run: Run, variant: str, trackers: Sequence[Tracker]) -> None:
 def _writes() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
-
-
-def _stop_asked(stop: threading.Event) -> Callable[[int], bool]:
-    """Returns whether to stop; several processes all stop at the same call."""
-    if jax.process_count() == 1:
-        return lambda step: stop.is_set()
-    calls = count()
-
-    def agreed(step: int) -> bool:
-        if multihost_utils.reached_preemption_sync_point(next(calls)):
-            stop.set()
-        return stop.is_set()
-
-    return agreed
 
 
 def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, float]) -> Run:

@@ -1,7 +1,6 @@
 """The variants of any number of runs, with the values that a comparison asks for."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bnrepro.errors import nearest
 from bnrepro.records import Run
 from bnrepro.report.question import Question, QuestionError
 from bnrepro.report.statistics import Estimate, difference, estimate
@@ -126,8 +126,8 @@ def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
     for key in keys:
         if key not in known:
             differing = [key for key in known if settings[key].nunique() > 1]
-            hint = _nearest(key, known, f"these differ: {', '.join(differing)}")
-            raise QuestionError(f"there is no setting {key!r}; {hint}")
+            hint = nearest(key, known) or f"; these differ: {', '.join(differing)}"
+            raise QuestionError(f"there is no setting {key!r}{hint}")
     if keys and settings.duplicated(list(keys)).any():
         groups = settings.groupby(list(keys))
         differing = [key for key in known if (groups[key].nunique() > 1).any()]
@@ -188,8 +188,8 @@ def _with_baseline(entries: Sequence[Entry], name: str) -> list[Entry]:
     named = named or [entry for entry in entries if entry.variant == name]
     if not named:
         known = [name for entry in entries for name in (entry.variant, entry.name)]
-        hint = _nearest(name, known, f"{known[0]!r} is one, for example")
-        raise QuestionError(f"there is no variant {name!r} to use as the baseline; {hint}")
+        hint = nearest(name, known) or f"; {known[0]!r} is one, for example"
+        raise QuestionError(f"there is no variant {name!r} to use as the baseline{hint}")
     # If several runs have it, each uses its own.
     own = {entry.run: entry for entry in named}
     for entry in entries:
@@ -199,8 +199,3 @@ def _with_baseline(entries: Sequence[Entry], name: str) -> list[Entry]:
                 f"do: choose one of these, as in {named[0].name!r}"
             )
     return [replace(entry, baseline=own.get(entry.run, named[0])) for entry in entries]
-
-
-def _nearest(word: str, known: Iterable[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"the nearest is {near[0]!r}" if near else otherwise

@@ -105,6 +105,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants": {"plain": {"steps": 5}}}, "steps cannot differ between variants"),
         ({"variants__plain": {"optimizer": {"rate": 1.0}}}, "optimizer.rate is not a config key"),
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
+        ({"wings": {}}, "wings is not a config key"),
         ({"variants__plain": {"optimizer": 3}}, "optimizer must be a dict"),
         ({"model__kernel": "standardized"}, "variance of 1, which needs a normalizer"),
         ({"model__dropout": 0.5, "devices__synchronized": True}, "set one to 0 or False, got 0.5"),

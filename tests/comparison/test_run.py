@@ -17,6 +17,7 @@ from bnrepro.comparison import run as run_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
 from bnrepro.comparison.run import run_comparison
+from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.records import RecordsError, read_run, write_run
 from bnrepro.training.checkpoints import saved_steps
@@ -174,18 +175,19 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
         there.wait(60)
         raise KeyboardInterrupt
 
-    def stopping(stop):
-        def should_stop(step):
+    def stopping(*arguments, should_stop, **options):
+        def stops(step):
             if step == steps_done:
                 there.set()
-                stop.wait(60)
-            return stop.is_set()
+                while not should_stop(step):
+                    time.sleep(0.01)
+            return should_stop(step)
 
-        return should_stop
+        return train_variants(*arguments, should_stop=stops, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "_completed", wait_and_stop)
-        patch.setattr(run_module, "_stop_asked", stopping)
+        patch.setattr(run_module, "train_variants", stopping)
         with pytest.raises(KeyboardInterrupt):
             run_comparison(config(), tmp_path / "w")
     assert saved_steps(tmp_path / "w" / "checkpoints" / "plain") == [steps_done]

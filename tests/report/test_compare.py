@@ -168,7 +168,7 @@ def test_each_run_is_compared_with_its_own_baseline_where_it_has_one():
 @pytest.mark.parametrize(
     ("baseline", "message"),
     [
-        ("plian", "no variant 'plian' to use as the baseline; the nearest is 'plain'"),
+        ("plian", "no variant 'plian' to use as the baseline; did you mean plain"),
         ("§", "'plain' is one, for example"),
         ("plain", "three has no variant plain.*2 others.*'one: plain'"),
     ],
@@ -226,7 +226,7 @@ def test_settings_are_those_of_the_variant_and_a_missing_one_has_a_dash():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["learning_rate"], "no setting 'learning_rate'; the nearest is 'optimizer.learning_rate'"),
+        (["learning_rate"], "no setting 'learning_rate'; did you mean optimizer.learning_rate"),
         (["§"], "these differ: batch_size, optimizer.learning_rate, normalizer.name, run, variant"),
         (
             ["normalizer.name"],

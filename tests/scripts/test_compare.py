@@ -90,7 +90,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path
     ("arguments", "message"),
     [
         (["x" * 300], "File name too long\n"),
-        (["--baseline=plian"], "the nearest is 'plain'\n"),
+        (["--baseline=plian"], "did you mean plain?\n"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, arguments, message):

@@ -262,7 +262,7 @@ def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished
     [
         (
             ["run", "--variants=batch_norm,bach_norm"],
-            "run has no variant 'bach_norm'; the nearest is 'batch_norm'\n",
+            "run has no variant 'bach_norm'; did you mean batch_norm?\n",
         ),
         (["run", "--variants=x"], "run has no variant 'x'; it has batch_norm, renorm cnn\n"),
         (

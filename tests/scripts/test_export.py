@@ -144,7 +144,7 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "bach_norm"], "run has no variant 'bach_norm'; the nearest is 'batch_norm'\n"),
+        (["run", "bach_norm"], "run has no variant 'bach_norm'; did you mean batch_norm?\n"),
         (
             ["run", "batch_norm", "--seed=1"],
             "seed 1 of batch_norm was not trained: choose from 3, 4\n",

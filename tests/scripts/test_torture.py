@@ -52,7 +52,7 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, capsy
     ("option", "sentence"),
     [
         ("--trials=kiled", "--trials names no trial: 'kiled'"),
-        ("--output=missing/table.md", "--output=missing/table.md must be a file in"),
+        ("--output=README.md/x", "cannot write to README.md"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(tmp_path, capsys, option, sentence):
