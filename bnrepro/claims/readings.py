@@ -54,17 +54,19 @@ def gain(run: Run, ours: str, theirs: str, scale: float = 100) -> Estimate:
 def steps_ratio(run: Run, ours: str, theirs: str) -> Estimate:
     """Steps to the highest accuracy of `theirs` of the same seed, as a share of its own steps.
 
-    One that never gets there counts as two runs' length. The mean is of the logarithms to base 2.
+    One that never gets there counts as two runs' length, one that is there at step 0 as the steps
+    between two evaluations. The mean is of the logarithms to base 2.
     """
     accuracy = evaluations(run)
-    best = accuracy[accuracy["variant"] == theirs].groupby("seed")["value"].max()
+    best = accuracy[accuracy["variant"] == theirs].groupby(["variant", "seed"])["value"].max()
+    best = _of(with_failures(best, run, run.chance), theirs)
     steps = {}
     for name in (ours, theirs):
         rows = accuracy[accuracy["variant"] == name]
         threshold = pd.Series(best.reindex(rows["seed"]).to_numpy(), _index(rows))
         reached = steps_to(rows, threshold[~threshold.index.duplicated()])
         reached = with_failures(reached, run, lambda variant: math.inf)
-        steps[name] = _of(reached, name).replace(math.inf, 2 * run.config["steps"])
+        steps[name] = _of(reached, name).clip(run.config["eval_every"], 2 * run.config["steps"])
     return estimate(np.log2(steps[ours] / steps[theirs]))
 
 
@@ -89,7 +91,8 @@ def rate_ratio(run: Run, ours: str, theirs: str) -> Estimate:
 
     Variants of a kind have names that begin with it and differ in their learning rate. The largest
     rate is where the final accuracy falls below 90% for good, between two rates by interpolation;
-    if that of the largest rate is above, that rate.
+    if that of the largest rate is above, that rate. With a seed that trains at none, it counts as
+    half of the smallest.
     """
 
     def largest(kind: str) -> pd.Series:
@@ -102,11 +105,11 @@ def rate_ratio(run: Run, ours: str, theirs: str) -> Estimate:
 
 
 def _crossing(accuracies: pd.Series) -> float:
-    """Log2 of the rate at which accuracies, by rate, fall below `TRAINS` for good; NaN if never."""
+    """Log2 of the rate at which accuracies, by rate, fall below `TRAINS` for good."""
     rates, values = np.log2(accuracies.index.to_numpy(float)), accuracies.to_numpy(float)
     above = np.flatnonzero(values >= TRAINS)
     if len(above) == 0:
-        return math.nan
+        return float(rates[0]) - 1
     last = above[-1]
     if last == len(values) - 1:
         return float(rates[-1])
@@ -138,7 +141,7 @@ def vanishing(run: Run, ours: str, theirs: str) -> Estimate:
     def ratio(variant: str) -> Any:
         last = len(run.settings(variant)["model.hidden"]) - 1
         first_norm, last_norm = (
-            _over_time(run, variant, f"train/grad_norm/dense_{i}").iloc[0] for i in (0, last)
+            over_time(run, variant, f"train/grad_norm/dense_{i}").iloc[0] for i in (0, last)
         )
         return np.log10(last_norm / first_norm)
 
@@ -159,7 +162,7 @@ def growth(run: Run, variant: str, parameter: str) -> Estimate:
 
     A run that diverged counts as ten.
     """
-    values = _over_time(run, variant, f"train/param_norm/{parameter}")
+    values = over_time(run, variant, f"train/param_norm/{parameter}")
     ratio = (values.iloc[-1] / values.iloc[len(values) // 2 - 1]).clip(upper=_MOST)
     return estimate(_with_failures(ratio, run, variant, _MOST))
 
@@ -177,7 +180,7 @@ def highest_loss(run: Run, variant: str) -> Estimate:
 
     At most ten, which is what a run that diverged counts as. The first interval is left out.
     """
-    losses = _over_time(run, variant, "train/loss").iloc[1:]
+    losses = over_time(run, variant, "train/loss").iloc[1:]
     highest = (losses.max() / -math.log(run.chance(variant))).clip(upper=_MOST)
     return estimate(_with_failures(highest, run, variant, _MOST))
 
@@ -189,7 +192,7 @@ def spike_difference(run: Run, ours: str, theirs: str) -> Estimate:
     """
 
     def spike(variant: str) -> pd.Series:
-        losses = _over_time(run, variant, "train/loss")
+        losses = over_time(run, variant, "train/loss")
         return _with_failures((losses - losses.cummin()).max(), run, variant, _MOST)
 
     return estimate(spike(theirs) - spike(ours))
@@ -200,40 +203,31 @@ def loss_change_ratio(run: Run, ours: str, theirs: str) -> Estimate:
 
     The range is that of the loss at 0 to 4 times the optimizer's step, averaged over training.
     """
-
-    def change(variant: str) -> pd.Series:
-        along = [
-            _over_time(run, variant, f"train/along_gradient/loss_{k}")
-            for k in ("0.5", "1", "2", "4")
-        ]
-        changes = np.stack([0 * along[0], *along])  # the loss where it stands first
-        ranges = pd.DataFrame(np.ptp(changes, axis=0), columns=along[0].columns)
-        return ranges.mean()
-
-    return estimate(np.log2(change(theirs) / change(ours)))
+    changes = [loss_range(run, name).mean() for name in (theirs, ours)]
+    return estimate(np.log2(changes[0] / changes[1]))
 
 
 def gradient_change_ratio(run: Run, ours: str, theirs: str) -> Estimate:
     """Log2 of the relative change of the gradient over one step along it, `theirs` to `ours`."""
-
-    def change(variant: str) -> pd.Series:
-        changes = _over_time(run, variant, "train/along_gradient/gradient_1")
-        return (changes / _gradient_norm(run, variant)).mean()
-
-    return estimate(np.log2(change(theirs) / change(ours)))
+    changes = [gradient_change(run, name).mean() for name in (theirs, ours)]
+    return estimate(np.log2(changes[0] / changes[1]))
 
 
 def time_overhead(run: Run, ours: str, theirs: str) -> Estimate:
-    """How much longer a step takes, in percent: the mean over readings, which stand for seeds."""
+    """How much longer a step takes, as 100 times the natural logarithm of the ratio.
+
+    It is nearly the percentage, and zero on average where both take the same time. The mean is over
+    readings, which stand for seeds.
+    """
     times = [_final(run, name, "train/milliseconds") for name in (ours, theirs)]
-    return estimate(100 * (times[0] / times[1] - 1))
+    return estimate(100 * np.log(times[0] / times[1]))
 
 
 def _gradient_norm(run: Run, variant: str) -> pd.DataFrame:
     """Norm of the gradient of all layers, steps x seeds."""
     names = run.metrics.loc[run.metrics["variant"] == variant, "metric"].unique()
     norms = [name for name in names if name.startswith("grad_norm/")]
-    squares = sum(_over_time(run, variant, f"train/{name}") ** 2 for name in norms)
+    squares = sum(over_time(run, variant, f"train/{name}") ** 2 for name in norms)
     return squares**0.5
 
 
@@ -245,10 +239,6 @@ def over_time(run: Run, variant: str, metric: str) -> pd.DataFrame:
     every = run.config["eval_every"]
     # All steps, also if no seed got there.
     return table.reindex(range(every * (split == "train"), run.config["steps"] + 1, every))
-
-
-# The name in the registered functions, whose text must not change.
-_over_time = over_time
 
 
 def final_values(run: Run, metric: str = ACCURACY) -> pd.Series:

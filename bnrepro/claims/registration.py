@@ -23,8 +23,9 @@ def fingerprint(
 ) -> str:
     """Twelve hexadecimal digits that change with anything that the verdict depends on.
 
-    That is each measurement's words, bounds and function (without comments, layout and what it
-    calls), and the settings of the comparisons that are read, including seeds.
+    That is each measurement's words, bounds and function (without comments, layout and the text of
+    what it calls, but with the constants that both use), and the settings of the comparisons that
+    are read, including seeds.
 
     Args:
       claim: the declaration.
@@ -36,8 +37,10 @@ def fingerprint(
 
     def settings(name: str) -> dict[str, Any]:
         run = Run(Path(), dict(configs[name]), metric_rows([]), {})
+        # It is no setting of a run, but of what is read.
+        every = {"measure_every": run.config.get("measure_every")}
         return {
-            variant: {k: v for k, v in run.settings(variant).items() if plain.get(k) != v}
+            variant: {k: v for k, v in (run.settings(variant) | every).items() if plain.get(k) != v}
             for variant in run.variants
         }
 
@@ -55,4 +58,25 @@ def fingerprint(
 def _definition(measure: Callable[..., Any]) -> Any:
     if isinstance(measure, functools.partial):
         return [_definition(measure.func), measure.args, measure.keywords]
-    return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(measure))))
+    return [ast.unparse(_parsed(measure)), _constants(measure, set())]
+
+
+def _parsed(function: Callable[..., Any]) -> ast.Module:
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))
+
+
+def _constants(function: Any, seen: set[Any]) -> dict[str, Any]:
+    """The constants of their modules that a function and those of ours that it calls use."""
+    function = inspect.unwrap(function)
+    if not inspect.isfunction(function) or function in seen:
+        return {}
+    seen.add(function)
+    found: dict[str, Any] = {}
+    names = {node.id for node in ast.walk(_parsed(function)) if isinstance(node, ast.Name)}
+    for name in sorted(names):
+        value = function.__globals__.get(name)
+        if isinstance(value, int | float | str | tuple):
+            found[name] = value
+        elif getattr(value, "__module__", "").startswith("bnrepro.claims"):
+            found |= _constants(value, seen)
+    return found

@@ -539,7 +539,7 @@ TRAINING = (
         "A training step takes longer, at each of three widths.",
         tuple(
             more(
-                f"time of a step more than without, {width} units, %",
+                f"100 x log of a step's time to that without, {width} units",
                 partial(
                     readings.time_overhead, ours=f"batch_norm {width}", theirs=f"plain {width}"
                 ),

@@ -2,8 +2,7 @@
 
     python -m scripts.claims --only=C1
 
-The comparison of configs/small_batch_cnn.py, shorter, and with the learning rate that it had when
-the claim was registered.
+The comparison of configs/small_batch_cnn.py, shorter.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +15,6 @@ def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = small_batch_cnn.get_config()
     shared(config, length, seeds=(6, 3), steps=(1_500, 100), evaluations=1)
-    config.optimizer.learning_rate = 0.3
     set_variants(
         config,
         {

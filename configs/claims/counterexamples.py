@@ -17,7 +17,7 @@ NORMALIZERS = ("batch_norm", "batch_norm_stop_gradient", "moving_average_norm")
 def get_config(length: str = "full") -> ConfigDict:
     """The comparison: keys as in configs/mnist_sigmoid.py."""
     config = small_batch.get_config()
-    shared(config, length, steps=(4_000, 1_000))
+    shared(config, length, seeds=(20, 5), steps=(4_000, 1_000))
     config.model.norm_placement = "both"
     config.measures = ("parameter_norms",)
     set_variants(config, {name: names(name) for name in NORMALIZERS})

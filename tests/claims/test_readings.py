@@ -53,6 +53,13 @@ def test_steps_to_the_best_are_a_share_of_its_own_and_never_counts_as_two_length
     assert readings.steps_ratio(run, "norm", "plain").mean == pytest.approx(expected)
 
 
+def test_a_baseline_that_diverges_is_reached_at_chance_and_takes_two_lengths_itself():
+    accuracy = {("norm", "test/accuracy"): [[0.1, 0.8, 0.9]]}
+    run = make_run(accuracy, diverged=[("plain", 0)])
+    # 10 and 60 steps.
+    assert readings.steps_ratio(run, "norm", "plain").sample == pytest.approx([math.log2(1 / 6)])
+
+
 def test_the_largest_rate_lies_where_accuracy_falls_below_90_percent_for_good():
     finals = accuracies(**{
         "norm rate 1": (0.95, 0.95, 0.95), "norm rate 4": (0.95, 0.95, 0.95),
@@ -63,6 +70,11 @@ def test_the_largest_rate_lies_where_accuracy_falls_below_90_percent_for_good():
     # Rate 4, the largest, and half-way from 1 to 4 in logarithms.
     found = readings.rate_ratio(run, "norm rate", "none rate")
     assert found.mean == pytest.approx(math.log2(4) - math.log2(2))
+    for name in ("none rate 1", "none rate 4"):
+        finals[name, "test/accuracy"] = [[0.1]] * 3
+    none = make_run(finals, settings=rates, steps=10)
+    found = readings.rate_ratio(none, "norm rate", "none rate")
+    assert found.mean == pytest.approx(math.log2(4) - math.log2(1 / 2))
 
 
 def test_the_spread_over_initializations_is_highest_less_lowest():
@@ -144,6 +156,7 @@ def test_smoothness_is_the_range_of_the_loss_and_the_relative_change_of_the_grad
     assert readings.gradient_change_ratio(run, "b", "a").mean == pytest.approx(1)
 
 
-def test_overhead_is_relative_and_in_percent():
+def test_overhead_is_100_times_the_logarithm_of_the_ratio():
     times = {("a", "train/milliseconds"): [[3.0]] * 3, ("b", "train/milliseconds"): [[2.0]] * 3}
-    assert readings.time_overhead(make_run(times, steps=10), "a", "b").mean == pytest.approx(50)
+    run = make_run(times, steps=10)
+    assert readings.time_overhead(run, "a", "b").mean == pytest.approx(40.546511)

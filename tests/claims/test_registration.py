@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from bnrepro.claims import CLAIMS
+from bnrepro.claims import CLAIMS, readings
 from bnrepro.claims.ledger import Evidence, markdown, read_ledger
 from bnrepro.claims.registration import fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
@@ -44,8 +44,16 @@ def test_a_fingerprint_changes_with_a_threshold_a_measure_and_a_setting():
     found = [
         digits(dataclasses.replace(B1, measurements=(one, *others)), configs) for one in changed
     ]
-    found.append(digits(B1, {"sigmoid": configs["sigmoid"] | {"seeds": 11}}))
-    assert len({digits(B1, configs), *found}) == 4
+    for changes in ({"seeds": 11}, {"measure_every": 1_000}):
+        found.append(digits(B1, {"sigmoid": configs["sigmoid"] | changes}))
+    assert len({digits(B1, configs), *found}) == 5
+
+
+def test_a_fingerprint_changes_with_a_constant_of_what_a_measure_calls(monkeypatch):
+    configs = comparisons([CLAIMS["B3"]], "full")
+    before = digits(CLAIMS["B3"], configs)
+    monkeypatch.setattr(readings, "TRAINS", 0.8)
+    assert digits(CLAIMS["B3"], configs) != before
 
 
 def test_a_fingerprint_does_not_change_with_words_nor_with_a_new_key_at_its_default():
