@@ -105,7 +105,7 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     assert not (folder / "counterexamples").exists()
     assert "not registered read comparisons of other" in (folder / "ledger.md").read_text()
     # By the clock of the ledger in results/: results/claims/counterexamples/provenance.json.
-    left = "comparison 1 of 1: counterexamples; with those after it, 1 core-minutes in"
+    left = "comparison 1 of 1: counterexamples; with those after it, 3 core-minutes in"
     assert left in capsys.readouterr().err
 
     again = [claims.main, "--only=B8", "--workdir=again"]
