@@ -37,7 +37,7 @@ def fingerprint(
 
     def settings(name: str) -> dict[str, Any]:
         run = Run(Path(), dict(configs[name]), metric_rows([]), {})
-        # It is no setting of a run, but of what is read.
+        # It changes nothing about a run, but what is read of it.
         every = {"measure_every": run.config.get("measure_every")}
         return {
             variant: {k: v for k, v in (run.settings(variant) | every).items() if plain.get(k) != v}

@@ -189,8 +189,8 @@ TRAINING = (
             ),
         ),
         "Accuracy after 2,000 steps varies less over initial deviations from 1e-3 to 1, at a rate "
-        "with which the sigmoid network without normalization ends 50,000 steps as high as with "
-        "any.",
+        "with which the sigmoid network without normalization, after 50,000 steps, ends as high as "
+        "with any.",
         (
             more(
                 "highest less lowest final accuracy over deviations, plain less batch_norm, points",

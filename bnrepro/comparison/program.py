@@ -253,7 +253,7 @@ def make_evaluate(
     take, read = data.source.take, data.source.read
     spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
     sets = {"test": data.test, **data.others}
-    # Batches of a stream, or for a network of many layers, are no larger than those of training.
+    # Batches of a stream, or for Inception and ResNet, are no larger than those of training.
     large = read is not None or config["model"]["name"] in STEMS
     parts = config["accumulation_steps"] if large else 1
     size = max(1, config["batch_size"] // (parts * spread)) if large else None

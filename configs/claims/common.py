@@ -16,9 +16,9 @@ def shared(
 ) -> bool:
     """Sets seeds and lengths of a comparison; returns whether it is the fast one.
 
-    Pairs are for the lengths full and fast. The seeds are no earlier result's and no trial's, also
-    not those of the first registrations, 20,000 to 37,000, whose variances the numbers of seeds are
-    chosen by; a trial takes others, as in --config.first_seed=90000.
+    Pairs are for the lengths full and fast. No earlier result and no trial used these seeds. Those
+    of the first registrations, 20,000 to 37,000, gave the variances by which the numbers of seeds
+    were chosen. A trial takes others, as in --config.first_seed=90000.
     """
     if length not in ("full", "fast"):
         raise ValueError(f"after the colon, a config takes full or fast, got {length!r}")
