@@ -190,7 +190,7 @@ class _Replicas(Devices):
 
     def replicate(self, data: Any) -> Any:
         def copies(x: Any) -> Any:
-            # Copies in the host's memory would take none, and on the first device take all of it.
+            # What the host repeats takes no memory; the first device would need it for all copies.
             repeat = jnp.broadcast_to if isinstance(x, jax.Array) else np.broadcast_to
             return jax.device_put(repeat(x, (self.mesh.size, *x.shape)), self._copies)
 
