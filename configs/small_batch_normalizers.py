@@ -84,7 +84,7 @@ def get_config(which: str = "mlp") -> ConfigDict:
     config.variants = {}
     for name, overrides in NORMALIZERS.items():
         rate = COMMON_RATES[network] if common else OWN_RATES[network][name]
-        for size in microbatch_sizes(name, config.batch_size):
+        for size in microbatch_sizes(name, network, config.batch_size):
             config.variants[f"{name} {size}"] = {
                 **overrides,
                 "microbatch_size": size,
@@ -109,13 +109,14 @@ def network_config(network: str) -> ConfigDict:
     return config
 
 
-def microbatch_sizes(name: str, batch_size: int) -> list[int]:
+def microbatch_sizes(name: str, network: str, batch_size: int) -> list[int]:
     """Those to train with; only the whole batch for what sees one image at a time."""
     if name not in ("batch_norm", "batch_renorm", "moving_average_batch_norm"):
         return [batch_size]
     sizes = {min(size, batch_size) for size in MICROBATCH_SIZES}
-    # A single value has no deviation from its mean, but a square.
-    if name != "moving_average_batch_norm":
+    # A single value has no deviation from its mean, but a square. A convolution gives one image
+    # more values than one.
+    if network == "mlp" and name != "moving_average_batch_norm":
         sizes.remove(1)
     return sorted(sizes, reverse=True)
 

@@ -37,7 +37,7 @@ def get_config(network: str = "mlp") -> ConfigDict:
     config.evaluation.holdout = 5_000
     config.variants = {}
     for name, overrides in comparison.NORMALIZERS.items():
-        size = 4 if len(comparison.microbatch_sizes(name, config.batch_size)) > 1 else None
+        size = 4 if len(comparison.microbatch_sizes(name, network, config.batch_size)) > 1 else None
         for rate in RATES[network]:
             config.variants[f"{name} rate {rate:g}".replace(".", "_")] = {
                 **overrides,

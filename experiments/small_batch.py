@@ -72,12 +72,16 @@ def report(run: "Run") -> "Report":
     remarks = ["Rows are microbatch sizes, columns normalizers"]
     # Of those without statistics over the microbatch.
     if "1" in table.index:
-        for normalizer in {"batch_norm", "batch_renorm"} & lines.keys():
-            table.loc["1", normalizer] = "refused"
+        others = "Normalizers"
+        if all(run.settings(name)["model.name"] == "mlp" for name in run.variants):
+            for normalizer in {"batch_norm", "batch_renorm"} & lines.keys():
+                table.loc["1", normalizer] = "refused"
+            others = (
+                "Batch Norm and Batch Renorm refuse a microbatch of one: in a dense layer a single "
+                "value has no deviation from its mean; normalizers"
+            )
         remarks.append(
-            "Batch Norm and Batch Renorm refuse a microbatch of one: in a dense layer a single "
-            "value has no deviation from its mean; normalizers that take no statistics over the "
-            "microbatch were trained once for all rows"
+            f"{others} that take no statistics over the microbatch were trained once for all rows"
         )
     if baselines:
         leads = tables.differences([of[name] for name in baselines])

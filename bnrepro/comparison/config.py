@@ -163,16 +163,18 @@ def check_config(config: Mapping[str, Any]) -> None:
         f"{microbatch_size} x {labels} / {trained} is none (microbatch_size, these, and "
         "sampler.labels_per_batch)",
     )
-    name = flat["normalizer.name"]
+    name, network = flat["normalizer.name"], flat["model.name"]
+    # What convolutions leave of an image is not known before the data are (`run.make_job`).
+    of_single_values = network == "mlp" and name.startswith("batch_")
     require(
-        not (name.startswith("batch_") and microbatch_size == 1),
+        not (of_single_values and microbatch_size == 1),
         f"{name} cannot train on a microbatch_size of 1: after a dense layer, a single value has "
         "no deviation from its own mean to learn from; use 2 or more, or group_norm, layer_norm or "
         "none",
     )
     require(
         not (
-            name.startswith("batch_")
+            of_single_values
             and flat["evaluation.minibatches"]
             and of_test_minibatches(config)["microbatch_size"] == 1
         ),
@@ -195,7 +197,6 @@ def check_config(config: Mapping[str, Any]) -> None:
         f"model.norm_placement before, got {flat['model.activation']} and "
         f"{flat['model.norm_placement']}",
     )
-    network = flat["model.name"]
     require(
         network != "resnet" or (name != "evonorm_s0" and flat["model.norm_placement"] == "before"),
         "resnet has nonlinearities after sums: it needs model.norm_placement before and a "

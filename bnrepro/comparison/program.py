@@ -60,7 +60,8 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     """The data that a variant with this config is trained and evaluated on.
 
     Raises:
-      ValueError: the data set cannot supply such images or minibatches.
+      ValueError: the data set cannot supply such images or minibatches, or its images leave
+        Batch Norm single values.
     """
     evaluation, digits, augment = config["evaluation"], config["digits"], config["augment"]
     dataset = dataset.hold_out(evaluation["holdout"])
@@ -113,7 +114,7 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     if evaluation["minibatches"]:
         test_sampler = sampler(dataset.test_labels, of_test_minibatches(config))
     most = _STEPS_AT_ONCE.get(config["model"]["name"], source.steps_at_once)
-    return Data(
+    data = Data(
         source=source._replace(steps_at_once=min(most, source.steps_at_once)),
         train=train,
         test=all_of(dataset.test_images, dataset.test_labels),
@@ -121,6 +122,32 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         test_sampler=test_sampler,
         num_classes=num_classes,
     )
+    _check_single_image(config, data)
+    return data
+
+
+def _check_single_image(config: Mapping[str, Any], data: Data) -> None:
+    """Makes sure that where Batch Norm gets a single image, each layer has more values of it.
+
+    Raises:
+      ValueError: one has not.
+    """
+    tested = of_test_minibatches(config) if config["evaluation"]["minibatches"] else config
+    name, sizes = config["normalizer"]["name"], {c["microbatch_size"] for c in (config, tested)}
+    if not name.startswith("batch_") or 1 not in sizes:
+        return
+    model, image = make_model(config, data.num_classes), example_input(data)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    train = partial(model.apply, train=True, deterministic=True, mutable=["batch_stats"])
+    try:
+        jax.eval_shape(train, variables, image)
+    except ValueError:
+        _, height, width, _ = image.shape
+        raise ValueError(
+            f"{name} cannot normalize a single image of {height} x {width} pixels: the "
+            "convolutions leave one value per channel, which has no deviation from its own mean; "
+            "use a microbatch_size of 2 or more"
+        ) from None
 
 
 class Program(NamedTuple):

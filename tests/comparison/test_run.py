@@ -343,6 +343,22 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, monkeypatch):
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
+def test_a_single_image_is_normalized_if_all_convolutions_leave_several_values_of_it(
+    tmp_path, name
+):
+    def run_with(channels):
+        model = {"name": "cnn", "channels": channels}
+        variants = {"one": {"model": model, "normalizer": {"name": name}, "microbatch_size": 1}}
+        return run_comparison(config(variants=variants, baseline="one"), tmp_path / "w")
+
+    # A stride of 2 makes 2 x 2 of 4 x 4, and another one 1 x 1.
+    with pytest.raises(ConfigError, match=f"one: {name} cannot normalize a single image of 4 x 4"):
+        run_with((2, 2))
+    assert not (tmp_path / "w").exists()
+    assert run_with((2,)).finished("one")
+
+
 def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkeypatch, caplog):
     small = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small)

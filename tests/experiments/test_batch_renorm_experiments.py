@@ -65,9 +65,14 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
 def test_small_batch_says_refused_only_of_what_refuses_microbatches_of_one(tmp_path):
     names = "batch_norm 64", "moving_average_batch_norm 64", "moving_average_batch_norm 4"
     finals = dict.fromkeys((*names, "group_norm 64"), (0.8, 0.8))
-    table = small_batch.report(measured(tmp_path, small_batch_normalizers, finals)).table
     of_one = ["batch_norm", "moving_average_batch_norm", "group_norm"]
+    run = measured(tmp_path, small_batch_normalizers, finals)
+    table = small_batch.report(run).table
     assert list(table.loc["1", of_one]) == ["refused", "", "80.00 (80.00 to 80.00)"]
+    # After a convolution, one image has a value for each position.
+    run.config["model"]["name"] = "cnn"
+    table = small_batch.report(run).table
+    assert list(table.loc["1", of_one]) == ["", "", "80.00 (80.00 to 80.00)"]
 
 
 def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
