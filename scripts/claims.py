@@ -112,15 +112,16 @@ def _measure(options: argparse.Namespace) -> None:
         claim.id: [_evidence(one, runs, given, dataset, here) for one in claim.measurements]
         for claim in claims
     }
-    registered = _registered(claims)
+    every = list(CLAIMS.values())
+    current = fingerprints(every)
+    registered = {claim.id: _registered(claim.id, current[claim.id]) for claim in claims}
     for claim in claims:
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
         if other or not _came_first(registered[claim.id].commit, evidence[claim.id]):
             registered[claim.id] = registered[claim.id]._replace(commit="")
     table = ledger.make_ledger(claims, evidence, registered, fast=options.fast)
-    every = CLAIMS.values()
-    if (older := _still_valid(workdir, table)) is not None:
-        table = ledger.joined(older, table, list(every))
+    if (older := _still_valid(workdir, table, current)) is not None:
+        table = ledger.joined(older, table, every)
     with complete_file(workdir / ledger.LEDGER) as path:
         table.to_csv(path, index=False)
     with complete_file(workdir / ledger.LEDGER_MD) as path:
@@ -179,17 +180,14 @@ def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
     return {claim.id: fingerprint(claim, configs, DEFAULTS) for claim in claims}
 
 
-def _registered(claims: "Sequence[Claim]") -> "dict[str, Registered]":
-    """The claims' fingerprints, with the commit that first held each; "" if not committed."""
+def _registered(claim: str, digits: str) -> "Registered":
+    """A claim's fingerprint, with the commit that first held it; "" if it is not committed."""
     from bnrepro.claims.ledger import Registered
     from bnrepro.comparison.provenance import git
 
-    found = {}
-    for name, digits in fingerprints(claims).items():
-        arguments = ("--reverse", "--format=%H", f"-S{name},{digits}", "--", str(REGISTERED))
-        commits = git("log", *arguments).split()
-        found[name] = Registered(digits, commits[0] if commits else "")
-    return found
+    arguments = ("--reverse", "--format=%H", f"-S{claim},{digits}", "--", str(REGISTERED))
+    commits = git("log", *arguments).split()
+    return Registered(digits, commits[0] if commits else "")
 
 
 def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:
@@ -200,10 +198,17 @@ def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:
     return all(git("rev-list", "--count", f"{run}..{registered}") == "0" for run in commits)
 
 
-def _still_valid(workdir: Path, newer: "pd.DataFrame") -> "pd.DataFrame | None":
+def _still_valid(
+    workdir: Path, newer: "pd.DataFrame", current: Mapping[str, str]
+) -> "pd.DataFrame | None":
     """The rows of a workdir's ledger, of the same length as newer ones and of claims as they are.
 
     None if it holds no ledger that can be read.
+
+    Args:
+      workdir: of the ledger.
+      newer: rows that are to join it.
+      current: fingerprints of all claims.
     """
     from bnrepro.claims import CLAIMS
     from bnrepro.claims.ledger import LEDGER, read_ledger
@@ -213,7 +218,6 @@ def _still_valid(workdir: Path, newer: "pd.DataFrame") -> "pd.DataFrame | None":
         older = read_ledger(workdir / LEDGER, CLAIMS)
     except RecordsError:
         return None
-    current = fingerprints(list(CLAIMS.values()))
     valid = older["fingerprint"] == older["claim"].map(current)
     return older[valid & older["length"].isin(newer["length"])]
 
