@@ -64,10 +64,12 @@ def test_a_new_workdir_holds_the_config_and_no_numbers(tmp_path):
     assert not run.finished("plain")
 
 
-def test_the_same_config_opens_what_is_there_wherever_the_data_lies(tmp_path):
+def test_the_same_config_opens_what_is_there_wherever_the_data_lies_and_however_it_is_read(
+    tmp_path,
+):
     run = small_run(tmp_path / "w")
     write_run(run)
-    again = open_workdir(run.workdir, run.config | {"data_dir": "/elsewhere"})
+    again = open_workdir(run.workdir, run.config | {"data_dir": "/elsewhere", "data_workers": 8})
     assert len(again.metrics) == len(run.metrics)
 
 
