@@ -55,7 +55,7 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     for path in (folder / INFO, folder / _FEATURES):
         try:
             json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DatasetError(f"{path} is not the JSON that TFDS writes: {error}.") from error
 
     import tensorflow_datasets as tfds  # here, since it takes a second, which a cached set saves
@@ -63,7 +63,11 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     try:
         info = tfds.builder_from_directory(folder).info
         shards = {
-            split: list(zip(map(str, files.filepaths), files.shard_lengths, strict=True))
+            split: [
+                (str(path), length)
+                for path, length in zip(files.filepaths, files.shard_lengths, strict=True)
+                if length  # array_record takes it for a mistake to read nothing
+            ]
             for split, files in info.splits.items()
         }
     except Exception as error:  # TFDS and protobuf raise many kinds
@@ -93,7 +97,7 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     labelled = "test" in shards and info.name not in _UNLABELLED_TEST
     splits = {"train": "train", "test": "test" if labelled else "validation"}
     for split in splits.values():
-        if not any(length for _, length in shards.get(split, [])):
+        if not shards.get(split):
             raise DatasetError(f"{folder / INFO} has no examples in a split named {split}.")
         for shard, length in shards[split]:
             _check_shard(shard, length)

@@ -222,6 +222,7 @@ def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
     ("file", "change"),
     [
         ("dataset_info.json", lambda text: "<html>not found</html>"),
+        ("dataset_info.json", lambda text: "[" * 100_000),
         ("dataset_info.json", lambda text: "{}"),
         ("dataset_info.json", lambda text: text.replace('"mnist"', '"kmnist"')),
         ("dataset_info.json", lambda text: text.replace('"train"', '"unlabelled"')),

@@ -159,6 +159,18 @@ def test_validation_is_the_test_set_of_imagenet_whose_test_set_has_no_labels(tmp
     assert (len(dataset.train_images), len(dataset.test_images)) == (TRAIN, TEST)
 
 
+def test_a_shard_may_be_empty(data_dir):
+    folder = data_dir / "squares" / "1.0.0"
+    write_shard(folder / "squares-train.array_record-00001-of-00002", [])
+    path = folder / "dataset_info.json"
+    info = json.loads(path.read_text())
+    info["splits"][0]["shardLengths"] = [str(TRAIN // 2), "0"]
+    path.write_text(json.dumps(info))
+    assert len(load_dataset("squares", data_dir).train_images) == TRAIN // 2
+    streamed = load_dataset("squares", data_dir, stream=True).train_images
+    assert streamed.image(TRAIN // 2 - 1).size == (16, 16)
+
+
 # Damage and mistakes
 
 
