@@ -29,10 +29,6 @@ _COMPLETE = ".complete"
 _log = logging.getLogger(__name__)
 
 
-class TrackerError(UserError):
-    """A tool cannot be used."""
-
-
 class _Seed(NamedTuple):
     seed: int
     settings: dict[str, Any]
@@ -163,18 +159,18 @@ class WandB(_Live):
         """Makes sure that there is an account to log to.
 
         Raises:
-          TrackerError: the package or an account is missing, or the project name is invalid.
+          UserError: the package or an account is missing, or the project name is invalid.
         """
         try:
             import wandb
         except ImportError as error:
-            raise TrackerError(f"--wandb needs a package ({error}): pip install wandb") from error
+            raise UserError(f"--wandb needs a package ({error}): pip install wandb") from error
         try:
             wandb.Settings(project=project)
             # Without this, W&B would ask for the account, or fail, during the first variant.
             wandb.login(verify=True)
         except wandb.Error as error:
-            raise TrackerError(f"cannot log to Weights & Biases: {error}") from error
+            raise UserError(f"cannot log to Weights & Biases: {error}") from error
         super().__init__()
         self._wandb, self._project = wandb, project
         self._failed: set[Path] = set()

@@ -282,7 +282,7 @@ def make_trackers() -> "list[Tracker]":
     """The trackers that the command line asks for.
 
     Raises:
-      TrackerError: a tool cannot be used.
+      UserError: a tool cannot be used.
     """
     from bnrepro.trackers import TensorBoard, WandB
 
