@@ -33,7 +33,6 @@ from bnrepro.errors import UserError
 
 # variant, seed, step, split, metric, value
 Row = tuple[str, int, int, str, str, float]
-METRIC_COLUMNS = ("variant", "seed", "step", "split", "metric", "value")
 _METRIC_TYPES = {
     "variant": "str",
     "seed": "int64",
@@ -42,6 +41,7 @@ _METRIC_TYPES = {
     "metric": "str",
     "value": "float64",
 }
+METRIC_COLUMNS = tuple(_METRIC_TYPES)
 CONFIG, METRICS, PROVENANCE = "config.json", "metrics.csv", "provenance.json"
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
 FIGURES, CHECKPOINTS = "figures", "checkpoints"

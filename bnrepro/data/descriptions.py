@@ -5,13 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnrepro.data.datasets import (
-    Dataset,
-    DatasetError,
-    check_divides,
-    load_dataset,
-    parse_name,
-)
+from bnrepro.data.datasets import Dataset, DatasetError, check_divides, load_dataset, parse_name
 from bnrepro.data.shards import Shards
 
 

@@ -1,5 +1,6 @@
 """Sets as TFDS writes them: their descriptions, their ArrayRecord files, and the examples there."""
 
+import copy
 import io
 import json
 import logging
@@ -198,10 +199,9 @@ class Shards:
         return len(self._labels)
 
     def __getitem__(self, part: slice) -> "Shards":
-        view = object.__new__(Shards)
-        vars(view).update(vars(self))
+        view = copy.copy(self)
         view._labels = self._labels[part]
-        view._first = self._first + range(len(self))[part].start
+        view._first += range(len(self))[part].start
         return view
 
     def image(self, index: int) -> "Image.Image":
