@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, UInt8
+from PIL import Image
 
 from bnrepro.data.augment import central, inception
 from bnrepro.data.shards import Shards
@@ -68,37 +69,35 @@ def stream(
         drawn = {key: np.asarray(value)[:, :count] for key, value in drawn.items()}
         index = drawn.pop("index")
 
-        def prepare(number: int, place: tuple[int, ...]) -> np.ndarray:
-            if not distorted:
-                return central(images.image(number), image_size)
+        def distort(image: Image.Image, place: tuple[int, ...]) -> np.ndarray:
             run, step, *rest = place
             rng = np.random.default_rng([seeds[run], first + step, *rest])
-            return inception(images.image(number), image_size, rng)
+            return inception(image, image_size, rng)
 
-        pixels = _read(images, index, here[:, None], prepare)
+        pixels = _read(images, index, here[:, None], distort if distorted else centre)
         return {**drawn, "images": pixels, "labels": labels[index]}
 
     def read(arrays: Any, drawn: Drawn, here: Bool[np.ndarray, "*drawn"]) -> Drawn:
         (shards, labels), index = arrays, np.asarray(drawn["index"])
+        return {"images": _read(shards, index, here, centre), "labels": labels[index]}
 
-        def prepare(number: int, place: tuple[int, ...]) -> np.ndarray:
-            return central(shards.image(number), image_size)
-
-        pixels = _read(shards, index, here, prepare)
-        return {"images": pixels, "labels": labels[index]}
+    def centre(image: Image.Image, place: tuple[int, ...]) -> np.ndarray:
+        return central(image, image_size)
 
     def _read(
         shards: Shards,
         index: Int[np.ndarray, "*places"],
         here: Bool[np.ndarray, "..."],
-        prepare: Callable[[int, tuple[int, ...]], UInt8[np.ndarray, "height width channels"]],
+        prepare: Callable[
+            [Image.Image, tuple[int, ...]], UInt8[np.ndarray, "height width channels"]
+        ],
     ) -> UInt8[np.ndarray, "*places height width channels"]:
         wanted = here.reshape(*here.shape, *[1] * (index.ndim - here.ndim))
         pixels = np.zeros((*index.shape, *_shape(shards, image_size)), np.uint8)
         wanted = np.broadcast_to(wanted, index.shape)
         places = [tuple(place) for place in np.argwhere(wanted).tolist()]
         examples = grain.MapDataset.source(places).map(
-            lambda place: prepare(int(index[place]), place)
+            lambda place: prepare(shards.image(int(index[place])), place)
         )
         options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
         for place, image in zip(places, examples.to_iter_dataset(options), strict=True):
