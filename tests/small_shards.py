@@ -34,14 +34,6 @@ def write_shard(path, examples):
     writer.close()
 
 
-def examples_of(count, seed, sizes):
-    rng = np.random.default_rng(seed)
-    return [
-        (encoded(rng.integers(0, 256, (*sizes[n % len(sizes)], 3), np.uint8)), n % CLASSES)
-        for n in range(count)
-    ]
-
-
 def write_set(data_dir, sizes=((16, 16),), damaged=(), name="squares"):
     """A set of three labels in turn, each split in two shards; images of one size or of several."""
     folder = data_dir / name / "1.0.0"
@@ -57,11 +49,13 @@ def write_set(data_dir, sizes=((16, 16),), damaged=(), name="squares"):
     features.save_config(folder)
     counts = {"train": TRAIN, "validation": TEST}
     for i, (split, count) in enumerate(counts.items()):
-        examples = examples_of(count, i, sizes)
-        if split == "train":
-            examples = [
-                (b"no image", y) if n in damaged else (x, y) for n, (x, y) in enumerate(examples)
-            ]
+        rng = np.random.default_rng(i)
+        examples = [
+            (encoded(rng.integers(0, 256, (*sizes[n % len(sizes)], 3), np.uint8)), n % CLASSES)
+            for n in range(count)
+        ]
+        for n in damaged if split == "train" else ():
+            examples[n] = b"no image", n % CLASSES
         for k, part in enumerate((examples[: count // 2], examples[count // 2 :])):
             write_shard(folder / f"{name}-{split}.array_record-0000{k}-of-00002", part)
     info = {

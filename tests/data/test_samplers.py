@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnrepro.data.samplers import (
-    by_label,
-    epochs,
-    make_sampler,
-    shuffled_index,
-    with_replacement,
-)
+from bnrepro.data.samplers import by_label, epochs, make_sampler, shuffled_index, with_replacement
 
 KEY = jax.random.key(3)
 
@@ -151,6 +145,4 @@ def test_sizes_that_cannot_be_are_refused_with_the_numbers(name, batch_size, cha
 
 
 def test_more_labels_than_there_are_may_be_drawn_with_replacement():
-    sampler = make_sampler("labels", LABELS, 40, **{**SIZES, "labels_per_batch": 20,
-                           "examples_per_label": 2, "repeat_labels": True})  # fmt: skip
-    assert draw(sampler, 2).shape == (2, 40)
+    assert draw(by_label(LABELS, 20, 2, repeat_labels=True), 2).shape == (2, 40)
