@@ -58,7 +58,13 @@ _PARTIAL = ".partial-"
 # Where the data is and who reads it, where to train, what to keep, what to measure and the sweep it
 # belongs to are not settings of a run.
 _NO_SETTINGS = (
-    *("data_dir", "data_workers", "devices.", "checkpoint.", "sweep.", "measures", "measure_every"),
+    "data_dir",
+    "data_workers",
+    "devices.",
+    "checkpoint.",
+    "sweep.",
+    "measures",
+    "measure_every",
 )
 
 # MNIST and its stand-in have this many; workdirs that do not say how many hold one of them.

@@ -4,7 +4,6 @@ import csv
 
 import pytest
 
-from bnrepro.claims import CLAIMS
 from bnrepro.comparison import run as run_module
 from bnrepro.data import datasets
 from bnrepro.records import read_run, write_run
