@@ -1,7 +1,7 @@
 """The arithmetic of both papers as pure functions, for a layer in any framework.
 
 A layer computes the moments of its minibatch, normalizes with them, and updates its averages; Batch
-Renorm corrects towards these averages in between. docs/layers.md builds one in twenty lines.
+Renorm corrects towards these averages in between. docs/layers.md builds one in thirty lines.
 [BN] is Ioffe & Szegedy 2015 (arXiv:1502.03167), [BRN] is Ioffe 2017 (arXiv:1702.03275).
 """
 

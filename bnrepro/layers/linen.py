@@ -59,7 +59,8 @@ class BatchNorm(nn.Module):
 
     Raises:
       ValueError: a field out of its range; an axis, a mask or stored statistics that do not fit
-        the input; a single value per feature in training.
+        the input; a single value per feature in training; `use_running_average` given neither
+        here nor in the call, or in both.
       TypeError: a field that is not a number.
     """
 

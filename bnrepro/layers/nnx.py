@@ -62,7 +62,8 @@ class BatchNorm(nnx.Module):
 
     Raises:
       ValueError: an argument out of its range; an axis, a mask or a number of features that does
-        not fit the input. Training on a single value per feature is logged as a warning.
+        not fit the input; a call that nothing tells whether to use the stored averages. Training
+        on a single value per feature is logged as a warning.
       TypeError: an argument that is not a number.
     """
 

@@ -51,7 +51,7 @@ def population_statistics(
       A `batch_stats` collection of the same structure, with these statistics in it.
 
     Raises:
-      ValueError: no minibatches, a layer in `batch_stats` that did not run in training mode, or
+      ValueError: no `batch_stats`, no minibatches, a layer that did not run in training mode, or
         one whose statistics do not settle: it feeds itself, or passes have other examples.
     """
 

@@ -41,6 +41,7 @@ def renorm_schedules(
 
     Raises:
       ValueError: an argument out of its range.
+      TypeError: a limit that is not a number.
     """
     if not total_steps >= 1:
         raise ValueError(f"renorm_schedules: total_steps must be at least 1, got {total_steps}.")
@@ -76,6 +77,7 @@ def delayed_renorm_schedules(
 
     Raises:
       ValueError: an argument out of its range.
+      TypeError: a limit that is not a number.
     """
     if not warmup_steps >= 0:
         raise ValueError(
