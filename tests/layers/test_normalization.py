@@ -12,7 +12,6 @@ import pytest
 
 from bnrepro import BatchNorm, BatchRenorm
 from tests.layers.running import (
-    broadcastable,
     evaluate,
     normal,
     some_variables,
@@ -313,19 +312,6 @@ def test_momentum_and_epsilon_may_differ_between_features(layer_type, field):
         np.testing.assert_allclose(y[:, i], one_y[:, i], rtol=1e-5, atol=1e-6)
         for name in set(stats) - {"count"}:
             np.testing.assert_allclose(stats[name][i], one_stats[name][i], rtol=1e-5)
-
-
-@pytest.mark.numbers
-@both_layers
-def test_evaluation_is_a_fixed_affine_map_of_the_averages(layer_type):
-    x = normal(5, 3)
-    layer = layer_type(epsilon=0.5)  # which Batch Renorm has in sigma already
-    variables = some_variables(layer, x)
-    gamma, beta, mu, sigma = broadcastable(variables, x)
-    if layer_type is BatchNorm:
-        sigma = np.sqrt(sigma + 0.5)
-    right = gamma * (x - mu) / sigma + beta
-    np.testing.assert_allclose(evaluate(layer, variables, x), right, rtol=1e-5, atol=1e-6)
 
 
 @both_layers

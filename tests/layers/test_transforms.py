@@ -456,25 +456,3 @@ def test_what_a_mask_hides_stays_out_of_forward_derivatives():
     right = jax.jacfwd(first)(jnp.asarray(np.nan_to_num(x)))
     assert np.all(right[:3] != 0)
     np.testing.assert_allclose(found[:3], right[:3], rtol=1e-5)
-
-
-@both_layers
-def test_donated_averages_are_as_right_as_kept_ones(layer_type):
-    """Each step may write the new averages over the old ones."""
-    layer = layer_type()
-    variables = some_variables(layer, normal(6, 3))
-
-    def step(stats, x):
-        return train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
-
-    kept = jax.tree.map(jnp.copy, variables["batch_stats"])
-    donated = jax.tree.map(jnp.copy, variables["batch_stats"])
-    step_that_keeps, step_that_donates = jax.jit(step), jax.jit(step, donate_argnums=0)
-    for seed in range(5):
-        x = normal(6, 3, mean=5, std=3, seed=seed)
-        right_y, kept = step_that_keeps(kept, x)
-        given = donated
-        y, donated = step_that_donates(given, x)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
-        np.testing.assert_array_equal(y, right_y)
-        jax.tree.map(np.testing.assert_array_equal, donated, kept)
