@@ -5,8 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 
+from bnrepro import BatchNorm, BatchRenorm
 from tests.layers import reference
+
+both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}  # one or two, relative
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -76,6 +82,11 @@ def assert_same(found, right, tolerance, scaled=False):
         value, expected = (np.asarray(each).astype(wide) for each in (value, expected))
         scale = max(1, np.max(abs(expected))) if scaled else 1
         np.testing.assert_allclose(value, expected, rtol=own, atol=own * scale)
+
+
+def statistics_of(model):
+    """The moving averages of an NNX module."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
 def normal(*shape, mean=0.0, std=1.0, seed=0, dtype=np.float32):

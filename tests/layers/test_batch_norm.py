@@ -13,6 +13,7 @@ from hypothesis import given
 from bnrepro import BatchNorm
 from tests.layers import reference
 from tests.layers.running import (
+    ROUNDING,
     assert_same,
     broadcastable,
     evaluate,
@@ -97,9 +98,6 @@ def seen(layer, variables, x, dy):
     return evaluated, train(layer, variables, x)
 
 
-HALF = {"float16": 2e-3, "bfloat16": 2e-2}  # a rounding or two
-
-
 @pytest.mark.parametrize(
     ("fields", "shape", "dtype", "tolerance"),
     [
@@ -111,19 +109,19 @@ HALF = {"float16": 2e-3, "bfloat16": 2e-2}  # a rounding or two
             {"momentum": 0.5, "epsilon": 0.1, "use_bias": False, "use_scale": False},
             (6, 3),
             "float16",
-            HALF["float16"],
+            ROUNDING["float16"],
         ),
         ({}, (6, 3), "complex64", 1e-5),
         ({}, (6, 3), "int32", 1e-5),
-        ({"dtype": jnp.bfloat16}, (6, 3), "float32", HALF["bfloat16"]),
+        ({"dtype": jnp.bfloat16}, (6, 3), "float32", ROUNDING["bfloat16"]),
         ({"dtype": jnp.float32}, (6, 3), "bfloat16", 1e-5),
-        ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", HALF["bfloat16"]),
-        ({"force_float32_reductions": False}, (6, 3), "float16", 4 * HALF["float16"]),
+        ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", ROUNDING["bfloat16"]),
+        ({"force_float32_reductions": False}, (6, 3), "float16", 4 * ROUNDING["float16"]),
         (
             {"force_float32_reductions": False, "param_dtype": jnp.bfloat16},
             (6, 3),
             "bfloat16",
-            4 * HALF["bfloat16"],
+            4 * ROUNDING["bfloat16"],
         ),
     ],
     ids=str,

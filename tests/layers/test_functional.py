@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro import BatchNorm, BatchRenorm
 from bnrepro.layers.functional import batch_moments, moving_average, normalize
 from tests.layers import reference
-from tests.layers.running import normal, some_variables
+from tests.layers.running import both_layers, normal, some_variables
 
 pytestmark = pytest.mark.numbers
 
@@ -32,8 +31,6 @@ def test_the_average_of_a_feature_without_values_stays():
 
 
 # --- cost ---
-
-both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
 
 
 def training_output(layer_type, shape, dtype):

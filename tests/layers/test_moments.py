@@ -20,12 +20,8 @@ pytestmark = pytest.mark.numbers
 jitted = jax.jit(batch_moments, static_argnums=1, static_argnames="one_pass")
 
 
-def features_of(x, axes):
-    return tuple(axis for axis in range(x.ndim) if axis not in axes)
-
-
 def expected(x, axes, mask=None):
-    mean, var, size = reference.minibatch(x, features_of(x, axes), mask)
+    mean, var, size = reference.minibatch(x, reference.reduced_axes(x, axes), mask)
     return mean.squeeze(axes), var.squeeze(axes), size.squeeze(axes)
 
 

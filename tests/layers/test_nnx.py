@@ -14,9 +14,20 @@ import bnrepro
 from bnrepro import renorm_schedules
 from bnrepro.nnx import BatchNorm, BatchRenorm
 from tests.layers import reference
-from tests.layers.running import assert_same, normal, train_and_differentiate
+from tests.layers.running import (
+    ROUNDING,
+    assert_same,
+    normal,
+    statistics_of,
+    train_and_differentiate,
+)
 
 both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+both_frameworks = pytest.mark.parametrize(
+    ("linen_type", "nnx_type"),
+    [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
+    ids=["BatchNorm", "BatchRenorm"],
+)
 
 
 def made(layer_type, num_features=3, seed=0, **fields):
@@ -29,10 +40,6 @@ def made(layer_type, num_features=3, seed=0, **fields):
             numbers = rng.uniform(0.5, 2.0, num_features)
             variable[...] = jnp.asarray(numbers, variable[...].dtype)
     return layer
-
-
-def statistics(layer):
-    return nnx.to_pure_dict(nnx.state(layer, nnx.BatchStat))
 
 
 # --- flax.nnx ---
@@ -84,10 +91,7 @@ def everything_seen(layer, x, dy, mask):
 
     state = nnx.DiffState(0, nnx.Param)
     (_, y), (gradients, dx) = nnx.value_and_grad(loss, argnums=(state, 1), has_aux=True)(layer, x)
-    return evaluated, y, dx, nnx.to_pure_dict(gradients), statistics(layer)
-
-
-ROUNDING = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
+    return evaluated, y, dx, nnx.to_pure_dict(gradients), statistics_of(layer)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_a_promotion_of_ones_own_is_called_and_does_not_touch_the_statistics(lay
     np.testing.assert_allclose(layer.mean[...], mean[0], rtol=1e-6)
     deviation = {"var": var[0], "std": np.sqrt(var[0] + 1e-5)}
     name = "var" if layer_type is BatchNorm else "std"
-    np.testing.assert_allclose(statistics(layer)[name], deviation[name], rtol=1e-5)
+    np.testing.assert_allclose(statistics_of(layer)[name], deviation[name], rtol=1e-5)
 
     y = layer(x, use_running_average=True)
     rounded = np.asarray(x.astype(jnp.bfloat16), np.float64)  # the input is promoted: rounded
@@ -159,9 +163,9 @@ def test_modes_are_set_as_flax_sets_them(layer_type):
     x = jnp.asarray(normal(6, 3, mean=5))
 
     def trains(layer, **arguments):
-        before = statistics(layer)
+        before = statistics_of(layer)
         layer(x, **arguments)
-        return not all(jax.tree.leaves(jax.tree.map(np.array_equal, before, statistics(layer))))
+        return not all(jax.tree.leaves(jax.tree.map(np.array_equal, before, statistics_of(layer))))
 
     def story(layer):
         yield trains(layer)  # the default of flax.nnx
@@ -194,16 +198,12 @@ def everything_seen_of_linen(layer, variables, x, dy):
 
 
 @pytest.mark.numbers
-@pytest.mark.parametrize(
-    ("linen_type", "nnx_type"),
-    [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
-    ids=["BatchNorm", "BatchRenorm"],
-)
+@both_frameworks
 def test_it_trains_and_evaluates_as_linens_to_the_last_bit(linen_type, nnx_type):
     limits = dict(zip(("r_max", "d_max"), renorm_schedules(30), strict=True))
     limits = limits if nnx_type is BatchRenorm else {}
     theirs, ours = linen_type(**limits), made(nnx_type, **limits)
-    params, stats = nnx.to_pure_dict(nnx.state(ours, nnx.Param)), statistics(ours)
+    params, stats = nnx.to_pure_dict(nnx.state(ours, nnx.Param)), statistics_of(ours)
     step = nnx.jit(everything_seen)
     for k in range(30):
         x, dy = normal(7, 3, mean=2, std=3, seed=k), normal(7, 3, seed=1000 + k)
@@ -213,11 +213,7 @@ def test_it_trains_and_evaluates_as_linens_to_the_last_bit(linen_type, nnx_type)
         jax.tree.map(np.testing.assert_array_equal, found, (*right, stats))
 
 
-@pytest.mark.parametrize(
-    ("linen_type", "nnx_type"),
-    [(bnrepro.BatchNorm, BatchNorm), (bnrepro.BatchRenorm, BatchRenorm)],
-    ids=["BatchNorm", "BatchRenorm"],
-)
+@both_frameworks
 def test_averages_of_complex_inputs_are_complex_as_linens(linen_type, nnx_type):
     x = normal(16, 3, mean=3) + 1j * normal(16, 3, mean=7, seed=1).astype(np.complex64)
     theirs, ours = linen_type(momentum=0.5), nnx_type(3, momentum=0.5, rngs=nnx.Rngs(0))
@@ -226,7 +222,7 @@ def test_averages_of_complex_inputs_are_complex_as_linens(linen_type, nnx_type):
         y, updates = theirs.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
         variables |= updates
         assert_same(ours(x), y, 1e-5)
-    assert_same(statistics(ours), variables["batch_stats"], 1e-5)
+    assert_same(statistics_of(ours), variables["batch_stats"], 1e-5)
 
 
 # --- NNX's ways ---

@@ -10,7 +10,7 @@ import pytest
 
 from bnrepro import BatchNorm, BatchRenorm, population_statistics
 from tests.layers import reference
-from tests.layers.running import normal, some_variables
+from tests.layers.running import both_layers, normal, some_variables
 
 # The last one is smaller.
 BATCHES = [normal(size, 4, mean=mean, std=2, seed=size) for size, mean in ((6, 0), (5, 3), (2, -1))]
@@ -136,7 +136,7 @@ def test_only_values_that_count_do():
     assert_close(found, population([x[mask] for x, mask in batches]))
 
 
-@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+@both_layers
 def test_a_feature_that_a_mask_leaves_no_value_of_keeps_its_averages(layer_type):
     layer = layer_type(use_running_average=False)
     mask = np.array([True, True, True, False])
@@ -258,7 +258,7 @@ def test_a_layer_that_takes_no_part_is_named():
         population_statistics(Mixed().apply, some_variables(Mixed(), BATCHES[0], ()), BATCHES)
 
 
-@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+@both_layers
 def test_what_other_modules_keep_in_the_collection_stays(layer_type):
     class Mixed(nn.Module):
         @nn.compact

@@ -16,17 +16,17 @@ from jax.sharding import PartitionSpec as P
 import bnrepro.nnx
 from bnrepro import BatchNorm, BatchRenorm
 from bnrepro.comparison.footprint import collectives
-from tests.layers import reference
 from tests.layers.running import (
     assert_same,
+    both_layers,
     evaluate,
     normal,
     some_variables,
+    statistics_of,
     train,
     train_and_differentiate,
 )
 
-both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
 both_nnx_layers = pytest.mark.parametrize(
     "layer_type", [bnrepro.nnx.BatchNorm, bnrepro.nnx.BatchRenorm]
 )
@@ -80,10 +80,6 @@ def nnx_blocks(layer_type, count):
     return blocks, [nnx.merge(graph, member(state, i)) for i in range(count)]
 
 
-def averages(model):
-    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
-
-
 def nnx_step(function, model, x):
     """Output, and gradients of its square; the averages move."""
 
@@ -102,7 +98,7 @@ def test_an_ensemble_by_nnx_vmap_is_its_members(layer_type):
     step = functools.partial(nnx_step, NnxBlock.__call__)
     found = nnx.jit(nnx.vmap(step, in_axes=(0, None)))(ensemble, x)
     assert_close(found, stacked(*(nnx.jit(step)(block, x) for block in alone)))
-    assert_close(averages(ensemble), stacked(*map(averages, alone)))
+    assert_close(statistics_of(ensemble), stacked(*map(statistics_of, alone)))
     assert np.all(ensemble.norm.mean[...] != 0)
 
 
@@ -164,7 +160,7 @@ def test_nnx_scan_over_recomputed_layers_is_a_loop(layer_type):
     right_y, right_gradients = step(looped, nnx.List(alone), x)
     assert_close(y, right_y)
     assert_close(gradients, stacked(*right_gradients.values()))
-    assert_close(averages(blocks), stacked(*map(averages, alone)))
+    assert_close(statistics_of(blocks), stacked(*map(statistics_of, alone)))
 
 
 # --- devices ---
@@ -199,7 +195,7 @@ def test_it_does_not_depend_on_how_a_mesh_holds_the_batch(layer_type, spec, axis
         assert_close(jax.device_get(evaluate(layer, held, held_x)), jax.device_get(evaluated))
 
 
-@pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
+@both_layers
 def test_a_mask_goes_with_features_that_an_explicit_mesh_splits(layer_type):
     # Large enough to be summed in slices.
     layer, x, mask = layer_type(), normal(2**14, 64), np.arange(2**14)[:, None] < 10_000
@@ -256,9 +252,9 @@ def test_sharing_statistics_takes_no_more_collectives_than_flax(check_vma):
 # --- derivatives ---
 
 
-def plain(layer_type, variables, x, trains, axis=-1, mask=None):
+def plain(layer_type, variables, x, trains, mask=None):
     """Output and new averages by the papers' formulas in plain JAX, to be differentiated."""
-    axes = reference.reduced_axes(x, axis)
+    axes = tuple(range(x.ndim - 1))
     mask = jnp.broadcast_to(True if mask is None else mask, x.shape)
     gamma, beta, mu, other = (
         jnp.expand_dims(value, axes)
@@ -290,9 +286,9 @@ def plain(layer_type, variables, x, trains, axis=-1, mask=None):
     return gamma * x_hat + beta, {name: jnp.squeeze(value, axes) for name, value in new.items()}
 
 
-def applied(layer_type, variables, x, trains, axis=-1, mask=None):
+def applied(layer_type, variables, x, trains, mask=None):
     """The same of the layer."""
-    layer = layer_type(axis=axis)
+    layer = layer_type()
     if not trains:
         return layer.apply(variables, x, True), {}
     y, stats = train.__wrapped__(layer, variables, x, mask)
