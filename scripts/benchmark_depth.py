@@ -61,9 +61,9 @@ def measured(rounds: int) -> tuple[Timings, dict[str, float]]:
             name = f"{depth} {normalizer}"
             call, compiling[name] = _prepare(config_of(depth, normalizer), dataset)
             calls.append((name, call))
-    timings = measure("", calls, rounds)
+    timings = measure(calls, rounds)
     steps = {name: [each / STEPS for each in of] for name, of in timings.readings.items()}
-    return timings._replace(readings=steps), compiling
+    return Timings(steps), compiling
 
 
 def _prepare(config: Mapping[str, Any], dataset: Dataset) -> tuple[Call, float]:

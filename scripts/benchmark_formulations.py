@@ -50,8 +50,8 @@ def _one_reduction(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array
     )
 
 
-def _loop(x: jax.Array, shift: jax.Array, rows: int = 64) -> tuple[jax.Array, jax.Array]:
-    slices = x.reshape(-1, min(rows, len(x)), x.shape[1])
+def _loop(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    slices = x.reshape(-1, 64, x.shape[1])
 
     def add(i: Any, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         deviation = slices[i] - shift
@@ -62,10 +62,10 @@ def _loop(x: jax.Array, shift: jax.Array, rows: int = 64) -> tuple[jax.Array, ja
     return total.sum(0), square.sum(0)
 
 
-def _slices(x: jax.Array, shift: jax.Array, number: int = 16) -> tuple[jax.Array, jax.Array]:
+def _slices(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
     total = square = jnp.float32(0)
-    for i in range(number):
-        deviation = x[i::number] - shift
+    for i in range(16):
+        deviation = x[i::16] - shift
         total, square = total + deviation, square + deviation**2
     return total.sum(0), square.sum(0)
 
@@ -88,7 +88,6 @@ class Combined(nn.Module):
     """
 
     shift: Callable[[jax.Array, jax.Array], jax.Array]
-    use_running_average: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,33 +110,29 @@ class Combined(nn.Module):
         )
 
 
-LAYERS: dict[str, Callable[..., nn.Module]] = {
-    "flax.linen": nn.BatchNorm,
-    "factors combined, first row as shift": partial(
-        Combined, lambda x, average: x[(0,) * (x.ndim - 1)]
+LAYERS: dict[str, nn.Module] = {
+    "flax.linen": nn.BatchNorm(use_running_average=False),
+    "factors combined, first row as shift": Combined(lambda x, average: x[(0,) * (x.ndim - 1)]),
+    "factors combined, moving mean as shift": Combined(lambda x, average: average),
+    "factors combined, mean of every 32nd as shift": Combined(
+        lambda x, average: x[::32].mean(range(x.ndim - 1))
     ),
-    "factors combined, moving mean as shift": partial(Combined, lambda x, average: average),
-    "factors combined, mean of every 32nd as shift": partial(
-        Combined, lambda x, average: x[::32].mean(range(x.ndim - 1))
-    ),
-    "bnrepro": BatchNorm,
+    "bnrepro": BatchNorm(use_running_average=False),
 }
 
 
 def sum_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """By name: calls that take both sums over all but the last axis."""
     x = jnp.asarray(layer_operands(shape)[0]).reshape(-1, shape[-1])
-    calls: list[tuple[str, Call]]
-    calls = [(name, partial(repeat, jax.jit(sums), (x, x[:1]))) for name, sums in SUMS.items()]
-    return [*calls, ("copy", partial(repeat, jax.jit(lambda x: x + 1), (x,)))]
+    steps: dict[str, Callable[..., Any]] = {**SUMS, "copy": lambda x, shift: x + 1}
+    return [(name, partial(repeat, jax.jit(step), (x, x[:1]))) for name, step in steps.items()]
 
 
 def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """By name: calls that go forward and backward through a layer, with y as an output."""
     x, scale, bias, dy = (jnp.asarray(operand) for operand in layer_operands(shape))
     calls: list[tuple[str, Call]] = []
-    for name, layer_type in LAYERS.items():
-        layer = layer_type(use_running_average=False)
+    for name, layer in LAYERS.items():
         operands = (x, scale, bias, dy, layer.init(jax.random.key(0), x)["batch_stats"])
         calls.append((name, partial(repeat, jax.jit(partial(layer_step, layer, True)), operands)))
     return calls
@@ -147,8 +142,9 @@ def page(options: argparse.Namespace) -> str:
     """Both tables."""
 
     def table(make: Callable[[tuple[int, ...]], list[tuple[str, Call]]]) -> pd.DataFrame:
-        timings = [measure(joined(shape), make(shape), options.rounds) for shape in SHAPES]
-        return pd.DataFrame({timing.title: timing.medians() for timing in timings})
+        return pd.DataFrame(
+            {joined(shape): measure(make(shape), options.rounds).medians() for shape in SHAPES}
+        )
 
     return signed_page(
         "Ways to compute a layer that were tried",

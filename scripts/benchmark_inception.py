@@ -87,7 +87,7 @@ def page(options: argparse.Namespace) -> str:
         *((name, arm.call) for name, arm in timed.items()),
     ]
     calls += [(PIPELINE, arm.reader) for arm in timed.values() if arm.reader]
-    timings = measure("", calls, rounds)
+    timings = measure(calls, rounds)
 
     # In bytes on macOS, in KiB elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

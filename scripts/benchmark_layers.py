@@ -53,7 +53,6 @@ _SECONDS = 0.02  # of calls between two readings of the clock
 class Timings(NamedTuple):
     """Milliseconds of each reading, one list per implementation, read in turn."""
 
-    title: str
     readings: Mapping[str, Sequence[float]]
 
     def median(self, name: str) -> float:
@@ -74,7 +73,7 @@ class Timings(NamedTuple):
         return {label: f"{self.ratio(*pair):.2f}" for label, pair in pairs.items()}
 
 
-def measure(title: str, calls: Sequence[tuple[str, Call]], rounds: int) -> Timings:
+def measure(calls: Sequence[tuple[str, Call]], rounds: int) -> Timings:
     """Times calls by name, in turn; `rounds`: readings of each."""
     number = {}
     for name, call in calls:
@@ -84,7 +83,7 @@ def measure(title: str, calls: Sequence[tuple[str, Call]], rounds: int) -> Timin
     for _ in range(rounds):
         for name, call in calls:
             readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
-    return Timings(title, readings)
+    return Timings(readings)
 
 
 def joined(shape: tuple[int, ...]) -> str:
@@ -110,10 +109,6 @@ def layer_operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
 
 def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """By name: forward and backward through each library's layer, and a copy."""
-    return _jax_calls(shape) + _torch_calls(shape)
-
-
-def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     x, scale, bias, dy = (jax.device_put(operand) for operand in layer_operands(shape))
     calls: list[tuple[str, Call]] = []
     for name, layer in _layers().items():
@@ -124,7 +119,8 @@ def _jax_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
             calls.append((name + suffix, partial(repeat, step, operands)))
         loop = jax.jit(partial(_loop, layer))
         calls.append((name + _LOOP, partial(repeat, loop, operands)))
-    return [*calls, ("copy", partial(repeat, jax.jit(lambda x: x + 1), (x,)))]
+    copy = partial(repeat, jax.jit(lambda x: x + 1), (x,))
+    return [*calls, ("copy", copy), *_torch_calls(shape)]
 
 
 def network_calls(network: Network) -> list[tuple[str, Call]]:
@@ -231,23 +227,24 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
 def page(options: argparse.Namespace) -> str:
     """A table of layers, a column for each shape, and one of networks, a row for each."""
     rounds = options.rounds
-    layers = [measure(joined(shape), layer_calls(shape), rounds) for shape in SHAPES]
-    networks = [measure(str(network), network_calls(network), rounds) for network in NETWORKS]
+    layers = {joined(shape): measure(layer_calls(shape), rounds) for shape in SHAPES}
+    networks = {str(network): measure(network_calls(network), rounds) for network in NETWORKS}
     suffixes, ours, torch = (*KEPT, _LOOP), ("BatchNorm", "BatchRenorm"), "PyTorch, with y"
     to_flax = {f"{n} / flax{s}": (n + s, _BASELINE + s) for n in ours for s in suffixes}
-    to_torch = {"BatchNorm / PyTorch": ("BatchNorm, with y", torch)}
+    has_torch = all(torch in timing.readings for timing in layers.values())
+    to_torch = {"BatchNorm / PyTorch": ("BatchNorm, with y", torch)} if has_torch else {}
     to_ours = {
         f"BatchRenorm / BatchNorm{s}": ("BatchRenorm" + s, "BatchNorm" + s) for s in suffixes
     }
-    pairs = to_flax | (to_torch if torch in layers[0].readings else {}) | to_ours
+    pairs = to_flax | to_torch | to_ours
     columns = {
-        timing.title: timing.medians(dict.fromkeys((n + _LOOP for n in _layers()), _ITERATIONS))
+        shape: timing.medians({name + _LOOP: _ITERATIONS for name in _layers()})
         | timing.ratios(pairs)
         | {"eight traversals": f"{4 * timing.ratio('copy', 'BatchNorm, with y'):.0%}"}
-        for timing in layers
+        for shape, timing in layers.items()
     }
     means = "; ".join(
-        f"{of} {statistics.geometric_mean(timing.ratio(of, to) for timing in layers):.2f}"
+        f"{of} {statistics.geometric_mean(timing.ratio(of, to) for timing in layers.values()):.2f}"
         for of, to in to_flax.values()
     )
     text = f"""\
@@ -262,10 +259,10 @@ copies take, which are eight traversals, as a share of that of BatchNorm with y;
 in the caches, where calls cost more than traversals.
 Geometric means of the ratios to {_BASELINE}: {means}.
 """
-    if torch not in layers[0].readings:
+    if not has_torch:
         text += "PyTorch is not installed here, or the device is no CPU: its columns are missing.\n"
     in_networks = {f"{name} / flax": (name, _BASELINE) for name in ours}
-    rows = {timing.title: timing.medians() | timing.ratios(in_networks) for timing in networks}
+    rows = {name: each.medians() | each.ratios(in_networks) for name, each in networks.items()}
     below = """\
 The same within networks of so many blocks, each of the operation, the normalization and a ReLU, the
 input in the shape given; gradients of all parameters and the input. Where the operation is a

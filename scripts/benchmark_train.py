@@ -177,18 +177,18 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
 
 def page(options: argparse.Namespace) -> str:
     """The table, one column per number of seeds."""
-    timings = [measure(str(seeds), calls(seeds), options.rounds) for seeds in SEEDS]
-    names = dict.fromkeys(name for timing in timings for name in timing.readings)
+    timings = {seeds: measure(calls(seeds), options.rounds) for seeds in SEEDS}
+    names = dict.fromkeys(name for timing in timings.values() for name in timing.readings)
     columns = {
-        f"seeds: {timing.title}": {
-            f"{FLOOR}, steps/s": f"{1e3 * STEPS * int(timing.title) / timing.median(FLOOR):,.0f}"
+        f"seeds: {seeds}": {
+            f"{FLOOR}, steps/s": f"{1e3 * STEPS * seeds / timing.median(FLOOR):,.0f}"
         }
         | {
             name: f"{timing.ratio(FLOOR, name):.2f}"
             for name in names
             if name != FLOOR and name in timing.readings
         }
-        for timing in timings
+        for seeds, timing in timings.items()
     }
     text = f"""\
 Speed of training, as a share of a scan that does the matrix products and the updates alone, mapped

@@ -271,7 +271,7 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
         for name, variant in variant_configs(config).items():
             job = make_job(name, {**variant, "seeds": 1}, dataset)
             calls.append((name, training_call(make_program(*job), steps)))
-        timings = measure("", calls, config["seeds"])
+        timings = measure(calls, config["seeds"])
         rows = [
             (name, config["first_seed"] + i, steps, "train", "milliseconds", milliseconds / steps)
             for name, readings in timings.readings.items()
