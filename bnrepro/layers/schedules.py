@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,16 +42,15 @@ def renorm_schedules(
 
     Raises:
       ValueError: an argument out of its range.
-      TypeError: a limit that is not a number.
+      TypeError: an argument that is not a number.
     """
-    if not total_steps >= 1:
-        raise ValueError(f"renorm_schedules: total_steps must be at least 1, got {total_steps}.")
-    _check_limits("renorm_schedules", r_max, d_max)
-    if not 0 <= warmup <= 1:
-        raise ValueError(f"renorm_schedules: warmup must be in [0, 1], got {warmup}.")
-    for name, end in (("r_max_end", r_max_end), ("d_max_end", d_max_end)):
-        if not warmup <= end <= 1:
-            raise ValueError(f"renorm_schedules: {name} must be in [{warmup:g}, 1], got {end}.")
+    check = partial(check_range, "renorm_schedules")
+    check("total_steps", total_steps, 1)
+    check("r_max", r_max, 1)
+    check("d_max", d_max, 0)
+    check("warmup", warmup, 0, 1)
+    check("r_max_end", r_max_end, warmup, 1)
+    check("d_max_end", d_max_end, warmup, 1)
 
     def ramp(start: float, end: Any, end_share: float) -> Schedule:
         begin = round(warmup * total_steps)
@@ -79,18 +79,13 @@ def delayed_renorm_schedules(
       ValueError: an argument out of its range.
       TypeError: a limit that is not a number.
     """
-    if not warmup_steps >= 0:
+    if not warmup_steps >= 0:  # inf, for never, is fine
         raise ValueError(
             f"delayed_renorm_schedules: warmup_steps must be at least 0, got {warmup_steps}."
         )
-    _check_limits("delayed_renorm_schedules", r_max, d_max)
-
+    check_range("delayed_renorm_schedules", "r_max", r_max, 1)
+    check_range("delayed_renorm_schedules", "d_max", d_max, 0)
     return _Step(1.0, r_max, warmup_steps), _Step(0.0, d_max, warmup_steps)
-
-
-def _check_limits(function: str, r_max: Any, d_max: Any) -> None:
-    check_range(function, "r_max", r_max, 1)
-    check_range(function, "d_max", d_max, 0)
 
 
 # Classes, so that models with equal schedules are equal and can be pickled.

@@ -247,6 +247,12 @@ def test_equal_schedules_are_equal_also_after_a_trip_through_a_file(make):
     [
         (renorm_schedules, {"r_max": 0.5}, "r_max must be at least 1, got 0.5"),
         (renorm_schedules, {"total_steps": 0}, "total_steps must be at least 1, got 0"),
+        (
+            renorm_schedules,
+            {"total_steps": float("inf")},
+            "total_steps must be at least 1 and finite, got inf",
+        ),
+        (renorm_schedules, {"total_steps": "9"}, "total_steps must be a number, got '9'"),
         (renorm_schedules, {"warmup": float("nan")}, "warmup must be in [0, 1], got nan"),
         (
             renorm_schedules,
@@ -266,7 +272,8 @@ def test_equal_schedules_are_equal_also_after_a_trip_through_a_file(make):
         ),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_a_schedule_out_of_its_range_is_named_with_its_value(function, arguments, shown):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, TypeError)) as error:
         function(**arguments)
     assert str(error.value) == f"{function.__name__}: {shown}."
