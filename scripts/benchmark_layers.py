@@ -28,7 +28,7 @@ Call = Callable[[int], None]  # computes that often, and waits for the last
 class Network(NamedTuple):
     """Blocks of an operation, a normalization and a ReLU."""
 
-    operation: str  # of _OPERATIONS
+    operation: str  # of `_model`
     depth: int
     shape: tuple[int, ...]  # of the input, features last
 
