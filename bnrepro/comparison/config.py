@@ -13,6 +13,7 @@ from bnrepro.comparison.keys import (
     check_setting,
     require,
 )
+from bnrepro.errors import nearest
 
 # By flat key.
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
@@ -38,9 +39,11 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "variants must name at least one variant",
     )
     resolved = {}
-    for name, overrides in config["variants"].items():
+    for name, overrides in variants.items():
         require(
-            re.fullmatch(r"[\w+=.,-][\w+=., -]*", name) is not None and name not in (".", ".."),
+            isinstance(name, str)
+            and re.fullmatch(r"[\w+=.,-][\w+=., -]*", name) is not None
+            and name not in (".", ".."),
             f"variants must have names of letters, digits, spaces and _+=.,- (folders are named "
             f"after them), got {name!r}",
         )
@@ -49,9 +52,11 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         )
         settings: dict[str, Any] = {}
         for key, value in overrides.items():
-            require(key not in COMMON, f"variants.{name}.{key} cannot differ between variants")
-            if isinstance(common.get(key), Mapping):
-                where = f"variants.{name}.{key}"
+            where = f"variants.{name}.{key}"
+            require(key not in COMMON, f"{where} cannot differ between variants")
+            if key not in common:
+                raise ConfigError(f"{where} is not a config key{nearest(key, common)}")
+            if isinstance(common[key], Mapping):
                 require(isinstance(value, Mapping), f"{where} must be a dict, got {value!r}")
                 settings |= {f"{key}.{field}": inner for field, inner in value.items()}
             else:
