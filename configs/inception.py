@@ -24,7 +24,7 @@ microbatches of 4 and 8.7% on 4 labels x 8 images, Batch Renorm at 16.3% and 10.
 
 from ml_collections import ConfigDict
 
-from configs import small_batch_cnn
+from configs import non_iid, small_batch_cnn
 
 # Images of ImageNet's training set, and those that one of the paper's gradients is over.
 _IMAGENET, _GRADIENT = 1_281_167, 1_600
@@ -129,12 +129,7 @@ def _smoke(config: ConfigDict) -> ConfigDict:
 def _variants(labels: int, images: int) -> dict[str, dict]:
     """The seven trainings of the paper's table, with so many labels x images in a minibatch."""
     iid = {"name": "with_replacement"}
-    few = {
-        "name": "labels",
-        "labels_per_batch": labels,
-        "examples_per_label": images,
-        "repeat_labels": True,
-    }
+    few = non_iid.few_labels(labels, images)
     # In this order they are trained, and those that say most come first.
     kinds = {
         "iid batch_norm": (iid, 32, "batch_norm"),

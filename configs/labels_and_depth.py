@@ -27,7 +27,7 @@ labels; `small`, microbatches of 4.
 
 from ml_collections import ConfigDict
 
-from configs import small_batch
+from configs import non_iid, small_batch
 
 DEPTHS = (18, 12, 6, 3)
 
@@ -54,18 +54,16 @@ def get_config(length: str = "full") -> ConfigDict:
     config.evaluation.train_examples = 5_000
     config.evaluation.minibatches = 100
 
-    if length == "preview":
-        kinds = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_renorm")
+    shown = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_renorm")
+    if length in ("preview", "long"):
+        kinds = shown if config.preview else _KINDS
         variants = {f"18 {kind}": _KINDS[kind] for kind in kinds}
-    elif length == "long":
-        variants = {f"18 {kind}": overrides for kind, overrides in _KINDS.items()}
     elif length == "labels":
-        kinds = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_renorm")
         variants = {
             f"{depth} {10**digits} labels {kind}": _depth(depth) | {"digits": digits} | _KINDS[kind]
             for depth in (18, 24)
             for digits in (1, 2, 3)
-            for kind in kinds
+            for kind in shown
         }
     elif length == "small":
         variants = {
@@ -96,12 +94,7 @@ def _labels(name: str, microbatch_size: int) -> dict:
     return {
         "normalizer": {"name": name},
         "microbatch_size": microbatch_size,
-        "sampler": {
-            "name": "labels",
-            "labels_per_batch": 16,
-            "examples_per_label": 2,
-            "repeat_labels": True,
-        },
+        "sampler": non_iid.few_labels(16, 2),
     }
 
 

@@ -61,10 +61,15 @@ def _labels(
         "normalizer": {"name": name},
         "batch_size": labels * images,
         "microbatch_size": microbatch_size,
-        "sampler": {
-            "name": "labels",
-            "labels_per_batch": labels,
-            "examples_per_label": images,
-            "repeat_labels": repeat_labels,
-        },
+        "sampler": few_labels(labels, images, repeat_labels),
+    }
+
+
+def few_labels(labels: int, images: int, repeat_labels: bool = True) -> dict:
+    """The sampler of minibatches of so many labels x images."""
+    return {
+        "name": "labels",
+        "labels_per_batch": labels,
+        "examples_per_label": images,
+        "repeat_labels": repeat_labels,
     }

@@ -9,7 +9,7 @@ averages of all parameters.
 
 from ml_collections import ConfigDict
 
-from configs import small_batch_normalizers
+from configs import non_iid, small_batch_normalizers
 from configs.claims.common import names, set_variants, shared
 
 
@@ -19,12 +19,7 @@ def get_config(length: str = "full") -> ConfigDict:
     shared(config, length, seeds=(5, 3), steps=(8_000, 150), evaluations=1)
     config.optimizer.learning_rate = small_batch_normalizers.COMMON_RATES["tiny"]
     config.ema_decay = 0.999
-    few = {
-        "name": "labels",
-        "labels_per_batch": 4,
-        "examples_per_label": 8,
-        "repeat_labels": True,
-    }
+    few = non_iid.few_labels(4, 8)
     set_variants(
         config,
         {
