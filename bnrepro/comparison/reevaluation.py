@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from bnrepro.comparison.config import check_config
+from bnrepro.comparison.config import check_config, of_test_minibatches
 from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.program import Data, example_input, make_data, make_evaluate, make_model
 from bnrepro.comparison.restored import Restored, check_model
@@ -38,7 +38,7 @@ def reevaluate(
       CheckpointError: the checkpoint belongs to other data or another model.
       ConfigError: the test set has no such minibatches, or the normalizer no such statistics.
     """
-    covering = math.ceil(len(dataset.test_labels) / config["batch_size"])
+    covering = math.ceil(len(dataset.test_labels) / of_test_minibatches(config)["batch_size"])
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
     asked = {"train_examples": 0, "minibatches": minibatches}
     config = {**config, "evaluation": config["evaluation"] | asked, "measures": ()}

@@ -122,6 +122,19 @@ def test_statistics_of_minibatches_are_those_of_the_run(copied, capsys, minibatc
     assert "each microbatch's own statistics" in " ".join(out.split())
 
 
+def test_as_many_minibatches_as_cover_the_test_set_may_be_smaller_than_those_of_training(finished):
+    """With half of their labels, and so of their 12 images, ten are needed."""
+    restored, config = restore(finished)
+    config["sampler"] |= {"name": "labels", "labels_per_batch": 2, "examples_per_label": 6}
+
+    def values(minibatches):
+        sizes = {"labels_per_batch": 1, "minibatches": minibatches}
+        own = config | {"evaluation": config["evaluation"] | sizes}
+        return reevaluate(restored, own, small_dataset(), "minibatch")
+
+    np.testing.assert_equal(values(0), values(10))
+
+
 def seed_of(variables, seed):
     return jax.tree.map(lambda x: np.asarray(x[seed], np.float64), variables)
 
