@@ -310,7 +310,8 @@ def make_job(
         if min(height, width) < smallest:
             raise _DoesNotFitError(
                 f"variant {name}: {network} with this model.stem_stride takes images of at least "
-                f"{smallest} x {smallest}, got {height} x {width}: set a smaller model.stem_stride"
+                f"{smallest} x {smallest}, got {height} x {width}: use larger images, or a smaller "
+                f"stride if there is one"
             )
     try:
         devices = make_devices(
