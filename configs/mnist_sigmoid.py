@@ -57,7 +57,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.devices.synchronized = False
 
     config.model = ConfigDict()
-    config.model.name = "mlp"  # or cnn, resnet
+    config.model.name = "mlp"  # or cnn, inception, resnet
     config.model.hidden = (100, 100, 100)  # of an mlp
     config.model.channels = (16, 32, 32, 32)  # of a cnn
     config.model.width = 1.0  # multiplier of the channels of inception or a resnet

@@ -5,7 +5,7 @@
 
 Trains both on i.i.d. minibatches of 32, on microbatches of 4 and on minibatches of few labels.
 Shows test accuracy with moving averages and with the minibatches' own statistics, training
-accuracy, and the paper's ImageNet figures beside.
+accuracy, and the paper's ImageNet figures for comparison.
 """
 
 from typing import TYPE_CHECKING

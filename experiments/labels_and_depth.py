@@ -6,7 +6,7 @@
 Trains Batch Norm and Batch Renorm on i.i.d. minibatches and on the paper's 16 labels x 2 images, in
 networks of growing depth. Shows test accuracy against depth, or against the number of labels, the
 curves of the deepest network in the form of the paper's figure 3, and the paper's ImageNet figures
-beside.
+for comparison.
 """
 
 from typing import TYPE_CHECKING

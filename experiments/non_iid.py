@@ -4,7 +4,7 @@
 
 Trains Batch Norm and Batch Renorm on minibatches of few labels, and Batch Norm on halves of them
 that hold one image of each pair. Shows test accuracy with moving averages and with the minibatches'
-own statistics, training accuracy, and the paper's ImageNet figures beside.
+own statistics, training accuracy, and the paper's ImageNet figures for comparison.
 """
 
 import math

@@ -6,7 +6,7 @@ Trains every normalizer with the same gradient batch, split into microbatches of
 each normalized separately; configs/small_batch_cnn.py does it with convolutions, and
 configs/small_batch_normalizers.py with the normalizers that were made for small batches. Shows
 final accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and the paper's
-ImageNet figures beside.
+ImageNet figures for comparison.
 """
 
 from typing import TYPE_CHECKING, Any

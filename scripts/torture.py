@@ -245,7 +245,7 @@ def full_disk(bench: Bench) -> Result:
         passed = clear and bench.is_whole(workdir)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-    return Result(trial, int(passed), 1, f"gone on with from step {before}")
+    return Result(trial, int(passed), 1, f"resumed from step {before}")
 
 
 def sweep_killed(bench: Bench, workers: int, trials: int, every: float) -> Result:

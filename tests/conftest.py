@@ -30,5 +30,5 @@ hypothesis.settings.load_profile("fast")
 
 @pytest.fixture
 def untyped(monkeypatch):
-    """States that are only described are no arrays, as which their fields are annotated."""
+    """Turns shape checks off, for states that are only described: their fields are not arrays."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

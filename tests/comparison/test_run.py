@@ -141,7 +141,7 @@ def run_until(step, settings, workdir):
         run_comparison(settings, workdir, progress=die)
 
 
-def test_a_comparison_that_dies_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_comparison_that_dies_is_resumed_from_its_last_checkpoint(tmp_path):
     settings = config(**OFTEN_SAVED)
     whole = run_comparison(settings, tmp_path / "whole")
     workdir, steps = tmp_path / "w", []
@@ -215,7 +215,7 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
     assert run.metrics["step"].max() == 10
 
 
-def test_a_workdir_may_be_gone_on_with_on_other_devices(finished, tmp_path):
+def test_a_workdir_may_be_resumed_on_other_devices(finished, tmp_path):
     run_until(15, config(**OFTEN_SAVED), tmp_path / "w")
     devices = {"strategy": "pmap", "seeds": 0, "data": 0, "synchronized": False}
     run_comparison(config(devices=devices, **OFTEN_SAVED), tmp_path / "w")
@@ -239,7 +239,7 @@ def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
     assert read_run(tmp_path / "w").metrics["step"].max() == 10
 
 
-def test_results_on_other_data_are_not_gone_on_with(copied, monkeypatch):
+def test_results_on_other_data_are_not_resumed(copied, monkeypatch):
     other = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: other)
     before = (copied / "metrics.csv").read_bytes()
@@ -272,7 +272,7 @@ def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
     assert (copied / "metrics.csv").read_bytes() == before
 
 
-def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_go_on(
+def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_continue(
     tmp_path, monkeypatch
 ):
     original = program_module.make_optimizer
@@ -320,7 +320,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     assert untouched.reset_index(drop=True).equals(healthy.reset_index(drop=True))
     spoilt_rows = spoilt_run[spoilt_run["seed"] == 1]
     assert set(spoilt_rows[spoilt_rows["step"] > 0]["metric"]) == {"diverged"}
-    # A checkpoint is not the better for a seed that is no longer there.
+    # A seed that diverged does not raise the score of a checkpoint.
     restored = restore_variant(read_run(tmp_path / "w"), "plain", config(), "last")
     last = healthy[(healthy["step"] == 20) & (healthy["metric"] == "accuracy")]
     (accuracy,) = last[last["split"] == "test"]["value"]
@@ -375,7 +375,7 @@ def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkey
     assert not (tmp_path / "v").exists()
 
 
-def test_a_workdir_of_an_earlier_version_is_gone_on_with(tmp_path):
+def test_a_workdir_of_an_earlier_version_is_resumed(tmp_path):
     """Made at commit 425ebbc, which had fewer keys, and interrupted after a checkpoint at step 10.
 
     The numbers are those that it ended with there, uninterrupted.

@@ -66,7 +66,7 @@ def restore(folder):
 
 
 def restore_and_save(folder, keep):
-    """Goes on from the newest with one of step 6."""
+    """Restores the newest, and saves one of step 6."""
     checkpoints = Checkpoints(folder, keep=keep)
     _, restored, said = checkpoints.restore(abstract())
     checkpoints.save(6, restored, said, 0.1)
@@ -99,14 +99,14 @@ def test_notes_can_be_read_while_others_write_and_remove_checkpoints(folder):
     assert newest_notes(folder / "none") is None
 
 
-def test_saving_goes_on_after_restoring(folder):
+def test_saving_continues_after_restoring(folder):
     restore_and_save(folder, keep=2)
     # 2 is still the best, 4 is no longer among the last two.
     assert sorted(saved_steps(folder)) == [2, 5, 6]
     assert restore(folder)[0] == 6
 
 
-def test_those_of_older_versions_have_their_scores_elsewhere_and_are_gone_on_with(folder):
+def test_those_of_older_versions_have_their_scores_elsewhere_and_are_resumed(folder):
     for step in saved_steps(folder):
         shutil.rmtree(folder / str(step) / "metrics")
         signature = {"score": 0.5, "files": checksums(folder / str(step))}
@@ -234,7 +234,7 @@ def disk(tmp_path):
     subprocess.run(["umount", str(path)], check=True)
 
 
-# Of many small arrays, what Orbax writes beside the numbers is the most of it.
+# With many small arrays, most of it is what Orbax writes in addition to the numbers.
 @pytest.mark.parametrize(("arrays", "length", "excess"), [(1, 200_000, 1.2), (200, 20, 4)])
 def test_the_room_that_a_checkpoint_asks_for_is_enough_and_not_far_off(
     disk, arrays, length, excess
@@ -252,7 +252,7 @@ def test_the_room_that_a_checkpoint_asks_for_is_enough_and_not_far_off(
     assert needed < excess * shutil.disk_usage(path).used
 
 
-# TensorStore's threads still cry out there, that the event loop they report to is closed.
+# TensorStore's threads still complain that the event loop they report to is closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_is_one_sentence(disk, monkeypatch):
     path, resize = disk
