@@ -86,11 +86,6 @@ def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return common
 
 
-def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with variants, in which missing keys have their defaults."""
-    return {**common_config(config), **{key: config[key] for key in ("variants", "baseline")}}
-
-
 def setting(config: Mapping[str, Any], key: str) -> Any:
     """The value of a flat key."""
     section, _, field = key.rpartition(".")

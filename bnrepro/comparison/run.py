@@ -16,16 +16,10 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs, with_defaults
+from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
 from bnrepro.comparison.keys import STEMS, ConfigError
 from bnrepro.comparison.plan import Group, group_variants, side_by_side
-from bnrepro.comparison.program import (
-    Data,
-    Program,
-    example_input,
-    make_data,
-    make_program,
-)
+from bnrepro.comparison.program import Data, Program, example_input, make_data, make_program
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import Dataset, load_dataset
@@ -118,9 +112,8 @@ def run_comparison(
     with ExitStack() as stack:
         if _writes():
             stack.enter_context(lock_workdir(workdir))
-            run = open_workdir(
-                workdir, with_defaults(config), defaults=DEFAULTS, overwrite=overwrite
-            )
+            whole = common | {key: config[key] for key in ("variants", "baseline")}
+            run = open_workdir(workdir, whole, defaults=DEFAULTS, overwrite=overwrite)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("workdir")
             run = read_run(workdir)
