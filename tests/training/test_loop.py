@@ -32,35 +32,32 @@ def take(arrays, drawn):
     return {**batch, "images": batch["images"].astype(jnp.float32) / 255}
 
 
-def parts(normalizer="batch_renorm"):
+def task_of(normalizer="batch_renorm"):
     ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.0, "r_max_end": 0.3, "d_max_end": 0.2}
     norm = make_normalizer(normalizer, steps=20, momentum=0.9, epsilon=1e-5, num_groups=1, **ramp)
     model = MLP(3, nn.sigmoid, norm, nn.initializers.normal(0.5), hidden=(7, 6))
-    optimizer = make_optimizer("sgd", learning_rate=0.5)
-    return {"model": model, "optimizer": optimizer, "ema_decay": 0.0}
+    return Task(model, make_optimizer("sgd", learning_rate=0.5))
 
 
-def states_of(seeds, common):
-    init = partial(initial_states, example=jnp.zeros((1, 4, 4, 1)), **built(common))
+def states_of(seeds, task):
+    init = partial(
+        initial_states,
+        build=lambda numbers: (task.model, task.optimizer),
+        example=jnp.zeros((1, 4, 4, 1)),
+        ema_decay=0.0,
+    )
     return jax.jit(init)(seeds, {})
 
 
-def built(common):
-    """As what makes model and optimizer of a run's numbers, which here has none."""
-    return {
-        "build": lambda numbers: (common["model"], common["optimizer"]),
-        "ema_decay": common["ema_decay"],
-    }
-
-
-def train_steps(common, **measures):
+def train_steps(task, **measures):
     return make_train_steps(
+        build=lambda numbers: (task.model, task.optimizer),
         draw=draw,
         take=take,
         steps_at_once=10,
         microbatch_size=MICROBATCH,
+        ema_decay=0.0,
         devices=choose("single", batch_size=BATCH),
-        **built(common),
         **measures,
     )
 
@@ -74,12 +71,12 @@ def numbers(state):
 
 
 def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data):
-    common = parts()
-    together, metrics = train_steps(common)(states_of(SEEDS, common), data, (), 0, STEPS)
+    task = task_of()
+    together, metrics = train_steps(task)(states_of(SEEDS, task), data, (), 0, STEPS)
     sampler = jax.jit(epochs(EXAMPLES, BATCH))
-    single = jax.jit(partial(train_step, task=Task(**common)))
+    single = jax.jit(partial(train_step, task=task))
     for i in range(len(SEEDS)):
-        state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], common))
+        state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], task))
         losses = []
         for step in range(STEPS):
             index = sampler(state.sample_key, jnp.int32(step))
@@ -94,10 +91,10 @@ def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data
 
 
 def test_stopping_between_changes_nothing_to_the_last_bit(data):
-    common = parts()
-    steps = train_steps(common)
-    whole, metrics = steps(states_of(SEEDS, common), data, (), 0, STEPS)
-    first, before = steps(states_of(SEEDS, common), data, (), 0, 2)
+    task = task_of()
+    steps = train_steps(task)
+    whole, metrics = steps(states_of(SEEDS, task), data, (), 0, STEPS)
+    first, before = steps(states_of(SEEDS, task), data, (), 0, 2)
     parted, after = steps(first, data, (), 2, STEPS - 2)
     jax.tree.map(np.testing.assert_array_equal, numbers(parted), numbers(whole))
     for metric, values in metrics.items():
@@ -106,7 +103,7 @@ def test_stopping_between_changes_nothing_to_the_last_bit(data):
 
 
 def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer():
-    plain, normed = (states_of(SEEDS, parts(name)) for name in ("none", "batch_norm"))
+    plain, normed = (states_of(SEEDS, task_of(name)) for name in ("none", "batch_norm"))
     for layer in ("dense_0", "dense_1", "logits"):
         np.testing.assert_array_equal(plain.params[layer]["kernel"], normed.params[layer]["kernel"])
     np.testing.assert_array_equal(
@@ -114,17 +111,17 @@ def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer()
     )
 
 
-def evaluated(variables, data, index, common, **options):
+def evaluated(variables, data, index, task, **options):
     batches = in_batches({"index": np.asarray(index)}, **options.pop("batches", {}))
-    return evaluate(variables, data, batches, model=common["model"], take=take, **options).means()
+    return evaluate(variables, data, batches, model=task.model, take=take, **options).means()
 
 
 @pytest.mark.parametrize("size", [None, 7])
 def test_evaluation_uses_the_stored_averages_whatever_the_size_of_its_batches(data, size):
-    common = parts("batch_norm")
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    task = task_of("batch_norm")
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, task))
     whole = evaluated(
-        state.evaluated, data, range(EXAMPLES), common, batches={"size": size, "spread": 3}
+        state.evaluated, data, range(EXAMPLES), task, batches={"size": size, "spread": 3}
     )
     images, labels = (np.asarray(x) for x in data)
     # A fresh network's averages are 0 and 1: the normalizer passes its input on.
@@ -137,7 +134,7 @@ def test_evaluation_uses_the_stored_averages_whatever_the_size_of_its_batches(da
     assert_close(whole, {"loss": losses.mean(), "accuracy": (logits.argmax(-1) == labels).mean()})
 
 
-def test_batches_hold_each_example_once_beside_what_fills_them_up():
+def test_batches_hold_each_example_once_and_padding():
     drawn, present = in_batches({"index": np.arange(2_500)}, spread=2)
     assert drawn["index"].shape == present.shape == (4, 625)
     drawn, present = in_batches({"index": np.arange(10, 15)}, size=2, spread=2)
@@ -146,18 +143,18 @@ def test_batches_hold_each_example_once_beside_what_fills_them_up():
 
 
 def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_changes(data):
-    common = parts("batch_norm")
-    variables = jax.tree.map(lambda x: x[0], states_of(SEEDS, common)).evaluated
+    task = task_of("batch_norm")
+    variables = jax.tree.map(lambda x: x[0], states_of(SEEDS, task)).evaluated
     # Averages that would give nonsense if they were used.
     variables["batch_stats"] = jax.tree.map(lambda x: x + 100, variables["batch_stats"])
     before = jax.tree.map(np.array, variables)
     measured = evaluated(
-        variables, data, range(24), common, batches={"size": 8, "spread": 2}, microbatch_size=4
+        variables, data, range(24), task, batches={"size": 8, "spread": 2}, microbatch_size=4
     )
     losses, hits = [], []
     images, labels = (np.asarray(x) for x in data)
     for index in np.arange(24).reshape(6, 4):
-        logits, _ = common["model"].apply(
+        logits, _ = task.model.apply(
             variables, jnp.float32(images[index]) / 255, train=True, mutable=["batch_stats"]
         )
         log_probabilities = jax.nn.log_softmax(logits)

@@ -10,31 +10,30 @@ import pytest
 
 from bnrepro.training.evaluation import measure_once
 from bnrepro.training.measures import MEASURES, make_measure
-from bnrepro.training.step import Task, train_step
+from bnrepro.training.step import train_step
 from tests.training.test_loop import (
     BATCH,
     MICROBATCH,
     SEEDS,
     STEPS,
     epochs,
-    parts,
     states_of,
     take,
+    task_of,
     train_steps,
 )
 
 
 def one_step(data, normalizer, *names):
     """What is measured in a first step, and the parts to compute it anew: state, batch, task."""
-    common = parts(normalizer)
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    task = task_of(normalizer)
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, task))
     rng = np.random.default_rng(0)
     # No parameter at 0 or 1 that a mistake could hide behind.
     params = jax.tree.map(lambda p: p + rng.uniform(0.1, 0.5, p.shape), state.params)
     state = state.__class__(**(vars(state) | {"params": params}))
     index = epochs(len(data[0]), BATCH)(state.sample_key, jnp.int32(0)).reshape(2, MICROBATCH)
     batch = take(data, {"index": index})
-    task = Task(**common)
     measure = make_measure(names, task)
     task = task._replace(captures=measure.captures)
     _, metrics = jax.jit(partial(train_step, task=task, measure=measure.in_training))(state, batch)
@@ -110,11 +109,11 @@ def test_changes_along_the_gradient(data):
 
 def test_at_evaluations_captured_outputs_are_measured_alone(data):
     """Figure 1's percentiles among them: of the last nonlinearity's inputs, and of the first."""
-    common = parts("none")
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, common))
+    task = task_of("none")
+    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, task))
     batch = take(data, {"index": np.arange(len(data[0]))})
-    measure = make_measure(MEASURES, Task(**common))
-    found = measure_once(state.evaluated, batch, model=common["model"], measure=measure)
+    measure = make_measure(MEASURES, task)
+    found = measure_once(state.evaluated, batch, model=task.model, measure=measure)
     x = np.asarray(data[0], np.float64).reshape(len(data[0]), -1) / 255
     params = jax.tree.map(partial(np.asarray, dtype=np.float64), state.params)
     hidden = 1 / (1 + np.exp(-(x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"])))
@@ -129,10 +128,10 @@ def test_at_evaluations_captured_outputs_are_measured_alone(data):
 
 
 def test_measures_change_no_step_and_are_taken_when_due(data):
-    common = parts("batch_norm")
-    start = partial(states_of, SEEDS, common)
-    plain, without = train_steps(common)(start(), data, (), 0, STEPS)
-    steps = train_steps(common, measures=("gradient_norms",), measure_every=2)
+    task = task_of("batch_norm")
+    start = partial(states_of, SEEDS, task)
+    plain, without = train_steps(task)(start(), data, (), 0, STEPS)
+    steps = train_steps(task, measures=("gradient_norms",), measure_every=2)
     measured, metrics = steps(start(), data, (), 0, STEPS)
     np.testing.assert_allclose(metrics["loss"], without["loss"], rtol=1e-5)
     jax.tree.map(
@@ -146,11 +145,11 @@ def test_measures_change_no_step_and_are_taken_when_due(data):
 
 
 def test_what_is_not_named_is_not_compiled(data):
-    common = parts("batch_norm")
+    task = task_of("batch_norm")
 
     def program(**measures):
-        arguments = states_of(SEEDS, common), data, (), 0, STEPS
-        return str(jax.make_jaxpr(train_steps(common, **measures))(*arguments))
+        arguments = states_of(SEEDS, task), data, (), 0, STEPS
+        return str(jax.make_jaxpr(train_steps(task, **measures))(*arguments))
 
     assert program() == program(measures=("sigmoid_input",))  # of evaluations alone
     assert program() != program(measures=("gradient_norms",))
