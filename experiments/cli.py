@@ -54,6 +54,12 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
         told = isinstance(error, Preempted)
         print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
         sys.exit(PREEMPTED if told else INTERRUPTED)
+    except Exception as error:
+        # XLA's words; the type of its errors is not known without loading JAX.
+        if "out of memory" not in str(error).lower():
+            raise
+        why = str(error).splitlines()[0]
+        fail(UserError(f"not enough memory for these sizes and numbers of seeds: {why}"))
 
 
 @exit_codes(resumes=True)
@@ -73,8 +79,9 @@ def launch(
       adapt: turns the config that is given into the config that is run.
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr before anything is
-    trained or written, or files that cannot be read or written; 75 asked to stop (SIGTERM) and 130
-    interrupted (Ctrl-C), both with the state saved: the same command resumes.
+    trained or written, files that cannot be read or written, or too little memory; 75 asked to
+    stop (SIGTERM) and 130 interrupted (Ctrl-C), both with the state saved: the same command
+    resumes.
     """
     only_flag = flags.DEFINE_list("only", None, "Train only these variants: NAME,NAME.")
     overwrite_flag = flags.DEFINE_bool("overwrite", False, "Replace what the workdir holds.")
