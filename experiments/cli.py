@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from bnrepro.comparison.config import common_config, variant_configs
 from bnrepro.comparison.keys import KEYS
@@ -190,7 +189,7 @@ def parse_config(doc: str) -> dict[str, Any]:
     config_flag = config_flags.DEFINE_config_file(
         "config", help_string="Config file; --config.KEY=VALUE changes one of its keys."
     )
-    flags.FLAGS["config"].parser = _ConfigFile("config")
+    flags.FLAGS["config"].parser = _ConfigFile()
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
         known = (flags.FLAGS[name] for name in flags.FLAGS if name not in _ABSL)
         print("\n".join([doc, *(f"  --{flag.name}: {_help(flag)}" for flag in known)]))
@@ -199,10 +198,8 @@ def parse_config(doc: str) -> dict[str, Any]:
             print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule})")
         sys.exit(0)
     try:
-        files = [argument for argument in sys.argv if argument.startswith("--config=")]
-        if not files:
+        if not any(argument.startswith("--config=") for argument in sys.argv):
             raise ValueError('give the config, with "=": --config=configs/NAME.py')
-        _check_file(files[-1].removeprefix("--config="))
         rest = flags.FLAGS(sys.argv)
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags look like --flag=value")
@@ -217,28 +214,24 @@ def _help(flag: Any) -> str:
     return str(text)
 
 
-class _ConfigFile(ConfigFileFlagParser):
-    """Adds the keys that a config file leaves out, so that flags can change them."""
+class _ConfigFile(flags.ArgumentParser):
+    """Reads `FILE` or `FILE:ARGUMENT`: that of ml_collections shows tracebacks.
 
-    def parse(self, path: str) -> Any:
-        config = super().parse(path)
+    Adds the keys that a config file leaves out, so that flags can change them.
+    """
+
+    def parse(self, argument: str) -> ConfigDict:
+        path, *arguments = argument.split(":", 1)
+        if not Path(path).is_file():
+            raise UserError(f"there is no config file {path!r}")
+        config = call(path, "get_config", *arguments)
+        if not isinstance(config, ConfigDict):
+            raise UserError(
+                f"get_config() of {argument} must return a ConfigDict, got {config!r:.50}"
+            )
         with config.unlocked():
             config.update(common_config(config.to_dict()))
-        return config
-
-
-def _check_file(name: str) -> None:
-    """Makes sure that `FILE` or `FILE:ARGUMENT` gives a config: ml_collections shows tracebacks.
-
-    Raises:
-      ValueError: it does not.
-    """
-    path, *arguments = name.split(":", 1)
-    if not Path(path).is_file():
-        raise ValueError(f"there is no config file {path!r}")
-    config = call(path, "get_config", *arguments)
-    if not isinstance(config, ConfigDict):
-        raise ValueError(f"get_config() of {name} must return a ConfigDict, got {config!r:.50}")
+        return config.lock()
 
 
 def call(path: str, function: str, *arguments: str, default: Any = None) -> Any:
