@@ -81,7 +81,7 @@ def main() -> None:
         _check(topology)
     variants = config.get("variants", {})
     if variant not in variants:
-        known = ", ".join(variants)
+        known = ", ".join(map(str, variants)) or "none"
         raise UserError(f"--variant is unknown: {variant!r}; the config has {known}")
     chosen = {**config, "variants": {variant: variants[variant]}, "baseline": variant}
 

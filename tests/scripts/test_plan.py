@@ -108,6 +108,7 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
     [
         (["--topology=v9:2x2"], "--topology is CHIP:SIZE with one of v5e, v5p, v6e, got 'v9:2x2'"),
         (["--variant=batchnorm"], "--variant is unknown: 'batchnorm'"),
+        (["--config.variants={4: {}}"], "'batch_norm 64'; the config has 4"),
         ([f"--variant={NAME}", "--config.microbatch_size=8"], "would change nothing"),
     ],
 )
