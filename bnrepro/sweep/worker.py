@@ -120,6 +120,9 @@ def _train(
                     if study.hopeless(claim, _score(plan, own[name], step), step):
                         pruned.add(name)
                         finish(name, own[name], None)
+                # If it was resumed at this step, training would go on.
+                if not training:
+                    break
         if step < steps and should_end():
             return False
         own = _by_trial(rows)

@@ -438,6 +438,19 @@ def test_the_trials_of_a_killed_worker_go_on_from_its_checkpoint_with_the_same_n
 
 
 @pytest.mark.usefixtures("fast_heart")
+def test_a_worker_whose_resumed_trials_are_all_pruned_takes_the_next(tmp_path, opened, monkeypatch):
+    plan = dataclasses.replace(long_plan(tmp_path), prune=True, at_once=1)
+    study = opened(plan)
+    assert start_worker(plan, kill_at=100).wait(60) == -signal.SIGKILL
+    refill_until(study, 0, TrialState.WAITING)
+    # What the others have reported meanwhile may make them hopeless where they are resumed.
+    monkeypatch.setattr(SharedStudy, "hopeless", lambda self, claim, score, step: claim.index == 0)
+    work(plan)
+    states = [trial.state for trial in study.trials().values()]
+    assert states == [TrialState.PRUNED, TrialState.COMPLETE]
+
+
+@pytest.mark.usefixtures("fast_heart")
 def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     tmp_path, opened, resumed, undisturbed, monkeypatch
 ):
