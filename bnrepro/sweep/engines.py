@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bnrepro.comparison.plan import available_cores
+from bnrepro.errors import UserError
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.worker import work
@@ -104,7 +105,9 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
             done, running = ray.wait(running, num_returns=len(running), timeout=0)
             ray.get(done)
     except ray.exceptions.RayError as error:
-        raise SweepError(f"a worker failed: {error}") from error
+        cause = getattr(error, "cause", None)  # what a worker raised; the error has its traceback
+        message = str(cause) if isinstance(cause, UserError) else f"a worker failed: {error}"
+        raise SweepError(message) from error
     finally:
         ray.shutdown()
 

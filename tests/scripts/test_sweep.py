@@ -131,11 +131,16 @@ def test_the_tasks_of_a_ray_cluster_share_a_sweep(tmp_path):
     ) as cluster:
         try:
             address = next(line.split()[1] for line in cluster.stdout if line.startswith("at "))
-            code, _, err = sweep(tmp_path, *arguments, env=token | {"RAY_ADDRESS": address})
+            env = token | {"RAY_ADDRESS": address}
+            code, _, err = sweep(tmp_path / "w", *arguments, env=env)
+            mistake = sweep(tmp_path / "none", *arguments, "--config.dataset=mnits", env=env)
         finally:
             cluster.communicate("\n")
     assert code == 0, err
-    assert len(read_run(tmp_path).variants) == 3
+    assert len(read_run(tmp_path / "w").variants) == 3
+    # What a worker finds is one sentence here, too.
+    said = mistake[2].splitlines()[-1]
+    assert (mistake[0], said.startswith("error: "), "worker" in said) == (2, True, False), said
 
 
 @pytest.fixture
