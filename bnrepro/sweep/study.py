@@ -80,7 +80,7 @@ class SharedStudy:
 
         Raises:
           SweepError: the storage cannot be used.
-          RecordsError: it holds a study of that name with another plan.
+          RecordsError: it holds a study of that name with another plan, or of someone else.
         """
         self.plan = plan
         # The ids, by number, of trials that this process has claimed and not finished.
@@ -94,8 +94,16 @@ class SharedStudy:
         url = self._storage.engine.url
         lite = url.get_backend_name() == "sqlite"
         self._alone = FileLock(f"{url.database}.lock") if lite else nullcontext()
+        # In this order, since who makes a study says what it is of before any trial is enqueued.
+        used = bool(self._study.get_trials(deepcopy=False))
         known, ours = self._study.user_attrs.get("identity"), identity(plan.config, plan.described)
         self._made = known is None
+        if known is None and used:
+            self.close()
+            raise RecordsError(
+                f"{url!r} holds a study named {plan.name} that no sweep of ours made; choose "
+                "another --workdir or --storage"
+            )
         if known is None:
             self._study.set_user_attr("identity", ours)
         elif differing := differences(known, ours, DEFAULTS):

@@ -305,6 +305,15 @@ def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting
             SharedStudy(make_plan(tmp_path, **changes))
 
 
+def test_a_study_of_someone_else_is_refused_and_kept(tmp_path):
+    plan = make_plan(tmp_path)
+    theirs = optuna.create_study(study_name=plan.name, storage=plan.storage)
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(RecordsError, match="holds a study named sweep that no sweep of ours made"):
+        SharedStudy(plan)
+    assert (len(theirs.trials), theirs.user_attrs) == (1, {})
+
+
 def test_a_sweep_made_before_a_config_key_existed_is_resumed_with_the_default(tmp_path, opened):
     plan = make_plan(tmp_path)
     without = {key: value for key, value in CONFIG.items() if key != "augment"}
