@@ -153,5 +153,5 @@ def _gpus() -> list[str]:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu]
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
     return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

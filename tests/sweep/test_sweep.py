@@ -25,6 +25,7 @@ from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.run import run_comparison
 from bnrepro.records import RecordsError, read_run
 from bnrepro.sweep import checkpoints as checkpoints_module
+from bnrepro.sweep import engines
 from bnrepro.sweep import study as study_module
 from bnrepro.sweep import worker as worker_module
 from bnrepro.sweep.plan import Plan
@@ -531,6 +532,13 @@ def test_a_worker_takes_its_fair_share_at_most(tmp_path, opened):
     sizes = [trial.user_attrs["group"][1] for trial in study.trials().values()]
     # By itself, it would take four of two seeds each at once.
     assert sizes == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("", []), ("-1", []), ("3,5", ["3", "5"])])
+def test_the_gpus_of_local_workers_are_those_that_cuda_shows(monkeypatch, visible, gpus):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert engines._gpus() == gpus
 
 
 def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
