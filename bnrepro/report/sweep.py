@@ -14,7 +14,7 @@ from bnrepro.report.entries import Entry, find_entries, short_text
 from bnrepro.report.figures import figure_title
 from bnrepro.report.question import Question
 from bnrepro.report.statistics import pooled
-from bnrepro.report.tables import failure_note, mean_cell, mean_note, seeds_cell
+from bnrepro.report.tables import failure_note, mean_cell, mean_note, seeds_of
 
 NORMALIZER = "normalizer.name"
 _RANKS = ("finished", "pruned", "diverged")
@@ -60,7 +60,7 @@ class Sweep:
             rows[trial.variant] = {key: short_text(trial.settings[key]) for key in self.space} | {
                 **({"holdout, %": mean_cell(trial.mean)} if held else {}),
                 "final, %": mean_cell(tested[trial.variant]),
-                "seeds": seeds_cell(trial.trained + trial.diverged, trial.diverged),
+                "seeds": seeds_of(trial),
                 "pruned at": "" if trial.finished else f"{max(trial.steps, default=0):,}",
             }
         return pd.DataFrame.from_dict(rows, orient="index", dtype=object)
