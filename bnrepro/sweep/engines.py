@@ -94,8 +94,10 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
     try:
         gpus, cores = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         count = workers or gpus or cores
-        # Workers that share a GPU each get a part of it.
-        resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
+        resources: dict[str, Any] = {"num_cpus": 1}
+        if gpus:
+            sharing, memory = _sharing(count, gpus)
+            resources |= {"num_gpus": 1 / sharing, "runtime_env": {"env_vars": memory}}
         task = ray.remote(max_retries=-1, **resources)(work)
         plan, running = replace(plan, workers=count), list[Any]()
         while (waiting := watch()) is not None or running:
@@ -140,11 +142,14 @@ def _environment(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:
     """The environment variables that give a worker its GPU and its share of the memory."""
     if not gpus:
         return {}
-    sharing = -(-workers // len(gpus))
-    return {
-        "CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)],
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.2f}",
-    }
+    _, memory = _sharing(workers, len(gpus))
+    return {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} | memory
+
+
+def _sharing(workers: int, gpus: int) -> tuple[int, dict[str, str]]:
+    """How many workers share a GPU, and the environment variable that splits its memory."""
+    sharing = -(-workers // gpus)
+    return sharing, {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / sharing:.2f}"}
 
 
 def _gpus() -> list[str]:
