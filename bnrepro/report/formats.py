@@ -71,13 +71,13 @@ def _html(table: pd.DataFrame, labels: str, caption: str) -> str:
 
 # pandas escapes cells but not captions. In LaTeX it does not escape <, > and |, which Computer
 # Modern shows as something else, or [ and *, which \\ takes as its argument at the start of a row.
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "[": "{[}", "*": "{*}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$\dagger$",
     "‡": r"$\ddagger$",
-} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
-_MARKDOWN = {character: f"\\{character}" for character in "\\`*[]<&|"}
+} | {character: f"\\{character}" for character in "&%$#_{}"})  # fmt: skip
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*[]<&|"})
 
 
 class _Markup(NamedTuple):
@@ -87,13 +87,8 @@ class _Markup(NamedTuple):
     document: Callable[[pd.DataFrame, str, str], str]
 
 
-def _translate(replacements: dict[str, str]) -> Callable[[str], str]:
-    table = str.maketrans(replacements)
-    return lambda text: text.translate(table)
-
-
 _MARKUPS = {
-    "markdown": _Markup(_translate(_MARKDOWN), ("**", "**"), _markdown),
-    "latex": _Markup(_translate(_LATEX), (r"\textbf{", "}"), _latex),
+    "markdown": _Markup(lambda text: text.translate(_MARKDOWN), ("**", "**"), _markdown),
+    "latex": _Markup(lambda text: text.translate(_LATEX), (r"\textbf{", "}"), _latex),
     "html": _Markup(html.escape, ("<b>", "</b>"), _html),
 }
