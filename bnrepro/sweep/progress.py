@@ -107,7 +107,8 @@ class Progress(NamedTuple):
       finished: how many have finished or were pruned.
       others: how many are running, have a diverged seed or else were pruned, by these words.
       done: share of all steps, in [0, 1].
-      best: the finished trials with the highest scores, as (index, settings, score in [0, 1]).
+      best: the finished trials with the highest scores, `BEST` at most, as (index, settings, score
+        in [0, 1]).
     """
 
     trials: int
@@ -117,8 +118,8 @@ class Progress(NamedTuple):
     best: Sequence[tuple[int, dict[str, Any], float]]
 
 
-def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Progress:
-    """The progress of a sweep, from its trials by index, listing this many of the best."""
+def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial]) -> Progress:
+    """The progress of a sweep, from its trials by index."""
     ended = finished(trials)
     rows = {i: trial.user_attrs["result"]["rows"] for i, trial in ended.items()}
     diverged = {i for i, own in rows.items() if any(row[3] == "diverged" for row in own)}
@@ -128,7 +129,7 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial], best: int) -> Pro
     steps = sum(trial.user_attrs.get("steps", 0) for trial in running)
     # A pruned trial also has a value: its last one.
     scores = {i: trial.value or 0.0 for i, trial in ended.items() if i not in pruned}
-    ranked = sorted(scores, key=lambda index: -scores[index])[:best]
+    ranked = sorted(scores, key=lambda index: -scores[index])[:BEST]
     count = sum(index < plan.count for index in ended)
     return Progress(
         trials=plan.count,
@@ -159,7 +160,7 @@ class Display:
 
     def update(self) -> bool:
         """Requeues dead workers' trials, shows the progress, and returns whether all are done."""
-        progress = progress_of(self._study.plan, self._study.refill(), BEST)
+        progress = progress_of(self._study.plan, self._study.refill())
         now = time.monotonic()
         # Earlier progress may be from another day, so it does not count for the speed.
         began, done = self._began = self._began or (now, progress.done)

@@ -174,7 +174,7 @@ def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path, opened)
     assert diverged[["variant", "seed"]].to_numpy().tolist() == [["trial 1", 0], ["trial 1", 1]]
     assert run.finished("trial 0")
     assert run.finished("trial 1")
-    progress = progress_of(study.plan, study.trials(), best=5)
+    progress = progress_of(study.plan, study.trials())
     assert (progress.finished, progress.done) == (2, 1.0)
     assert progress.others == {"running": 0, "with a diverged seed": 1, "pruned": 0}
     assert [index for index, *_ in progress.best] == [0, 1]
@@ -366,7 +366,7 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: pruner)
     work(plan)
     run = collect(study, tmp_path)
-    assert progress_of(study.plan, study.trials(), 1).others["pruned"] == 1
+    assert progress_of(study.plan, study.trials()).others["pruned"] == 1
     pruned = run.metrics[run.metrics["variant"] == "trial 2"]
     assert pruned["step"].max() == 10
     assert not run.finished("trial 2")
@@ -470,7 +470,7 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
         patch.setattr(checkpoints_module, "time", hours)
         work(study.plan, lambda: next(asked) >= 5)
     assert {trial.state for trial in study.trials().values()} == {TrialState.WAITING}
-    assert progress_of(study.plan, study.trials(), 1).finished == 0
+    assert progress_of(study.plan, study.trials()).finished == 0
     so_far = collect(study, tmp_path)
     known = undisturbed[undisturbed["step"] <= 40]
     pd.testing.assert_frame_equal(so_far.metrics, known.reset_index(drop=True))
@@ -547,7 +547,7 @@ def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
     study.hopeless(pruned, 0.9, 10)
     study.finish(pruned, None, [(pruned.name, 0, 10, "test", "accuracy", 0.9)], 1.0)
     finish(study, complete, 0.5)
-    best = progress_of(study.plan, study.trials(), best=5).best
+    best = progress_of(study.plan, study.trials()).best
     assert [(index, score) for index, _, score in best] == [(1, 0.5)]
 
 
