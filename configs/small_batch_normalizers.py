@@ -11,9 +11,10 @@ other seeds (configs/small_batch_normalizers_rates.py); if two tie, the smaller.
 With `mlp`, ten seeds and microbatches of 2 gave 45.63% with Batch Norm, 91.48% with Batch Renorm
 and 97.44% with MABN; group norm gave 97.48%: results/small_batch_normalizers_mlp. It takes five
 minutes on two cores. With `cnn`, ten seeds and microbatches of 2 gave 98.37%, 98.52% and 98.74%,
-and group norm 98.48%, in 57 core-minutes: results/small_batch_normalizers_cnn. With `tiny`, three
-seeds and microbatches of 2 gave 22.61%, 21.57% and 30.68%, and group norm 27.64%, in 169
-core-minutes: results/small_batch_normalizers_tiny.
+those of 1 18.85%, 80.82% and 98.63%, and group norm 98.48%, in 66 core-minutes:
+results/small_batch_normalizers_cnn. With `tiny`, three seeds and microbatches of 2 gave 22.61%,
+21.57% and 30.68%, those of 1 3.24%, 10.73% and 30.68%, and group norm 27.64%, in 193 core-minutes:
+results/small_batch_normalizers_tiny.
 
 Group norm with weight standardization, filter response norm, EvoNorm-S0 and moving average batch
 norm (MABN) come with the nonlinearity and the treatment of weights that their papers recommend.
