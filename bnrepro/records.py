@@ -21,7 +21,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -169,6 +169,8 @@ def open_workdir(
 ) -> Run:
     """Makes a workdir for runs of `config`, or opens the one that already holds such runs.
 
+    Where all runs have finished, the config may have further variants.
+
     Args:
       workdir: created if it is missing.
       config: as launched.
@@ -180,13 +182,20 @@ def open_workdir(
     """
     check_writable(workdir)
     if (workdir / CONFIG).exists() and not overwrite:
-        run = read_run(workdir)
-        differing = differences(run.config, config, defaults)
+        run, known = read_run(workdir), config
+        # The program of an unfinished variant may depend on which others share it.
+        if all(map(run.finished, run.variants)):
+            old = {k: v for k, v in config["variants"].items() if k in run.variants}
+            known = {**config, "variants": old}
+        differing = differences(run.config, known, defaults)
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
                 "another --workdir, use the same config to resume, or --overwrite to replace it"
             )
+        if known["variants"] != config["variants"]:
+            run = replace(run, config=dict(config))
+            write_run(run)
         return run
     if foreign := _foreign(workdir):
         raise RecordsError(

@@ -81,6 +81,21 @@ def test_another_config_is_refused_with_the_keys_that_differ_and_loses_nothing(t
     assert len(read_run(run.workdir).metrics) == len(run.metrics)
 
 
+def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(tmp_path):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    more = run.config | {"variants": run.config["variants"] | {"later": {}}}
+    again = open_workdir(run.workdir, more)
+    assert again.variants == [*run.variants, "later"]
+    assert len(again.metrics) == len(run.metrics)
+    assert read_run(run.workdir).config == more
+    # The new one has not finished.
+    with pytest.raises(RecordsError, match=r"variants\.third"):
+        open_workdir(run.workdir, more | {"variants": more["variants"] | {"third": {}}})
+    with pytest.raises(RecordsError, match=r"variants\.later"):
+        open_workdir(run.workdir, run.config)
+
+
 def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
     run = small_run(tmp_path / "w")
     write_run(run)

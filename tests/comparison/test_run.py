@@ -272,6 +272,19 @@ def test_a_finished_comparison_is_not_trained_again(copied, monkeypatch):
     assert (copied / "metrics.csv").read_bytes() == before
 
 
+def test_of_a_config_with_further_variants_only_these_are_trained(copied):
+    before, told = read_run(copied), []
+    rates = {f"rate {rate}": {"optimizer": {"learning_rate": rate}} for rate in (0.25, 0.5)}
+    rates = {name.replace(".", "_"): {**PLAIN["plain"], **rate} for name, rate in rates.items()}
+    run = run_comparison(
+        config(variants=PLAIN | BATCH_NORM | rates), copied, progress=lambda *at: told.append(at)
+    )
+    assert {name for name, step in told if step < 20} == rates.keys()
+    assert all(map(run.finished, run.variants))
+    old = run.metrics[run.metrics["variant"].isin(before.variants)]
+    assert old.reset_index(drop=True).equals(before.metrics)
+
+
 def test_a_run_that_diverges_is_recorded_with_its_step_and_the_other_variants_continue(
     tmp_path, monkeypatch
 ):
