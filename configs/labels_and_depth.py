@@ -8,8 +8,8 @@ that the paper's own minibatches of 16 labels x 2 images can be drawn. A gradien
 minibatches of 32, each normalized by itself or, with "halves", in two halves that hold one image of
 each pair. A name gives the number of hidden layers, how minibatches are drawn, and the normalizer.
 
-Ten seeds with 18 layers gave 88.15% with Batch Norm on i.i.d. minibatches, 77.88% on 16 x 2, 78.77%
-on halves of these, and 87.46% with Batch Renorm: results/labels_and_depth. A variant of 18 layers
+Ten seeds with 18 layers gave 88.28% with Batch Norm on i.i.d. minibatches, 73.79% on 16 x 2, 78.51%
+on halves of these, and 87.49% with Batch Renorm: results/labels_and_depth. A variant of 18 layers
 takes 20 minutes on a core.
 
 On i.i.d. microbatches of 4 (`small`), ten seeds gave 80.16% with Batch Norm and 88.71% with Batch
