@@ -1,6 +1,7 @@
 """What ends a command without a traceback."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,13 @@ class UserError(Exception):
 
 class Preempted(BaseException):
     """The process was asked to stop (SIGTERM); like KeyboardInterrupt, not an error."""
+
+
+def first_line(error: BaseException) -> str:
+    """Another library's error message, as part of a sentence; the error's type if it has none."""
+    # Without the file-like object that Pillow could not read.
+    text = re.sub(r" <_io\.\w+ object at \w+>", "", str(error)).strip()
+    return (text or type(error).__name__).splitlines()[0].rstrip(".:")
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, first_line
 
 # variant, seed, step, split, metric, value
 Row = tuple[str, int, int, str, str, float]
@@ -289,7 +289,7 @@ def read_run(workdir: Path) -> Run:
             raise ValueError("it is cut short: its last line is incomplete")
         metrics = pd.read_csv(io.StringIO(text), dtype=_METRIC_TYPES, keep_default_na=False)
     except (OSError, ValueError, OverflowError) as error:
-        raise RecordsError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise RecordsError(f"cannot read {path}: {first_line(error)}") from error
     if tuple(metrics.columns) != METRIC_COLUMNS:
         raise RecordsError(f"{path} must have the columns {', '.join(METRIC_COLUMNS)}")
     if metrics.duplicated(list(METRIC_COLUMNS[:-1])).any():

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bnrepro.comparison.config import common_config, variant_configs
 from bnrepro.comparison.keys import KEYS
-from bnrepro.errors import Preempted, UserError
+from bnrepro.errors import Preempted, UserError, first_line
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -57,8 +57,8 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
         # XLA's words; the type of its errors is not known without loading JAX.
         if "out of memory" not in str(error).lower():
             raise
-        why = str(error).splitlines()[0]
-        fail(UserError(f"not enough memory for these sizes and numbers of seeds: {why}"))
+        why = "not enough memory for these sizes and numbers of seeds"
+        fail(UserError(f"{why}: {first_line(error)}"))
 
 
 @exit_codes(resumes=True)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, first_line
 from experiments import cli
 from scripts import make_parser
 
@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 builder.download_and_prepare(file_format="array_record")
                 folder = builder.data_path
         except Exception as error:  # TFDS and each set's own code raise any kind
-            reason = datasets.first_line(error)
-            raise UserError(f"{options.name} cannot be prepared: {reason}") from error
+            raise UserError(f"{options.name} cannot be prepared: {first_line(error)}") from error
     sys.stdout.write(f"{options.name} {'was already' if found else 'is'} prepared in {folder}\n")
 
 

@@ -164,7 +164,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         "sampler.labels_per_batch)",
     )
     name, network = flat["normalizer.name"], flat["model.name"]
-    # What convolutions leave of an image is not known before the data are (`run.make_job`).
+    # What convolutions leave of an image is not known before the data are (`program.make_data`).
     of_single_values = network == "mlp" and name.startswith("batch_")
     require(
         not (of_single_values and microbatch_size == 1),

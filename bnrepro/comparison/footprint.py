@@ -19,6 +19,7 @@ from bnrepro.comparison.config import with_settings
 from bnrepro.comparison.program import Data, example_input, make_training, preprocessing
 from bnrepro.comparison.run import Job
 from bnrepro.data.sources import Examples, Source
+from bnrepro.errors import first_line
 from bnrepro.training.devices import SEEDS
 from bnrepro.training.state import TrainState
 
@@ -137,7 +138,7 @@ def _compile(job: Job, fed: Any) -> tuple[Any, jax.stages.Compiled]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise DoesNotFitError(str(error).splitlines()[0]) from error
+        raise DoesNotFitError(first_line(error)) from error
 
 
 def _streamed(config: Mapping[str, Any], data: Data) -> tuple[Data, Any]:

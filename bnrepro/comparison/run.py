@@ -304,7 +304,7 @@ def make_job(
             raise _DoesNotFitError(
                 f"variant {name}: {network} with this model.stem_stride takes images of at least "
                 f"{smallest} x {smallest}, got {height} x {width}: use larger images, or a smaller "
-                f"stride if there is one"
+                "stride if there is one"
             )
     try:
         devices = make_devices(

@@ -19,15 +19,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Int32
 
-from bnrepro.data.shards import (
-    INFO,
-    DatasetError,
-    Shards,
-    first_line,
-    open_prepared,
-    read_labels,
-    read_split,
-)
+from bnrepro.data.shards import INFO, DatasetError, Shards, open_prepared, read_labels, read_split
+from bnrepro.errors import first_line
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from tensorflow_datasets.core.download import checksums, download_manager
 from tensorflow_datasets.core.utils import Size
 from tensorflow_datasets.image_classification import mnist
 
-from bnrepro.data.datasets import DatasetError, first_line
+from bnrepro.data.datasets import DatasetError
+from bnrepro.errors import first_line
 
 _TIMEOUT = (5, 30)  # seconds: to connect, and between two packets
 

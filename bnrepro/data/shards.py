@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import pathlib
-import re
 import resource
 import typing
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, first_line
 
 if typing.TYPE_CHECKING:
     from PIL import Image
@@ -307,10 +306,3 @@ def decode(encoded: bytes, shape: tuple[int | None, ...]) -> "Image.Image":
     if height not in (None, image.height) or width not in (None, image.width):
         raise ValueError(f"it has {image.height} x {image.width} pixels, not {height} x {width}")
     return image
-
-
-def first_line(error: Exception) -> str:
-    """Another library's error message, as part of a sentence."""
-    # Without the file-like object that Pillow could not read.
-    text = re.sub(r" <_io\.\w+ object at \w+>", "", str(error)).strip()
-    return (text or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bnrepro.comparison.config import DEFAULTS
 from bnrepro.comparison.plan import Group
+from bnrepro.errors import first_line
 from bnrepro.records import RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import SweepError, distributions, encode, suggest
@@ -419,8 +420,7 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
 def _unusable(plan: Plan, error: BaseException) -> SweepError:
     # A missing driver is named only in the cause; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     url = plan.storage
     with suppress(sqlalchemy.exc.ArgumentError):
         url = repr(sqlalchemy.make_url(url))  # without the password
-    return SweepError(f"cannot use the storage {url}: {reason}")
+    return SweepError(f"cannot use the storage {url}: {first_line(error)}")

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def _read(folder: Path, step: int, **items: Any) -> Any:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(path, args=ocp.args.Composite(**items))
     except Exception as error:  # Orbax and TensorStore raise any kind
-        raise CheckpointError(f"cannot read {path}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot read {path}: {_reason(error)}") from error
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -238,7 +238,7 @@ def _in_one_sentence(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise any kind
-        why = _first_line(error)
+        why = _reason(error)
         raise CheckpointError(f"cannot write a checkpoint to {folder}: {why}") from error
 
 
@@ -257,7 +257,7 @@ def _all_or_none() -> Iterator[None]:
         raise OSError("another process could not")
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if "No space left on device" in str(error):  # within TensorStore's paths and codes
         return "no space left on the disk"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
