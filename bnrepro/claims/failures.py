@@ -108,10 +108,10 @@ FAILURES = (
         "convolutions a microbatch of 2 has 8 values a channel in the last layer and 392 in the "
         "first; from 32 to 2, Batch Norm loses 0.10 ± 0.46 points and Batch Renorm 0.38 ± 0.30. "
         "With twice the steps and ten other seeds (configs/small_batch_cnn.py), Batch Norm loses "
-        "0.50 ± 0.23 and Batch Renorm 0.30 ± 0.20, which is 0.20 ± 0.17 less; single images leave "
-        "36.95 ± 5.78% and 97.57 ± 0.16%. In Inception-v3 at a quarter of its width "
-        "(configs/inception.py:narrow, one seed) microbatches of 4 cost Batch Norm 8.84 points, "
-        "from 22.14 to 13.30%, and Batch Renorm gets 16.30%.",
+        "0.50 ± 0.23 and Batch Renorm 0.30 ± 0.20, which is 0.20 ± 0.17 less; on single "
+        "images they end at 36.95 ± 5.78% and 97.57 ± 0.16%. In Inception-v3 at a quarter of its "
+        "width (configs/inception.py:narrow, one seed) microbatches of 4 cost Batch Norm 8.84 "
+        "points, from 22.14 to 13.30%, and Batch Renorm gets 16.30%.",
         figures=(_MLP, _by_size("convolutions", "convolutions")),
     ),
     Claim(
@@ -337,9 +337,9 @@ FAILURES = (
         ),
         looked_into="After a convolution, one image has a value for each position. Where the last "
         "layer leaves 2 x 2 of them (configs/small_batch_cnn.py, ten seeds), Batch Norm trains on "
-        "single images: it gets 98.76 ± 0.06% of its training images right. What fails then is "
-        "inference: with moving averages it gets 36.95 ± 5.78% of the test images, with their own "
-        "statistics 98.55 ± 0.11%. Batch Renorm gets 97.57 ± 0.16% with moving averages.",
+        "single images: it gets 98.76 ± 0.06% of them right, each by its own statistics. What "
+        "fails is inference: with moving averages it gets 36.95 ± 5.78% of the test images, with "
+        "their own statistics 98.55 ± 0.11%. Batch Renorm gets 97.57 ± 0.16% with moving averages.",
         figures=(pictures.accuracy("microbatches", "group_norm 1", "layer_norm 1"),),
     ),
     Claim(
