@@ -6,7 +6,7 @@ was tried.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,18 +40,23 @@ def shifted_sums(
       mask: of the shape of `x`, true where a value counts; None if all do.
       axes: non-negative axes to sum over.
     """
-    total, square = jnp.zeros((), shift.dtype), jnp.zeros((), jnp.finfo(shift.dtype).dtype)
-    kept = None if mask is None else _slices(mask, axes)
-    parts = _slices(x, axes)
-    for i, part in enumerate(parts):
-        deviation = part - jnp.expand_dims(shift, axes)
-        if kept is not None:
-            deviation = jnp.where(kept[i], deviation, 0)
-        total, square = total + deviation, square + abs_sq(deviation)
-    # Without it, XLA's reductions take the slices as operands, which are first copied.
-    if len(parts) > 1:
-        total, square = lax.optimization_barrier((total, square))
-    return jnp.sum(total, axes), jnp.sum(square, axes)
+
+    def sums_of(number: int, x: Array, shift: Array, mask: Array | None) -> tuple[Array, Array]:
+        total = jnp.zeros((), shift.dtype)
+        square = jnp.zeros((), jnp.finfo(shift.dtype).dtype)
+        kept = None if mask is None else _slices(mask, axis, number)
+        for i, part in enumerate(_slices(x, axis, number)):
+            deviation = part - jnp.expand_dims(shift, axes)
+            if kept is not None:
+                deviation = jnp.where(kept[i], deviation, 0)
+            total, square = total + deviation, square + abs_sq(deviation)
+        # Without it, XLA's reductions take the slices as operands, which are first copied.
+        if number > 1:
+            total, square = lax.optimization_barrier((total, square))
+        return jnp.sum(total, axes), jnp.sum(square, axes)
+
+    axis, number = _slicing(x, axes)
+    return _on_cpu(number, sums_of, x, shift, mask)
 
 
 @partial(shifted_sums.defjvp, symbolic_zeros=True)
@@ -100,17 +105,22 @@ def _(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
     dx, _, *factors = tangents
     y = affine(*primals, axes)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def tangent_of_factors(x: Array, shift: Array, *factors: Array) -> Array:
-        parts = _slices(x, axes)
+    axis, number = _slicing(x, axes)
+
+    def sum_of_terms(number: int, x: Array, shift: Array, *factors: Array) -> Array:
+        parts = _slices(x, axis, number)
         # Spread over a slice first: its transpose adds the slices, then sums over the result.
         d_multiplier, d_offset = (
             jnp.broadcast_to(jnp.expand_dims(factor, axes), parts[0].shape) for factor in factors
         )
-        if len(parts) > 1:
+        if number > 1:
             d_multiplier, d_offset = lax.optimization_barrier((d_multiplier, d_offset))
         shift = jnp.expand_dims(shift, axes)
-        return _joined([(part - shift) * d_multiplier + d_offset for part in parts], x, axes)
+        return _joined([(part - shift) * d_multiplier + d_offset for part in parts], x, axis)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def tangent_of_factors(*operands: Array) -> Array:
+        return _on_cpu(number, sum_of_terms, *operands)
 
     dy = tangent_of_factors(x, shift, *map(_instantiated, factors))
     if not isinstance(dx, SymbolicZero):
@@ -138,18 +148,27 @@ def _is_known(*lengths: Any) -> bool:
 
 
 def _slicing(x: Array, axes: Sequence[int]) -> tuple[int, int]:
-    """The axis along which to slice `x`, and into how many slices; 1 for not at all."""
+    """The axis along which to slice `x` on CPU, and into how many slices; 1 for not at all."""
     axis = longest_axis(x, axes)
-    if jax.default_backend() != "cpu" or axis is None or not _is_known(*x.shape):
+    if axis is None or not _is_known(*x.shape):
         return 0, 1
     if x.size < _LARGE_INPUT and math.prod(x.shape[a] for a in axes) <= _MANY_VALUES:
         return axis, 1
     return axis, max(n for n in range(1, _SLICES + 1) if x.shape[axis] % n == 0)
 
 
-def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
+def _on_cpu(number: int, function: Callable[..., Any], *operands: Array | None) -> Any:
+    """`function(number, *operands)` on CPU, and `function(1, *operands)` on other platforms."""
+    if number == 1:
+        return function(1, *operands)
+    # By the platform compiled for, which need not be that of this machine.
+    return lax.platform_dependent(
+        *operands, cpu=partial(function, number), default=partial(function, 1)
+    )
+
+
+def _slices(x: Array, axis: int, number: int) -> list[Array]:
     """`x` in equal parts, along one axis."""
-    axis, number = _slicing(x, axes)
     if number == 1:
         return [x]
     # Neighbours go to different slices, so that each device has its share of each; on the last
@@ -161,11 +180,10 @@ def _slices(x: Array, axes: Sequence[int]) -> list[Array]:
     return [lax.index_in_dim(split, i, index, keepdims=False) for i in range(number)]
 
 
-def _joined(parts: Sequence[Array], x: Array, axes: Sequence[int]) -> Array:
-    """The inverse of `_slices(x, axes)`."""
+def _joined(parts: Sequence[Array], x: Array, axis: int) -> Array:
+    """The inverse of `_slices(x, axis, len(parts))`."""
     if len(parts) == 1:
         return parts[0]
-    axis, _ = _slicing(x, axes)
     return jnp.stack(parts, axis if axis == x.ndim - 1 else axis + 1).reshape(x.shape)
 
 
