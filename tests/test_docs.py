@@ -22,7 +22,9 @@ def test_the_code_on_a_page_runs(page):
     run_code(page)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
 def test_every_file_that_a_page_links_to_is_there(page):
     for link in LINKS.findall(page.read_text()):
         assert (page.parent / link).exists(), link
