@@ -3,16 +3,15 @@ r"""Learning rates and initializations for the plain network of configs/mnist_si
     python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid_rates.py \
         --workdir=runs/mnist_sigmoid_rates
 
-The [BN] paper gives neither. All variants use the pair that suits the plain network best: it is
-trained for all steps with each pair of a grid, on two seeds that no comparison uses, and judged on
-images that are held out from training.
+The [BN] paper gives neither. The plain network is trained for all steps with each pair of a grid,
+on two seeds that no comparison uses, and judged on images that are held out from training.
 
-After the colon: `grid`, the default, or `best`, the two pairs that ended highest there, whose
-ranges overlap, with ten other seeds.
+After the colon: `grid`, the default, or `best`, the two pairs that ended highest there, with ten
+other seeds.
 
-On held-out images rate 1 and deviation 0.1 ended highest, with 97.65%, rate 3 next, with 97.49%:
-results/mnist_sigmoid_rates. With ten seeds the two tie, at 97.43 ± 0.12% and 97.39 ± 0.06%:
-results/mnist_sigmoid_rates_best. The experiment keeps 3, chosen when test accuracy decided.
+On held-out images rate 1 and standard deviation 0.1 ended highest, with 97.65%, rate 3 next, with
+97.49%: results/mnist_sigmoid_rates. With ten seeds the two tie, at 97.43 ± 0.12% and 97.39 ± 0.06%:
+results/mnist_sigmoid_rates_best. The experiment keeps 3, chosen earlier by test accuracy.
 """
 
 from itertools import product

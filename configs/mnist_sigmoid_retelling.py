@@ -1,4 +1,4 @@
-r"""The smaller network of a retelling, a blog, of the paper: 2 hidden layers of 50, batches of 64.
+r"""The smaller network of a blog's retelling of the paper: 2 hidden layers of 50, batches of 64.
 
     python -m experiments.mnist_sigmoid --config=configs/mnist_sigmoid_retelling.py \
         --workdir=runs/mnist_sigmoid_retelling

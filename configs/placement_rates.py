@@ -6,6 +6,9 @@ At a rate of 3, a sigmoid network trains with Batch Norm before the nonlinearity
 with it after: a comparison at one rate would show the rate. For each network, the rate with the
 highest accuracy on images that are held out from training is taken, if no run diverged; the test
 set decides nothing. A name gives the network and the learning rate.
+
+Five seeds chose 10 before a sigmoid (97.26%, by 0.02 points over 3) and 0.3 after it (97.46%), and
+for ReLU 0.3 before (98.04%) and 0.1 after (97.70%): results/placement_rates.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m experiments.small_batch --config=configs/small_batch.py --workdir=runs/small_batch
 
 The gradient is over 64 examples in every variant; what varies is how many of them are normalized
-together. Batch Norm and Batch Renorm refuse a microbatch of one; the other normalizers know
-nothing of microbatches and are trained once.
+together. Batch Norm and Batch Renorm refuse a microbatch of one; the other normalizers do not
+depend on microbatches and are trained once.
 
 Ten seeds (--config.seeds=10) gave 97.95% and 97.90% (Batch Norm, Batch Renorm) at 64, 96.08% and
 97.29% at 4, 71.60% and 91.31% at 2: results/small_batch. r_max, d_max and their ramp are the

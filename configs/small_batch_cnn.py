@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.normalizer.num_groups = 8
     config.steps = 3_000
     config.eval_every = 250
-    # The one that Batch Norm at 64 ends best with: configs/small_batch_cnn_rates.py.
+    # The one with which Batch Norm at 64 ends highest: configs/small_batch_cnn_rates.py.
     config.optimizer.learning_rate = 1.0
     for name in ("batch_norm", "batch_renorm"):
         config.variants[f"{name} 1"] = {"normalizer": {"name": name}, "microbatch_size": 1}

@@ -3,8 +3,8 @@
     python -m experiments.mnist_sigmoid --config=configs/small_batch_cnn_rates.py \
         --workdir=runs/small_batch_cnn_rates
 
-Batch Norm on whole minibatches of 64, on two seeds that no comparison uses: the rate that it ends
-highest with, on images that are held out from training, is taken for all.
+Batch Norm on whole minibatches of 64, on two seeds that no comparison uses: the rate with which it
+ends highest, on images that are held out from training, is taken for all.
 
 Rate 1 ended highest, with 98.80%, the others with 98.47% and 98.48%: results/small_batch_cnn_rates.
 """

@@ -3,10 +3,11 @@
     python -m experiments.mnist_sigmoid --config=configs/small_batch_inits.py \
         --workdir=runs/small_batch_inits
 
-All weights of the same deviation, as in configs/mnist_sigmoid.py, or of one that falls with the
-number of inputs, on seeds that no comparison uses: the one that Batch Norm on whole minibatches
-of 64 ends higher with, on images that are held out from training, is taken for all. Batch Renorm
-stands beside.
+All weights of the same standard deviation, as in configs/mnist_sigmoid.py, or of one that falls
+with the number of inputs, on seeds that no comparison uses. The one with which Batch Norm on whole
+minibatches of 64 ends higher, on images that are held out from training, is taken for all: ten
+seeds (--config.seeds=10) gave 97.63% with the former and 97.78% with the latter. Batch Renorm got
+97.47% and 97.83%: results/small_batch_inits.
 """
 
 from ml_collections import ConfigDict

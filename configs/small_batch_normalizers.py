@@ -18,8 +18,8 @@ results/small_batch_normalizers_tiny.
 
 Group norm with weight standardization, filter response norm, EvoNorm-S0 and moving average batch
 norm (MABN) come with the nonlinearity and the treatment of weights that their papers recommend.
-Epsilon is 1e-3 for all, Inception's for Batch Norm, where filter response norm's paper has 1e-6.
-Layer norm is over the channels of each position, as Flax has it.
+Epsilon is 1e-3 for all, as in Inception's Batch Norm; filter response norm's paper has 1e-6. Layer
+norm is over the channels of each position, as in Flax.
 """
 
 from ml_collections import ConfigDict

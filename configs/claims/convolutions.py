@@ -1,4 +1,4 @@
-"""Small microbatches with convolutions, whose statistics are also over places: C1.
+"""Small microbatches with convolutions, whose statistics are also over positions: C1.
 
     python -m scripts.claims --only=C1
 

@@ -2,7 +2,7 @@
 
     python -m scripts.claims --only=B11
 
-Nothing is trained to an end: a "seed" is one reading of the clock, over `steps` steps of one run.
+Nothing is trained to the end: a "seed" is one reading of the clock, over `steps` steps of one run.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
     python -m scripts.claims --only=B5,B6
 
-"sigmoid": a name tells the number of hidden layers of 100 units and the learning rate; the initial
+"sigmoid": a name gives the number of hidden layers of 100 units and the learning rate; the initial
 weights are as in configs/mnist_sigmoid.py. "relu": 20 layers whose weights are large enough that
 activations and gradients grow from layer to layer; gradients are measured, then clipped so that the
 network stays near its initialization.

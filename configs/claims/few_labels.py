@@ -2,7 +2,7 @@
 
     python -m scripts.claims --only=C4,C5,C7
 
-Variants of configs/non_iid.py. A name tells labels x images of each.
+Variants of configs/non_iid.py. A name gives labels x images of each.
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,9 @@
 
     python -m scripts.claims --only=C4
 
-The network of convolutions of configs/small_batch_normalizers.py on Tiny ImageNet at 32 x 32. Of
-its labels, the paper's 16 a minibatch are too many to do harm. As in the paper, evaluation uses
-averages of all parameters.
+The convolutional network of configs/small_batch_normalizers.py on Tiny ImageNet at 32 x 32. Of its
+100 labels, the paper's 16 a minibatch were thought to do little harm. As in the paper, evaluation
+uses averages of all parameters.
 """
 
 from ml_collections import ConfigDict

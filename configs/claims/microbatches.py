@@ -3,7 +3,7 @@
     python -m scripts.claims --only=C1,C2,C3,C8
 
 The comparison of configs/small_batch.py with more seeds, for the equivalence on large microbatches.
-Normalizers that know nothing of microbatches are trained on microbatches of one.
+Normalizers that do not depend on microbatches are trained on microbatches of one.
 """
 
 from ml_collections import ConfigDict

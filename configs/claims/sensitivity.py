@@ -3,8 +3,8 @@
     python -m scripts.claims --only=B3,B4
 
 "sigmoid" is the network of configs/mnist_sigmoid.py, "relu" that of configs/small_batch.py. "rate"
-varies the learning rate by factors of two, "std" the deviation of the initial weights from 1e-3 to
-1, at the rate of configs/mnist_sigmoid.py.
+varies the learning rate by factors of two, "std" the standard deviation of the initial weights from
+1e-3 to 1, at the rate of configs/mnist_sigmoid.py.
 """
 
 from ml_collections import ConfigDict

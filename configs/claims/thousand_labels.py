@@ -2,8 +2,8 @@
 
     python -m scripts.claims --only=C4,C6
 
-Three digits side by side, 18 hidden layers: `preview` of configs/labels_and_depth.py, whose length
-this has, with half-minibatches. The fast one has 6 hidden layers.
+Three digits side by side and 18 hidden layers, as long as `preview` of configs/labels_and_depth.py,
+and with half-minibatches. The fast one has 6 hidden layers.
 """
 
 from ml_collections import ConfigDict
