@@ -55,7 +55,7 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
         sys.exit(PREEMPTED if told else INTERRUPTED)
     except Exception as error:
         # XLA's words; the type of its errors is not known without loading JAX.
-        if "out of memory" not in str(error).lower():
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
         why = "not enough memory for these sizes and numbers of seeds"
         fail(UserError(f"{why}: {first_line(error)}"))

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bnrepro.records import read_run
@@ -72,11 +73,12 @@ def test_what_saves_nothing_does_not_say_so(capsys):
     assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
-def test_too_little_memory_is_one_sentence(capsys):
+@pytest.mark.parametrize("library", [jnp, np], ids=["of the device", "of the host"])
+def test_too_little_memory_is_one_sentence(capsys, library):
     with pytest.raises(SystemExit) as exit_, cli.exit_codes():
-        jnp.zeros((2**23, 2**23))  # larger than any address space
+        library.zeros((2**23, 2**23))  # larger than any address space
     said = sentence_of(exit_.value.code, *capsys.readouterr())
-    assert said.startswith("not enough memory for these sizes") and "bytes" in said
+    assert said.startswith("not enough memory for these sizes") and "allocat" in said
 
 
 def test_without_the_package_of_weights_and_biases_nothing_is_trained(tmp_path):
