@@ -334,15 +334,9 @@ def train(
 def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[str, int], None]]:
     """A bar over the steps of all variants, with the time left; called with (variant, steps)."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
+    columns = *Progress.get_default_columns(), TextColumn("left")
     done = dict.fromkeys(config["variants"], 0)
     # On stderr, so that only the table is piped on.
     bar = Progress(*columns, console=Console(stderr=True), disable=not shown)

@@ -35,16 +35,13 @@ def check(config: dict[str, Any]) -> None:
 
     places: dict[tuple[str, int], str] = {}
     for name, variant in variant_configs(config).items():
-        place = (
-            _title(variant["normalizer"]["name"], variant["model"]["kernel"]),
-            variant["microbatch_size"],
-        )
-        if place in places:
+        title = _title(variant["normalizer"]["name"], variant["model"]["kernel"])
+        size = variant["microbatch_size"]
+        if (other := places.setdefault((title, size), name)) != name:
             raise ConfigError(
-                f"variants {places[place]} and {name} both have {place[0]} at a microbatch size of "
-                f"{place[1]}, of which the table shows one: run experiments.train"
+                f"variants {other} and {name} both have {title} at a microbatch size of {size}, of "
+                "which the table shows one: run experiments.train"
             )
-        places[place] = name
 
 
 def report(run: "Run") -> "Report":
@@ -93,7 +90,7 @@ def report(run: "Run") -> "Report":
     )
     table = table.sort_index(key=lambda sizes: -sizes.astype(int)).rename_axis("microbatch size")
     pictures = [figures.accuracy_against_figure(run, lines, "microbatch size")]
-    curves = {of[CURVES_AT]: title for title, of in variants.items() if CURVES_AT in of}
+    curves = {sizes[CURVES_AT]: title for title, sizes in variants.items() if CURVES_AT in sizes}
     if curves:
         name, about = f"curves_at_{CURVES_AT}", f"microbatches of {CURVES_AT}"
         pictures.append(figures.accuracy_figure(run, curves, name, about=about))
