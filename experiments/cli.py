@@ -40,7 +40,7 @@ Check = Callable[[dict[str, Any]], None]
 
 @contextmanager
 def exit_codes(*, resumes: bool = False) -> Iterator[None]:
-    """Ends the process as `launch` says; `resumes`: whether the same command goes on."""
+    """Ends the process with the exit codes of `launch`; `resumes`: whether the command resumes."""
     saved = (
         ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
         "from there"
