@@ -96,16 +96,17 @@ def _narrow(config: ConfigDict) -> ConfigDict:
     config.dataset = "tiny_imagenet/100"
     config.image_size = 32
     config.random_flip = True
-    # The paper's decay, in as many parts, would leave so short a run the steps of a fifth of it.
+    # In so short a run the paper's schedule would train too little: its rates add up to a fifth of
+    # what a constant rate gives.
     config.optimizer.schedule = "cosine"
     config.model.width = 0.25
-    # With 4, all but i.i.d. minibatches of 32 would have few values to normalize in the last
-    # blocks, whose grids then have one position.
+    # With 4, the grids of the last blocks would have one position, which leaves few values to
+    # normalize in all but i.i.d. minibatches of 32.
     config.model.stem_stride = 2
     config.batch_size = 64
     config.steps = 3_600
     config.eval_every = 900
-    # Of the averages, as large a part of the run as the paper's 10,000 steps of 130,000.
+    # Averages over as large a share of the run as the paper's, about 10,000 of 130,000 steps.
     config.ema_decay = 0.9964
     config.evaluation.train_examples = 2_000
     config.evaluation.minibatches = 50
@@ -131,7 +132,7 @@ def _variants(labels: int, images: int) -> dict[str, dict]:
     """The seven trainings of the paper's table, with so many labels x images in a minibatch."""
     iid = {"name": "with_replacement"}
     few = non_iid.few_labels(labels, images)
-    # In this order they are trained, and those that say most come first.
+    # They are trained in this order: those that say most come first.
     kinds = {
         "iid batch_norm": (iid, 32, "batch_norm"),
         f"{labels}x{images} batch_norm": (few, 32, "batch_norm"),

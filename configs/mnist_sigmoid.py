@@ -26,7 +26,7 @@ def get_config(length: str = "full") -> ConfigDict:
     config.stream = False  # read minibatches from disk instead of keeping all on the device
     config.data_workers = 0  # threads that read a stream, if one alone is too slow
     config.image_size = 0  # average images down to this height and width; 0: as stored
-    config.augment = "none"  # crop; or inception, for a stream
+    config.augment = "none"  # or crop; inception, for a stream
     config.random_flip = False  # mirror half of the training images
     config.digits = 1  # images side by side in a picture, which then has 10 ** digits labels
     config.binary_input = True  # pixels above 127 are 1, others 0
@@ -41,14 +41,14 @@ def get_config(length: str = "full") -> ConfigDict:
     config.eval_every = 250 if config.preview else 500
     config.ema_decay = 0.0  # averages of all parameters to evaluate with; 0 for none
 
-    # Where to resume from: every so many evaluations (0: only when interrupted, and at the end),
-    # and so many of them beside the one with the best accuracy (of a holdout, if any).
+    # Checkpoints to resume from: after every so many evaluations (0: only when interrupted, and at
+    # the end), and how many to keep besides the most accurate (on a holdout, if there is one).
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 10
     config.checkpoint.keep = 2
 
-    # Where to train, which changes no result but for rounding: jit (a mesh of devices), pmap or
-    # single. So many devices along the seeds and along the batch; 0 lets the code choose.
+    # Where to train, which changes results only by rounding: jit (a mesh of devices), pmap or
+    # single. Devices along the seeds and along the batch; 0 lets the code choose.
     config.devices = ConfigDict()
     config.devices.strategy = "jit"
     config.devices.seeds = 0
@@ -96,14 +96,14 @@ def get_config(length: str = "full") -> ConfigDict:
     config.sampler.examples_per_label = 30
     config.sampler.repeat_labels = False
 
-    # Beside the test set with moving averages: so many training images with them, and so many
-    # minibatches of test images, sampled like those of training, with their own statistics.
+    # Besides the test set: so many training images, also with moving averages, and so many
+    # minibatches of test images, drawn like those of training, with their own statistics.
     config.evaluation = ConfigDict()
     config.evaluation.train_examples = 0
     config.evaluation.minibatches = 0
     config.evaluation.labels_per_batch = 0  # of those, with sampler labels; 0: as in training
     config.evaluation.holdout = 0  # last training images, to choose by instead of the test set
-    # What else to measure: bnrepro/training/measures.py; in training, in every so many steps.
+    # What else to measure (bnrepro/training/measures.py); in training, every so many steps.
     config.measures = ("sigmoid_input",)
     config.measure_every = 10
 

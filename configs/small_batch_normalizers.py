@@ -63,8 +63,8 @@ OWN_RATES = {
         "none": 0.01,
     },
 }
-# What the comparisons of Batch Norm and Batch Renorm alone have; on Tiny ImageNet, where there is
-# none, what Batch Norm ends highest with.
+# Those of the comparisons of Batch Norm and Batch Renorm alone; on Tiny ImageNet, where there is
+# none, the rate with which Batch Norm ends highest.
 COMMON_RATES = {
     "mlp": small_batch.get_config().optimizer.learning_rate,
     "cnn": small_batch_cnn.get_config().optimizer.learning_rate,
@@ -115,8 +115,8 @@ def microbatch_sizes(name: str, network: str, batch_size: int) -> list[int]:
     if name not in ("batch_norm", "batch_renorm", "moving_average_batch_norm"):
         return [batch_size]
     sizes = {min(size, batch_size) for size in MICROBATCH_SIZES}
-    # A single value has no deviation from its mean, but a square. A convolution gives one image
-    # more values than one.
+    # A single value has no deviation from its mean, but a square, which MABN divides by. A
+    # convolution makes several values of one image.
     if network == "mlp" and name != "moving_average_batch_norm":
         sizes.remove(1)
     return sorted(sizes, reverse=True)
