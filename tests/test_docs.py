@@ -69,7 +69,7 @@ def test_the_adapter_shown_for_sbx_is_the_one_that_was_measured():
         ("reinforcement-learning", "reinforcement_learning/pendulum"),
         *(
             ("performance", f"benchmarks/{name}{jax}")
-            for name in ("layers", "formulations", "train")
+            for name in ("layers", "train")
             for jax in ("", "_jax_0.12")
         ),
     ],
