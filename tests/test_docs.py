@@ -1,6 +1,8 @@
 """What the pages in docs/ say is so."""
 
 import functools
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,3 +94,14 @@ def test_the_tables_of_scale_are_those_of_the_results(name):
         table = table.reset_index()
     assert table.to_markdown(index=not several, disable_numparse=True) in page
     assert caption in " ".join(page.split())
+
+
+def test_the_costs_of_configs_are_those_of_their_results():
+    lines = (ROOT / "docs" / "experiments.md").read_text().splitlines()
+    for line in (line for line in lines if line.startswith("| `configs/")):
+        minutes = []
+        for folder in re.findall(r"\.\./(results/\w+)/summary\.md", line):
+            provenance = json.loads((ROOT / folder / "provenance.json").read_text())
+            minutes.append(sum(provenance["seconds"].values()) / 60)
+        costs = ", ".join(f"{m:,.0f}" if m >= 1 else f"{m:.1f}" for m in minutes)
+        assert line.endswith(f"| {costs} |"), line
