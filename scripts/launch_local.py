@@ -47,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # With a proxy, they would not find each other.
     no_proxy = ",".join(filter(None, [os.environ.get("no_proxy"), "localhost", "127.0.0.1"]))
     env = os.environ | {"no_proxy": no_proxy}
-    try:
-        processes = [
-            subprocess.Popen([*options.command, *flags, f"--process_id={i}"], env=env)
-            for i in range(options.n)
-        ]
-    except OSError as error:
-        parser.error(f"cannot start {options.command[0]}: {error.strerror}")
+    processes: list[subprocess.Popen[bytes]] = []
     # To all at once, as a cluster stops a job: they agree on the step to stop at.
     signal.signal(signal.SIGTERM, partial(_terminate, processes))
     try:
+        for i in range(options.n):
+            command = [*options.command, *flags, f"--process_id={i}"]
+            processes.append(subprocess.Popen(command, env=env))
         sys.exit(_wait(processes))
+    except OSError as error:
+        _terminate(processes)
+        parser.error(f"cannot start {options.command[0]}: {error.strerror}")
     except KeyboardInterrupt:  # it reaches them all, which need a moment to save their states
         for process in processes:
             process.wait()

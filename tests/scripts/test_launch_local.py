@@ -1,5 +1,6 @@
 """Several processes do what one does."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ import pytest
 
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import find_damage, saved_steps
+from scripts import launch_local
 from tests import xla_flags
+from tests.commands import refusal
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -221,6 +224,22 @@ def test_mistakes_are_refused(tmp_path, arguments, message):
     result = run(launch(*arguments), 1, tmp_path)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_where_one_process_cannot_start_those_before_it_are_ended(monkeypatch, capsys):
+    started, start = [], subprocess.Popen
+
+    def first_only(*_, **__):
+        if started:
+            raise OSError(errno.EAGAIN, "no more processes")
+        started.append(start([sys.executable, "-c", "import time; time.sleep(99)"]))
+        return started[0]
+
+    monkeypatch.setattr(launch_local.subprocess, "Popen", first_only)
+    monkeypatch.setattr(launch_local.signal, "signal", lambda *_: None)
+    said = refusal(capsys, launch_local.main, "-n", "2", "--", "run")
+    assert said == "cannot start run: no more processes\n"
+    assert started[0].wait(10) == -signal.SIGTERM
 
 
 def test_an_interrupt_reaches_all_and_they_are_waited_for(tmp_path):
