@@ -73,7 +73,7 @@ def main() -> None:
     flags.DEFINE_multi_string("vary", [], "KEY=A,B,..: plan with each; once for each key.")
     flags.DEFINE_string("output", None, "A CSV file for the numbers.")
     config = cli.parse_config(__doc__ or "")
-    topologies = flags.FLAGS.topology
+    topologies = list(dict.fromkeys(flags.FLAGS.topology))
     variant = flags.FLAGS.variant or config.get("baseline", "")
     flag = flags.FLAGS["config"]
     overrides = config_flags.get_override_values(flag)
@@ -121,10 +121,10 @@ def main() -> None:
         )
     ]
     records = pd.DataFrame(rows)
-    print_table(*report(records))
     if output:
         with complete_file(output) as path:
             records.to_csv(path, index=False)
+    print_table(*report(records))
 
 
 def _check(topology: str) -> None:
