@@ -78,15 +78,17 @@ def main() -> None:
             check_storage(study, workdir)
             display = Display(study, workdir, trackers)
 
-            def watch() -> bool | None:
+            def watch() -> int | None:
                 cli.end_if_told()
-                return None if display.update() else study.is_waiting()
+                return None if display.update() else study.waiting()
 
             try:
                 with display.live:
                     if watch() is not None:
                         engine(plan, values["workers"], watch)
-                shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+                # An earlier command may have asked for more trials, which it can resume.
+                if not groups_at_work(study.trials()):
+                    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except UserError:
                 discarded = study.discard()
                 raise

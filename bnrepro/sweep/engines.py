@@ -19,12 +19,14 @@ from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.worker import work
 
-# Called about once a second; returns whether there are trials to take, or None if all have ended.
-Watch = Callable[[], bool | None]
+# Called about once a second; returns how many trials there are to take, or None if all have ended.
+Watch = Callable[[], int | None]
 
 _ROOT = Path(__file__).parents[2]
 # Seconds that workers get to save their trials after SIGTERM.
 _PATIENCE = 20
+# How often each worker may be killed before any takes a trial; later, the study counts.
+_MAX_KILLED = 10
 
 
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
@@ -39,7 +41,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
       watch: see `Watch`.
 
     Raises:
-      SweepError: a worker cannot work; the message is the worker's.
+      SweepError: a worker cannot work, for the reason that it gives; or workers are killed again
+        and again before one takes a trial.
     """
     gpus = _gpus()
     count = workers or len(gpus) or available_cores()
@@ -51,12 +54,22 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
         running: dict[int, subprocess.Popen[bytes]] = {}
         stack.callback(_end, running)
         (folder / "plan").write_bytes(pickle.dumps(plan))
+        before, killed = None, 0
         while (waiting := watch()) is not None or running:
+            killed *= waiting == before
+            before = waiting
             for i in set(range(count if waiting else 0)) - running.keys():
                 running[i] = _start(folder, i, shared | _environment(i, count, gpus))
             time.sleep(1)
             for i in [i for i, worker in running.items() if worker.poll() is not None]:
-                if (code := running.pop(i).returncode) > 0:
+                code = running.pop(i).returncode
+                killed += code < 0
+                if killed > _MAX_KILLED * count:
+                    raise SweepError(
+                        f"workers were killed {killed} times, the last by signal {-code}, before "
+                        "one took a trial, perhaps for lack of memory; try fewer --workers"
+                    )
+                if code > 0:
                     message = (folder / f"{i}.txt").read_text()
                     if code == 2:  # the last line is the message; warnings may precede it
                         raise SweepError(message.splitlines()[-1])

@@ -177,9 +177,10 @@ class SharedStudy:
         )
         self._study.add_trial(trial)
 
-    def is_waiting(self) -> bool:
-        """Whether there are trials to take."""
-        return any(self._waiting(self.trials()))
+    def waiting(self) -> int:
+        """How many trials there are to take."""
+        groups, singles = self._waiting(self.trials())
+        return sum(map(len, groups)) + len(singles)
 
     def _waiting(
         self, trials: Mapping[int, FrozenTrial]

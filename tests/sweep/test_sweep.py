@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -202,8 +202,7 @@ def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path, 
         finish(study, claim)
     fewer = opened(dataclasses.replace(plan, trials=3))
     assert [claim.index for claim in take(fewer, 100)] == [1, 2]
-    assert not fewer.is_waiting()
-    assert study.is_waiting()
+    assert (fewer.waiting(), study.waiting()) == (0, 3)
 
 
 def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path, opened):
@@ -275,7 +274,7 @@ def test_a_trial_that_was_enqueued_twice_is_trained_once(tmp_path, opened):
     first, *_ = claims = take(study)
     first.trial.study.enqueue_trial({RATE: 0.1, NAME: "none"}, user_attrs={"index": 0})
     assert [claim.index for claim in claims] == [0, 1, 2, 3]
-    assert not study.is_waiting()
+    assert study.waiting() == 0
     assert take(study) == []
 
 
@@ -539,6 +538,23 @@ def test_the_gpus_of_local_workers_are_those_that_cuda_shows(monkeypatch, visibl
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert engines._gpus() == gpus
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_workers_that_are_killed_are_replaced_while_trials_are_taken(tmp_path, monkeypatch, taken):
+    def start(*_):
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+        return subprocess.Popen([sys.executable, "-Sc", code])
+
+    left = iter(range(20, 0, -1)) if taken else iter([20] * 20)
+    ended = pytest.raises(SweepError, match=r"killed 3 times, .* signal 9")
+    sleep = time.sleep
+    hasty = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: sleep(seconds / 20))
+    monkeypatch.setattr(engines, "time", hasty)
+    monkeypatch.setattr(engines, "_start", start)
+    monkeypatch.setattr(engines, "_MAX_KILLED", 2)
+    with nullcontext() if taken else ended:
+        engines.run_local(make_plan(tmp_path), 1, lambda: next(left, None))
 
 
 def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
