@@ -64,7 +64,7 @@ def main() -> None:
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan, open_workdir
     from bnrepro.sweep.progress import Display, check_storage, collect
-    from bnrepro.sweep.study import SharedStudy
+    from bnrepro.sweep.study import SharedStudy, groups_at_work
 
     cli.quiet_logging()
     cli.heed_sigterm()

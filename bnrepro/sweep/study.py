@@ -366,11 +366,10 @@ def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
 
 def groups_at_work(trials: Mapping[int, FrozenTrial]) -> dict[str, str]:
     """The group of each trial that is being trained or was interrupted, both by name."""
-    at_work = (TrialState.RUNNING, TrialState.WAITING)
     return {
         trial_name(index): group[0]
         for index, trial in trials.items()
-        if trial.state in at_work and (group := _group(trial))
+        if trial.state not in FINISHED and (group := _group(trial))
     }
 
 

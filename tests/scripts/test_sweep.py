@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 import sqlalchemy
 
+from bnrepro.comparison.config import with_settings
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.records import RecordsError, read_run
 from bnrepro.sweep.plan import make_plan, open_workdir
 from bnrepro.sweep.space import SweepError
+from bnrepro.sweep.study import SharedStudy
 from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
 from scripts.launch_local import free_port
@@ -28,9 +30,11 @@ from tests import xla_flags
 from tests.commands import sentence_of
 
 # Small enough for a second, on whatever MNIST or the digits are at hand.
-CONFIG = ("--config=configs/mnist_sigmoid.py", "--config.steps=60", "--config.eval_every=30",
-          "--config.batch_size=10", "--config.microbatch_size=10", "--config.model.hidden=(4,)",
-          "--seeds=1")  # fmt: skip
+SMALL = {"steps": 60, "eval_every": 30, "batch_size": 10, "microbatch_size": 10,
+         "model.hidden": (4,)}  # fmt: skip
+CONFIG = ("--config=configs/mnist_sigmoid.py", "--seeds=1",
+          *(f"--config.{key}={value}" for key, value in SMALL.items()))  # fmt: skip
+MNIST = mnist_sigmoid.get_config().to_dict()
 RATE, NAME = "optimizer.learning_rate", "normalizer.name"
 FLAGS = {"seeds": None, "vary": (), "sampler": "grid", "trials": None, "prune": False,
          "at-once": "auto", "storage": None}  # fmt: skip
@@ -109,6 +113,22 @@ def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(t
     assert not Path(f"/proc/{workers[0]}").exists()
     assert sweep(tmp_path, *arguments)[0] == 0
     assert len(read_run(tmp_path).variants) == 2
+
+
+def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(tmp_path):
+    workdir, vary = tmp_path / "w", f"{RATE}=log(0.01,1)"
+    config = with_settings(MNIST, SMALL)
+    plan = plan_of(workdir, config=config, vary=[vary], seeds=1, trials=2, sampler="random")
+    workdir.mkdir()
+    with SharedStudy(plan) as study:
+        study.refill()
+        with study.alive():
+            _, second = study.claim(lambda group, unfinished: 2)
+            checkpoints = workdir / "checkpoints" / study.begin([second])
+            checkpoints.mkdir(parents=True)
+    code, _, err = sweep(workdir, f"--vary={vary}", "--sampler=random", "--trials=1", "--workers=1")
+    assert code == 0, err
+    assert checkpoints.exists()
 
 
 @pytest.mark.slow
@@ -194,10 +214,9 @@ def test_two_sweeps_on_one_postgresql_storage_share_the_trials(postgresql, tmp_p
     pd.testing.assert_frame_equal(one, two)
 
 
-def plan_of(workdir, varied=None, config=mnist_sigmoid, overrides=None, **flags):
-    content = config.get_config().to_dict()
+def plan_of(workdir, varied=None, config=MNIST, overrides=None, **flags):
     file = "configs/a file.py:full"
-    return make_plan(content, varied or {}, FLAGS | flags, workdir, file, overrides or {})
+    return make_plan(config, varied or {}, FLAGS | flags, workdir, file, overrides or {})
 
 
 @pytest.mark.parametrize(
@@ -274,5 +293,5 @@ def test_the_command_of_a_single_run_has_what_was_overridden(tmp_path):
 
 @pytest.mark.parametrize(("config", "trials"), [(learning_rates, 24), (renorm_limits, 108)])
 def test_the_repositorys_own_sweeps_are_grids(config, trials, tmp_path):
-    plan = plan_of(tmp_path, config.get_sweep(), config)
+    plan = plan_of(tmp_path, config.get_sweep(), config.get_config().to_dict())
     assert (plan.sampler, plan.trials, plan.count) == ("grid", trials, trials)
