@@ -22,9 +22,9 @@ from scripts.benchmark_layers import (
     Call,
     joined,
     layer_operands,
-    layer_step,
     measure,
     repeat,
+    training_step,
 )
 
 Sums = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -133,8 +133,10 @@ def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     x, scale, bias, dy = (jnp.asarray(operand) for operand in layer_operands(shape))
     calls: list[tuple[str, Call]] = []
     for name, layer in LAYERS.items():
-        operands = (x, scale, bias, dy, layer.init(jax.random.key(0), x)["batch_stats"])
-        calls.append((name, partial(repeat, jax.jit(partial(layer_step, layer, True)), operands)))
+        stats = layer.init(jax.random.key(0), x)["batch_stats"]
+        operands = ({"scale": scale, "bias": bias}, stats, x, dy)
+        step = jax.jit(partial(training_step, layer, True))
+        calls.append((name, partial(repeat, step, operands)))
     return calls
 
 

@@ -110,12 +110,12 @@ def layer_operands(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
 def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """By name: forward and backward through each library's layer, and a copy."""
     x, scale, bias, dy = (jax.device_put(operand) for operand in layer_operands(shape))
+    params = {"scale": scale, "bias": bias}
     calls: list[tuple[str, Call]] = []
     for name, layer in _layers().items():
-        stats = layer.init(jax.random.key(0), x)["batch_stats"]
+        operands = (params, layer.init(jax.random.key(0), x)["batch_stats"], x, dy)
         for suffix, kept in KEPT.items():
-            step = jax.jit(partial(layer_step, layer, kept))
-            operands = (x, scale, bias, dy, stats)
+            step = jax.jit(partial(training_step, layer, kept))
             calls.append((name + suffix, partial(repeat, step, operands)))
         loop = jax.jit(partial(_loop, layer))
         calls.append((name + _LOOP, partial(repeat, loop, operands)))
@@ -131,17 +131,9 @@ def network_calls(network: Network) -> list[tuple[str, Call]]:
     for name, layer in _layers().items():
         model = _model(network, layer)
         variables = model.init(jax.random.key(0), x)
-
-        def step(params: Any, batch_stats: Any, x: Any, dy: Any, model: Any = model) -> Any:
-            def loss(params: Any, x: Any) -> tuple[Any, Any]:
-                variables = {"params": params, "batch_stats": batch_stats}
-                y, updates = model.apply(variables, x, mutable=["batch_stats"])
-                return (y * dy).sum(), (updates, y)
-
-            return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
-
+        step = jax.jit(partial(training_step, model, True))
         operands = (variables["params"], variables["batch_stats"], x, dy)
-        calls.append((name, partial(repeat, jax.jit(step), operands)))
+        calls.append((name, partial(repeat, step, operands)))
     return calls
 
 
@@ -167,30 +159,30 @@ def _layers() -> dict[str, Any]:
     return {name: layer(use_running_average=False) for name, layer in types.items()}
 
 
-def layer_step(
-    layer: Any, kept: bool, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any
+def training_step(
+    model: Any, kept: bool, params: Any, batch_stats: Any, x: Any, dy: Any
 ) -> tuple[Any, Any]:
     """Gradients of sum(y * dy), the new statistics, and y if it is kept."""
 
-    def loss(x: Any, scale: Any, bias: Any) -> tuple[Any, Any]:
-        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": batch_stats}
-        y, updates = layer.apply(variables, x, mutable=["batch_stats"])
+    def loss(params: Any, x: Any) -> tuple[Any, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        y, updates = model.apply(variables, x, mutable=["batch_stats"])
         return (y * dy).sum(), (updates, y if kept else None)
 
-    return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
 
 
-def _loop(layer: Any, x: Any, scale: Any, bias: Any, dy: Any, batch_stats: Any) -> Any:
+def _loop(layer: Any, params: Any, batch_stats: Any, x: Any, dy: Any) -> Any:
     """Steps down the gradients, in one compiled program."""
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         leaves, batch_stats = carry
-        x, scale, bias = leaves
-        gradients, (updates, _) = layer_step(layer, False, x, scale, bias, dy, batch_stats)
+        params, x = leaves
+        gradients, (updates, _) = training_step(layer, False, params, batch_stats, x, dy)
         leaves = jax.tree.map(lambda leaf, gradient: leaf - 1e-3 * gradient, leaves, gradients)
         return (leaves, updates["batch_stats"]), None
 
-    return jax.lax.scan(step, ((x, scale, bias), batch_stats), length=_ITERATIONS)[0]
+    return jax.lax.scan(step, ((params, x), batch_stats), length=_ITERATIONS)[0]
 
 
 def repeat(step: Callable[..., Any], operands: tuple[Any, ...], number: int) -> None:
