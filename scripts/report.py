@@ -36,13 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Here and below, imported only when needed, so that --help need not wait for pandas.
     from bnrepro.claims.claim import DOCUMENTS
-    from bnrepro.records import complete_file
+    from bnrepro.records import complete_file, read_run
     from bnrepro.report.page import render
 
     with cli.exit_codes():
         _check_output(output)
         workdirs, ledgers = _find(options.runs, output)
-        runs = _read(workdirs, options.skip_bad)
+        runs = {}
+        for workdir in workdirs:
+            with bad_left_out(workdir, options.skip_bad):
+                runs[workdir] = read_run(workdir)
         comparisons = _comparisons(runs, options.runs, options.skip_bad)
         claims, about = _claims(ledgers, runs, comparisons, options.skip_bad)
         if not comparisons and not claims:
@@ -98,16 +101,6 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
             ledgers.append(folder)
         folders[:] = sorted(one for one in folders if folder / one != output)
     return workdirs, ledgers
-
-
-def _read(workdirs: Sequence[Path], skip_bad: bool) -> "dict[Path, Run]":
-    from bnrepro.records import read_run
-
-    runs = {}
-    for workdir in workdirs:
-        with bad_left_out(workdir, skip_bad):
-            runs[workdir] = read_run(workdir)
-    return runs
 
 
 def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dict[Path, Section]":

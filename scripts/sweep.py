@@ -61,9 +61,10 @@ def main() -> None:
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     from bnrepro.records import CHECKPOINTS
+    from bnrepro.report.sweep import Sweep
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan, open_workdir
-    from bnrepro.sweep.progress import Display, check_storage, collect
+    from bnrepro.sweep.progress import BEST, Display, check_storage, collect
     from bnrepro.sweep.study import SharedStudy, groups_at_work
 
     cli.quiet_logging()
@@ -102,8 +103,15 @@ def main() -> None:
         with suppress(OSError):  # fails, as intended, if it is not empty
             workdir.rmdir()
         raise
-    if run is not None:
-        _show(run)
+    if run is None:
+        return
+    cli.show(run, report(run), BEST)
+    if commands := Sweep(run).best_commands():
+        print("To train the best again (--config.first_seed=N for other seeds):\n")
+    else:
+        print("No trial finished with all seeds, so there is no best.")
+    for command in commands:
+        print(f"  {command}")
 
 
 def report(run: "Run") -> "Report":
@@ -115,19 +123,6 @@ def report(run: "Run") -> "Report":
     sweep = Sweep(run)
     entries, _ = list_variants(run)
     return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
-
-
-def _show(run: "Run") -> None:
-    from bnrepro.report.sweep import Sweep
-    from bnrepro.sweep.progress import BEST
-
-    cli.show(run, report(run), BEST)
-    if commands := Sweep(run).best_commands():
-        print("To train the best again (--config.first_seed=N for other seeds):\n")
-    else:
-        print("No trial finished with all seeds, so there is no best.")
-    for command in commands:
-        print(f"  {command}")
 
 
 if __name__ == "__main__":
