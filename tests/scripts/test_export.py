@@ -1,7 +1,6 @@
 """Exported variables say in other Flax models what they said in the run's."""
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from bnrepro.records import read_run
 from scripts import export
 from tests import commands
 from tests.commands import refusal
-from tests.scripts.conftest import add_divergence, damage, files, restore
+from tests.scripts.conftest import add_divergence, edit, files, restore
 from tests.small_dataset import small_config, small_dataset
 
 IMAGES = jnp.asarray(small_dataset().test_images > 127, jnp.float32)
@@ -132,15 +131,6 @@ def test_of_seeds_that_diverged_none_is_exported(copied, capsys):
     assert mistake(capsys, *arguments) == "all seeds of batch_norm had diverged by step 20\n"
 
 
-def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
-    damage(copied / "checkpoints" / "batch_norm" / "20")
-    export.main(["run", "batch_norm", "--output=x"])
-    captured = capsys.readouterr()
-    assert "Seed 3 of batch_norm at step 10 " in captured.out
-    assert captured.err.startswith("run/checkpoints/batch_norm/20 is damaged and is not used: ")
-    assert captured.err.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,9 +152,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(copied, capsys, arguments, me
 
 
 def test_linen_has_no_layer_for_another_normalizer(copied, capsys):
-    config = json.loads((copied / "config.json").read_text())
-    config["variants"]["batch_norm"]["normalizer"]["name"] = "layer_norm"
-    (copied / "config.json").write_text(json.dumps(config))
+    layer_norm = {"batch_norm": {"normalizer": {"name": "layer_norm"}}}
+    edit(copied / "config.json", lambda config: config["variants"].update(layer_norm))
     said = mistake(capsys, "run", "batch_norm", "--output=x", "--linen")
     assert said == "--linen needs normalizer.name batch_norm or batch_renorm, got layer_norm\n"
 
