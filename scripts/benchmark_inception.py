@@ -82,8 +82,10 @@ def page(options: argparse.Namespace) -> str:
     config, rounds = config_of(options.network, options.dtype), options.rounds
     timed = {name: _prepare(with_settings(config, changes)) for name, changes in ARMS.items()}
     timed[OUTSIDE] = _prepare(config, outside=True)
-    calls = [
-        (PRODUCT, _product(config["model"]["dtype"])),
+    length = _length()
+    x = jnp.ones((length, length), config["model"]["dtype"])
+    calls: list[tuple[str, Call]] = [
+        (PRODUCT, partial(repeat, jax.jit(jnp.matmul), (x, x))),
         *((name, arm.call) for name, arm in timed.items()),
     ]
     calls += [(PIPELINE, arm.reader) for arm in timed.values() if arm.reader]
@@ -92,7 +94,8 @@ def page(options: argparse.Namespace) -> str:
     # In bytes on macOS, in KiB elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
-    length = _length()
+    device_peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    on_device = "does not say how much" if device_peak is None else f"{device_peak / 1e6:,.0f} MB"
     product = 2 * length**3 / timings.median(PRODUCT)
     rows: dict[str, dict[str, str]] = {}
     for name, (_, _, seconds, memory, flops) in timed.items():
@@ -118,7 +121,7 @@ product of {length:,} x {length:,} matrices of the same type, {product / 1e6:,.0
 The time to the first dispatch covers reading the data set, compiling, and {STEPS} steps. The
 process needed
 {peak / 1e6:,.0f} MB at its peak, and the device
-{_device_peak()}.
+{on_device}.
 """
     name = {"inception": "Inception-v3", "resnet": "ResNet-50"}[options.network]
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
@@ -182,14 +185,3 @@ def _reader(program: Program) -> Call:
 def _length() -> int:
     """The length of the matrices' sides: large enough for full speed."""
     return 2_048 if jax.default_backend() == "cpu" else 8_192
-
-
-def _product(dtype: str) -> Call:
-    x = jnp.ones((_length(), _length()), dtype)
-    return partial(repeat, jax.jit(jnp.matmul), (x, x))
-
-
-def _device_peak() -> str:
-    statistics = jax.devices()[0].memory_stats() or {}
-    peak = statistics.get("peak_bytes_in_use")
-    return "does not say how much" if peak is None else f"{peak / 1e6:,.0f} MB"

@@ -227,7 +227,18 @@ def tolerance(case: Case, golden: Golden) -> float:
 
 def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict[str, np.ndarray]:
     """All that is compared, by the golden file's names; with a mask, zero where it is false."""
-    settings = _settings(implementation, case, golden)
+    schedule = None if case.warmup is None else implementation.warmup
+    settings = Settings(
+        momentum=float(golden["momentum"]),
+        epsilon=float(golden["epsilon"]),
+        gamma=golden["gamma"],
+        beta=golden["beta"],
+        r_max=float(golden["r_max"]),
+        d_max=float(golden["d_max"]),
+        ramp=schedule == "ramp",
+        warmup=case.warmup if case.warmup and schedule == "switch" else 0,
+        dtype="bfloat16" if case.name == "bfloat16" else "float32",
+    )
     x, mask = golden[f"{case.data}/x"], golden.get(f"{case.data}/mask")
     counts = np.ones(x.shape[:-1]) if mask is None else mask
     counts = counts[..., None].astype(np.float32)
@@ -244,21 +255,6 @@ def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict
     if implementation.renorm and "var" in observed:
         observed["std"] = np.sqrt(observed.pop("var") + settings.epsilon)
     return {**observed, "evaluation": layer.evaluate(x[0]) * counts[0]}
-
-
-def _settings(implementation: Implementation, case: Case, golden: Golden) -> Settings:
-    schedule = None if case.warmup is None else implementation.warmup
-    return Settings(
-        momentum=float(golden["momentum"]),
-        epsilon=float(golden["epsilon"]),
-        gamma=golden["gamma"],
-        beta=golden["beta"],
-        r_max=float(golden["r_max"]),
-        d_max=float(golden["d_max"]),
-        ramp=schedule == "ramp",
-        warmup=case.warmup if case.warmup and schedule == "switch" else 0,
-        dtype="bfloat16" if case.name == "bfloat16" else "float32",
-    )
 
 
 class Table(NamedTuple):

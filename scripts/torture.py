@@ -93,8 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results.append(TRIALS[name](bench))
         print(results[-1], flush=True)
     if options.output:
-        with options.output.open("a") as file:
-            file.write(_report(results))
+        import pandas as pd
+
+        table = pd.DataFrame(results).drop(columns="of")
+        table["passed"] = [f"{result.passed} of {result.of}" for result in results]
+        page = signed_page(
+            f"What a run survives, {datetime.now(UTC):%Y-%m-%d}",
+            table.to_markdown(index=False),
+            f"Everything random is drawn with seed {SEED}.",
+            packages=("jax", "orbax-checkpoint"),
+        )
+        with options.output.open("a", encoding="utf-8") as file:
+            file.write(f"{page}\n")
     sys.exit(any(result.passed < result.of for result in results))
 
 
@@ -443,20 +453,6 @@ def _sign(step: Path) -> None:
 
     signature = {"score": 1.0, "files": checksums(step)}
     step.with_suffix(".json").write_text(json.dumps(signature))
-
-
-def _report(results: Sequence[Result]) -> str:
-    import pandas as pd
-
-    table = pd.DataFrame(results)
-    table["passed"] = [f"{r.passed} of {r.of}" for r in results]
-    page = signed_page(
-        f"What a run survives, {datetime.now(UTC):%Y-%m-%d}",
-        table.drop(columns="of").to_markdown(index=False),
-        f"Everything random is drawn with seed {SEED}.",
-        packages=("jax", "orbax-checkpoint"),
-    )
-    return f"{page}\n"
 
 
 # Arguments that follow those of `RUN`, and override them.
