@@ -19,7 +19,7 @@ and against launching each separately.
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import cli
@@ -43,17 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add = benchmarks.add_parser(name, help=what).add_argument
         add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
         if name != "sweep":
-            add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
+            add("--rounds", type=_at_least(1), default=31, help="readings (default: %(default)s)")
         if name == "inception":
             add("--network", choices=("inception", "resnet"), default="inception")
             add("--dtype", choices=("float32", "bfloat16"), default="float32")
         if name == "sweep":
             shown = " (default: %(default)s)"
-            add("--trials", type=_positive, default=32, help="number of grouped trials" + shown)
-            add("--alone", type=_several, default=8, help="number one by one" + shown)
-            add("--launched", type=_positive, default=4, help="number launched" + shown)
-            add("--repeats", type=_positive, default=3, help="of each, in turn" + shown)
-            add("--steps", type=_positive, default=2_000, help="of a trial" + shown)
+            add("--trials", type=_at_least(1), default=32, help="number of grouped trials" + shown)
+            one_by_one = "number one by one; the first does not count"
+            add("--alone", type=_at_least(2), default=8, help=one_by_one + shown)
+            add("--launched", type=_at_least(1), default=4, help="number launched" + shown)
+            add("--repeats", type=_at_least(1), default=3, help="of each, in turn" + shown)
+            add("--steps", type=_at_least(1), default=2_000, help="of a trial" + shown)
     options = parser.parse_args(arguments)
     # Imported only now, so that --help need not wait for JAX.
     from bnrepro.records import check_output, complete_file
@@ -67,18 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"must be a number of at least {lowest}, got {text!r}")
+        return int(text)
 
-
-def _several(text: str) -> int:
-    number = _positive(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError("must be at least 2: the first is not counted")
-    return number
+    return parse
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_ways_to_compute_a_layer_agree_on_what_they_compute():
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--trials=0", "at least 1"), ("--alone=1", "at least 2"), ("--steps=many", "invalid")],
+    [("--trials=0", "at least 1"), ("--alone=1", "at least 2"), ("--steps=many", "got 'many'")],
 )
 def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
     assert code_of(benchmark.main, "sweep", f"--output={tmp_path / 'sweep.md'}", option) == 2
