@@ -146,7 +146,7 @@ def _points(
 
     listed: dict[str, list[Any]] = {}
     for text in varied:
-        key, _, given = text.partition("=")
+        key, _, given = (part.strip() for part in text.partition("="))
         if key in listed or key in overrides:
             raise UserError(f"--vary={text} gives {key} once more: choose one of the two")
         values = parse_values(key, given)
