@@ -91,15 +91,14 @@ def main() -> None:
                 if not groups_at_work(study.trials()):
                     shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except UserError:
-                discarded = study.discard()
+                if discarded := study.discard():
+                    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
                 raise
             finally:
                 run = None if discarded else collect(study, workdir, trackers)
     except UserError:
         # An error that only the storage or a worker finds, such as a missing data set, leaves no
         # files.
-        if discarded:
-            shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
         with suppress(OSError):  # fails, as intended, if it is not empty
             workdir.rmdir()
         raise
