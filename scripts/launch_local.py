@@ -82,7 +82,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         for process in processes:
             try:
                 process.wait(_GRACE if failed else None)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 process.kill()
         return 128 - failed if failed is not None and failed < 0 else failed or 0
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -242,13 +242,9 @@ def test_where_one_process_cannot_start_those_before_it_are_ended(monkeypatch, c
     assert started[0].wait(10) == -signal.SIGTERM
 
 
-def test_an_interrupt_reaches_all_and_they_are_waited_for(tmp_path):
-    # In one piece: two processes write to one pipe.
-    save = (
-        "import os, time\n"
-        "try:\n    os.write(1, b'ready\\n'); time.sleep(60)\n"
-        "except KeyboardInterrupt:\n    time.sleep(1); os.write(1, b'saved\\n')"
-    )
+@contextmanager
+def launched(program):
+    """Two processes that have said that they are ready, in a group as of a terminal."""
     # A shell has those ignore it that it runs in the background.
     heed = (
         "import runpy, signal\n"
@@ -256,7 +252,7 @@ def test_an_interrupt_reaches_all_and_they_are_waited_for(tmp_path):
         "runpy.run_module('scripts.launch_local', run_name='__main__')"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", heed, "-n", "2", "--", sys.executable, "-c", save],
+        [sys.executable, "-c", heed, "-n", "2", "--", sys.executable, "-c", program],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -265,7 +261,32 @@ def test_an_interrupt_reaches_all_and_they_are_waited_for(tmp_path):
     with process:
         for _ in range(2):
             assert process.stdout.readline() == "ready\n"
+        yield process
+
+
+def test_an_interrupt_reaches_all_and_they_are_waited_for():
+    # In one piece: two processes write to one pipe.
+    save = (
+        "import os, time\n"
+        "try:\n    os.write(1, b'ready\\n'); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1); os.write(1, b'saved\\n')"
+    )
+    with launched(save) as process:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(30) == 130
         os.set_blocking(process.stdout.fileno(), False)
         assert process.stdout.read() == "saved\n" * 2
+
+
+def test_an_interrupt_ends_those_that_wait_for_one_that_has_failed():
+    stuck = (
+        "import os, signal, sys, time\n"
+        "for one in signal.SIGINT, signal.SIGTERM: signal.signal(one, signal.SIG_IGN)\n"
+        "os.write(1, b'ready\\n')\n"
+        "if sys.argv[-1] == '--process_id=1': sys.exit(7)\n"
+        "time.sleep(60)"
+    )
+    with launched(stuck) as process:
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(5) == 7
