@@ -71,20 +71,19 @@ def _terminate(processes: Sequence[subprocess.Popen[bytes]], *_: Any) -> None:
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     """Waits for all, or until one fails, and then stops the others; returns the exit code."""
-    while True:
+    codes: list[int | None] = [None]
+    while None in codes and not any(codes):
+        time.sleep(0.1)
         codes = [process.poll() for process in processes]
-        failed = next((code for code in codes if code), None)
-        if failed is None and None in codes:
-            time.sleep(0.1)
-            continue
-        if failed:  # the others would wait forever for it
-            _terminate(processes)
+    failed = next(filter(None, codes), 0)
+    if failed:  # the others would wait forever for it
+        _terminate(processes)
         for process in processes:
             try:
-                process.wait(_GRACE if failed else None)
+                process.wait(_GRACE)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 process.kill()
-        return 128 - failed if failed is not None and failed < 0 else failed or 0
+    return 128 - failed if failed < 0 else failed
 
 
 if __name__ == "__main__":
