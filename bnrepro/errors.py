@@ -14,6 +14,17 @@ class Preempted(BaseException):
     """The process was asked to stop (SIGTERM); like KeyboardInterrupt, not an error."""
 
 
+def as_user_error(error: BaseException) -> UserError | None:
+    """The error itself if it is one, or one that says that there is too little memory; or None."""
+    if isinstance(error, UserError):
+        return error
+    # XLA's words; the type of its errors is not known without loading JAX.
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        why = "not enough memory for these sizes and numbers of seeds"
+        return UserError(f"{why}: {first_line(error)}")
+    return None
+
+
 def first_line(error: BaseException) -> str:
     """Another library's error message, as part of a sentence; the error's type if it has none."""
     # Without the file-like object that Pillow could not read.

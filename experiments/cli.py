@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bnrepro.comparison.config import common_config, variant_configs
 from bnrepro.comparison.keys import KEYS
-from bnrepro.errors import Preempted, UserError, first_line
+from bnrepro.errors import Preempted, UserError, as_user_error
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -47,18 +47,14 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     ) * resumes
     try:
         yield
-    except UserError as error:
-        fail(error)
     except (Preempted, KeyboardInterrupt) as error:
         told = isinstance(error, Preempted)
         print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
         sys.exit(PREEMPTED if told else INTERRUPTED)
     except Exception as error:
-        # XLA's words; the type of its errors is not known without loading JAX.
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+        if (known := as_user_error(error)) is None:
             raise
-        why = "not enough memory for these sizes and numbers of seeds"
-        fail(UserError(f"{why}: {first_line(error)}"))
+        fail(known)
 
 
 @exit_codes(resumes=True)

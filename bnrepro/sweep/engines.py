@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bnrepro.comparison.plan import available_cores
-from bnrepro.errors import UserError
+from bnrepro.errors import as_user_error
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.worker import work
@@ -121,7 +121,8 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
             ray.get(done)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)  # what a worker raised; the error has its traceback
-        message = str(cause) if isinstance(cause, UserError) else f"a worker failed: {error}"
+        known = as_user_error(cause) if cause else None
+        message = str(known) if known else f"a worker failed: {error}"
         raise SweepError(message) from error
     finally:
         ray.shutdown()

@@ -21,7 +21,7 @@ from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import load_dataset
-from bnrepro.errors import UserError
+from bnrepro.errors import as_user_error
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
@@ -171,8 +171,10 @@ def main() -> None:
     plan = pickle.load(sys.stdin.buffer)
     try:
         work(plan, lambda: told.is_set() or os.getppid() != parent)
-    except UserError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        if (known := as_user_error(error)) is None:
+            raise
+        print(known, file=sys.stderr)
         sys.exit(2)
 
 
