@@ -366,9 +366,19 @@ def differences(
     new: Mapping[str, Any],
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
-    """The settings that differ, as `key: OLD there, NEW here`."""
-    old_flat, new_flat = (_flatten(defaults) | _flatten(config) for config in (old, new))
-    return [
+    """The settings that differ, as `key: OLD there, NEW here`, and variants that one has alone."""
+    there, here = ({**config.get("variants", {})} for config in (old, new))
+    alone = [
+        f"variants only {where}: {', '.join(sorted(names))}"
+        for where, names in (("there", there.keys() - here), ("here", here.keys() - there))
+        if names
+    ]
+    both = there.keys() & here
+    old_flat, new_flat = (
+        _flatten(defaults) | _flatten({**config, "variants": {name: own[name] for name in both}})
+        for config, own in ((old, there), (new, here))
+    )
+    return alone + [
         f"{key}: {old_flat.get(key)} there, {new_flat.get(key)} here"
         for key in sorted({*old_flat, *new_flat})
         if not key.startswith(_NO_SETTINGS) and old_flat.get(key) != new_flat.get(key)
