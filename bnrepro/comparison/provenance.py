@@ -37,7 +37,8 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
       evaluation; of a run that was resumed, the time of all its parts up to their last evaluation.
     """
     if before:
-        return {**before, "resumed": [*before.get("resumed", []), here_and_now()]}
+        resumed = [*before.get("resumed", []), here_and_now()]
+        return {"seconds": {}, **before, "resumed": resumed}
     return {**trained_on(dataset), "seconds": {}}
 
 
