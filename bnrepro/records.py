@@ -148,7 +148,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # Leave nothing in a foreign folder, not even a lock: open_workdir refuses it.
-        if not _foreign(workdir):
+        if (workdir / CONFIG).exists() or not _foreign(workdir):
             lock.acquire()
     except Timeout:
         raise RecordsError(f"{workdir} is in use by another process that trains into it") from None

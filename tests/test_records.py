@@ -11,6 +11,7 @@ from bnrepro.records import (
     METRIC_COLUMNS,
     RecordsError,
     complete_file,
+    lock_workdir,
     metric_rows,
     open_workdir,
     read_run,
@@ -94,6 +95,18 @@ def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(t
         open_workdir(run.workdir, more | {"variants": more["variants"] | {"third": {}}})
     with pytest.raises(RecordsError, match="variants only there: later"):
         open_workdir(run.workdir, run.config)
+
+
+def test_a_workdir_that_a_user_has_put_files_into_is_locked_as_well(tmp_path):
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    (run.workdir / "notes.txt").write_text("mine")
+    with (
+        lock_workdir(run.workdir),
+        pytest.raises(RecordsError, match="is in use by another process"),
+        lock_workdir(run.workdir),
+    ):
+        pass
 
 
 def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
