@@ -331,7 +331,8 @@ def complete_file(path: Path) -> Iterator[Path]:
             yield beside
             beside.replace(path)
     except OSError as error:
-        raise RecordsError(f"cannot write {path}: {error.strerror}") from error
+        # Libraries raise some without a number, and so without its meaning.
+        raise RecordsError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -36,6 +36,8 @@ def test_a_file_is_complete_or_absent(tmp_path):
         beside.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RecordsError, match=r"file\.txt: encoder error"), complete_file(path):
+        raise OSError("encoder error -2")  # as Pillow does
     path.write_text("old")
     with complete_file(path) as beside:
         beside.write_text("new")
