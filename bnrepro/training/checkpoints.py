@@ -160,9 +160,11 @@ class _Signed(ocp.path.atomicity.AtomicRenameTemporaryPath):
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps at which `folder` has a checkpoint, intact or not."""
-    if not folder.is_dir():
+    try:
+        paths = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # perhaps another process has just removed it
         return []
-    return [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+    return [int(path.name) for path in paths if path.is_dir() and path.name.isdecimal()]
 
 
 def find_damage(folder: Path, step: int) -> str | None:
