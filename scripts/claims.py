@@ -225,13 +225,13 @@ def _still_valid(
 def _finished(workdir: Path, configs: Mapping[str, Any]) -> "dict[str, Run]":
     """The records of the comparisons that the workdir holds whole; all of it is checked first."""
     from bnrepro.comparison.config import DEFAULTS
-    from bnrepro.records import open_workdir
+    from bnrepro.records import CONFIG, lock_workdir, open_workdir
 
-    runs = {
-        name: open_workdir(workdir / name, config, defaults=DEFAULTS)
-        for name, config in configs.items()
-        if (workdir / name / "config.json").exists()
-    }
+    runs = {}
+    for name, config in configs.items():
+        if (workdir / name / CONFIG).exists():
+            with lock_workdir(workdir / name):  # its config may get further variants
+                runs[name] = open_workdir(workdir / name, config, defaults=DEFAULTS)
     return {name: run for name, run in runs.items() if all(map(run.finished, run.variants))}
 
 

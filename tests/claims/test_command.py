@@ -6,7 +6,7 @@ import pytest
 
 from bnrepro.comparison import run as run_module
 from bnrepro.data import datasets
-from bnrepro.records import read_run, write_run
+from bnrepro.records import lock_workdir, read_run, write_run
 from configs.claims import cost, counterexamples
 from scripts import claims
 from tests.commands import refusal
@@ -138,7 +138,11 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
     assert said.startswith("cannot write to file")
     assert (tmp_path / "file").read_text() == "mine"
-    write_run(small_run(tmp_path / "work" / "counterexamples"))
+    folder = tmp_path / "work" / "counterexamples"
+    write_run(small_run(folder))
     said = refusal(capsys, claims.main, "--only=B8", "--workdir=work")
     assert "another config" in said
+    with lock_workdir(folder):
+        said = refusal(capsys, claims.main, "--only=B8", "--workdir=work")
+    assert "is in use by another process" in said
     assert not (tmp_path / "work" / "ledger.csv").exists()
