@@ -317,7 +317,8 @@ def _evidence(
             estimate, diverged = measurement.measure(run), _diverged(run, measurement)
             if measurement.comparison in given and not estimate.n:
                 raise KeyError(measurement.comparison)
-        except (KeyError, AttributeError) as error:  # only of records that were given
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            # Only of records that were given.
             raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
     else:
         started = time.process_time()

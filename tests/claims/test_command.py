@@ -1,6 +1,7 @@
 """The command line of the claims: a ledger from records, and mistakes in one sentence."""
 
 import csv
+import dataclasses
 
 import pytest
 
@@ -117,6 +118,9 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     run.provenance.update(seconds={}, commit="", uncommitted_changes=False)
     write_run(run)
     said = refusal(capsys, claims.main, "--only=C3", "--records=microbatches=other")
+    assert said.startswith("other lacks what is read for: ")
+    write_run(dataclasses.replace(run, config=run.config | {"eval_every": "often"}))
+    said = refusal(capsys, claims.main, "--only=C9", "--records=schedules=other")
     assert said.startswith("other lacks what is read for: ")
     run.provenance["stand_in"] = True
     write_run(run)
