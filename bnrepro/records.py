@@ -126,6 +126,13 @@ class Run:
         diverged = rows[rows["metric"] == "diverged"]["seed"]
         return len({*last, *diverged}) == self.config["seeds"]
 
+    def ended(self, variant: str) -> bool:
+        """Whether a variant gets no more rows: it has finished or, as a trial, was pruned."""
+        if "sweep" in self.config:
+            # A sweep records the time of a trial once it has ended.
+            return variant in self.provenance.get("seconds", self.config["variants"])
+        return self.finished(variant)
+
 
 def shown_name(variant: str) -> str:
     """A variant's name with 0.3 for 0_3, since a config's keys have no dots."""

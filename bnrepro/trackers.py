@@ -19,7 +19,7 @@ from tensorboardX.summary import hparams, scalar
 from bnrepro.errors import UserError
 from bnrepro.records import TENSORBOARD, WANDB, RecordsError, Run
 
-# Called with a run and one of its variants, as rows come and when it is finished. Called again, it
+# Called with a run and one of its variants, as rows come and when it has ended. Called again, it
 # does only what it has not done yet.
 Tracker = Callable[[Run, str], None]
 
@@ -42,7 +42,7 @@ class _Live:
     """
 
     def __init__(self) -> None:
-        # For the folder of each unfinished variant: by seed, its log, and how many metrics
+        # For the folder of each variant that goes on: by seed, its log, and how many metrics
         # are in it.
         self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
 
@@ -52,7 +52,7 @@ class _Live:
         if folder not in self._open:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        logs, finished = self._open.setdefault(folder, {}), run.finished(variant)
+        logs, ended = self._open.setdefault(folder, {}), run.ended(variant)
         for seed in _seeds(run, variant):
             if seed.seed not in logs:
                 logs[seed.seed] = self._begin(run, variant, seed, folder), 0
@@ -60,9 +60,9 @@ class _Live:
             self._add(log, seed.metrics.iloc[count:])
             # A trial that has lost its checkpoints starts over, and sends nothing twice.
             logs[seed.seed] = log, max(count, len(seed.metrics))
-            if finished:
+            if ended:
                 self._end(log, seed)
-        if finished:
+        if ended:
             del self._open[folder]
             (folder / _COMPLETE).touch()
 

@@ -88,6 +88,18 @@ def test_tensorboard_gets_rows_as_they_come_each_once(tmp_path):
     assert len(read_events(folder)[1]) == 2
 
 
+def test_a_pruned_trial_is_complete_at_its_last_step(tmp_path, wandb):
+    run = run_with_settings(tmp_path, sweep={"trials": 2})
+    tell_all = [trackers.TensorBoard(), trackers.WandB("norms")]
+    for seconds in ({}, {"plain": 3.0}):
+        run.provenance["seconds"] = seconds
+        for tracker in tell_all:
+            tell(tracker, run, 10)
+        assert [log.finished for log in wandb.runs.values()] == [bool(seconds)] * 3
+        _, messages = read_events(tmp_path / "tensorboard" / "plain" / "seed_1")
+        assert ("_hparams_/session_end_info" in messages) == bool(seconds)
+
+
 def test_a_disk_without_room_for_tensorboard_is_one_sentence_and_nothing_is_left(
     tmp_path, monkeypatch
 ):

@@ -117,8 +117,7 @@ def _trials(run: Run, split: str) -> list[Entry]:
     """The trials that have ended, by number, with their accuracy on a split."""
     entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
     # Those that are still being trained have no place among the others yet.
-    ended = run.provenance.get("seconds", run.config["variants"])
-    entries = [trial for trial in entries if trial.variant in ended]
+    entries = [trial for trial in entries if run.ended(trial.variant)]
     whole = _eligible(entries)
     # About three values say too little about how much each trial varies.
     means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
