@@ -176,22 +176,16 @@ class WandB(_Live):
         self._failed: set[Path] = set()
 
     def __call__(self, run: Run, variant: str) -> None:
-        """Logs what is new.
-
-        Raises:
-          RecordsError: W&B's local files cannot be written.
-        """
+        """Logs what is new."""
         folder = run.workdir / WANDB / self._project / variant
         if folder in self._failed:
             return
         try:
             self._tell(run, variant, folder)
-        except OSError as error:
-            raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
-        except self._wandb.Error as error:
+        except (OSError, self._wandb.Error) as error:  # a broken pipe, if W&B's process has died
             self._failed.add(folder)
             for log, _ in self._open.pop(folder, {}).values():
-                with suppress(self._wandb.Error):
+                with suppress(OSError, self._wandb.Error):
                     log.finish()
             shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())

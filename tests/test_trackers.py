@@ -123,7 +123,7 @@ class FakeWandb(ModuleType):
 
     def __init__(self):
         super().__init__("wandb")
-        self.runs, self.fails, self.most = {}, False, 10
+        self.runs, self.fails = {}, False
 
     def Settings(self, *, project):  # noqa: N802  (their name)
         if "/" in project:
@@ -135,7 +135,7 @@ class FakeWandb(ModuleType):
     def init(self, *, project, dir, id, name, config, group, reinit, resume, settings):
         assert (reinit, resume) == ("create_new", "allow")
         assert settings == {"console": "off", "silent": True}
-        if self.fails or len(self.runs) == self.most:
+        if self.fails:
             raise self.Error("no such\nhost")
         (Path(dir) / "wandb" / f"run-{id}").mkdir(parents=True)
         return self.runs.setdefault(id, _FakeRun(project, name, group, config))
@@ -214,11 +214,20 @@ def test_what_wandb_does_not_take_is_warned_of_and_goes_on_next_time(tmp_path, w
     assert len(wandb.runs) == 3
 
 
-def test_runs_of_wandb_that_are_open_when_it_fails_are_finished(tmp_path, wandb):
+@pytest.mark.parametrize("error", [FakeWandb.Error("gone"), BrokenPipeError(errno.EPIPE, "gone")])
+def test_runs_of_wandb_that_are_open_when_it_fails_are_finished(
+    tmp_path, wandb, monkeypatch, caplog, error
+):
     run, tracker = run_with_settings(tmp_path), trackers.WandB("norms")
-    wandb.most = 2
     tell(tracker, run, 0)
-    assert [log.finished for log in wandb.runs.values()] == [True, True]
+
+    def fail(log, data, *, step):
+        raise error
+
+    monkeypatch.setattr(_FakeRun, "log", fail)
+    tell(tracker, run, 10)
+    assert [log.finished for log in wandb.runs.values()] == [True] * 3
+    assert "until the run is resumed: plain: " in caplog.text
 
 
 def test_the_same_numbers_have_the_same_wandb_run_and_those_after_overwriting_another(
