@@ -5,10 +5,10 @@ import logging
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from flax.traverse_util import unflatten_dict
@@ -29,12 +29,6 @@ _COMPLETE = ".complete"
 _log = logging.getLogger(__name__)
 
 
-class _Seed(NamedTuple):
-    seed: int
-    settings: dict[str, Any]
-    metrics: pd.DataFrame  # step, tag (as in test/accuracy), value
-
-
 class _Live:
     """Sends each seed's new rows to a tool, and marks the folder of a variant that is complete.
 
@@ -53,28 +47,32 @@ class _Live:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         logs, ended = self._open.setdefault(folder, {}), run.ended(variant)
-        for seed in _seeds(run, variant):
-            if seed.seed not in logs:
-                logs[seed.seed] = self._begin(run, variant, seed, folder), 0
-            log, count = logs[seed.seed]
-            self._add(log, seed.metrics.iloc[count:])
+        rows = run.metrics[run.metrics["variant"] == variant]
+        rows = rows.assign(tag=rows["split"] + "/" + rows["metric"])
+        for seed in rows["seed"].unique().tolist():
+            if seed not in logs:
+                settings = run.settings(variant) | {"variant": variant, "seed": seed}
+                logs[seed] = self._begin(run, settings, folder), 0
+            log, count = logs[seed]
+            own = rows[rows["seed"] == seed]
+            self._add(log, own.iloc[count:])
             # A trial that has lost its checkpoints starts over, and sends nothing twice.
-            logs[seed.seed] = log, max(count, len(seed.metrics))
+            logs[seed] = log, max(count, len(own))
             if ended:
-                self._end(log, seed)
+                self._end(log)
         if ended:
             del self._open[folder]
             (folder / _COMPLETE).touch()
 
-    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
-        """A log for a seed, with its settings."""
+    def _begin(self, run: Run, settings: dict[str, Any], folder: Path) -> Any:
+        """A log for a seed, with its settings, which name variant and seed."""
         raise NotImplementedError
 
-    def _add(self, log: Any, metrics: pd.DataFrame) -> None:
-        """Adds rows to it."""
+    def _add(self, log: Any, rows: pd.DataFrame) -> None:
+        """Adds rows to it; their `tag` is as in test/accuracy."""
         raise NotImplementedError
 
-    def _end(self, log: Any, seed: _Seed) -> None:
+    def _end(self, log: Any) -> None:
         """Ends it."""
         raise NotImplementedError
 
@@ -99,34 +97,29 @@ class TensorBoard(_Live):
             shutil.rmtree(folder, ignore_errors=True)
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
 
-    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Path:
+    def _begin(self, run: Run, settings: dict[str, Any], folder: Path) -> tuple[Path, Any]:
         now = time.time()
-        path = folder / f"seed_{seed.seed}" / f"events.out.tfevents.{now:.0f}"
+        path = folder / f"seed_{settings['seed']}" / f"events.out.tfevents.{now:.0f}"
         path.parent.mkdir()
-        version = Event(wall_time=now, file_version="brain.Event:2")
-        _append(path, version, _event(0, _hparams(seed)[1]))
-        return path
+        # The first lists columns for the tab. TensorBoard uses one such list, from any run, for
+        # all; without any it shows all columns, differing ones first.
+        _, begin, end = hparams(
+            {
+                key: value if isinstance(value, str | int | float | None) else str(value)
+                for key, value in settings.items()
+            },
+            {},
+        )
+        _append(path, Event(wall_time=now, file_version="brain.Event:2"), _event(0, begin))
+        return path, end
 
-    def _add(self, log: Path, metrics: pd.DataFrame) -> None:
-        columns = (metrics[name].tolist() for name in metrics.columns)
-        _append(log, *(_event(step, scalar(tag, x)) for step, tag, x in zip(*columns, strict=True)))
+    def _add(self, log: tuple[Path, Any], rows: pd.DataFrame) -> None:
+        numbers = zip(rows["step"], rows["tag"], rows["value"], strict=True)
+        _append(log[0], *(_event(step, scalar(tag, value)) for step, tag, value in numbers))
 
-    def _end(self, log: Path, seed: _Seed) -> None:
-        _append(log, _event(0, _hparams(seed)[2]))
-
-
-def _hparams(seed: _Seed) -> tuple[Any, Any, Any]:
-    """Events for the settings of a seed.
-
-    The first lists columns for the tab. TensorBoard uses one such list, from any run, for all;
-    without any it shows all columns, differing ones first. The others begin and end the log.
-    """
-    # It drops None.
-    settings = {
-        key: value if isinstance(value, str | int | float | None) else str(value)
-        for key, value in seed.settings.items()
-    }
-    return hparams(settings, {})
+    def _end(self, log: tuple[Path, Any]) -> None:
+        path, end = log
+        _append(path, _event(0, end))
 
 
 def _event(step: int, summary: Any) -> Event:
@@ -192,36 +185,29 @@ class WandB(_Live):
             message = "not logged to Weights & Biases until the run is resumed: %s: %s"
             _log.warning(message, variant, reason)
 
-    def _begin(self, run: Run, variant: str, seed: _Seed, folder: Path) -> Any:
+    def _begin(self, run: Run, settings: dict[str, Any], folder: Path) -> Any:
+        variant, seed = settings["variant"], settings["seed"]
         return self._wandb.init(
             project=self._project,
             group=run.workdir.resolve().name,
-            name=f"{variant} seed {seed.seed}",
+            name=f"{variant} seed {seed}",
             # W&B shows nested keys with dots, and cannot filter by keys that have dots themselves.
-            config=unflatten_dict(seed.settings, sep="."),
+            config=unflatten_dict(settings, sep="."),
             dir=str(folder),
             # After a crash, the same run continues: W&B drops the steps that it already has.
-            id=_id(run, variant, seed.seed),
+            id=_id(run, variant, seed),
             resume="allow",
             # Do not log into a run that the caller has open, or print over the progress bar.
             reinit="create_new",
             settings={"console": "off", "silent": True},
         )
 
-    def _add(self, log: Any, metrics: pd.DataFrame) -> None:
-        for step, rows in metrics.groupby("step"):
-            log.log(dict(zip(rows["tag"], rows["value"], strict=True)), step=step)
+    def _add(self, log: Any, rows: pd.DataFrame) -> None:
+        for step, at_step in rows.groupby("step"):
+            log.log(dict(zip(at_step["tag"], at_step["value"], strict=True)), step=step)
 
-    def _end(self, log: Any, seed: _Seed) -> None:
+    def _end(self, log: Any) -> None:
         log.finish()
-
-
-def _seeds(run: Run, variant: str) -> Iterator[_Seed]:
-    rows = run.metrics[run.metrics["variant"] == variant]
-    rows = rows.assign(tag=rows["split"] + "/" + rows["metric"])
-    for seed in rows["seed"].unique().tolist():
-        settings = run.settings(variant) | {"variant": variant, "seed": seed}
-        yield _Seed(seed, settings, rows.loc[rows["seed"] == seed, ["step", "tag", "value"]])
 
 
 def _id(run: Run, variant: str, seed: int) -> str:
