@@ -95,16 +95,19 @@ def _measure(options: argparse.Namespace) -> None:
             "TFDS_DATA_DIR, or run python -m scripts.prepare_data mnist"
         )
     given = _given(options.records, configs)
-    trained = {name: config for name, config in configs.items() if name not in given}
-    runs = {**given, **_finished(workdir, trained)}
+    own = {name: config for name, config in configs.items() if name not in given}
+    runs = {**given, **_finished(workdir, own)}
     check_writable(workdir)
 
-    missing = {name: config for name, config in configs.items() if name not in runs}
-    for number, (name, config) in enumerate(missing.items(), 1):
-        left = "" if options.fast else _took(list(missing)[number - 1 :])
-        print(f"comparison {number} of {len(missing)}: {name}{left}", file=sys.stderr)
+    missing = [name for name in configs if name not in runs]
+    for i, name in enumerate(missing):
+        left = "" if options.fast else _took(missing[i:])
+        print(f"comparison {i + 1} of {len(missing)}: {name}{left}", file=sys.stderr)
         try:
-            runs[name] = _records(name, config, workdir / name, dataset)
+            if name == _TIMED:
+                runs[name] = _timed(configs[name], workdir / name, dataset)
+            elif trained := cli.train(configs[name], workdir / name):  # always, in one process
+                runs[name] = trained
         except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
     here = here_and_now()
@@ -204,11 +207,6 @@ def _still_valid(
     """The rows of a workdir's ledger, of the same length as newer ones and of claims as they are.
 
     None if it holds no ledger that can be read.
-
-    Args:
-      workdir: of the ledger.
-      newer: rows that are to join it.
-      current: fingerprints of all claims.
     """
     from bnrepro.claims import CLAIMS
     from bnrepro.claims.ledger import LEDGER, read_ledger
@@ -243,15 +241,6 @@ def _took(names: "Sequence[str]") -> str:
     taken = [json.loads(path.read_text())["seconds"] for path in kept if path.exists()]
     minutes = sum(sum(seconds.values()) for seconds in taken) / 60
     return f"; with those after it, {minutes:.0f} core-minutes in results/claims"
-
-
-def _records(name: str, config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
-    """The records of a comparison; trains what is missing."""
-    if name == _TIMED:
-        return _timed(config, workdir, dataset)
-    trained = cli.train(config, workdir)
-    assert trained is not None  # in one process
-    return trained
 
 
 def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
@@ -291,39 +280,32 @@ def _evidence(
     dataset: "Dataset",
     here: dict[str, Any],
 ) -> "Evidence":
-    """The evidence of a measurement.
-
-    Args:
-      measurement: the measurement.
-      runs: by comparison, those that were `given` by name included.
-      given: records that may be of anything.
-      dataset: what it measures on if it reads no records.
-      here: the provenance then.
+    """The evidence of a measurement, from records or, if it reads none, from the data set.
 
     Raises:
-      UserError: records that were given lack what it reads.
+      UserError: records that were given, which may be of anything, lack what it reads.
     """
     from bnrepro.claims.ledger import Evidence
     from bnrepro.report import statistics
 
     cli.end_if_told()  # some take seconds
-    if measurement.comparison and measurement.comparison not in runs:
-        return Evidence(statistics.estimate([]), 0.0, "", "")
-    diverged = ""
-    if measurement.comparison:
-        run = runs[measurement.comparison]
-        try:
-            seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
-            estimate, diverged = measurement.measure(run), _diverged(run, measurement)
-            if measurement.comparison in given and not estimate.n:
-                raise KeyError(measurement.comparison)
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
-            # Only of records that were given.
-            raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
-    else:
+    comparison, diverged = measurement.comparison, ""
+    if not comparison:
         started = time.process_time()
         estimate = measurement.measure(dataset)
         seconds, commit = time.process_time() - started, _commit(here)
+    elif comparison not in runs:
+        return Evidence(statistics.estimate([]), 0.0, "", "")
+    else:
+        run = runs[comparison]
+        try:
+            seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
+            estimate, diverged = measurement.measure(run), _diverged(run, measurement)
+            if comparison in given and not estimate.n:
+                raise KeyError(comparison)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            # Only of records that were given.
+            raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
     return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
 
 
