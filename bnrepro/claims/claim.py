@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+from bnrepro.claims import readings
 from bnrepro.records import Run
 from bnrepro.report.figures import Picture
 from bnrepro.report.statistics import Estimate, Rule
@@ -71,6 +73,11 @@ NO_SIZE = "the documents name a direction and no size"
 def more(what: str, measure: Callable[[Any], Estimate], comparison: str) -> Measurement:
     """That a number is above zero, where the documents name no size."""
     return Measurement(what, Rule(low=0), NO_SIZE, measure, comparison)
+
+
+def gain(what: str, ours: str, theirs: str, comparison: str) -> Measurement:
+    """That one variant's final accuracy is above another's."""
+    return more(f"{what}, points", partial(readings.gain, ours=ours, theirs=theirs), comparison)
 
 
 class ClaimFigure(NamedTuple):

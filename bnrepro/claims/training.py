@@ -4,10 +4,16 @@ import math
 from functools import partial
 
 from bnrepro.claims import pictures, readings
-from bnrepro.claims.claim import NO_SIZE, Claim, ClaimFigure, Measurement, Quote, more
+from bnrepro.claims.claim import NO_SIZE, Claim, ClaimFigure, Measurement, Quote, gain, more
 from bnrepro.report.figures import sigmoid_input_figure
 from bnrepro.report.statistics import Rule
 
+_RATES_AND_SIGMOIDS = Quote(
+    "D0",
+    "Why Batch Normalization Matters?",
+    "It enables us to opt for higher learning rates and use sigmoid activation functions even for "
+    "Deep Neural Networks.",
+)
 _LAYERS = (0, 1, 2)
 _KINDS = ("plain", "batch_norm")
 _COUNTEREXAMPLES = ("batch_norm", "batch_norm_stop_gradient", "moving_average_norm")
@@ -57,11 +63,7 @@ TRAINING = (
                 partial(readings.steps_ratio, ours="batch_norm", theirs="plain"),
                 "sigmoid",
             ),
-            more(
-                "final accuracy, batch_norm less plain, points",
-                partial(readings.gain, ours="batch_norm", theirs="plain"),
-                "sigmoid",
-            ),
+            gain("final accuracy, batch_norm less plain", "batch_norm", "plain", "sigmoid"),
         ),
         "[BN] figure 1a: faster and higher, no numbers",
         figures=(pictures.accuracy("sigmoid"),),
@@ -117,12 +119,7 @@ TRAINING = (
         "B3",
         "Batch Norm allows much higher learning rates.",
         (
-            Quote(
-                "D0",
-                "Why Batch Normalization Matters?",
-                "It enables us to opt for higher learning rates and use sigmoid activation "
-                "functions even for Deep Neural Networks.",
-            ),
+            _RATES_AND_SIGMOIDS,
             Quote(
                 "D1",
                 "Advantages of batch normalization",
@@ -257,12 +254,7 @@ TRAINING = (
         "B6",
         "With Batch Norm, deep networks of saturating units become trainable.",
         (
-            Quote(
-                "D0",
-                "Why Batch Normalization Matters?",
-                "It enables us to opt for higher learning rates and use sigmoid activation "
-                "functions even for Deep Neural Networks.",
-            ),
+            _RATES_AND_SIGMOIDS,
             Quote(
                 "D2",
                 "Abstract",
@@ -427,9 +419,10 @@ TRAINING = (
         "A network with it before the nonlinearity ends higher than with it after, for sigmoid and "
         "for ReLU units, each at its own learning rate.",
         tuple(
-            more(
-                f"final accuracy, before less after, {activation}, points",
-                partial(readings.gain, ours=f"{activation} before", theirs=f"{activation} after"),
+            gain(
+                f"final accuracy, before less after, {activation}",
+                f"{activation} before",
+                f"{activation} after",
                 "placement",
             )
             for activation in ("sigmoid", "relu")
