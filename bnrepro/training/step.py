@@ -133,18 +133,15 @@ def forward(
     outputs of the modules that `captures` selects, by name.
     """
 
-    def one(images: Array, dropout_key: Any) -> tuple[Array, Any, Any]:
+    def one(images: Array, key: Any) -> tuple[Array, Any, Any]:
+        dropout: Any = {"deterministic": True} if key is None else {"rngs": {"dropout": key}}
         logits, updates = model.apply(
             variables,
             images,
             train=True,
             mutable=["batch_stats", "intermediates"],
             capture_intermediates=captures,
-            **(
-                {"deterministic": True}
-                if dropout_key is None
-                else {"rngs": {"dropout": dropout_key}}
-            ),
+            **dropout,
         )
         return logits, updates.get("batch_stats", {}), outputs(updates)
 
