@@ -208,12 +208,11 @@ def _still_valid(
 
     None if it holds no ledger that can be read.
     """
-    from bnrepro.claims import CLAIMS
-    from bnrepro.claims.ledger import LEDGER, read_ledger
+    from bnrepro.claims.ledger import LEDGER, read_rows
     from bnrepro.records import RecordsError
 
     try:
-        older = read_ledger(workdir / LEDGER, CLAIMS)
+        older = read_rows(workdir / LEDGER)
     except RecordsError:
         return None
     valid = older["fingerprint"] == older["claim"].map(current)

@@ -242,10 +242,26 @@ def _line(line: Mapping[str, Any]) -> str:
 
 
 def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
-    """Reads a ledger from a file.
+    """Reads a ledger of these claims from a file.
 
     Raises:
-      RecordsError: it cannot be read, or has other claims than these.
+      RecordsError: it cannot be read, or has other measurements of a claim.
+    """
+    ledger = read_rows(path)
+    known = {one.id: [m.what for m in one.measurements] for one in claims.values()}
+    for claim, measured in ledger.groupby("claim", sort=False)["measurement"]:
+        if list(measured) != known.get(str(claim)):
+            raise RecordsError(
+                f"{path} has other measurements of {claim} than there are; run scripts.claims again"
+            )
+    return ledger
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Reads a ledger from a file, of whatever claims.
+
+    Raises:
+      RecordsError: it cannot be read.
     """
     try:
         ledger = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -258,10 +274,4 @@ def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
             Rule(low, high)
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
-    known = {one.id: [m.what for m in one.measurements] for one in claims.values()}
-    for claim, measured in ledger.groupby("claim", sort=False)["measurement"]:
-        if list(measured) != known.get(str(claim)):
-            raise RecordsError(
-                f"{path} has other measurements of {claim} than there are; run scripts.claims again"
-            )
     return ledger

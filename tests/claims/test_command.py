@@ -71,6 +71,16 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
     assert [row["claim"] for row in again] == [row["claim"] for row in rows]
     assert "27 of 30 claims are not in this ledger" in (folder / "ledger.md").read_text()
 
+    # Of another version, some of whose claims were others.
+    other, *same = rows
+    other |= {"measurement": "something else", "fingerprint": "0" * 12}
+    with (folder / "ledger.csv").open("w") as file:
+        writer = csv.DictWriter(file, other)
+        writer.writeheader()
+        writer.writerows([other, *same])
+    claims.main(["--only=B8", "--fast"])
+    assert [row["claim"] for row in ledger(folder)] == [row["claim"] for row in same]
+
 
 def test_without_git_no_claim_is_registered(monkeypatch):
     monkeypatch.setenv("PATH", "")
