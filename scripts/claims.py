@@ -97,6 +97,11 @@ def _measure(options: argparse.Namespace) -> None:
     given = _given(options.records, configs)
     own = {name: config for name, config in configs.items() if name not in given}
     runs = {**given, **_finished(workdir, own)}
+    for run in runs.values():
+        if run.provenance.get("stand_in"):
+            raise UserError(
+                f"{run.workdir} is of the stand-in digits, and the claims are about MNIST"
+            )
     check_writable(workdir)
 
     missing = [name for name in configs if name not in runs]
@@ -160,8 +165,6 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]"
         run = runs[name] = read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
             raise UserError(f"{workdir} has not finished")
-        if run.provenance.get("stand_in"):
-            raise UserError(f"{workdir} is of the stand-in digits, and the claims are about MNIST")
     return runs
 
 

@@ -132,10 +132,16 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     write_run(dataclasses.replace(run, config=run.config | {"eval_every": "often"}))
     said = refusal(capsys, claims.main, "--only=C9", "--records=schedules=other")
     assert said.startswith("other lacks what is read for: ")
-    run.provenance["stand_in"] = True
-    write_run(run)
-    said = refusal(capsys, claims.main, "--only=C3", "--records=microbatches=other")
-    assert said == "other is of the stand-in digits, and the claims are about MNIST\n"
+    # Of the stand-in, whether named or trained there by another command.
+    trained = read_run(tmp_path / "there" / "counterexamples")
+    for one in (run, trained):
+        one.provenance["stand_in"] = True
+        write_run(one)
+    for chosen in (["--only=C3", "--records=microbatches=other"], ["--only=B8", "--workdir=there"]):
+        said = refusal(capsys, claims.main, *chosen)
+        assert said.endswith(" is of the stand-in digits, and the claims are about MNIST\n")
+    trained.provenance["stand_in"] = False
+    write_run(trained)
     metrics = tmp_path / "there" / "counterexamples" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("moving_average_norm", "other"))
     config = tmp_path / "there" / "counterexamples" / "config.json"
