@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bnrepro.claims.claim import Claim, Measurement
-    from bnrepro.claims.ledger import Evidence, Registered
+    from bnrepro.claims.ledger import Evidence
     from bnrepro.data.datasets import Dataset
     from bnrepro.records import Run
 
@@ -122,12 +122,12 @@ def _measure(options: argparse.Namespace) -> None:
     }
     every = list(CLAIMS.values())
     current = fingerprints(every)
-    registered = {claim.id: _registered(claim.id, current[claim.id]) for claim in claims}
+    registered = {}
     for claim in claims:
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
-        if other or not _came_first(registered[claim.id].commit, evidence[claim.id]):
-            registered[claim.id] = registered[claim.id]._replace(commit="")
-    table = ledger.make_ledger(claims, evidence, registered, fast=options.fast)
+        commit = "" if other else _registered(claim.id, current[claim.id])
+        registered[claim.id] = commit if _came_first(commit, evidence[claim.id]) else ""
+    table = ledger.make_ledger(claims, evidence, current, registered, fast=options.fast)
     if (older := _still_valid(workdir, table, current)) is not None:
         table = ledger.joined(older, table, every)
     with complete_file(workdir / ledger.LEDGER) as path:
@@ -186,14 +186,12 @@ def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
     return {claim.id: fingerprint(claim, configs, DEFAULTS) for claim in claims}
 
 
-def _registered(claim: str, digits: str) -> "Registered":
-    """A claim's fingerprint, with the commit that first held it; "" if it is not committed."""
-    from bnrepro.claims.ledger import Registered
+def _registered(claim: str, digits: str) -> str:
+    """The commit that first held a claim's fingerprint; "" if it is not committed."""
     from bnrepro.comparison.provenance import git
 
     arguments = ("--reverse", "--format=%H", f"-S{claim},{digits}", "--", str(REGISTERED))
-    commits = git("log", *arguments).split()
-    return Registered(digits, commits[0] if commits else "")
+    return git("log", *arguments).partition("\n")[0]
 
 
 def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:

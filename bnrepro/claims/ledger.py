@@ -42,17 +42,11 @@ class Evidence(NamedTuple):
     diverged: str
 
 
-class Registered(NamedTuple):
-    """A claim's fingerprint, and the commit that registered it ("" if none did)."""
-
-    fingerprint: str
-    commit: str
-
-
 def make_ledger(
     claims: Sequence[Claim],
     evidence: Mapping[str, Sequence[Evidence]],
-    registered: Mapping[str, Registered],
+    fingerprints: Mapping[str, str],
+    registered: Mapping[str, str],
     *,
     fast: bool = False,
 ) -> pd.DataFrame:
@@ -63,7 +57,8 @@ def make_ledger(
     Args:
       claims: those that were measured.
       evidence: by id, one for each measurement.
-      registered: by id.
+      fingerprints: by id.
+      registered: by id, the commit that registered the claim; "" if none did.
       fast: whether these are the shorter comparisons.
     """
     rows = []
@@ -83,8 +78,8 @@ def make_ledger(
                 "high": rule.high,
                 "p_value": math.nan if exact else rule.p_value(estimate),
                 "core_minutes": one.core_minutes,
-                "fingerprint": registered[claim.id].fingerprint,
-                "registered": registered[claim.id].commit,
+                "fingerprint": fingerprints[claim.id],
+                "registered": registered[claim.id],
                 "commit": one.commit,
                 "length": "fast" if fast else "full",
                 "values": " ".join(f"{value:.6g}" for value in estimate.sample),

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bnrepro.claims.claim import Claim, Measurement, Quote
-from bnrepro.claims.ledger import Evidence, Registered, caption, claims_table, combined, make_ledger
+from bnrepro.claims.ledger import Evidence, caption, claims_table, combined, make_ledger
 from bnrepro.report.statistics import Estimate, Rule, estimate
 
 
@@ -22,7 +22,8 @@ def ledger_of(claims, estimates, diverged=""):
         one.id: [Evidence(found, 1.5, "abc", diverged) for found in estimates[one.id]]
         for one in claims
     }
-    return make_ledger(claims, evidence, {one.id: Registered("f00", "def") for one in claims})
+    fingerprints, registered = (dict.fromkeys(evidence, text) for text in ("f00", "def"))
+    return make_ledger(claims, evidence, fingerprints, registered)
 
 
 @pytest.mark.parametrize(

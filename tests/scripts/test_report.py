@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bnrepro.claims import CLAIMS
-from bnrepro.claims.ledger import Evidence, Registered, make_ledger
+from bnrepro.claims.ledger import Evidence, make_ledger
 from bnrepro.records import write_run
 from bnrepro.report.statistics import estimate
 from scripts import report
@@ -38,8 +38,9 @@ def runs(tmp_path, monkeypatch):
         name: [Evidence(estimate(values), 1.5, "abcdef0123", "plain 1 of 3") for values in samples]
         for name, samples in VALUES.items()
     }
-    registered = {name: Registered("f00", "fedcba9876") for name in VALUES}
-    make_ledger(claims, evidence, registered).to_csv(folder / "ledger.csv", index=False)
+    fingerprints, registered = (dict.fromkeys(VALUES, text) for text in ("f00", "fedcba9876"))
+    ledger = make_ledger(claims, evidence, fingerprints, registered)
+    ledger.to_csv(folder / "ledger.csv", index=False)
     return Path("runs")
 
 
