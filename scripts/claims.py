@@ -128,8 +128,7 @@ def _measure(options: argparse.Namespace) -> None:
         commit = "" if other else _registered(claim.id, current[claim.id])
         registered[claim.id] = commit if _came_first(commit, evidence[claim.id]) else ""
     table = ledger.make_ledger(claims, evidence, current, registered, fast=options.fast)
-    if (older := _still_valid(workdir, table, current)) is not None:
-        table = ledger.joined(older, table, every)
+    table = ledger.joined(_still_valid(workdir, table, current), table, every)
     with complete_file(workdir / ledger.LEDGER) as path:
         table.to_csv(path, index=False)
     with complete_file(workdir / ledger.LEDGER_MD) as path:
@@ -204,10 +203,10 @@ def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:
 
 def _still_valid(
     workdir: Path, newer: "pd.DataFrame", current: Mapping[str, str]
-) -> "pd.DataFrame | None":
+) -> "pd.DataFrame":
     """The rows of a workdir's ledger, of the same length as newer ones and of claims as they are.
 
-    None if it holds no ledger that can be read.
+    None of a ledger that is missing or cannot be read.
     """
     from bnrepro.claims.ledger import LEDGER, read_rows
     from bnrepro.records import RecordsError
@@ -215,7 +214,7 @@ def _still_valid(
     try:
         older = read_rows(workdir / LEDGER)
     except RecordsError:
-        return None
+        return newer.iloc[:0]
     valid = older["fingerprint"] == older["claim"].map(current)
     return older[valid & older["length"].isin(newer["length"])]
 
