@@ -190,6 +190,11 @@ def open_workdir(
     check_writable(workdir)
     if (workdir / CONFIG).exists() and not overwrite:
         run, known = read_run(workdir), config
+        if "sweep" in run.config:
+            raise RecordsError(
+                f"{workdir} holds a sweep, not a run; choose another --workdir, or --overwrite to "
+                "replace it"
+            )
         # The program of an unfinished variant may depend on which others share it.
         if all(map(run.finished, run.variants)):
             old = {k: v for k, v in config["variants"].items() if k in run.variants}

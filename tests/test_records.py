@@ -84,6 +84,14 @@ def test_another_config_is_refused_with_the_keys_that_differ_and_loses_nothing(t
     assert len(read_run(run.workdir).metrics) == len(run.metrics)
 
 
+def test_the_workdir_of_a_sweep_is_refused_without_a_list_of_its_trials(tmp_path):
+    trials = {f"trial {i}": {"seeds": i} for i in range(1_000)}
+    write_run(small_run(tmp_path, {}, variants=trials, baseline="trial 0", sweep={"trials": 1_000}))
+    with pytest.raises(RecordsError, match="holds a sweep, not a run") as error:
+        open_workdir(tmp_path, small_run(tmp_path).config)
+    assert len(str(error.value)) < 300
+
+
 def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(tmp_path):
     run = small_run(tmp_path / "w")
     write_run(run)
