@@ -11,12 +11,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bnrepro.models import resnet
 from bnrepro.models.inception import Inception
 
-# Of a normalizer's variables, by collection and name, what torch.nn's modules call them.
+# Of a normalizer's variables, what torch.nn's modules call them.
 _TORCH_NORM = {
-    ("params", "scale"): "weight",
-    ("params", "bias"): "bias",
-    ("batch_stats", "mean"): "running_mean",
-    ("batch_stats", "var"): "running_var",
+    "params/{}/scale": "weight",
+    "params/{}/bias": "bias",
+    "batch_stats/{}/mean": "running_mean",
+    "batch_stats/{}/var": "running_var",
 }
 # What the networks are called in messages.
 _RESNET, _INCEPTION = "a ResNet-50 with Batch Norm", "an Inception-v3 with Batch Norm and no scale"
@@ -39,16 +39,17 @@ def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
       ValueError: these are not the variables of such a network.
     """
-    flat = {path: np.asarray(value) for path, value in flatten_dict(variables).items()}
-    for path, value in list(flat.items()):
-        if (path[0], path[-1]) == ("batch_stats", "mean"):
-            flat.setdefault(("params", *path[1:-1], "scale"), np.ones_like(value))
+    flat = {path: np.asarray(value) for path, value in flatten_dict(variables, sep="/").items()}
+    for path in [path for path in flat if path.endswith("/mean")]:
+        scale = path.replace("batch_stats/", "params/").removesuffix("mean") + "scale"
+        flat.setdefault(scale, np.ones_like(flat[path]))
     names = _resnet_names()
-    _check_names(_RESNET, {"/".join(path) for path in flat}, {"/".join(path) for path in names})
-    if (shape := flat["params", "conv1", "conv_1", "kernel"].shape) != (7, 7, 3, 64):
-        raise ValueError(f"params/conv1/conv_1/kernel must be (7, 7, 3, 64), got {shape}")
+    _check_names(_RESNET, set(flat), set(names))
+    first = "params/conv1/conv_1/kernel"
+    if (shape := flat[first].shape) != (7, 7, 3, 64):
+        raise ValueError(f"{first} must be (7, 7, 3, 64), got {shape}")
     return {
-        name: np.moveaxis(flat[path], (-1, -2), (0, 1)) if path[-1] == "kernel" else flat[path]
+        name: np.moveaxis(flat[path], (-1, -2), (0, 1)) if path.endswith("/kernel") else flat[path]
         for path, name in names.items()
     }
 
@@ -68,9 +69,10 @@ def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
     flat = {path: jnp.asarray(arrays[name]) for path, name in names.items()}
     return unflatten_dict(
         {
-            path: jnp.moveaxis(value, (0, 1), (-1, -2)) if path[-1] == "kernel" else value
+            path: jnp.moveaxis(value, (0, 1), (-1, -2)) if path.endswith("/kernel") else value
             for path, value in flat.items()
-        }
+        },
+        "/",
     )
 
 
@@ -92,9 +94,9 @@ def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       ValueError: these are not the variables of such a network.
     """
     flat = {
-        "/".join(path): np.asarray(value)
-        for path, value in flatten_dict(variables).items()
-        if path[1:2] != ("auxiliary",)
+        path: np.asarray(value)
+        for path, value in flatten_dict(variables, sep="/").items()
+        if not path.startswith(("params/auxiliary/", "batch_stats/auxiliary/"))
     }
     names = _inception_names()
     _check_names(_INCEPTION, set(flat), set(names))
@@ -144,7 +146,7 @@ def _inception_names() -> dict[str, str]:
     return names
 
 
-def _resnet_names() -> dict[tuple[str, ...], str]:
+def _resnet_names() -> dict[str, str]:
     """Paths of our variables -> names in torchvision."""
     # Our block and the layer in it; their convolution and its normalizer.
     layers = [("conv1", "1", "conv1", "bn1")]
@@ -155,12 +157,9 @@ def _resnet_names() -> dict[tuple[str, ...], str]:
             if i == 0:
                 shortcut = f"{theirs}.downsample"
                 layers.append((ours, "shortcut", f"{shortcut}.0", f"{shortcut}.1"))
-    names: dict[tuple[str, ...], str] = {
-        ("params", "logits", "kernel"): "fc.weight",
-        ("params", "logits", "bias"): "fc.bias",
-    }
+    names = {"params/logits/kernel": "fc.weight", "params/logits/bias": "fc.bias"}
     for block, layer, conv, norm in layers:
-        names["params", block, f"conv_{layer}", "kernel"] = f"{conv}.weight"
-        for (collection, name), theirs in _TORCH_NORM.items():
-            names[collection, block, f"norm_{layer}", name] = f"{norm}.{theirs}"
+        names[f"params/{block}/conv_{layer}/kernel"] = f"{conv}.weight"
+        for ours, theirs in _TORCH_NORM.items():
+            names[ours.format(f"{block}/norm_{layer}")] = f"{norm}.{theirs}"
     return names
