@@ -11,7 +11,7 @@ import pandas as pd
 from bnrepro.claims.claim import DOCUMENTS, Claim
 from bnrepro.records import RecordsError
 from bnrepro.report.page import Reading
-from bnrepro.report.statistics import Estimate, Rule, Verdict, holm
+from bnrepro.report.statistics import Estimate, Rule, Verdict, estimate_columns, holm
 from bnrepro.report.tables import Cell
 
 # The files that hold a ledger, and what it says to a reader.
@@ -70,9 +70,7 @@ def make_ledger(
                 "claim": claim.id,
                 "measurement": measurement.what,
                 "comparison": measurement.comparison,
-                "mean": estimate.mean,
-                "ci95_low": estimate.ci95_low,
-                "ci95_high": estimate.ci95_high,
+                **estimate_columns(estimate),
                 "n": estimate.n,
                 "low": rule.low,
                 "high": rule.high,
