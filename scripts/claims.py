@@ -299,12 +299,15 @@ def _evidence(
         run = runs[comparison]
         try:
             seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
-            estimate, diverged = measurement.measure(run), _diverged(run, measurement)
+            diverged = _diverged(run, measurement)
+            estimate = measurement.measure(run)
             if comparison in given and not estimate.n:
                 raise KeyError(comparison)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
-            # Only of records that were given.
-            raise UserError(f"{run.workdir} lacks what is read for: {measurement.what}") from error
+            if comparison in given or not diverged:
+                what = measurement.what
+                raise UserError(f"{run.workdir} lacks what is read for: {what}") from error
+            estimate = statistics.estimate([])  # if all runs diverged at once, nothing can be read
     return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from bnrepro.claims import CLAIMS
 from bnrepro.comparison import run as run_module
 from bnrepro.data import datasets
-from bnrepro.records import lock_workdir, read_run, write_run
+from bnrepro.records import Run, lock_workdir, metric_rows, read_run, write_run
 from configs.claims import cost, counterexamples
 from scripts import claims
 from tests.commands import refusal
@@ -80,6 +82,21 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
         writer.writerows([other, *same])
     claims.main(["--only=B8", "--fast"])
     assert [row["claim"] for row in ledger(folder)] == [row["claim"] for row in same]
+
+
+def test_where_all_runs_diverged_at_once_there_is_no_value_and_still_a_ledger():
+    (explosion,) = CLAIMS["B5"].measurements[1:]
+    config = claims.comparisons([CLAIMS["B5"]], "full")["depth"]
+    rows = [
+        (name, seed, 3, "train", "diverged", 1.0)
+        for name in config["variants"]
+        for seed in range(config["seeds"])
+    ]
+    provenance = {"seconds": {}, "commit": "abc", "uncommitted_changes": False}
+    run = Run(Path(), config, metric_rows(rows), provenance)
+    found = claims._evidence(explosion, {"depth": run}, {}, small_dataset(), {})
+    assert found.estimate.n == 0
+    assert found.diverged == "relu 20 batch_norm 5 of 5, relu 20 none 5 of 5"
 
 
 def test_without_git_no_claim_is_registered(monkeypatch):
