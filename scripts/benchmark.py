@@ -1,14 +1,12 @@
 r"""Measures how fast things are on this machine.
 
     python -m scripts.benchmark layers --output=results/benchmarks/layers.md
-    python -m scripts.benchmark formulations --output=results/benchmarks/formulations.md
     python -m scripts.benchmark train --output=results/benchmarks/train.md
     python -m scripts.benchmark depth --output=results/benchmarks/depth.md
     python -m scripts.benchmark inception --output=results/benchmarks/inception.md
     python -m scripts.benchmark sweep --output=results/benchmarks/sweep.md
 
 layers: forward and backward through the layers, against Flax's and, if installed, PyTorch's.
-formulations: other ways of computing them that were tried.
 train: steps of the experiments' training, against only their matrix products, Flax and PyTorch.
 depth: steps and compiling of networks of 3 to 24 hidden layers; writes a figure beside the table.
 inception: steps of Inception-v3 or ResNet-50 with both layers, against a matrix product, and
@@ -27,7 +25,6 @@ from scripts import make_parser
 
 BENCHMARKS = {
     "layers": "milliseconds of a layer, compared with others'",
-    "formulations": "milliseconds of other ways of computing a layer",
     "train": "steps per second, compared with others'",
     "depth": "milliseconds of a step against the number of hidden layers",
     "inception": "images per second of a large network",
