@@ -179,8 +179,8 @@ class BatchRenorm(BatchNorm):
         return _normalized(self, x, mean=moments.offset, std=std_b, shift=moments.shift, r=r, d=d)
 
 
-# Functions, not methods: Flax wraps each method of a module, and would list their results among its
-# intermediates and in its tables.
+# Functions, not methods: Flax wraps each method of a module, and can capture their results as
+# intermediates.
 
 
 def _average(layer: BatchNorm, name: str, x: Array) -> nn.Variable:
