@@ -6,7 +6,6 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 
@@ -46,126 +45,33 @@ def test_one_step_by_hand():
     assert stats["count"] == 8 and stats["count"].dtype == jnp.int32
 
 
-@given(
-    st.sampled_from([((6, 3), -1, False), ((4, 3, 5), 1, True), ((4, 3, 2, 5), (1, -1), False)]),
-    st.sampled_from([(1.0, 0.0), (1.2, 0.3), (3.0, 5.0)]),
-    st.floats(-3, 3, width=32),
-    st.sampled_from([0.1, 1.0, 10.0]),
-)
-def test_training_steps_are_algorithm_1(batch, limits, mean, std):
-    """r and d from the averages before the update; whatever is clipped, on whichever side.
-
-    Scale and shift come after the correction (tensorpack#1065).
-    """
-    shape, axis, masked = batch
-    layer = BatchRenorm(r_max=limits[0], d_max=limits[1], axis=axis, momentum=0.9)
-    variables = some_variables(layer, np.zeros(shape, np.float32))
-    gamma, beta, mu, sigma = broadcastable(variables, np.zeros(shape), axis)
-    for step in range(3):
-        x = normal(*shape, mean=mean, std=std, seed=step)
-        mask = normal(*shape, seed=10 + step) < 1.0 if masked else None
-        y, stats = train(layer, variables, x, mask)
-        variables = {**variables, "batch_stats": stats}
-        right = reference.batch_renorm(
-            x, mu, sigma, *limits, gamma, beta, momentum=0.9, axis=axis, mask=mask
-        )
-        mu, sigma = right.mu, right.sigma
-        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(stats["mean"], mu.squeeze(), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(stats["std"], sigma.squeeze(), rtol=1e-5)
-        assert stats["count"] == step + 1
-
-
 @pytest.mark.parametrize("limits", [(3.0, 5.0), (1.1, 0.1), (1.0, 0.0)])
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((6, 3), -1), ((4, 3, 5), 1), ((2, 3, 4, 1100), 1), ((3, 3200, 5, 2), (0, -1))],
 )
-def test_gradients_are_the_papers_closed_form(shape, axis, limits):
-    """[BRN] section 3: through mu_B and sigma_B, none through r and d, clipped or not."""
+def test_a_training_step_is_algorithm_1_with_the_papers_gradients(shape, axis, limits):
+    """r and d are of the averages before the update, and constants to the gradient (section 3).
+
+    Scale and shift come after the correction (tensorpack#1065).
+    """
     x, dy = normal(*shape, mean=1, std=1.5), normal(*shape, seed=1)
-    layer = BatchRenorm(r_max=limits[0], d_max=limits[1], axis=axis)
+    layer = BatchRenorm(r_max=limits[0], d_max=limits[1], axis=axis, momentum=0.9)
     variables = some_variables(layer, x)
     gamma, beta, mu, sigma = broadcastable(variables, x, axis)
-    step = reference.batch_renorm(x, mu, sigma, *limits, gamma, beta, momentum=0.99, axis=axis)
+    step = reference.batch_renorm(x, mu, sigma, *limits, gamma, beta, momentum=0.9, axis=axis)
     right = reference.batch_renorm_gradients(x, dy, step.r, step.d, gamma, axis=axis)
-    y, _, params, dx = train_and_differentiate(layer, variables, x, dy)
+    y, stats, params, dx = train_and_differentiate(layer, variables, x, dy)
     np.testing.assert_allclose(y, step.y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["mean"], step.mu.squeeze(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats["std"], step.sigma.squeeze(), rtol=1e-5)
     np.testing.assert_allclose(dx, right[0], rtol=1e-4, atol=1e-5)
     of_sums = 1e-5 if x.size < 1000 else 1e-3
     np.testing.assert_allclose(params["scale"], right[1], rtol=1e-4, atol=of_sums)
     np.testing.assert_allclose(params["bias"], right[2], rtol=1e-4, atol=of_sums)
 
 
-def test_complex_numbers_are_corrected_towards_the_moving_mean():
-    x = (normal(50, 2, mean=3) + 1j * normal(50, 2, mean=-4, seed=1)).astype(np.complex64)
-    layer = BatchRenorm(r_max=1.5, d_max=0.5, use_scale=False, use_bias=False)
-    variables = some_variables(layer, x)
-    y, stats = train(layer, variables, x)
-    mu_b, var_b, _ = reference.minibatch(x)
-    _, _, mu, sigma = broadcastable({**variables, "params": {"scale": [1, 1], "bias": [0, 0]}}, x)
-    sigma_b = np.sqrt(var_b + 1e-5)
-    d = (mu_b - mu) / sigma
-    assert np.all(abs(d) > 0.5)
-    right = (x - mu_b) / sigma_b * np.clip(sigma_b / sigma, 1 / 1.5, 1.5) + d / abs(d) * 0.5
-    np.testing.assert_allclose(y, right, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(stats["mean"], (mu + 0.01 * (mu_b - mu))[0], rtol=1e-5)
-
-
 # --- limits that change ---
-
-
-def test_the_limits_follow_their_schedule_in_a_step_compiled_once():
-    """keras-contrib#127: a limit read while tracing stays what it was at the first step."""
-    r_max, d_max = optax.linear_schedule(1.0, 4.0, 10), lambda count: count / 10
-    layer = BatchRenorm(r_max=r_max, d_max=d_max, momentum=1.0)  # the averages stay
-    x = normal(30, 2, mean=9, std=9)  # beyond any limit
-    variables = some_variables(layer, x)
-    gamma, beta, mu, sigma = broadcastable(variables, x)
-    traces = []
-
-    @jax.jit
-    def step(stats):
-        traces.append(1)
-        return train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
-
-    def scanned(stats, _):
-        y, stats = train.__wrapped__(layer, {**variables, "batch_stats": stats}, x)
-        return stats, y
-
-    _, scanned_ys = jax.jit(lambda stats: jax.lax.scan(scanned, stats, length=10))(
-        variables["batch_stats"]
-    )
-    stats = variables["batch_stats"]
-    for k in range(10):
-        y, stats = step(stats)
-        right = reference.batch_renorm(x, mu, sigma, 1 + 0.3 * k, k / 10, gamma, beta, momentum=1.0)
-        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(scanned_ys[k], right.y, rtol=1e-4, atol=1e-5)
-    assert len(traces) == 1
-
-
-def test_limits_momentum_and_epsilon_may_be_traced_and_mapped_over():
-    x = normal(6, 3, mean=4, std=5)
-    variables = some_variables(BatchRenorm(), x)
-    gamma, beta, mu, sigma = broadcastable(variables, x)
-    numbers = np.float32([[1, 0, 0, 1e-5], [1.5, 0.5, 0.5, 1e-2], [3, 5, 0.99, 1]])
-
-    @jax.vmap
-    def mapped(numbers):
-        r_max, d_max, momentum, epsilon = numbers
-        layer = BatchRenorm(r_max=r_max, d_max=d_max, momentum=momentum, epsilon=epsilon)
-        y, stats = train.__wrapped__(layer, variables, x)
-        return y, stats["mean"]
-
-    for y, mean, (*limits, momentum, epsilon) in zip(
-        *jax.jit(mapped)(numbers), numbers, strict=True
-    ):
-        right = reference.batch_renorm(
-            x, mu, sigma, *limits, gamma, beta, epsilon=epsilon, momentum=momentum
-        )
-        np.testing.assert_allclose(y, right.y, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(mean, right.mu[0], rtol=1e-5)
 
 
 def test_limits_below_1_and_0_count_as_1_and_0():
@@ -204,8 +110,6 @@ def test_the_ramp_stretches_to_a_run_of_any_length():
     )
     np.testing.assert_allclose([r_max(k) for k in (100, 300, 500)], [1, 1.5, 2], rtol=1e-6)
     np.testing.assert_allclose([d_max(k) for k in (100, 200, 300)], [0, 0.5, 1], rtol=1e-6)
-    tenth, _ = renorm_schedules(13_000)
-    np.testing.assert_allclose([tenth(k) for k in (500, 2_250, 4_000)], [1, 2, 3], rtol=1e-6)
 
 
 @given(st.integers(1, 50), st.floats(0, 1), st.floats(0, 1))
@@ -247,12 +151,6 @@ def test_equal_schedules_are_equal_also_after_a_trip_through_a_file(make):
     [
         (renorm_schedules, {"r_max": 0.5}, "r_max must be at least 1, got 0.5"),
         (renorm_schedules, {"total_steps": 0}, "total_steps must be at least 1, got 0"),
-        (
-            renorm_schedules,
-            {"total_steps": float("inf")},
-            "total_steps must be at least 1 and finite, got inf",
-        ),
-        (renorm_schedules, {"total_steps": "9"}, "total_steps must be a number, got '9'"),
         (renorm_schedules, {"warmup": float("nan")}, "warmup must be in [0, 1], got nan"),
         (
             renorm_schedules,
