@@ -112,16 +112,6 @@ def test_only_tfds_current_mnist_is_downloaded_or_stood_in_for(server, name):
 # What is read
 
 
-def test_a_prepared_set_is_read_as_bytes_and_small_integers(data_dir):
-    dataset = load_dataset("mnist", data_dir)
-    assert dataset.train_images.shape == (60, 28, 28, 1)
-    assert dataset.test_images.shape == (20, 28, 28, 1)
-    assert dataset.train_images.dtype == np.uint8
-    assert dataset.train_labels.dtype == np.int32
-    assert dataset.class_names == tuple("0123456789")
-    assert not dataset.stand_in
-
-
 def test_a_prepared_set_is_known_by_the_hash_of_its_bytes(data_dir):
     dataset = load_dataset("mnist", data_dir)
     labels = dataset.train_labels.tobytes() + dataset.test_labels.tobytes()
@@ -173,14 +163,10 @@ def test_a_shard_that_is_not_whole_is_named(data_dir, damage):
         load_dataset("mnist", data_dir)
 
 
-@pytest.mark.parametrize(("replaced", "by"), [("train", "test"), ("test", "train")])
-def test_a_shard_with_more_or_fewer_examples_than_described_is_named(data_dir, replaced, by):
+def test_a_shard_with_another_number_of_examples_than_described_is_named(data_dir):
     folder = data_dir / "mnist" / "3.0.1"
-    shard = folder / TRAIN_SHARD.replace("train", replaced)
-    shutil.copy(folder / TRAIN_SHARD.replace("train", by), shard)
-    sizes = {"train": 60, "test": 20}
-    message = f"{shard.name} holds {sizes[by]} examples, but .* says {sizes[replaced]}"
-    with pytest.raises(DatasetError, match=message):
+    shutil.copy(folder / TRAIN_SHARD.replace("train", "test"), folder / TRAIN_SHARD)
+    with pytest.raises(DatasetError, match=f"{TRAIN_SHARD} holds 20 examples, but .* says 60"):
         load_dataset("mnist", data_dir)
 
 

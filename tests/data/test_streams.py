@@ -203,13 +203,6 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     assert fed(source, [1], 0, 1)["images"].shape == (1, 1, 8, 8, 8, 3)
 
 
-def test_a_missing_shard_is_named_before_anything_is_read(data_dir):
-    shard = data_dir / "squares" / "1.0.0" / "squares-train.array_record-00001-of-00002"
-    shard.unlink()
-    with pytest.raises(DatasetError, match=f"{shard.name} is missing"):
-        load_dataset("squares", data_dir, stream=True)
-
-
 def test_a_set_may_have_more_files_than_a_process_may_usually_open(monkeypatch):
     """The limits are those of many systems, and of one whose own is as low."""
     limits, asked = [(1_024, 4_096), (1_024, 1_024)], []
