@@ -1,7 +1,5 @@
 """Sources: minibatches and sets to evaluate on, of single images and of several side by side."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,8 @@ from scipy import stats
 
 from bnrepro.data.samplers import make_sampler, with_replacement
 from bnrepro.data.sources import fixed_examples, make_draw, take_images
+from tests.data.test_samplers import KEY, draw
 
-KEY = jax.random.key(3)
 # Images of 2 x 3 pixels that tell which they are, of three labels.
 LABELS = np.repeat(np.arange(3), [5, 4, 6])[np.random.default_rng(0).permutation(15)]
 IMAGES = (np.arange(15)[:, None, None, None] * 10 + np.arange(6).reshape(2, 3, 1)).astype(np.uint8)
@@ -34,8 +32,8 @@ def test_a_picture_shows_its_images_from_left_to_right_and_its_label_reads_like_
 
 def test_half_of_the_training_images_are_mirrored_others_at_each_step():
     sampler = with_replacement(15, 200)
-    draw = make_draw(sampler, flip=True, crop=False)
-    drawn = [draw(KEY, jnp.int32(step)) for step in (4, 5)]
+    flipped = make_draw(sampler, flip=True, crop=False)
+    drawn = [flipped(KEY, jnp.int32(step)) for step in (4, 5)]
     np.testing.assert_array_equal(drawn[0]["index"], sampler(KEY, jnp.int32(4)))
     images, originals = taken(drawn[0])["images"], IMAGES[np.asarray(drawn[0]["index"])]
     mirrored = (images == originals[:, :, ::-1]).all((1, 2, 3))
@@ -68,7 +66,7 @@ def test_cropped_images_are_shifted_by_up_to_an_eighth_each_way_alike_often():
 def test_pictures_of_few_labels_come_in_groups_that_share_theirs(repeat_labels):
     sizes = {"labels_per_batch": 4, "examples_per_label": 3, "digits": 2}
     sampler = make_sampler("labels", LABELS, 24, repeat_labels=repeat_labels, **sizes)
-    index = np.asarray(jax.vmap(partial(sampler, KEY))(jnp.arange(100)))
+    index = draw(sampler, 100)
     assert index.shape == (100, 24, 2)
     # Steps, groups, one picture of each label after the other, labels.
     labels = taken({"index": index}, digits=2)["labels"].reshape(100, 2, 3, 4)
@@ -84,7 +82,7 @@ def test_pictures_of_few_labels_come_in_groups_that_share_theirs(repeat_labels):
 def test_labels_of_pictures_drawn_with_replacement_are_equally_frequent():
     settings = {"labels_per_batch": 1, "examples_per_label": 1, "repeat_labels": False}
     sampler = make_sampler("with_replacement", LABELS, 50, **settings, digits=2)
-    index = np.asarray(jax.vmap(partial(sampler, KEY))(jnp.arange(100)))
+    index = draw(sampler, 100)
     labels = taken({"index": index}, digits=2)["labels"].ravel()
     assert stats.chisquare(np.bincount(labels, minlength=9)).pvalue > 1e-4
 
