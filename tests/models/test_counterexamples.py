@@ -22,7 +22,7 @@ def trained(layer_type, x, **settings):
         y, updates = layer.apply(variables, x, mutable=["batch_stats"])
         return jnp.sum(DY.reshape(x.shape) * y), (y, updates["batch_stats"])
 
-    dx, (y, stats) = jax.grad(total, has_aux=True)(x)
+    dx, (y, stats) = jax.jit(jax.grad(total, has_aux=True))(x)
     return y, stats, dx, variables
 
 

@@ -1,5 +1,7 @@
 """What is done to kernels, and to which."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,11 +40,12 @@ def test_kernels_of_hidden_layers_are_treated_and_that_of_the_logits_is_not(name
     settings = {"hidden": (5,), "channels": (5,), "activation": "tanh", "kernel": kernel}
     model = named(name, **settings)
     images = jnp.asarray(normal(6, 4, 4, 1))
-    params = model.init(jax.random.key(1), images, train=True)["params"]
+    params = jax.jit(partial(model.init, train=True))(jax.random.key(1), images)["params"]
+    evaluate = jax.jit(partial(model.apply, train=False))
 
     def changed_by_a_shift_of(layer):
         shifted = params | {layer: params[layer] | {"kernel": params[layer]["kernel"] + 1}}
-        logits = [model.apply({"params": p}, images, train=False) for p in (params, shifted)]
+        logits = [evaluate({"params": p}, images) for p in (params, shifted)]
         return not np.allclose(*logits, atol=1e-3)
 
     (hidden,) = set(params) - {"logits"}

@@ -66,6 +66,11 @@ def test_the_plain_network_is_the_formula():
     np.testing.assert_allclose(model.apply({"params": params}, X, train=False), expected, rtol=1e-4)
 
 
+def every_call(module, method):
+    """Whether to capture what a method returns: all but the network's own output."""
+    return method == "__call__" and module.path
+
+
 def trained(model, x):
     """Variables, what a step of training makes of the averages, and the outputs of all modules."""
     variables = model.init(jax.random.key(1), x, train=True)
@@ -74,15 +79,20 @@ def trained(model, x):
         x,
         train=True,
         mutable=["batch_stats", "intermediates"],
-        capture_intermediates=lambda module, method: method == "__call__" and module.path,
+        capture_intermediates=every_call,
     )
     return variables, updates.get("batch_stats", {}), outputs(updates)
 
 
 def abstract(model, *shape):
     """Variables and the outputs of all modules in training, as shapes and types."""
-    variables, _, out = jax.eval_shape(partial(trained, model), jnp.zeros(shape))
-    return variables, out
+
+    def initialized(x):
+        options = {"train": True, "mutable": True, "capture_intermediates": every_call}
+        variables = model.init(jax.random.key(1), x, **options)
+        return variables, outputs({"intermediates": variables.pop("intermediates")})
+
+    return jax.eval_shape(initialized, jnp.zeros(shape))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
