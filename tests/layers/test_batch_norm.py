@@ -75,7 +75,6 @@ def seen(layer, variables, x, dy):
 @pytest.mark.parametrize(
     ("fields", "shape", "dtype", "tolerance"),
     [
-        ({}, (6, 3), "float32", 1e-5),
         ({"axis": 1, "use_bias": False}, (4, 3, 5), "float32", 1e-5),
         ({"axis": (1, -1), "use_scale": False}, (4, 3, 2, 5), "float32", 1e-5),
         ({"axis": (-1, 0), "use_fast_variance": False}, (4, 3, 2), "float32", 1e-5),
@@ -88,7 +87,6 @@ def seen(layer, variables, x, dy):
         ({}, (6, 3), "complex64", 1e-5),
         ({}, (6, 3), "int32", 1e-5),
         ({"dtype": jnp.bfloat16}, (6, 3), "float32", ROUNDING["bfloat16"]),
-        ({"dtype": jnp.float32}, (6, 3), "bfloat16", 1e-5),
         ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", ROUNDING["bfloat16"]),
         ({"force_float32_reductions": False}, (6, 3), "float16", 4 * ROUNDING["float16"]),
         (
@@ -125,7 +123,7 @@ def test_it_initializes_as_flax_does():
 
 @pytest.mark.parametrize(
     ("transform", "groups"),
-    [(jax.vmap, None), (jax.pmap, None), (jax.pmap, ((0, 2), (1, 3), (4, 7), (5, 6)))],
+    [(jax.vmap, None), (jax.pmap, ((0, 2), (1, 3), (4, 7), (5, 6)))],
 )
 def test_across_a_mapped_axis_it_agrees_with_flax(transform, groups):
     x, dy = normal(8, 4, 3), normal(8, 4, 3, seed=1)

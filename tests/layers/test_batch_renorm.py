@@ -45,10 +45,15 @@ def test_one_step_by_hand():
     assert stats["count"] == 8 and stats["count"].dtype == jnp.int32
 
 
-@pytest.mark.parametrize("limits", [(3.0, 5.0), (1.1, 0.1), (1.0, 0.0)])
 @pytest.mark.parametrize(
-    ("shape", "axis"),
-    [((6, 3), -1), ((4, 3, 5), 1), ((2, 3, 4, 1100), 1), ((3, 3200, 5, 2), (0, -1))],
+    ("shape", "axis", "limits"),
+    [
+        ((6, 3), -1, (3.0, 5.0)),
+        ((6, 3), -1, (1.0, 0.0)),
+        ((4, 3, 5), 1, (1.1, 0.1)),
+        ((2, 3, 4, 1100), 1, (3.0, 5.0)),
+        ((3, 3200, 5, 2), (0, -1), (1.1, 0.1)),
+    ],
 )
 def test_a_training_step_is_algorithm_1_with_the_papers_gradients(shape, axis, limits):
     """r and d are of the averages before the update, and constants to the gradient (section 3).

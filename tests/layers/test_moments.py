@@ -95,17 +95,17 @@ def test_moments_are_those_of_float64(batch, one_pass):
     np.testing.assert_array_equal(np.broadcast_to(moments.size, size.shape), size)
 
 
-@given(
-    st.sampled_from([np.float16, jnp.bfloat16, np.float32]),
-    st.sampled_from(
-        [((600, 3), -1, False), ((20, 3, 40), 1, True), ((12, 4, 25, 2), (1, -1), False)]
-    ),
-    st.floats(-100, 100),
+@pytest.mark.parametrize(
+    ("dtype", "shape", "axis", "masked"),
+    [
+        (np.float16, (600, 3), -1, False),
+        (jnp.bfloat16, (20, 3, 40), 1, True),
+        (np.float32, (12, 4, 25, 2), (1, -1), False),
+    ],
 )
-def test_a_layer_accumulates_in_float32_whatever_its_input(dtype, batch, mean):
+def test_a_layer_accumulates_in_float32_whatever_its_input(dtype, shape, axis, masked):
     # With momentum 0 the averages are the moments of the minibatch.
-    shape, axis, masked = batch
-    x = normal(*shape, mean=mean, std=10.0).astype(dtype)
+    x = normal(*shape, mean=100.0, std=10.0).astype(dtype)
     mask = normal(*shape, seed=1) < 0.5 if masked else None
     layer = BatchNorm(momentum=0.0, axis=axis)
     _, stats = train(layer, some_variables(layer, x), x, mask)
@@ -149,21 +149,14 @@ def shard_mapped(function, axis_name):
 UNEQUAL = np.array([5, 1, 2, 0, 5, 3, 1, 4])  # how many of five examples count, on each device
 
 
-def spread(mean):
-    """Eight devices' shares of five examples with two features, and the mask of UNEQUAL."""
-    x = normal(8, 5, 2, mean=mean) + 3 * np.arange(8, dtype=np.float32)[:, None, None]
-    mask = (np.arange(5) < UNEQUAL[:, None])[..., None]
-    return np.where(mask, x, np.float32(np.nan)), mask
-
-
-@pytest.mark.parametrize("mean", [0.0, 1e4])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("transform", [jitted_vmap, jax.pmap, shard_mapped])
-def test_across_devices_every_example_weighs_alike(transform, masked, mean):
+def test_across_devices_every_example_weighs_alike(transform, masked):
     """google/flax#2417: with unequal masks, the mean of the devices' means is another number."""
-    x, mask = spread(mean)
-    if not masked:
-        x, mask = np.where(mask, x, np.float32(mean)), np.ones_like(mask)
+    x = normal(8, 5, 2, mean=1e4) + 3 * np.arange(8, dtype=np.float32)[:, None, None]
+    mask = (np.arange(5) < UNEQUAL[:, None])[..., None]
+    x = np.where(mask, x, np.float32(np.nan if masked else 1e4))
+    mask = mask if masked else np.ones_like(mask)
     moments = transform(
         lambda x, mask: batch_moments(x, (0,), mask=mask if masked else None, axis_name="devices"),
         axis_name="devices",

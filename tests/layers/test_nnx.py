@@ -101,7 +101,6 @@ def everything_seen(layer, x, dy, mask):
         ({"axis": 0, "use_scale": False, "use_fast_variance": False}, (3, 7), "float32", "float32"),
         ({"use_bias": False, "use_scale": False}, (4, 2, 3), "float32", "float32"),
         ({"momentum": 0.5, "epsilon": 0.1}, (6, 3), "float16", "float32"),
-        ({}, (6, 3), "bfloat16", "float32"),
         ({"dtype": jnp.float32}, (6, 3), "bfloat16", "float32"),
         ({"param_dtype": jnp.bfloat16}, (6, 3), "bfloat16", "float32"),
         ({"dtype": jnp.bfloat16}, (6, 3), "float32", "bfloat16"),
