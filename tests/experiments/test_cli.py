@@ -54,7 +54,7 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--wandb="], "--wandb=PROJECT"),
         (["stray"], "unexpected argument 'stray'"),
         (["--workdir="], "--workdir=runs/NAME"),
-        (["--config.steps=-500"], "steps must be in"),  # JAX has to be loaded first
+        (["--config.steps=-500"], "steps must be in"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
