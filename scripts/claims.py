@@ -126,7 +126,8 @@ def _measure(options: argparse.Namespace) -> None:
     for claim in claims:
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
         commit = "" if other else _registered(claim.id, current[claim.id])
-        registered[claim.id] = commit if _came_first(commit, evidence[claim.id]) else ""
+        came_first = commit and _came_first(commit, evidence[claim.id])
+        registered[claim.id] = commit if came_first else ""
     table = ledger.make_ledger(claims, evidence, current, registered, fast=options.fast)
     table = ledger.joined(_still_valid(workdir, table, current), table, every)
     with complete_file(workdir / ledger.LEDGER) as path:

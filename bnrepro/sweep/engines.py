@@ -56,8 +56,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
         (folder / "plan").write_bytes(pickle.dumps(plan))
         before, killed = None, 0
         while (waiting := watch()) is not None or running:
-            killed *= waiting == before
-            before = waiting
+            if waiting != before:  # a worker took trials, or a dead one's were handed back
+                before, killed = waiting, 0
             for i in set(range(count if waiting else 0)) - running.keys():
                 running[i] = _start(folder, i, shared | _environment(i, count, gpus))
             time.sleep(1)
