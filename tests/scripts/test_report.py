@@ -20,6 +20,7 @@ EVIL = "<script>alert(1)</script>"
 # Values of three seeds for the measurements of four claims.
 VALUES = {"B1": ([-1.0, -1.1, -0.9], [0.25, 0.26, 0.24]), "B2": ([1.0, 1.01, 0.99],),
           "C2": ([-0.5, -0.51, -0.49],), "C3": ([0.5, -0.5, 0.1],)}  # fmt: skip
+MINUTES = {"B1": 10.5, "B2": 10.25, "C2": 9.75, "C3": 0.5}
 
 
 @pytest.fixture
@@ -35,7 +36,10 @@ def runs(tmp_path, monkeypatch):
     write_run(small_run(folder / "sigmoid"))
     claims = [CLAIMS[name] for name in VALUES]
     evidence = {
-        name: [Evidence(estimate(values), 1.5, "abcdef0123", "plain 1 of 3") for values in samples]
+        name: [
+            Evidence(estimate(values), MINUTES[name], "abcdef0123", "plain 1 of 3")
+            for values in samples
+        ]
         for name, samples in VALUES.items()
     }
     fingerprints, registered = (dict.fromkeys(VALUES, text) for text in ("f00", "fedcba9876"))
@@ -153,8 +157,10 @@ def test_in_a_browser_it_filters_sorts_links_and_fits_a_phone(runs):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((runs / "report" / "index.html").resolve().as_uri())
         rows = page.locator("#ledger tbody tr:visible th")
+        page.get_by_role("button", name="Core-minutes").click()
+        assert rows.all_inner_texts() == ["C3", "C2", "B2", "B1"]
+        page.get_by_role("button", name="Id", exact=True).click()
         assert rows.all_inner_texts() == ["B1", "B2", "C2", "C3"]
-
         page.get_by_role("button", name="Verdict").click()
         assert rows.all_inner_texts() == ["C2", "B1", "B2", "C3"]
         page.get_by_label("Verdict").select_option("holds")

@@ -43,7 +43,8 @@ if (ledger) {
       const down = header.getAttribute("aria-sort") === "ascending";
       headers.forEach((other) => other.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const key = (row) => row.cells[column].dataset.key || row.cells[column].textContent.trim();
+      // Numbers have the same number of decimals, so that their text sorts by size.
+      const key = (row) => row.cells[column].textContent.trim();
       const order = (a, b) => key(a).localeCompare(key(b), "en", { numeric: true });
       body.append(...rows.sort((a, b) => (down ? order(b, a) : order(a, b))));
     });
