@@ -12,14 +12,13 @@ from jaxtyping import Array, Inexact, Num
 from bnrepro.layers import functional
 from bnrepro.layers.functional import Moments
 from bnrepro.layers.shared import (
-    check_limits,
-    check_momentum_and_epsilon,
+    check_fields,
     check_statistics,
     collecting,
     feature_shape,
-    limits,
     minibatch_moments,
     nothing_to_learn_from,
+    renormalization,
     split_axes,
 )
 
@@ -80,7 +79,7 @@ class BatchNorm(nn.Module):
     force_float32_reductions: bool = True
 
     def __post_init__(self) -> None:
-        check_momentum_and_epsilon(self)
+        check_fields(self)
         super().__post_init__()
 
     @nn.compact
@@ -141,10 +140,6 @@ class BatchRenorm(BatchNorm):
     r_max: Any = 3.0
     d_max: Any = 5.0
 
-    def __post_init__(self) -> None:
-        check_limits(self)
-        super().__post_init__()
-
     @nn.compact
     def __call__(
         self,
@@ -165,14 +160,7 @@ class BatchRenorm(BatchNorm):
         moments = _moments(self, x, mask)
         if _collects_moments(self):  # those of the network that evaluates
             return _normalized(self, x, mean=mean.value, std=std.value)
-        std_b = jnp.sqrt(moments.var + self.epsilon)
-        r, d = functional.renorm_correction(
-            moments.mean,
-            std_b,
-            mean.value,
-            std.value,
-            *limits(self, count.value),
-        )
+        std_b, r, d = renormalization(self, moments, mean.value, std.value, count.value)
         if not self.is_initializing():
             _move(self, moments, (mean, moments.mean), (std, std_b))
             count.value = count.value + 1

@@ -15,12 +15,11 @@ from jaxtyping import Array, Inexact, Num
 
 from bnrepro.layers import functional
 from bnrepro.layers.shared import (
-    check_limits,
-    check_momentum_and_epsilon,
+    check_fields,
     check_statistics,
-    limits,
     minibatch_moments,
     nothing_to_learn_from,
+    renormalization,
     split_axes,
 )
 
@@ -102,7 +101,7 @@ class BatchNorm(nnx.Module):
         self.axis_index_groups = axis_index_groups
         self.use_fast_variance = use_fast_variance
         self.promote_dtype = promote_dtype
-        check_momentum_and_epsilon(self)
+        check_fields(self)
 
         shape = (num_features,)
         self._add_statistics(shape)
@@ -181,7 +180,6 @@ class BatchRenorm(BatchNorm):
     ):
         self.r_max = r_max
         self.d_max = d_max
-        check_limits(self)
         super().__init__(num_features, rngs=rngs, **arguments)
 
     def _add_statistics(self, shape: tuple[int, ...]) -> None:
@@ -202,15 +200,8 @@ class BatchRenorm(BatchNorm):
         if _evaluates(self, use_running_average):
             return _normalized(self, x, mean=self.mean[...], std=self.std[...])
         moments = _moments(self, x, mask)
-        std = jnp.sqrt(moments.var + self.epsilon)
         count = self.count[...]
-        r, d = functional.renorm_correction(
-            moments.mean,
-            std,
-            self.mean[...],
-            self.std[...],
-            *limits(self, count),
-        )
+        std, r, d = renormalization(self, moments, self.mean[...], self.std[...], count)
         _move(self.mean, moments.mean, self.momentum, moments.size)
         _move(self.std, std, self.momentum, moments.size)
         self.count[...] = count + 1

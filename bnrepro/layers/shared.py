@@ -14,23 +14,20 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from bnrepro.layers.functional import Moments, batch_moments
+from bnrepro.layers.functional import Moments, batch_moments, renorm_correction
 
 # Whether `population_statistics` is collecting the moments of minibatches. Which collections are
 # mutable does not tell: with mutable=True, a lifted layer sees only those that its map names.
 collecting = ContextVar("collecting", default=False)
 
 
-def check_momentum_and_epsilon(layer: Any) -> None:
-    """Raises unless momentum is in [0, 1] and epsilon at least 0."""
+def check_fields(layer: Any) -> None:
+    """Raises if momentum, epsilon or a limit of Batch Renorm is out of its range."""
     check_range(_name(layer), "momentum", layer.momentum, 0, 1)
     check_range(_name(layer), "epsilon", layer.epsilon, 0)
-
-
-def check_limits(layer: Any) -> None:
-    """Raises unless r_max is at least 1 and d_max at least 0; schedules pass."""
     for field, low in (("r_max", 1), ("d_max", 0)):
-        if not callable(value := getattr(layer, field)):
+        # Batch Norm has no limits, and schedules are evaluated later.
+        if not callable(value := getattr(layer, field, low)):
             check_range(_name(layer), field, value, low)
 
 
@@ -79,14 +76,6 @@ def feature_shape(layer: Any, x: Array) -> tuple[int, ...]:
     return tuple(x.shape[axis] for axis in features)
 
 
-def limits(layer: Any, count: Array) -> tuple[Any, Any]:
-    """Batch Renorm's r_max and d_max after that many updates; schedules are evaluated."""
-    r_max, d_max = (
-        limit(count) if callable(limit) else limit for limit in (layer.r_max, layer.d_max)
-    )
-    return r_max, d_max
-
-
 def check_statistics(layer: Any, x: Array, **statistics: Array) -> None:
     """Raises if stored statistics do not have one value for each feature of `x`."""
     expected = feature_shape(layer, x)
@@ -116,6 +105,16 @@ def minibatch_moments(layer: Any, x: Array, mask: ArrayLike | None, *, axis_name
         axis_name=axis_name,
         axis_index_groups=layer.axis_index_groups,
     )
+
+
+def renormalization(
+    layer: Any, moments: Moments, mean: Array, std: Array, count: Array
+) -> tuple[Array, Array, Array]:
+    """The minibatch's deviation, and r and d, from the averages after `count` updates."""
+    std_b = jnp.sqrt(moments.var + layer.epsilon)
+    limits = (limit(count) if callable(limit) else limit for limit in (layer.r_max, layer.d_max))
+    r, d = renorm_correction(moments.mean, std_b, mean, std, *limits)
+    return std_b, r, d
 
 
 def nothing_to_learn_from(layer: Any, x: Array, moments: Moments) -> str | None:
