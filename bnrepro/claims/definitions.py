@@ -1,10 +1,12 @@
 """Claims A1 to A8: what the layers compute. Nothing is trained."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from bnrepro.claims import exact
 from bnrepro.claims.claim import Claim, Measurement, Quote
-from bnrepro.report.statistics import Rule
+from bnrepro.report.statistics import Estimate, Rule
 
 _ROUNDING = Rule(high=1e-5)
 _WHY_ROUNDING = (
@@ -13,6 +15,11 @@ _WHY_ROUNDING = (
 )
 _SLOPE = Rule(-0.55, -0.45)
 _WHY_SLOPE = "the law is 1/sqrt(m), an exponent of -0.5, within a tenth of it"
+
+
+def _exact(what: str, error: Callable[[Any], Estimate]) -> Measurement:
+    return Measurement(what, _ROUNDING, _WHY_ROUNDING, error)
+
 
 DEFINITIONS = (
     Claim(
@@ -42,10 +49,8 @@ DEFINITIONS = (
         ),
         "The formula of D1. D2's last line, y = gamma x + beta, lacks the hat over x.",
         (
-            Measurement(
+            _exact(
                 "largest error of the output against float64, in units of gamma",
-                _ROUNDING,
-                _WHY_ROUNDING,
                 exact.normalization_error,
             ),
         ),
@@ -73,18 +78,11 @@ DEFINITIONS = (
         "Statistics over the whole training set as D2 defines them, in whose formula sigma is a "
         "variance; then a fixed affine map.",
         (
-            Measurement(
+            _exact(
                 "largest relative error of mean and variance over the training set",
-                _ROUNDING,
-                _WHY_ROUNDING,
                 exact.population_error,
             ),
-            Measurement(
-                "largest error of the output with given statistics",
-                _ROUNDING,
-                _WHY_ROUNDING,
-                exact.inference_error,
-            ),
+            _exact("largest error of the output with given statistics", exact.inference_error),
         ),
     ),
     Claim(
@@ -105,14 +103,7 @@ DEFINITIONS = (
             ),
         ),
         "Output equals input, where sigma includes epsilon.",
-        (
-            Measurement(
-                "largest difference of output and input, in deviations",
-                _ROUNDING,
-                _WHY_ROUNDING,
-                exact.identity_error,
-            ),
-        ),
+        (_exact("largest difference of output and input, in deviations", exact.identity_error),),
     ),
     Claim(
         "A4",
@@ -134,10 +125,8 @@ DEFINITIONS = (
                 "the document's number, a whole one",
                 exact.channel_statistics,
             ),
-            Measurement(
+            _exact(
                 "largest error against each channel's 400,000 values, in deviations",
-                _ROUNDING,
-                _WHY_ROUNDING,
                 exact.channel_error,
             ),
         ),
@@ -176,14 +165,7 @@ DEFINITIONS = (
             ),
         ),
         "[BRN] section 3 says it; D2 implies it. Outputs and gradients agree.",
-        (
-            Measurement(
-                "largest difference of outputs and gradients",
-                _ROUNDING,
-                _WHY_ROUNDING,
-                exact.renorm_without_limits_error,
-            ),
-        ),
+        (_exact("largest difference of outputs and gradients", exact.renorm_without_limits_error),),
     ),
     Claim(
         "A7",
