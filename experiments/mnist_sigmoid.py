@@ -10,7 +10,7 @@ resumes what is not finished.
 
 from typing import TYPE_CHECKING
 
-from experiments import cli
+from experiments import cli, train
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
@@ -22,13 +22,7 @@ ACCURACIES = (0.95, 0.97)
 
 def report(run: "Run") -> "Report":
     """Accuracies, steps to 95% and 97%, and figures (a) and, if they were measured, (b, c)."""
-    from bnrepro.report import figures
-    from bnrepro.report.report import Report, list_variants
-
-    pictures = [figures.accuracy_figure(run)]
-    if figures.has_sigmoid_input(run):
-        pictures.append(figures.sigmoid_input_figure(run))
-    return Report.of(run, *list_variants(run, ACCURACIES), pictures)
+    return train.report(run, ACCURACIES)
 
 
 if __name__ == "__main__":

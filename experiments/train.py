@@ -10,6 +10,7 @@ Writes records, a table and figures to the workdir, and shows the table. The sam
 what is not finished.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -28,14 +29,14 @@ def alone(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "variants": {_SINGLE: {}}, "baseline": _SINGLE}
 
 
-def report(run: "Run") -> "Report":
-    """Each variant's accuracies, and its difference to the baseline."""
+def report(run: "Run", steps_to: Sequence[float] = ()) -> "Report":
+    """Each variant's accuracies, the steps to some of them, and its difference to the baseline."""
     from bnrepro.report import figures
     from bnrepro.report.report import Report, list_variants
 
-    entries, table = list_variants(run)
+    entries, table = list_variants(run, steps_to)
     if len(run.variants) == 1:
-        table = table.loc[:, ~table.columns.str.contains(" − |steps to")]
+        table = table.loc[:, ~table.columns.str.contains(" − |'s best")]
     pictures = []
     # A single evaluation makes no curve.
     if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:
