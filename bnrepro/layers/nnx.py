@@ -38,20 +38,10 @@ class BatchNorm(nnx.Module):
       use_running_average: normalize with the stored averages (evaluation) instead of the
         minibatch's own statistics (training). `train()`, `eval()`, `set_attributes` and `nnx.view`
         change it; the call's argument overrides it.
-      axis: feature axis; statistics are taken over all others.
-      momentum: decay of the moving averages, in [0, 1], or one per feature. The papers' alpha is
-        1 - momentum.
-      epsilon: added to the variance, at least 0, or one per feature.
       dtype: of the result (default: promoted from input, statistics and parameters).
-      param_dtype: of `scale` and `bias`.
-      use_bias: add a learned `bias` (the papers' beta).
-      use_scale: multiply by a learned `scale` (the papers' gamma).
-      bias_init: initializer of `bias`.
-      scale_init: initializer of `scale`.
-      axis_name: mapped axis (vmap, pmap, shard_map) over which statistics are shared.
-      axis_index_groups: groups of indices of that axis that share among themselves only.
-      use_fast_variance: compute moments in one pass over the input (see
-        `functional.batch_moments`), else in several.
+      axis, momentum, epsilon, param_dtype, use_bias, use_scale, bias_init, scale_init, axis_name,
+        axis_index_groups, use_fast_variance: as the fields of `bnrepro.BatchNorm`; `axis`
+        is a single one.
       promote_dtype: as flax's: called with (x, mean, var, scale, bias) and `dtype`, it returns the
         five in the types to compute in. The statistics keep their type all the same, and flax's
         default is not called: only the result needs casting.
