@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with cli.exit_codes():
         _check_output(output)
-        workdirs, ledgers = _find(options.runs, output)
+        workdirs, ledgers = _find(options.runs)
         runs = {}
         for workdir in workdirs:
             with bad_left_out(workdir, options.skip_bad):
@@ -84,7 +84,7 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
+def _find(runs: Path) -> tuple[list[Path], list[Path]]:
     """The workdirs in a folder at any depth, and the folders that hold a ledger."""
     from bnrepro.claims.ledger import LEDGER
     from bnrepro.records import CONFIG
@@ -99,7 +99,7 @@ def _find(runs: Path, output: Path) -> tuple[list[Path], list[Path]]:
             folders.clear()
         if LEDGER in names:
             ledgers.append(folder)
-        folders[:] = sorted(one for one in folders if folder / one != output)
+        folders.sort()
     return workdirs, ledgers
 
 
