@@ -1,5 +1,6 @@
 """The one way from entries to a table: its cells, what notes say about them, and its print."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ from bnrepro.report.entries import MISSING, Entry
 from bnrepro.report.question import Question
 from bnrepro.report.statistics import LEVEL, Estimate, estimate, holm
 from bnrepro.report.summary import BASELINE_BEST, failure_counts
+
+# Characters of a terminal per column; with fewer, its numbers would wrap.
+_COLUMN = 12
 
 
 class Unit(NamedTuple):
@@ -155,11 +159,16 @@ def failure_note(run: Run) -> str:
 
 
 def print_table(table: pd.DataFrame, caption: str, width: int = 120) -> None:
-    """Prints the table, fitted to the width of the terminal or, where there is none, to `width`."""
+    """Prints table and caption, fitted to the terminal's width or, where there is none, to `width`.
+
+    A table of more columns than fit is printed in parts.
+    """
     console = Console()
-    if not console.is_terminal:
+    if not (console.is_terminal or "COLUMNS" in os.environ):
         console = Console(width=width)
-    console.print(terminal_table(table))
+    at_once = max(1, console.width // _COLUMN)
+    for first in range(0, table.shape[1], at_once):
+        console.print(terminal_table(table.iloc[:, first : first + at_once]))
     console.print(Text(caption, "table.caption"))
 
 
