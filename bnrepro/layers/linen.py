@@ -226,7 +226,6 @@ def _normalized(layer: BatchNorm, x: Array, **statistics: Array) -> Inexact[Arra
         scale = layer.param("scale", layer.scale_init, shape, layer.param_dtype)
     if layer.use_bias:
         bias = layer.param("bias", layer.bias_init, shape, layer.param_dtype)
-    parameters = [value for value in (scale, bias) if value is not None]
     # Statistics over several feature axes are one array; `axes` are the axes it lacks.
     y = functional.normalize(x, scale=scale, bias=bias, axes=axes, **statistics)
-    return y.astype(canonicalize_dtype(x, *parameters, dtype=layer.dtype))
+    return y.astype(canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
