@@ -507,18 +507,15 @@ def _draw_measurement(mean: Estimate, low: float, high: float) -> Figure:
     return figure
 
 
-def save(picture: Picture, folder: Path) -> list[Path]:
+def save(picture: Picture, folder: Path) -> None:
     """Writes a figure as SVG and PNG.
 
     Raises:
       RecordsError: it cannot be written.
     """
-    paths = [folder / f"{picture.name}{suffix}" for suffix in (".svg", ".png")]
     with mpl.rc_context(STYLE):
         figure = picture.draw()
-        for path in paths:
-            with complete_file(path) as beside:
-                # A date would make two equal figures differ.
-                metadata = {"Date": None} if path.suffix == ".svg" else None
-                figure.savefig(beside, format=path.suffix[1:], dpi=150, metadata=metadata)
-    return paths
+        # A date would make two equal figures differ.
+        for form, metadata in (("svg", {"Date": None}), ("png", None)):
+            with complete_file(folder / f"{picture.name}.{form}") as path:
+                figure.savefig(path, format=form, dpi=150, metadata=metadata)
