@@ -10,7 +10,6 @@ from configs import few_labels_tiny as few_labels_tiny_config
 from configs import labels_and_depth as labels_and_depth_config
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
-from configs import small_batch_normalizers
 from experiments import cli, labels_and_depth, non_iid, small_batch
 from tests.records_fixtures import small_run
 
@@ -60,19 +59,6 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
     assert table.loc["4", "ImageNet, [BRN]"] == "74.2, 76.5"
     assert "Inception-v3" in report.caption
     assert drawn(report) == ["accuracy_against", "curves_at_4"]
-
-
-def test_small_batch_says_refused_only_of_what_refuses_microbatches_of_one(tmp_path):
-    names = "batch_norm 64", "moving_average_batch_norm 64", "moving_average_batch_norm 4"
-    finals = dict.fromkeys((*names, "group_norm 64"), (0.8, 0.8))
-    of_one = ["batch_norm", "moving_average_batch_norm", "group_norm"]
-    run = measured(tmp_path, small_batch_normalizers, finals)
-    table = small_batch.report(run).table
-    assert list(table.loc["1", of_one]) == ["refused", "", "80.00 (80.00 to 80.00)"]
-    # After a convolution, one image has a value for each position.
-    run.config["model"]["name"] = "cnn"
-    table = small_batch.report(run).table
-    assert list(table.loc["1", of_one]) == ["", "", "80.00 (80.00 to 80.00)"]
 
 
 def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
