@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bnrepro.errors import UserError
 from experiments import cli
@@ -142,7 +142,7 @@ def _claims(
     A full ledger is preferred to a fast one. Without any, there is nothing to say.
     """
     from bnrepro.claims import CLAIMS
-    from bnrepro.claims.ledger import LEDGER, caption, read_ledger
+    from bnrepro.claims.ledger import LEDGER, by_claim, caption, read_ledger
     from bnrepro.claims.sections import claim_section
     from bnrepro.report.page import Drawing
 
@@ -155,16 +155,14 @@ def _claims(
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
     for other in found.keys() - {folder}:
         print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
-    rows = dict(iter(found[folder].groupby("claim")))
     ids = {path.name: one.id for path, one in comparisons.items() if path.parent == folder}
     sections = []
-    for claim in [claim for claim in CLAIMS.values() if claim.id in rows]:
+    for claim, lines in by_claim(CLAIMS.values(), found[folder]):
         drawings = []
         for i, figure in enumerate(claim.figures):
             if run := runs.get(folder / figure.comparison):
                 with bad_left_out(run.workdir, skip_bad):
                     drawings.append(Drawing.of(figure.picture(run), f"{claim.id}f{i}"))
-        lines: Any = rows[claim.id].to_dict("records")
         sections.append(claim_section(claim, lines, ids, drawings))
     return sections, caption(CLAIMS.values(), found[folder])
 

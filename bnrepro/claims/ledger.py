@@ -120,8 +120,7 @@ def combined(verdicts: Iterable[str]) -> Verdict:
 def claims_table(claims: Iterable[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
     """The ledger for a reader: one row per claim that is in it, a line for each measurement."""
     rows = {}
-    for claim in _held(claims, ledger):
-        lines: Any = ledger[ledger["claim"] == claim.id].to_dict("records")
+    for claim, lines in by_claim(claims, ledger):
         registered = str(lines[0]["registered"])[:7] or "not registered"
         rows[claim.id] = {
             "statement": claim.statement,
@@ -141,8 +140,12 @@ def commits(lines: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(sorted(texts - {""}))
 
 
-def _held(claims: Iterable[Claim], ledger: pd.DataFrame) -> list[Claim]:
-    return [claim for claim in claims if claim.id in set(ledger["claim"])]
+def by_claim(
+    claims: Iterable[Claim], ledger: pd.DataFrame
+) -> list[tuple[Claim, list[dict[str, Any]]]]:
+    """The claims that are in a ledger, each with its rows."""
+    rows: Any = {name: of.to_dict("records") for name, of in ledger.groupby("claim")}
+    return [(claim, rows[claim.id]) for claim in claims if claim.id in rows]
 
 
 def cost(lines: Sequence[Mapping[str, Any]]) -> float:
@@ -189,7 +192,7 @@ def markdown(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
     """The ledger as a page: the table, and the quotes and reasons of each claim that is in it."""
     table = claims_table(claims, ledger).replace({r"\n": "<br>", r"\|": r"\\|"}, regex=True)
     parts = ["# What holds", table.to_markdown(disable_numparse=True), caption(claims, ledger)]
-    for claim in _held(claims, ledger):
+    for claim, _ in by_claim(claims, ledger):
         parts.append(f"## {claim.id}. {claim.statement}")
         parts += [
             f"> {quote.words}\n>\n> {quote.document}" + f", {quote.section}" * bool(quote.section)

@@ -20,20 +20,18 @@ def claim_section(
 
     Args:
       claim: the declaration.
-      lines: its rows in the ledger; at least one.
+      lines: its rows in the ledger, one for each measurement.
       comparisons: the id of each comparison's section, by name.
       drawings: the figures of the claim.
     """
-    reasons = {one.what: one.reason for one in claim.measurements}
     measured = []
-    for i, line in enumerate(lines):
-        what, sample = line["measurement"], estimate([float(x) for x in line["values"].split()])
-        drawing = None
+    for i, (one, line) in enumerate(zip(claim.measurements, lines, strict=True)):
+        sample, drawing = estimate([float(x) for x in line["values"].split()]), None
         if sample.n > 1:
             picture = measurement_figure(sample, line["low"], line["high"])
             drawing = Drawing.of(picture, f"{claim.id}m{i}")
         section = comparisons.get(line["comparison"], "")
-        measured.append(Measured(what, reading(line), reasons[what], section, drawing))
+        measured.append(Measured(one.what, reading(line), one.reason, section, drawing))
     fast = " --fast" * (lines[0]["length"] == "fast")
     registered = lines[0]["registered"][:7]
     text = f"registered {registered}" if registered else "not registered"
