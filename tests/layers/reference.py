@@ -43,9 +43,9 @@ def moved(average, value, momentum):
     return average + (1 - momentum) * (value - average)
 
 
-def batch_norm(x, gamma=1.0, beta=0.0, *, epsilon=1e-5, axis=-1, mask=None):
+def batch_norm(x, gamma=1.0, beta=0.0, *, epsilon=1e-5, axis=-1):
     """[BN] Algorithm 1."""
-    mean, var, _ = minibatch(x, axis, mask)
+    mean, var, _ = minibatch(x, axis)
     return gamma * (np.asarray(x) - mean) / np.sqrt(var + epsilon) + beta
 
 
@@ -73,10 +73,10 @@ class Renormalized(NamedTuple):
 
 
 def batch_renorm(
-    x, mu, sigma, r_max, d_max, gamma=1.0, beta=0.0, *, epsilon=1e-5, momentum, axis=-1, mask=None
+    x, mu, sigma, r_max, d_max, gamma=1.0, beta=0.0, *, epsilon=1e-5, momentum, axis=-1
 ):
     """[BRN] Algorithm 1."""
-    mu_b, var_b, _ = minibatch(x, axis, mask)
+    mu_b, var_b, _ = minibatch(x, axis)
     sigma_b = np.sqrt(epsilon + var_b)
     r = np.clip(sigma_b / sigma, 1 / r_max, r_max)
     d = np.clip((mu_b - mu) / sigma, -d_max, d_max)

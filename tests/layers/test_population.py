@@ -16,14 +16,14 @@ from tests.layers.running import both_layers, normal, some_variables
 BATCHES = [normal(size, 4, mean=mean, std=2, seed=size) for size, mean in ((6, 0), (5, 3), (2, -1))]
 
 
-def population(minibatches, epsilon=1e-5):
+def population(minibatches):
     """Algorithm 2, lines 8 to 11, with minibatches counted by their sizes."""
     statistics = [reference.minibatch(x) for x in minibatches]
     m = np.array([len(x) for x in minibatches])[:, None]
     mean = sum(s.mean[0] * len(x) for s, x in zip(statistics, minibatches, strict=True)) / m.sum()
     var = np.stack([s.var[0] for s in statistics])
     var = (m * var).sum(0) / (m - 1).sum()
-    return {"mean": mean, "var": var, "std": np.sqrt(var + epsilon)}
+    return {"mean": mean, "var": var, "std": np.sqrt(var + 1e-5)}
 
 
 def assert_close(statistics, right):

@@ -37,13 +37,13 @@ def a_run(variants, overrides=None, first_seed=0, **changes):
     return small_run(Path("w"), accuracy, variants=names, **changes)
 
 
-def grid(extra=None, **changes):
+def grid(**changes):
     """Learning rate x normalizer, the larger rate first by name."""
     overrides = {
         "a": {"optimizer": {"learning_rate": 10.0}, "normalizer": {"name": "none"}},
         "b": {"optimizer": {"learning_rate": 10.0}, "normalizer": {"name": "batch_norm"}},
         "c": {"optimizer": {"learning_rate": 0.5}, "normalizer": {"name": "none"}},
-    } | (extra or {})
+    }
     curves = {name: flat(*3 * (0.9 + i / 100,)) for i, name in enumerate(overrides)}
     return a_run(curves, overrides, **changes)
 
