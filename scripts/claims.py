@@ -85,9 +85,12 @@ def _measure(options: argparse.Namespace) -> None:
     from bnrepro.records import check_writable, complete_file
     from bnrepro.report.tables import print_table
 
-    claims = _chosen(options.only)
-    configs = comparisons(claims, "fast" if options.fast else "full")
+    claims, length = _chosen(options.only), "fast" if options.fast else "full"
+    configs = comparisons(claims, length)
     workdir = options.workdir or Path("runs", "claims_fast" if options.fast else "claims")
+    every = list(CLAIMS.values())
+    current = fingerprints(every)
+    older = _still_valid(workdir, length, current)
     dataset = load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
@@ -120,8 +123,6 @@ def _measure(options: argparse.Namespace) -> None:
         claim.id: [_evidence(one, runs, given, dataset, here) for one in claim.measurements]
         for claim in claims
     }
-    every = list(CLAIMS.values())
-    current = fingerprints(every)
     registered = {}
     for claim in claims:
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
@@ -129,7 +130,8 @@ def _measure(options: argparse.Namespace) -> None:
         came_first = commit and _came_first(commit, evidence[claim.id])
         registered[claim.id] = commit if came_first else ""
     table = ledger.make_ledger(claims, evidence, current, registered, fast=options.fast)
-    table = ledger.joined(_still_valid(workdir, table, current), table, every)
+    if older is not None:
+        table = ledger.joined(older, table, every)
     with complete_file(workdir / ledger.LEDGER) as path:
         table.to_csv(path, index=False)
     with complete_file(workdir / ledger.LEDGER_MD) as path:
@@ -202,12 +204,11 @@ def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:
     return all(git("rev-list", "--count", f"{run}..{registered}") == "0" for run in commits)
 
 
-def _still_valid(
-    workdir: Path, newer: "pd.DataFrame", current: Mapping[str, str]
-) -> "pd.DataFrame":
-    """The rows of a workdir's ledger, of the same length as newer ones and of claims as they are.
+def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> "pd.DataFrame | None":
+    """The rows of a workdir's ledger of claims as they are; None if it is missing or damaged.
 
-    None of a ledger that is missing or cannot be read.
+    Raises:
+      UserError: they are of another length.
     """
     from bnrepro.claims.ledger import LEDGER, read_rows
     from bnrepro.records import RecordsError
@@ -215,9 +216,13 @@ def _still_valid(
     try:
         older = read_rows(workdir / LEDGER)
     except RecordsError:
-        return newer.iloc[:0]
-    valid = older["fingerprint"] == older["claim"].map(current)
-    return older[valid & older["length"].isin(newer["length"])]
+        return None
+    if (older["length"] != length).any():
+        raise UserError(
+            f"{workdir} holds the ledger of a run with{'out' * (length == 'fast')} --fast; choose "
+            "another --workdir"
+        )
+    return older[older["fingerprint"] == older["claim"].map(current)]
 
 
 def _finished(workdir: Path, configs: Mapping[str, Any]) -> "dict[str, Run]":

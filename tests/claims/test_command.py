@@ -83,6 +83,11 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
     claims.main(["--only=B8", "--fast"])
     assert [row["claim"] for row in ledger(folder)] == [row["claim"] for row in same]
 
+    # Nor does a ledger of longer runs take its place.
+    capsys.readouterr()
+    said = refusal(capsys, claims.main, "--only=A3", f"--workdir={folder}")
+    assert "holds the ledger of a run with --fast" in said
+
 
 def test_where_all_runs_diverged_at_once_there_is_no_value_and_still_a_ledger():
     (explosion,) = CLAIMS["B5"].measurements[1:]
