@@ -25,21 +25,10 @@ class CNN(Network, kw_only=True):
         """Names of the modules whose outputs the nonlinearities take, first to last."""
         return tuple(f"{self.before_nonlinearity('conv')}_{i}" for i in range(len(self.channels)))
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch height width channels"],
-        *,
-        train: bool,
-        deterministic: bool | None = None,
-    ) -> Float[Array, "batch classes"]:
-        """Logits of a minibatch.
-
-        Args:
-          x: the minibatch.
-          train: whether normalizers take the minibatch's own statistics.
-          deterministic: drop nothing out (default: in evaluation).
-        """
+    def features(
+        self, x: Float[Array, "batch height width channels"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "batch features"]:
+        """The mean over positions of the last layer."""
         activated = self.activated(train=train)
         for i, channels in enumerate(self.channels):
             x = nn.Conv(
@@ -51,5 +40,4 @@ class CNN(Network, kw_only=True):
                 **self.linear,
             )(x)
             x = activated(x, layer=str(i))
-        x = self.dropped(x.mean((1, 2)), "dropout", train=train, deterministic=deterministic)
-        return self.classify(x)
+        return self.dropped(x.mean((1, 2)), "dropout", deterministic=deterministic)

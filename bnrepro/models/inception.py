@@ -233,20 +233,10 @@ class Inception(Network, kw_only=True):
             for layer in _names(branch, layers)
         )
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch height width channels"],
-        *,
-        train: bool,
-        deterministic: bool | None = None,
-    ) -> Float[Array, "batch classes"]:
-        """Logits of a minibatch.
-
-        Args:
-          x: the minibatch.
-          train: whether normalizers take the minibatch's own statistics.
-          deterministic: drop nothing out (default: in evaluation).
+    def features(
+        self, x: Float[Array, "batch height width channels"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "batch features"]:
+        """The mean over positions of the last block.
 
         Raises:
           ValueError: images that are too small for the stem.
@@ -268,8 +258,7 @@ class Inception(Network, kw_only=True):
             if self.auxiliary and train and name == _BEFORE_HEAD:
                 head = AuxiliaryHead(unit, self.classify, name="auxiliary")
                 self.sow("intermediates", "auxiliary_logits", head(x))
-        x = self.dropped(x.mean((1, 2)), "dropout", train=train, deterministic=deterministic)
-        return self.classify(x)
+        return self.dropped(x.mean((1, 2)), "dropout", deterministic=deterministic)
 
 
 class AuxiliaryHead(nn.Module):

@@ -24,20 +24,13 @@ class MLP(Network, kw_only=True):
         """Names of the modules whose outputs the nonlinearities take, first to last."""
         return tuple(f"{self.before_nonlinearity('dense')}_{i}" for i in range(len(self.hidden)))
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch *features"], *, train: bool, deterministic: bool | None = None
-    ) -> Float[Array, "batch classes"]:
-        """Logits of a minibatch; inputs of any shape are flattened.
-
-        Args:
-          x: the minibatch.
-          train: whether normalizers take the minibatch's own statistics.
-          deterministic: drop nothing out (default: in evaluation).
-        """
+    def features(
+        self, x: Float[Array, "batch *shape"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "batch features"]:
+        """The last hidden layer; inputs of any shape are flattened."""
         activated = self.activated(train=train)
         x = x.reshape(x.shape[0], -1)
         for i, units in enumerate(self.hidden):
             x = activated(nn.Dense(units, **self.linear, name=f"dense_{i}")(x), layer=str(i))
-            x = self.dropped(x, f"dropout_{i}", train=train, deterministic=deterministic)
-        return self.classify(x)
+            x = self.dropped(x, f"dropout_{i}", deterministic=deterministic)
+        return x

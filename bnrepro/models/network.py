@@ -49,6 +49,29 @@ class Network(nn.Module):
             "promote_dtype": promoted(self.treatment),
         }
 
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *shape"], *, train: bool, deterministic: bool | None = None
+    ) -> Float[Array, "batch classes"]:
+        """Logits of a minibatch.
+
+        Args:
+          x: the minibatch; images (height, width, channels), or for an MLP anything.
+          train: whether normalizers take the minibatch's own statistics.
+          deterministic: drop nothing out (default: in evaluation).
+
+        Raises:
+          ValueError: images or settings that the network cannot have.
+        """
+        deterministic = not train if deterministic is None else deterministic
+        return self.classify(self.features(x, train=train, deterministic=deterministic))
+
+    def features(
+        self, x: Array, *, train: bool, deterministic: bool
+    ) -> Float[Array, "batch features"]:
+        """What the logits are computed from, dropped out; called within `__call__`."""
+        raise NotImplementedError
+
     def activated(self, *, train: bool) -> Callable[..., Array]:
         """A hidden layer's nonlinearity with its normalizers; for use within a compact module.
 
@@ -76,15 +99,11 @@ class Network(nn.Module):
         """Which of a hidden layer and its normalizer the nonlinearity takes: layer or `norm`."""
         return layer if self.normalizer is None or self.norm_placement == "after" else "norm"
 
-    def dropped(
-        self, x: Array, name: str, *, train: bool, deterministic: bool | None = None
-    ) -> Array:
-        """Drops out, in training unless `deterministic`; to be called within a compact module."""
+    def dropped(self, x: Array, name: str, *, deterministic: bool) -> Array:
+        """Drops out unless `deterministic`; to be called within a compact module."""
         if self.dropout is None:
             return x
-        return Dropout(self.dropout, name=name)(
-            x, not train if deterministic is None else deterministic
-        )
+        return Dropout(self.dropout, name=name)(x, deterministic)
 
     @property
     def classify(self) -> Callable[[Array], Array]:

@@ -114,20 +114,10 @@ class ResNet(Network, kw_only=True):
         blocks = [name for name, _, _ in _bottlenecks(self.width)]
         return f"conv1/{layer}_1", *(f"{block}/{name}" for block in blocks for name in inputs)
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch height width channels"],
-        *,
-        train: bool,
-        deterministic: bool | None = None,
-    ) -> Float[Array, "batch classes"]:
-        """Logits of a minibatch.
-
-        Args:
-          x: the minibatch.
-          train: whether normalizers take the minibatch's own statistics.
-          deterministic: drop nothing out (default: in evaluation).
+    def features(
+        self, x: Float[Array, "batch height width channels"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "batch features"]:
+        """The mean over positions of the last bottleneck.
 
         Raises:
           ValueError: a stride that the stem cannot have, or a placement other than before, since
@@ -150,8 +140,7 @@ class ResNet(Network, kw_only=True):
             x = bottleneck(
                 channels, stride, zero_last_scale=self.zero_last_scale, name=name, **shared
             )(x)
-        x = self.dropped(x.mean((1, 2)), "dropout", train=train, deterministic=deterministic)
-        return self.classify(x)
+        return self.dropped(x.mean((1, 2)), "dropout", deterministic=deterministic)
 
 
 def _bottlenecks(width: float) -> list[tuple[str, int, int]]:
