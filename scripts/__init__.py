@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -39,6 +39,23 @@ def signed_page(
         for part in parts
     ]
     return "\n\n".join([f"# {title}", *texts, signature(*packages)])
+
+
+def publish(output: Path, make_page: Callable[[], str]) -> str:
+    """Makes a page, which may take long, prints it and writes it to a file; returns it.
+
+    Raises:
+      SystemExit: with code 2, after a sentence on stderr, if it cannot be made or written.
+    """
+    from bnrepro.records import check_output, complete_file
+
+    with cli.exit_codes():
+        check_output(output)
+        page = make_page()
+        print(page)
+        with complete_file(output) as path:
+            path.write_text(page, encoding="utf-8")
+    return page
 
 
 @contextmanager

@@ -20,8 +20,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments import cli
-from scripts import make_parser
+from scripts import make_parser, publish
 
 BENCHMARKS = {
     "layers": "milliseconds of a layer, compared with others'",
@@ -53,16 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             add("--repeats", type=_at_least(1), default=3, help="of each, in turn" + shown)
             add("--steps", type=_at_least(1), default=2_000, help="of a trial" + shown)
     options = parser.parse_args(arguments)
-    # Imported only now, so that --help need not wait for JAX.
-    from bnrepro.records import check_output, complete_file
 
-    with cli.exit_codes():
-        check_output(options.output)
+    def page() -> str:
+        # Imported only now, so that --help need not wait for JAX.
         module = importlib.import_module(f"scripts.benchmark_{options.benchmark}")
-        text = module.page(options)
-        print(text)
-        with complete_file(options.output) as path:
-            path.write_text(text, encoding="utf-8")
+        return str(module.page(options))
+
+    publish(options.output, page)
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:

@@ -15,8 +15,7 @@ from typing import Any
 from unittest import mock
 
 import bnrepro
-from experiments import cli
-from scripts import make_parser, signed_page
+from scripts import make_parser, publish, signed_page
 
 _ENVIRONMENT = "Pendulum-v1"
 _EPISODES = 20  # of an evaluation; all runs see the same initial states
@@ -46,14 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--steps and --seeds must be at least 1, --warmup_steps at least 0.")
     if find_spec("sbx") is None:
         parser.error("sbx is not installed; run `pip install -r requirements-peers.txt` first.")
-    from bnrepro.records import check_output, complete_file
-
-    with cli.exit_codes():
-        check_output(options.output)
-        text = _comparison(options)
-        print(text)
-        with complete_file(options.output) as path:
-            path.write_text(text, encoding="utf-8")
+    publish(options.output, lambda: _comparison(options))
 
 
 def _comparison(options: argparse.Namespace) -> str:
