@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Int32
 
-from bnrepro.data.shards import INFO, DatasetError, Shards, open_prepared, read_labels, read_split
+from bnrepro.data.shards import INFO, DatasetError, Shards, open_prepared, read_split
 from bnrepro.errors import first_line
 
 _log = logging.getLogger(__name__)
@@ -197,7 +197,10 @@ def _open_stream(folder: pathlib.Path, name: str, cache: pathlib.Path, fingerpri
     prepared = open_prepared(folder, name)
     labels = _read_cache(cache, fingerprint, _LABELS)
     if labels is None:
-        labels = {key: read_labels(prepared, key.removesuffix("_labels")) for key in _LABELS}
+        labels = {
+            f"{split}_labels": read_split(prepared, split, images=False)[1]
+            for split in prepared.files
+        }
         _write_cache(cache, fingerprint, labels)
     train, test = (
         Shards(files, labels[f"{split}_labels"], prepared.shape)

@@ -7,10 +7,9 @@ import logging
 import pathlib
 import resource
 import typing
-from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, Int32
 
 from bnrepro.errors import UserError, first_line
 
@@ -106,9 +105,14 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
 
 
 def read_split(
-    prepared: Prepared, split: str
-) -> tuple[UInt8[np.ndarray, "n height width channels"], Int32[np.ndarray, "n"]]:
-    """All images and labels of a split, in the order of its shards.
+    prepared: Prepared, split: str, *, images: bool = True
+) -> tuple[typing.Any, Int32[np.ndarray, "n"]]:
+    """All images, uint8 (n, height, width, channels), and labels, in the order of the shards.
+
+    Args:
+      prepared: the set.
+      split: `train` or `test`.
+      images: whether to decode the images; without them, None takes their place.
 
     Raises:
       DatasetError: an example is damaged, and the message names its shard; images differ in size,
@@ -116,42 +120,9 @@ def read_split(
     """
     from bnrepro.data.augment import as_array  # here, since it imports Pillow
 
-    total = sum(length for _, length in prepared.files[split])
-    images = np.empty(0, np.uint8)
-
-    def add(index: int, encoded: bytes) -> None:
-        nonlocal images
-        image = as_array(decode(encoded, prepared.shape))
-        if not images.size:  # the first image gives a size that features.json leaves out
-            images = np.empty((total, *image.shape), np.uint8)
-        if image.shape != images.shape[1:]:
-            raise DatasetError("The images differ in size: set stream and image_size.")
-        images[index] = image
-
-    try:
-        labels = read_labels(prepared, split, add)
-    except MemoryError as error:
-        raise DatasetError("The images do not fit in memory: set stream and image_size.") from error
-    return images, labels
-
-
-def read_labels(
-    prepared: Prepared,
-    split: str,
-    also: Callable[[int, bytes], None] = lambda index, encoded: None,
-) -> Int32[np.ndarray, "n"]:
-    """All labels of a split, in the order of its shards.
-
-    Args:
-      prepared: the set.
-      split: `train` or `test`.
-      also: called with the number of each example in the split, and its encoded image.
-
-    Raises:
-      DatasetError: an example is damaged; the message names its shard.
-    """
     files, num_classes = prepared.files[split], len(prepared.class_names)
     records = _record_source(files)
+    pixels: typing.Any = None
     labels = np.empty(len(records), np.int32)
     end = 0
     for path, length in files:
@@ -159,15 +130,25 @@ def read_labels(
         try:
             for index, record in enumerate(records.__getitems__(range(start, end)), start):
                 encoded, label = _parse(record)
-                also(index, encoded)
                 if not 0 <= label < num_classes:
                     raise ValueError(f"label {label} is not in [0, {num_classes})")
                 labels[index] = label
-        except (DatasetError, MemoryError):
+                if not images:
+                    continue
+                image = as_array(decode(encoded, prepared.shape))
+                if pixels is None:  # the first image gives a size that features.json leaves out
+                    pixels = np.empty((len(records), *image.shape), np.uint8)
+                if image.shape != pixels.shape[1:]:
+                    raise DatasetError("The images differ in size: set stream and image_size.")
+                pixels[index] = image
+        except DatasetError:
             raise
+        except MemoryError as error:
+            message = "The images do not fit in memory: set stream and image_size."
+            raise DatasetError(message) from error
         except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
             raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
-    return labels
+    return pixels, labels
 
 
 class Shards:
