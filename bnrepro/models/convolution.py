@@ -24,26 +24,17 @@ def convolution(
     as a scan over training steps, XLA's own convolution is about 30 times slower there (jax#12868),
     and mapped over seeds 6 times. `python -m scripts.benchmark inception` compares it with XLA's
     own in a step outside a loop. On CPU, too, XLA's own convolution is used if it is dilated or
-    grouped, for negative padding, and for a kernel larger than the image. The product can only be
-    differentiated in reverse mode.
+    grouped. The product can only be differentiated in reverse mode, and takes no negative padding.
     """
-    height, width, *_ = kernel.shape
     dilations = [*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ())]
-    groups = [settings.get(f"{name}_group_count", 1) for name in ("feature", "batch")]
     pads = padding
     if isinstance(padding, str):
-        pads = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
-    rows, columns = (size + sum(pair) for size, pair in zip(x.shape[1:3], pads, strict=True))
+        pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
 
     def as_convolution(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
 
-    if (
-        any(number != 1 for number in dilations + groups)
-        or min(min(pair) for pair in pads) < 0
-        or rows < height
-        or columns < width
-    ):
+    if any(number != 1 for number in (*dilations, settings.get("feature_group_count", 1))):
         return as_convolution(x, kernel)
 
     def as_product(x: Array, kernel: Array) -> Array:

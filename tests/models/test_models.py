@@ -155,12 +155,7 @@ def test_the_two_batch_normalizers_share_their_common_settings():
 
 @pytest.mark.parametrize(
     ("strides", "padding"),
-    [
-        ((1, 1), "VALID"),
-        ((3, 1), "SAME"),
-        ((2, 1), [(1, 0), (2, 3)]),
-        ((1, 1), [(-1, 0), (0, -7)]),
-    ],
+    [((1, 1), "VALID"), ((3, 1), "SAME"), ((2, 1), [(1, 0), (2, 3)])],
 )
 def test_a_convolution_and_its_gradients_are_those_of_xla(strides, padding):
     keys = jax.random.split(jax.random.key(0), 3)
