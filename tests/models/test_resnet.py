@@ -160,13 +160,6 @@ def test_only_activations_are_in_half_precision(shallow):
     assert {x.dtype.name for x in out.values()} == {"bfloat16"}
 
 
-def test_the_features_are_dropped_before_the_logits(shallow):
-    _, out = abstract(named(), 2, 32, 32, 3)
-    assert "dropout" not in out
-    _, out = abstract(named(dropout=0.5), 2, 32, 32, 3)
-    assert out["dropout"].shape == (2, 256)
-
-
 def test_without_a_normalizer_the_convolutions_have_biases(shallow):
     variables, _ = abstract(named(normalizer=None), 2, 32, 32, 3)
     assert variables["params"]["conv2_1"]["conv_3"]["bias"].shape == (256,)
