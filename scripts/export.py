@@ -130,7 +130,7 @@ def _layout_snippet(
             "from torchvision.models import resnet50",
             f"model = resnet50(num_classes={classes}).eval()",
             f"model.load_state_dict(load_file({str(output)!r}))",
-            f"# images: float32 (batch, 3, height, width), pixels {_pixels(config)}",
+            f"# images: float32 (batch, 3, height, width), {_prepared(config)}",
             "logits = model(images)",
         ]
     else:
@@ -145,7 +145,7 @@ def _layout_snippet(
             f"for name, array in load_file({str(output)!r}).items():",
             "    layer, variable = name.split('/')",
             "    getattr(model.get_layer(layer), variable).assign(array)",
-            f"# images: float32 (batch, height, width, 3), pixels {_pixels(config)}",
+            f"# images: float32 (batch, height, width, 3), {_prepared(config)}",
             "logits = model(images, training=False)",
         ]
     return "\n".join([*lines, ""])
@@ -185,11 +185,8 @@ def _prepared(config: Mapping[str, Any]) -> str:
     resized = "cropped centrally and resized" if config["stream"] else "averaged down"
     parts = [f"{resized} to {size} x {size}"] * bool(size)
     parts += [f"{digits} side by side"] * (digits > 1)
-    return ", ".join([*parts, f"pixels {_pixels(config)}"])
-
-
-def _pixels(config: Mapping[str, Any]) -> str:
-    return "1 where above 127, else 0" if config["binary_input"] else "divided by 255"
+    pixels = "1 where above 127, else 0" if config["binary_input"] else "divided by 255"
+    return ", ".join([*parts, f"pixels {pixels}"])
 
 
 def _arguments(values: Mapping[str, Any]) -> str:

@@ -16,7 +16,9 @@ from bnrepro.layouts import from_keras, from_torchvision, to_keras, to_torchvisi
 from bnrepro.models.inception import Inception
 from bnrepro.models.resnet import ResNet
 from scripts import export
+from tests.small_dataset import small_config
 
+CONFIG = small_config()
 MODEL = ResNet(10, nn.relu, BatchNorm, nn.initializers.lecun_normal())
 INCEPTION = Inception(
     10,
@@ -157,9 +159,7 @@ def test_torchvision_has_the_logits_of_ours_and_the_exported_file(tmp_path):
     variables = from_torchvision(torchvision_arrays())
     save_arrays(tmp_path / "x", to_torchvision(variables))
     images, logits = images_and_logits(MODEL, variables, 64)
-    snippet = export._layout_snippet(
-        "torchvision", {"binary_input": False}, 10, images.shape, tmp_path / "x"
-    )
+    snippet = export._layout_snippet("torchvision", CONFIG, 10, images.shape, tmp_path / "x")
     names = {"images": torch.from_numpy(images.transpose(0, 3, 1, 2).copy())}
     exec(snippet, names)
     np.testing.assert_allclose(logits, names["logits"].detach(), rtol=1e-4, atol=1e-4)
@@ -272,9 +272,7 @@ def test_keras_has_the_logits_of_ours_and_the_exported_file(tmp_path, monkeypatc
     variables = from_keras(random_arrays(keras_shapes(), slice(None, -1)))
     save_arrays(tmp_path / "x", to_keras(variables))
     images, logits = images_and_logits(INCEPTION, variables, 75)
-    snippet = export._layout_snippet(
-        "keras", {"binary_input": False}, 10, images.shape, tmp_path / "x"
-    )
+    snippet = export._layout_snippet("keras", CONFIG, 10, images.shape, tmp_path / "x")
     names = {"images": images}
     with jax.numpy_rank_promotion("allow"):  # Keras relies on it
         exec(snippet, names)

@@ -169,8 +169,8 @@ def test_checkpoints_of_strangers_are_one_sentence(copied, capsys, monkeypatch, 
 def resnets(tmp_path_factory):
     """The folder of a `run` of ResNets with a single bottleneck, on images in colour."""
     settings = {"seeds": 1, "steps": 2, "eval_every": 2, "batch_size": 8, "microbatch_size": 8}
-    settings |= {"model.name": "resnet", "model.activation": "relu", "measures": ()}
-    settings |= {"normalizer.name": "batch_norm", "normalizer.epsilon": 0.03}
+    settings |= {"model.name": "resnet", "model.activation": "relu", "image_size": 4}
+    settings |= {"normalizer.name": "batch_norm", "normalizer.epsilon": 0.03, "measures": ()}
     variants = {"batch_norm": {}, "small epsilon": {"normalizer": {"epsilon": 1e-6}}}
     config = small_config(**settings, variants=variants, baseline="batch_norm")
     grey = small_dataset()
@@ -189,7 +189,8 @@ def resnets(tmp_path_factory):
 
 
 def test_in_torchvisions_layout_a_network_says_the_same_with_torchvisions_epsilon(resnets, capsys):
-    output(capsys, "run", "batch_norm", "--output=x", "--layout=torchvision")
+    said = output(capsys, "run", "batch_norm", "--output=x", "--layout=torchvision")
+    assert "(batch, 3, height, width), averaged down to 4 x 4, pixels 1 where above 127" in said
     arrays = load_file("x")
     assert arrays["layer1.0.downsample.0.weight"].shape == (256, 64, 1, 1)
     images = IMAGES.repeat(3, -1)
