@@ -1,7 +1,7 @@
 """Prepares a data set ahead of time, for example `python -m scripts.prepare_data mnist`.
 
-MNIST and tiny_imagenet/200 need only a network connection. Any other set is prepared by TFDS's own
-code for it, which may need TensorFlow.
+MNIST, tiny_imagenet/100 and tiny_imagenet/200 need only a network connection. Any other set is
+prepared by TFDS's own code for it, which may need TensorFlow.
 """
 
 import signal
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             elif wanted in datasets.MNIST:
                 folder = prepare.prepare(prepare.Mnist, target)
             elif wanted in datasets.TINY_IMAGENET:
-                folder = prepare.prepare(prepare.TinyImagenet, target)
+                folder = prepare.prepare(prepare.TinyImagenet, target, wanted.config)
             else:
                 builder = tfds.builder(options.name, data_dir=target)
                 builder.download_and_prepare(file_format="array_record")

@@ -50,14 +50,14 @@ class Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """All 200 classes of Tiny ImageNet; its labelled validation images are the test set.
+    """Tiny ImageNet: all 200 classes, or the first 100 by WordNet id.
 
-    Source: http://cs231n.stanford.edu/tiny-imagenet-200.zip.
+    Its labelled validation images are the test set. Source: http://cs231n.stanford.edu/tiny-imagenet-200.zip.
     """
 
     name = "tiny_imagenet"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: typing.ClassVar = [tfds.core.BuilderConfig(name="200")]
+    BUILDER_CONFIGS: typing.ClassVar = [tfds.core.BuilderConfig(name=n) for n in ("100", "200")]
     URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     url_infos: typing.ClassVar = {
         URL: checksums.UrlInfo(
@@ -70,21 +70,22 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(num_classes=200),
+            "label": tfds.features.ClassLabel(num_classes=int(self.builder_config.name)),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager: typing.Any) -> typing.Any:
         archive = zipfile.ZipFile(dl_manager.download(self.URL))
         ids = archive.read("tiny-imagenet-200/wnids.txt").decode().split()
-        self.info.features["label"].names = sorted(ids)
+        label = self.info.features["label"]
+        label.names = sorted(ids)[: label.num_classes]
         return {split: self._generate_examples(archive, split) for split in ("train", "validation")}
 
     def _generate_examples(
         self, archive: zipfile.ZipFile, split: str
     ) -> Iterator[tuple[str, dict[str, typing.Any]]]:
         folder = f"tiny-imagenet-200/{'train' if split == 'train' else 'val'}"
-        label_of = {}
+        known, label_of = set(self.info.features["label"].names), {}
         if split == "validation":
             lines = archive.read(f"{folder}/val_annotations.txt").decode().splitlines()
             label_of = dict(line.split("\t")[:2] for line in lines)
@@ -93,7 +94,8 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                 file = path.rsplit("/", 1)[1]
                 # The images of a class to train on are called after it.
                 label = label_of.get(file, file.split("_")[0])
-                yield file, {"image": _rgb(archive.read(path)), "label": label}
+                if label in known:
+                    yield file, {"image": _rgb(archive.read(path)), "label": label}
 
 
 def _rgb(encoded: bytes) -> bytes:
@@ -107,7 +109,9 @@ def _rgb(encoded: bytes) -> bytes:
 
 
 def prepare(
-    builder_class: type[tfds.core.DatasetBuilder], data_dir: str | os.PathLike[str]
+    builder_class: type[tfds.core.DatasetBuilder],
+    data_dir: str | os.PathLike[str],
+    config: str | None = None,
 ) -> pathlib.Path:
     """Downloads a set and writes it as TFDS does; does nothing if it is already there.
 
@@ -116,6 +120,7 @@ def prepare(
     Args:
       builder_class: writes the set; its files are those of its `url_infos`.
       data_dir: the folder for data sets, created if needed.
+      config: the name of one of its configs, if it has any.
 
     Returns:
       The folder of the set in data_dir, such as `mnist/3.0.1`.
@@ -126,8 +131,7 @@ def prepare(
       OSError: the download failed, or data_dir cannot be written.
     """
     data_dir = pathlib.Path(data_dir).expanduser()
-    configs = [config.name for config in builder_class.BUILDER_CONFIGS]
-    folder = data_dir.joinpath(builder_class.name, *configs, str(builder_class.VERSION))
+    folder = data_dir / builder_class.name / (config or "") / str(builder_class.VERSION)
     if (folder / "dataset_info.json").exists():
         return folder
     if folder.exists():
@@ -135,7 +139,7 @@ def prepare(
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=data_dir) as workdir:
         _download(builder_class.url_infos, pathlib.Path(workdir))
-        builder = builder_class(data_dir=workdir)
+        builder = builder_class(config=config, data_dir=workdir)
         try:
             builder.download_and_prepare(
                 download_dir=workdir,

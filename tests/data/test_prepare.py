@@ -159,8 +159,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_pat
     assert said.startswith("mnist cannot be prepared: ") and str(tmp_path / "file") in said
 
 
+@pytest.mark.parametrize("classes", [100, 200])
 def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_in_rgb(
-    tmp_path, monkeypatch
+    classes, tmp_path, monkeypatch
 ):
     rng, wnids = np.random.default_rng(0), [f"n{n:08}" for n in range(200)]
     pixels = {"RGB": rng.integers(0, 256, (64, 64, 3), np.uint8)}
@@ -172,6 +173,7 @@ def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_i
         archive.writestr(f"{root}/wnids.txt", "\n".join(reversed(wnids)))  # in no order
         archive.writestr(f"{root}/train/{wnids[7]}/images/{wnids[7]}_0.JPEG", images["RGB"])
         archive.writestr(f"{root}/train/{wnids[9]}/images/{wnids[9]}_0.JPEG", images["L"])
+        archive.writestr(f"{root}/train/{wnids[150]}/images/{wnids[150]}_0.JPEG", images["RGB"])
         archive.writestr(f"{root}/val/val_annotations.txt", f"val_0.JPEG\t{wnids[3]}\t0\t0\t9\t9\n")
         archive.writestr(f"{root}/val/images/val_0.JPEG", images["RGB"])
         archive.writestr(f"{root}/test/images/test_0.JPEG", images["RGB"])
@@ -179,15 +181,14 @@ def test_tiny_imagenet_has_the_images_and_labels_of_its_archive_with_grey_ones_i
     with serving({name: content}) as (url, _):
         monkeypatch.setattr(prepare.TinyImagenet, "URL", url + name)
         monkeypatch.setattr(prepare.TinyImagenet, "url_infos", registered(url, {name: content}))
-        folder = prepare.prepare(prepare.TinyImagenet, tmp_path)
-    assert folder == tmp_path / "tiny_imagenet" / "200" / "1.0.0"
-    dataset = load_dataset("tiny_imagenet/200", tmp_path)
-    assert dataset.class_names == tuple(wnids)
+        prepare_data.main([f"tiny_imagenet/{classes}", f"--data_dir={tmp_path}"])
+    dataset = load_dataset(f"tiny_imagenet/{classes}", tmp_path)
+    assert dataset.class_names == tuple(wnids[:classes])
     decoded = np.asarray(Image.open(io.BytesIO(images["RGB"])))
     np.testing.assert_array_equal(dataset.test_images, decoded[None])
     assert dataset.test_labels.tolist() == [3]
     by_label = dict(zip(dataset.train_labels.tolist(), dataset.train_images, strict=True))
-    assert set(by_label) == {7, 9}
+    assert set(by_label) == ({7, 9} if classes == 100 else {7, 9, 150})
     np.testing.assert_array_equal(by_label[7], decoded)
     grey = np.asarray(Image.open(io.BytesIO(images["L"])))
     assert np.abs(by_label[9].astype(int) - grey[..., None].astype(int)).max() <= 8
