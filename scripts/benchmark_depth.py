@@ -7,7 +7,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,20 +27,6 @@ from scripts.benchmark_train import STEPS, noise, training_call
 
 DEPTHS = (3, 6, 12, 18, 24)
 NORMALIZERS = ("batch_norm", "batch_renorm")
-
-
-class Line(NamedTuple):
-    """A straight line through medians at several depths, by least squares.
-
-    Attributes:
-      intercept: milliseconds at depth 0.
-      slope: milliseconds per hidden layer.
-      deviation: of the median farthest from the line, relative to the line.
-    """
-
-    intercept: float
-    slope: float
-    deviation: float
 
 
 def config_of(depth: int, normalizer: str) -> dict[str, Any]:
@@ -84,14 +70,6 @@ def _prepare(config: Mapping[str, Any], dataset: Dataset) -> tuple[Call, float]:
     return training_call(program, STEPS), compiling
 
 
-def line_of(timings: Timings, normalizer: str) -> Line:
-    """The line through a normalizer's medians."""
-    medians = np.array([timings.median(f"{depth} {normalizer}") for depth in DEPTHS])
-    slope, intercept = np.polyfit(DEPTHS, medians, 1)
-    on_line = intercept + slope * np.array(DEPTHS)
-    return Line(intercept, slope, float(np.abs(medians / on_line - 1).max()))
-
-
 def page(options: argparse.Namespace) -> str:
     """Times by depth, the lines through them, and a figure, which is written beside the page."""
     timings, compiling = measured(options.rounds)
@@ -104,18 +82,16 @@ def page(options: argparse.Namespace) -> str:
         for norm in NORMALIZERS
     }
     times = pd.DataFrame(steps | seconds).rename_axis("hidden layers")
-    lines = {norm: line_of(timings, norm) for norm in NORMALIZERS}
-    fits = pd.DataFrame.from_dict(
-        {
-            norm: {
-                "intercept, ms": f"{line.intercept:.2f}",
-                "slope, ms per layer": f"{line.slope:.2f}",
-                "largest deviation": f"{line.deviation:.1%}",
-            }
-            for norm, line in lines.items()
-        },
-        orient="index",
-    )
+    lines, rows = {}, {}
+    for norm in NORMALIZERS:
+        medians = _medians(timings, norm)
+        lines[norm] = line = np.poly1d(np.polyfit(DEPTHS, medians, 1))
+        rows[norm] = {
+            "intercept, ms": f"{line[0]:.2f}",
+            "slope, ms per layer": f"{line[1]:.2f}",
+            "largest deviation": f"{np.abs(medians / line(DEPTHS) - 1).max():.1%}",
+        }
+    fits = pd.DataFrame.from_dict(rows, orient="index")
     seeds = config_of(DEPTHS[0], NORMALIZERS[0])["seeds"]
     text = f"""\
 Milliseconds of a training step of all {seeds} seeds of configs/labels_and_depth.py, on 16 labels x
@@ -134,6 +110,10 @@ the medians by least squares; the largest deviation of a median is relative to t
     return signed_page("Training against depth", times, fits, text, shown)
 
 
+def _medians(timings: Timings, normalizer: str) -> np.ndarray:
+    return np.array([timings.median(f"{depth} {normalizer}") for depth in DEPTHS])
+
+
 def _quartiles(timings: Timings, name: str) -> tuple[float, float]:
     low, high = np.quantile(timings.readings[name], (0.25, 0.75))
     return float(low), float(high)
@@ -144,18 +124,20 @@ def _cell(timings: Timings, name: str) -> str:
     return f"{timings.median(name):.2f} ({low:.2f} to {high:.2f})"
 
 
-def _draw(timings: Timings, compiling: Mapping[str, float], lines: Mapping[str, Line]) -> Figure:
+def _draw(
+    timings: Timings, compiling: Mapping[str, float], lines: Mapping[str, np.poly1d]
+) -> Figure:
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     of_steps, of_compiling = figure.subplots(1, 2)
     for normalizer, (colour, _) in looks({norm: norm for norm in NORMALIZERS}).items():
         names = [f"{depth} {normalizer}" for depth in DEPTHS]
-        medians = np.array([timings.median(name) for name in names])
+        medians = _medians(timings, normalizer)
         ends = np.array([_quartiles(timings, name) for name in names])
         look: dict[str, Any] = {"color": colour, "marker": "o", "ms": 4, "label": normalizer}
         bars = np.abs(ends.T - medians)
         of_steps.errorbar(DEPTHS, medians, bars, ls="none", capsize=2, **look)
-        line, depths = lines[normalizer], np.array([0, DEPTHS[-1]])
-        of_steps.plot(depths, line.intercept + line.slope * depths, color=colour, lw=1)
+        ends_of_line = np.array([0, DEPTHS[-1]])
+        of_steps.plot(ends_of_line, lines[normalizer](ends_of_line), color=colour, lw=1)
         of_compiling.plot(DEPTHS, [compiling[name] for name in names], **look)
     of_steps.set(ylabel="training step, ms (bars: quartiles)")
     of_compiling.set(ylabel="compiling, s")

@@ -165,12 +165,3 @@ def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
     assert code_of(benchmark.main, "sweep", f"--output={tmp_path / 'sweep.md'}", option) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_line_through_step_times_is_that_of_least_squares(monkeypatch):
-    monkeypatch.setattr(benchmark_depth, "DEPTHS", (1, 2, 3))
-    # Their medians are 1, 4 and 4, and 1.5, 3 and 4.5 lie on the line.
-    readings = {"1 batch_norm": [1, 0, 9], "2 batch_norm": [4, 5, 3], "3 batch_norm": [4, 4, 4]}
-    timings = benchmark_layers.Timings(readings)
-    line = benchmark_depth.line_of(timings, "batch_norm")
-    assert line == pytest.approx((0, 1.5, 1 / 3), abs=1e-9)
