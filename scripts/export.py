@@ -125,58 +125,53 @@ def _layout_snippet(
 ) -> str:
     """Python code that loads the file into the other library's network."""
     if layout == "torchvision":
-        lines = [
-            "from safetensors.torch import load_file",
-            "from torchvision.models import resnet50",
-            f"model = resnet50(num_classes={classes}).eval()",
-            f"model.load_state_dict(load_file({str(output)!r}))",
-            f"# images: float32 (batch, 3, height, width), {_prepared(config)}",
-            "logits = model(images)",
-        ]
-    else:
-        lines = [
-            "import keras",
-            "from safetensors.numpy import load_file",
-            "keras.utils.clear_session()  # numbers layers from the first",
-            "model = keras.applications.InceptionV3(",
-            f"    weights=None, classes={classes}, classifier_activation=None,",
-            f"    input_shape={tuple(shape[1:])},",
-            ")",
-            f"for name, array in load_file({str(output)!r}).items():",
-            "    layer, variable = name.split('/')",
-            "    getattr(model.get_layer(layer), variable).assign(array)",
-            f"# images: float32 (batch, height, width, 3), {_prepared(config)}",
-            "logits = model(images, training=False)",
-        ]
-    return "\n".join([*lines, ""])
+        return f"""\
+from safetensors.torch import load_file
+from torchvision.models import resnet50
+model = resnet50(num_classes={classes}).eval()
+model.load_state_dict(load_file({str(output)!r}))
+# images: float32 (batch, 3, height, width), {_prepared(config)}
+logits = model(images)
+"""
+    return f"""\
+import keras
+from safetensors.numpy import load_file
+keras.utils.clear_session()  # numbers layers from the first
+model = keras.applications.InceptionV3(
+    weights=None, classes={classes}, classifier_activation=None, input_shape={tuple(shape[1:])}
+)
+for name, array in load_file({str(output)!r}).items():
+    layer, variable = name.split('/')
+    getattr(model.get_layer(layer), variable).assign(array)
+# images: float32 (batch, height, width, 3), {_prepared(config)}
+logits = model(images, training=False)
+"""
 
 
 def _snippet(
     config: Mapping[str, Any], classes: int, shape: Sequence[int], output: Path, *, linen: bool
 ) -> str:
     """Python code that loads the file into its network."""
-    imports = ["from bnrepro import load_variables", "from bnrepro.models import make_network"]
+    imports = "from bnrepro import load_variables\nfrom bnrepro.models import make_network"
     fields = dict(config["normalizer"])
     if config["model"]["dtype"] != "float32":
         fields["dtype"] = config["model"]["dtype"]
     if linen:
-        imports[:0] = ["from functools import partial", "from flax import linen as nn"]
+        imports = f"from functools import partial\nfrom flax import linen as nn\n{imports}"
         shared = ("momentum", "epsilon", "use_scale", "dtype")
         fields = {field: fields[field] for field in shared if field in fields}
         normalizer = f"partial(nn.BatchNorm, {_arguments(fields)})"
     else:
-        imports[-1] += ", make_normalizer"
+        imports += ", make_normalizer"
         normalizer = f"make_normalizer({_arguments(fields | {'steps': config['steps']})})"
     settings = _arguments({**config["model"], "num_classes": classes})
-    return "\n".join(
-        [
-            *imports,
-            f"normalizer = {normalizer}",
-            f"model = make_network({settings}, normalizer=normalizer)",
-            f"# images: float32 (batch, {', '.join(map(str, shape[1:]))}), {_prepared(config)}",
-            f"logits = model.apply(load_variables({str(output)!r}), images, train=False)\n",
-        ]
-    )
+    return f"""\
+{imports}
+normalizer = {normalizer}
+model = make_network({settings}, normalizer=normalizer)
+# images: float32 (batch, {", ".join(map(str, shape[1:]))}), {_prepared(config)}
+logits = model.apply(load_variables({str(output)!r}), images, train=False)
+"""
 
 
 def _prepared(config: Mapping[str, Any]) -> str:
