@@ -261,20 +261,15 @@ def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
     """The folders that may hold prepared sets: only `data_dir`, if given, or TFDS's in order.
 
     Raises:
-      DatasetError: the first is below a home directory that cannot be found.
+      DatasetError: one is below a home directory that cannot be found.
     """
     candidates = (data_dir,) if data_dir else (os.environ.get("TFDS_DATA_DIR"), _TFDS_FOLDER)
-    folders: list[pathlib.Path] = []
-    for folder in (each for each in candidates if each):
-        try:
-            folders.append(pathlib.Path(folder).expanduser())
-        except RuntimeError as error:  # there is no such user, or this one has no home directory
-            if not folders:
-                raise DatasetError(
-                    f"{folder} cannot be found ({first_line(error)}): set data_dir or "
-                    "TFDS_DATA_DIR to the folder that has the set."
-                ) from error
-    return list(dict.fromkeys(folders))
+    named = dict.fromkeys(folder for folder in candidates if folder)
+    try:
+        return [pathlib.Path(folder).expanduser() for folder in named]
+    except RuntimeError as error:  # there is no such user
+        where = " or ".join(map(str, named))
+        raise DatasetError(f"{where} cannot be found: {first_line(error)}.") from error
 
 
 def find_prepared(
@@ -317,10 +312,7 @@ def _fingerprint(folder: pathlib.Path) -> str:
 
 
 def _cache_folder() -> pathlib.Path:
-    try:
-        return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
-    except RuntimeError:  # without a home directory, nothing is cached
-        return pathlib.Path(os.devnull)
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
 
 
 def _read_cache(
@@ -333,7 +325,7 @@ def _read_cache(
                 _log.info("%s is out of date: reading the data set again.", path)
                 return None
             return {key: cached[key] for key in keys}
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
         _log.info("%s is damaged (%s): replacing it.", path, first_line(error))

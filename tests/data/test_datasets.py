@@ -57,18 +57,9 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_default(
         load_dataset("mnist:9.0.0", data_dir)
 
 
-def test_without_a_home_directory_the_environments_folder_will_do(data_dir, monkeypatch):
-    def refuse(self):
-        if str(self).startswith("~"):
-            raise RuntimeError("Could not determine home directory.")
-        return self
-
-    monkeypatch.setattr(pathlib.Path, "expanduser", refuse)
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    with pytest.raises(DatasetError, match=r"~/tensorflow_datasets cannot be found \(Could not"):
-        load_dataset("mnist")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-    assert load_dataset("mnist").name == "mnist/3.0.1"
+def test_a_folder_of_nobody_is_an_error():
+    with pytest.raises(DatasetError, match=r"^~nobody_here/data cannot be found: Could not"):
+        load_dataset("mnist", "~nobody_here/data")
 
 
 def test_the_highest_version_is_taken_by_number_where_none_is_named(data_dir):
