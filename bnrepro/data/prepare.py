@@ -2,15 +2,12 @@
 
 import gzip
 import io
-import math
 import os
 import pathlib
-import struct
 import tempfile
 import types
 import typing
 import zipfile
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -41,8 +38,8 @@ class Mnist(mnist.MNIST, skip_registration=True):  # type: ignore[call-arg]
     def _generate_examples(
         self, num_examples: int, data_path: os.PathLike[str], label_path: os.PathLike[str]
     ) -> Iterator[tuple[int, dict[str, typing.Any]]]:
-        images = read_idx(data_path, (num_examples, *mnist.MNIST_IMAGE_SHAPE[:2]))
-        labels = read_idx(label_path, (num_examples,))
+        images = _read_idx(data_path, (num_examples, *mnist.MNIST_IMAGE_SHAPE[:2]))
+        labels = _read_idx(label_path, (num_examples,))
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             encoded = io.BytesIO()
             Image.fromarray(image).save(encoded, format="PNG")
@@ -175,17 +172,8 @@ def _download(url_infos: typing.Any, folder: pathlib.Path) -> None:
         (folder / registered.filename).write_bytes(response.content)
 
 
-def read_idx(path: os.PathLike[str], shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-    """Reads a gzipped IDX file of bytes, the format of MNIST's four files.
-
-    Raises:
-      DatasetError: the file is damaged, or its array is not of that shape.
-    """
-    header = struct.pack(f">4B{len(shape)}I", 0, 0, 0x08, len(shape), *shape)  # 0x08: uint8
-    try:
-        content = gzip.decompress(pathlib.Path(path).read_bytes())
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DatasetError(f"{path} is not a complete gzip file: {error}.") from error
-    if not content.startswith(header) or len(content) != len(header) + math.prod(shape):
-        raise DatasetError(f"{path} is not an IDX file of bytes in the shape {shape}.")
-    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+def _read_idx(path: os.PathLike[str], shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """The bytes of a gzipped IDX file, the format of MNIST's four files, verified by checksums."""
+    content = gzip.decompress(pathlib.Path(path).read_bytes())
+    # The header has four bytes for the type and number of axes, and four for each length.
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)

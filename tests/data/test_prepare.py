@@ -1,4 +1,3 @@
-import gzip
 import io
 import signal
 import socket
@@ -60,7 +59,7 @@ def test_a_preparation_that_is_told_to_end_leaves_nothing(server, tmp_path, monk
         signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(prepare, "read_idx", end)
+    monkeypatch.setattr(prepare, "_read_idx", end)
     try:
         with pytest.raises(SystemExit) as ended:
             prepare_data.main(["mnist", f"--data_dir={tmp_path}"])
@@ -116,22 +115,6 @@ def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
     (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
     with pytest.raises(DatasetError, match=r"mnist/3\.0\.1 has no dataset_info\.json"):
         prepare.prepare(prepare.Mnist, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no gzip",
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00\xff")[:-9],
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x03\x05\x00"),
-        gzip.compress(b"\0\0\x0d\x01\0\0\0\x03\x05\x00\xff"),
-    ],
-    ids=["no gzip", "gzip cut short", "too short", "floats"],
-)
-def test_a_file_that_is_no_idx_of_the_shape_is_named(tmp_path, content):
-    (tmp_path / "labels.gz").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"labels\.gz is not"):
-        prepare.read_idx(tmp_path / "labels.gz", (3,))
 
 
 def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
