@@ -22,7 +22,7 @@ from bnrepro.data.datasets import Dataset
 from bnrepro.report.figures import Picture, looks, save
 from configs import labels_and_depth
 from scripts import signed_page
-from scripts.benchmark_layers import Call, Timings, measure
+from scripts.benchmark_layers import Call, measure
 from scripts.benchmark_train import STEPS, noise, training_call
 
 DEPTHS = (3, 6, 12, 18, 24)
@@ -36,7 +36,7 @@ def config_of(depth: int, normalizer: str) -> dict[str, Any]:
     return with_settings(variant, {"model.hidden": (100,) * depth})
 
 
-def measured(rounds: int) -> tuple[Timings, dict[str, float]]:
+def measured(rounds: int) -> tuple[pd.DataFrame, dict[str, float]]:
     """Milliseconds of a step, read in turn, and seconds of compiling, by depth and normalizer."""
     dataset = noise()
     # The first network that a process compiles also waits for what JAX loads once: not counted.
@@ -47,9 +47,7 @@ def measured(rounds: int) -> tuple[Timings, dict[str, float]]:
             name = f"{depth} {normalizer}"
             call, compiling[name] = _prepare(config_of(depth, normalizer), dataset)
             calls.append((name, call))
-    timings = measure(calls, rounds)
-    steps = {name: [each / STEPS for each in of] for name, of in timings.readings.items()}
-    return Timings(steps), compiling
+    return measure(calls, rounds) / STEPS, compiling
 
 
 def _prepare(config: Mapping[str, Any], dataset: Dataset) -> tuple[Call, float]:
@@ -74,7 +72,7 @@ def page(options: argparse.Namespace) -> str:
     """Times by depth, the lines through them, and a figure, which is written beside the page."""
     timings, compiling = measured(options.rounds)
     steps = {
-        f"{norm}, ms": {depth: _cell(timings, f"{depth} {norm}") for depth in DEPTHS}
+        f"{norm}, ms": {depth: _cell(timings[f"{depth} {norm}"]) for depth in DEPTHS}
         for norm in NORMALIZERS
     }
     seconds = {
@@ -84,7 +82,7 @@ def page(options: argparse.Namespace) -> str:
     times = pd.DataFrame(steps | seconds).rename_axis("hidden layers")
     lines, rows = {}, {}
     for norm in NORMALIZERS:
-        medians = _medians(timings, norm)
+        medians = timings[[f"{depth} {norm}" for depth in DEPTHS]].median()
         lines[norm] = line = np.poly1d(np.polyfit(DEPTHS, medians, 1))
         rows[norm] = {
             "intercept, ms": f"{line[0]:.2f}",
@@ -110,31 +108,21 @@ the medians by least squares; the largest deviation of a median is relative to t
     return signed_page("Training against depth", times, fits, text, shown)
 
 
-def _medians(timings: Timings, normalizer: str) -> np.ndarray:
-    return np.array([timings.median(f"{depth} {normalizer}") for depth in DEPTHS])
-
-
-def _quartiles(timings: Timings, name: str) -> tuple[float, float]:
-    low, high = np.quantile(timings.readings[name], (0.25, 0.75))
-    return float(low), float(high)
-
-
-def _cell(timings: Timings, name: str) -> str:
-    low, high = _quartiles(timings, name)
-    return f"{timings.median(name):.2f} ({low:.2f} to {high:.2f})"
+def _cell(readings: "pd.Series[float]") -> str:
+    low, median, high = readings.quantile([0.25, 0.5, 0.75])
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _draw(
-    timings: Timings, compiling: Mapping[str, float], lines: Mapping[str, np.poly1d]
+    timings: pd.DataFrame, compiling: Mapping[str, float], lines: Mapping[str, np.poly1d]
 ) -> Figure:
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     of_steps, of_compiling = figure.subplots(1, 2)
     for normalizer, (colour, _) in looks({norm: norm for norm in NORMALIZERS}).items():
         names = [f"{depth} {normalizer}" for depth in DEPTHS]
-        medians = _medians(timings, normalizer)
-        ends = np.array([_quartiles(timings, name) for name in names])
+        low, medians, high = timings[names].quantile([0.25, 0.5, 0.75]).to_numpy()
         look: dict[str, Any] = {"color": colour, "marker": "o", "ms": 4, "label": normalizer}
-        bars = np.abs(ends.T - medians)
+        bars = medians - low, high - medians
         of_steps.errorbar(DEPTHS, medians, bars, ls="none", capsize=2, **look)
         ends_of_line = np.array([0, DEPTHS[-1]])
         of_steps.plot(ends_of_line, lines[normalizer](ends_of_line), color=colour, lw=1)

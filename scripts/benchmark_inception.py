@@ -29,7 +29,7 @@ from bnrepro.data.datasets import load_dataset
 from bnrepro.training.loop import TrainSteps
 from configs import inception
 from scripts import signed_page
-from scripts.benchmark_layers import Call, measure, repeat
+from scripts.benchmark_layers import Call, measure, ratio, repeat
 from scripts.benchmark_train import training_call
 
 # Of a dispatch, as in training.
@@ -96,20 +96,20 @@ def page(options: argparse.Namespace) -> str:
     peak *= 1 if sys.platform == "darwin" else 1024
     device_peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     on_device = "does not say how much" if device_peak is None else f"{device_peak / 1e6:,.0f} MB"
-    product = 2 * length**3 / timings.median(PRODUCT)
+    product = 2 * length**3 / timings[PRODUCT].median()
     rows: dict[str, dict[str, str]] = {}
     for name, (_, _, seconds, memory, flops) in timed.items():
-        milliseconds = timings.median(name) / STEPS
+        milliseconds = timings[name].median() / STEPS
         rows[name] = {
             "images/s": f"{1e3 * config['batch_size'] / milliseconds:,.0f}",
-            "of the first's": f"{timings.ratio(_FIRST, name):.3f}",
+            "of the first's": f"{ratio(timings, _FIRST, name):.3f}",
             "of the matrix product's": f"{flops / milliseconds / product:.2f}",
             "GFLOP a step": f"{flops / 1e9:.1f}",
             "memory, MB": f"{memory / 1e6:,.0f}",
             "to the first dispatch, s": f"{seconds:.0f}",
         }
-    if PIPELINE in timings.readings:
-        rate = 1e3 * STEPS * config["batch_size"] / timings.median(PIPELINE)
+    if PIPELINE in timings:
+        rate = 1e3 * STEPS * config["batch_size"] / timings[PIPELINE].median()
         rows[PIPELINE] = {"images/s": f"{rate:,.0f}"}
     text = f"""\
 These are training steps in {config["model"]["dtype"]} as the experiments do them, {STEPS} in a

@@ -5,7 +5,6 @@ import statistics
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -50,31 +49,8 @@ _BASELINE = "flax.linen"
 _SECONDS = 0.02  # of calls between two readings of the clock
 
 
-class Timings(NamedTuple):
-    """Milliseconds of each reading, one list per implementation, read in turn."""
-
-    readings: Mapping[str, Sequence[float]]
-
-    def median(self, name: str) -> float:
-        """Of all readings, in milliseconds."""
-        return statistics.median(self.readings[name])
-
-    def ratio(self, name: str, to: str) -> float:
-        """Median over rounds of the quotient of two implementations' readings."""
-        pairs = zip(self.readings[name], self.readings[to], strict=True)
-        return statistics.median(one / other for one, other in pairs)
-
-    def medians(self, per: Mapping[str, int] = MappingProxyType({})) -> dict[str, str]:
-        """All of them as text, divided by the numbers given."""
-        return {name: f"{self.median(name) / per.get(name, 1):.3g}" for name in self.readings}
-
-    def ratios(self, pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-        """Ratios by label, as text."""
-        return {label: f"{self.ratio(*pair):.2f}" for label, pair in pairs.items()}
-
-
-def measure(calls: Sequence[tuple[str, Call]], rounds: int) -> Timings:
-    """Times calls by name, in turn; `rounds`: readings of each."""
+def measure(calls: Sequence[tuple[str, Call]], rounds: int) -> pd.DataFrame:
+    """Milliseconds of each call, in a column, and in each round, in a row; calls take turns."""
     number = {}
     for name, call in calls:
         call(1)  # compiles
@@ -83,7 +59,12 @@ def measure(calls: Sequence[tuple[str, Call]], rounds: int) -> Timings:
     for _ in range(rounds):
         for name, call in calls:
             readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
-    return Timings(readings)
+    return pd.DataFrame(readings)
+
+
+def ratio(timings: pd.DataFrame, name: str, to: str) -> float:
+    """Median over rounds of the quotient of two calls' readings."""
+    return float((timings[name] / timings[to]).median())
 
 
 def joined(shape: tuple[int, ...]) -> str:
@@ -216,6 +197,15 @@ def _torch_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     return [("PyTorch, with y", call)]
 
 
+def _cells(timings: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Medians by name, in a loop those of an iteration, and ratios by the labels of their pairs."""
+    medians = {
+        name: f"{timings[name].median() / (_ITERATIONS if name.endswith(_LOOP) else 1):.3g}"
+        for name in timings.columns
+    }
+    return medians | {label: f"{ratio(timings, *pair):.2f}" for label, pair in pairs.items()}
+
+
 def page(options: argparse.Namespace) -> str:
     """A table of layers, a column for each shape, and one of networks, a row for each."""
     rounds = options.rounds
@@ -223,20 +213,19 @@ def page(options: argparse.Namespace) -> str:
     networks = {str(network): measure(network_calls(network), rounds) for network in NETWORKS}
     suffixes, ours, torch = (*KEPT, _LOOP), ("BatchNorm", "BatchRenorm"), "PyTorch, with y"
     to_flax = {f"{n} / flax{s}": (n + s, _BASELINE + s) for n in ours for s in suffixes}
-    has_torch = all(torch in timing.readings for timing in layers.values())
+    has_torch = all(torch in timings for timings in layers.values())
     to_torch = {"BatchNorm / PyTorch": ("BatchNorm, with y", torch)} if has_torch else {}
     to_ours = {
         f"BatchRenorm / BatchNorm{s}": ("BatchRenorm" + s, "BatchNorm" + s) for s in suffixes
     }
     pairs = to_flax | to_torch | to_ours
     columns = {
-        shape: timing.medians({name + _LOOP: _ITERATIONS for name in _layers()})
-        | timing.ratios(pairs)
-        | {"eight traversals": f"{4 * timing.ratio('copy', 'BatchNorm, with y'):.0%}"}
-        for shape, timing in layers.items()
+        shape: _cells(timings, pairs)
+        | {"eight traversals": f"{4 * ratio(timings, 'copy', 'BatchNorm, with y'):.0%}"}
+        for shape, timings in layers.items()
     }
     means = "; ".join(
-        f"{of} {statistics.geometric_mean(timing.ratio(of, to) for timing in layers.values()):.2f}"
+        f"{of} {statistics.geometric_mean(ratio(each, of, to) for each in layers.values()):.2f}"
         for of, to in to_flax.values()
     )
     text = f"""\
@@ -254,7 +243,7 @@ Geometric means of the ratios to {_BASELINE}: {means}.
     if not has_torch:
         text += "PyTorch is not installed here, or the device is no CPU: its columns are missing.\n"
     in_networks = {f"{name} / flax": (name, _BASELINE) for name in ours}
-    rows = {name: each.medians() | each.ratios(in_networks) for name, each in networks.items()}
+    rows = {name: _cells(timings, in_networks) for name, timings in networks.items()}
     below = """\
 The same within networks of so many blocks, each of the operation, the normalization and a ReLU, the
 input in the shape given; gradients of all parameters and the input. Where the operation is a

@@ -23,7 +23,7 @@ from bnrepro.data.datasets import Dataset
 from bnrepro.models.mlp import MLP
 from configs import mnist_sigmoid
 from scripts import signed_page
-from scripts.benchmark_layers import WITH_TORCH, Call, measure, repeat
+from scripts.benchmark_layers import WITH_TORCH, Call, measure, ratio, repeat
 
 SEEDS = (1, 3, 10)
 VARIANTS = ("plain", "batch_norm", "batch_renorm")
@@ -178,17 +178,16 @@ def _torch(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> list[
 def page(options: argparse.Namespace) -> str:
     """The table, one column per number of seeds."""
     timings = {seeds: measure(calls(seeds), options.rounds) for seeds in SEEDS}
-    names = dict.fromkeys(name for timing in timings.values() for name in timing.readings)
     columns = {
         f"seeds: {seeds}": {
-            f"{FLOOR}, steps/s": f"{1e3 * STEPS * seeds / timing.median(FLOOR):,.0f}"
+            f"{FLOOR}, steps/s": f"{1e3 * STEPS * seeds / readings[FLOOR].median():,.0f}"
         }
         | {
-            name: f"{timing.ratio(FLOOR, name):.2f}"
-            for name in names
-            if name != FLOOR and name in timing.readings
+            name: f"{ratio(readings, FLOOR, name):.2f}"
+            for name in readings.columns
+            if name != FLOOR
         }
-        for seeds, timing in timings.items()
+        for seeds, readings in timings.items()
     }
     text = f"""\
 Speed of training, as a share of a scan that does the matrix products and the updates alone, mapped

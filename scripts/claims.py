@@ -268,8 +268,8 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
         timings = measure(calls, config["seeds"])
         rows = [
             (name, config["first_seed"] + i, steps, "train", "milliseconds", milliseconds / steps)
-            for name, readings in timings.readings.items()
-            for i, milliseconds in enumerate(readings)
+            for name, _ in calls
+            for i, milliseconds in enumerate(timings[name])
         ]
         seconds = {"all": round(time.perf_counter() - started, 1)}
         provenance = begin({}, dataset) | {"seconds": seconds}
