@@ -1,7 +1,6 @@
 """Times sweeps, in groups and one by one: `benchmark sweep`."""
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,25 +30,22 @@ def page(options: argparse.Namespace) -> str:
         "one by one": options.alone,
         "grouped": options.trials,
     }
-    rates: dict[str, list[float]] = {name: [] for name in trials}
-    launched, alone, grouped = rates.values()
+    readings = []
     for _ in range(options.repeats):
-        launched.append(_launches_a_minute(options.launched, options.steps))
-        rate, dataset = _trials_a_minute(options.alone, 1, options.steps)
-        alone.append(rate)
-        rate, dataset = _trials_a_minute(options.trials, None, options.steps)
-        grouped.append(rate)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    rows = {
-        name: {
-            "trials": number,
-            "trials a minute": f"{medians[name]:.1f}",
-            "of each repeat": ", ".join(f"{rate:.1f}" for rate in rates[name]),
+        launched = _launches_a_minute(options.launched, options.steps)
+        alone, dataset = _trials_a_minute(options.alone, 1, options.steps)
+        grouped, dataset = _trials_a_minute(options.trials, None, options.steps)
+        readings.append((launched, alone, grouped))
+    rates = pd.DataFrame(readings, columns=[*trials])
+    medians = rates.median()
+    table = pd.DataFrame(
+        {
+            "trials": trials,
+            "trials a minute": medians.map("{:.1f}".format),
+            "of each repeat": rates.map("{:.1f}".format).agg(", ".join),
         }
-        for name, number in trials.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    to_launched, to_one, _ = (medians["grouped"] / median for median in medians.values())
+    )
+    to_launched, to_one, _ = medians["grouped"] / medians
     text = f"""\
 Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
 launching each by itself with experiments.train (ratios of the medians). A trial is one seed of the

@@ -6,7 +6,6 @@ It needs sbx: pip install -r requirements-peers.txt. docs/reinforcement-learning
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -59,11 +58,8 @@ def _comparison(options: argparse.Namespace) -> str:
         for name, layer in {"sbx": BatchRenorm, "bnrepro": batch_renorm}.items()
     }
     minutes = (time.time() - begin) / 60
-    rows = {
-        name: {f"seed {seed}": f"{values[seed]:.1f}" for seed in seeds}
-        | {"mean": f"{statistics.mean(values):.1f}"}
-        for name, values in returns.items()
-    }
+    table = pd.DataFrame(returns, index=[f"seed {seed}" for seed in seeds]).T
+    table["mean"] = table.mean(axis=1)
     text = f"""\
 Mean return of {_EPISODES} episodes with the deterministic policy after {options.steps:,} steps of
 the environment. All runs are evaluated from the same initial states. The settings are the
@@ -73,7 +69,7 @@ defaults of sbx's CrossQ except for the warm-up: each layer is plain Batch Norm 
 {minutes:.0f} minutes for all runs."""
     return signed_page(
         f"CrossQ on {_ENVIRONMENT} with two Batch Renorm layers",
-        pd.DataFrame.from_dict(rows, orient="index"),
+        table.map("{:.1f}".format),
         text,
         packages=("jax", "flax", "sbx-rl", "stable-baselines3", "gymnasium"),
     )
