@@ -43,14 +43,14 @@ def to_torchvision(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for path in [path for path in flat if path.endswith("/mean")]:
         scale = path.replace("batch_stats/", "params/").removesuffix("mean") + "scale"
         flat.setdefault(scale, np.ones_like(flat[path]))
-    names = _resnet_names()
-    _check_names(_RESNET, set(flat), set(names))
+    arrays = _renamed(_RESNET, flat, _resnet_names())
     first = "params/conv1/conv_1/kernel"
     if (shape := flat[first].shape) != (7, 7, 3, 64):
         raise ValueError(f"{first} must be (7, 7, 3, 64), got {shape}")
+    # Kernels alone have more than one axis.
     return {
-        name: np.moveaxis(flat[path], (-1, -2), (0, 1)) if path.endswith("/kernel") else flat[path]
-        for path, name in names.items()
+        name: np.moveaxis(array, (-1, -2), (0, 1)) if array.ndim > 1 else array
+        for name, array in arrays.items()
     }
 
 
@@ -63,17 +63,13 @@ def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: arrays are missing, or there are others.
     """
-    names = _resnet_names()
-    given = {name for name in arrays if not name.endswith(".num_batches_tracked")}
-    _check_names(_RESNET, given, set(names.values()))
-    flat = {path: jnp.asarray(arrays[name]) for path, name in names.items()}
-    return unflatten_dict(
-        {
-            path: jnp.moveaxis(value, (0, 1), (-1, -2)) if path.endswith("/kernel") else value
-            for path, value in flat.items()
-        },
-        "/",
-    )
+    given = {
+        name: jnp.moveaxis(array, (0, 1), (-1, -2)) if np.ndim(array) > 1 else jnp.asarray(array)
+        for name, array in arrays.items()
+        if not name.endswith(".num_batches_tracked")
+    }
+    names = {theirs: ours for ours, theirs in _resnet_names().items()}
+    return unflatten_dict(_renamed(_RESNET, given, names), "/")
 
 
 def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -98,14 +94,13 @@ def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         for path, value in flatten_dict(variables, sep="/").items()
         if not path.startswith(("params/auxiliary/", "batch_stats/auxiliary/"))
     }
-    names = _inception_names()
-    _check_names(_INCEPTION, set(flat), set(names))
+    arrays = _renamed(_INCEPTION, flat, _inception_names())
     # Of another width, the first may have as many channels.
     shapes = {"stem/conv_stem_0": (3, 3, 3, 32), "mixed_10/conv_1x1_0": (1, 1, 2048, 320)}
     for layer, wanted in shapes.items():
         if (shape := flat[f"params/{layer}/kernel"].shape) != wanted:
             raise ValueError(f"params/{layer}/kernel must be {wanted}, got {shape}")
-    return {theirs: flat[ours] for ours, theirs in names.items()}
+    return arrays
 
 
 def from_keras(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,17 +112,17 @@ def from_keras(arrays: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: arrays are missing, or there are others.
     """
-    names = _inception_names()
-    _check_names(_INCEPTION, set(arrays), set(names.values()))
-    return unflatten_dict(
-        {ours: jnp.asarray(arrays[theirs]) for ours, theirs in names.items()}, "/"
-    )
+    given = {name: jnp.asarray(array) for name, array in arrays.items()}
+    names = {theirs: ours for ours, theirs in _inception_names().items()}
+    return unflatten_dict(_renamed(_INCEPTION, given, names), "/")
 
 
-def _check_names(network: str, given: set[str], wanted: set[str]) -> None:
-    for name in sorted(given ^ wanted):
-        problem = "is missing" if name in wanted else "does not belong"
+def _renamed(network: str, arrays: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The arrays of a network, which have these names, by the names that belong to them."""
+    for name in sorted(arrays.keys() ^ names.keys()):
+        problem = "is missing" if name in names else "does not belong"
         raise ValueError(f"not the variables of {network}: {name} {problem}")
+    return {new: arrays[old] for old, new in names.items()}
 
 
 def _inception_names() -> dict[str, str]:
