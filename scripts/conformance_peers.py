@@ -4,7 +4,6 @@ All but ours and Flax are imported when their layers are made, so that only thos
 """
 
 import importlib.metadata
-import importlib.util
 import os
 from collections.abc import Callable
 from functools import partial
@@ -61,7 +60,6 @@ class Implementation(NamedTuple):
     name: str
     package: str  # that pip installs
     make: Callable[[Settings], Layer]
-    module: str = ""  # that has to be there, if it is not named like the package
     renorm: bool = False
     # The golden file's rule that it follows by design, if not the papers'.
     own_rule: str | None = None
@@ -71,9 +69,8 @@ class Implementation(NamedTuple):
     def version(self) -> str | None:
         """The installed version, or None."""
         try:
-            found = importlib.util.find_spec(self.module or self.package)
-            return importlib.metadata.version(self.package) if found else None
-        except (ModuleNotFoundError, importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(self.package)
+        except importlib.metadata.PackageNotFoundError:
             return None
 
 
@@ -333,9 +330,7 @@ IMPLEMENTATIONS = (
     Implementation(
         "keras BatchNormalization(renorm=True)", "keras", _keras_renorm, renorm=True, masks=True
     ),
-    Implementation(
-        "sbx BatchRenorm", "sbx-rl", _sbx, "sbx", own_rule="batch_renorm var", **_SWITCHED
-    ),
+    Implementation("sbx BatchRenorm", "sbx-rl", _sbx, own_rule="batch_renorm var", **_SWITCHED),
     Implementation(
         "torchrl BatchRenorm1d", "torchrl", _torchrl, own_rule="batch_renorm unbiased", **_SWITCHED
     ),

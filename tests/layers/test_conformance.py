@@ -84,12 +84,8 @@ def test_what_is_not_installed_or_cannot_be_imported_is_a_row_that_says_so():
     def make(settings):
         raise ImportError("no symbol")
 
-    table = conformance.compare(
-        [
-            Implementation("absent", "absent", make, "no_such_module.layers"),
-            Implementation("broken", "numpy", make),
-        ]
-    )
+    peers = {"absent": "no-such-package", "broken": "numpy"}
+    table = conformance.compare([Implementation(*peer, make) for peer in peers.items()])
     assert table.rows["absent"]["version"] == "not installed"
     assert table.rows["broken"]["version"] == f"{np.__version__}, cannot be imported: no symbol"
     assert set(table.rows["absent"].values()) == {"not installed", ""}
