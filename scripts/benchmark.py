@@ -22,21 +22,13 @@ from pathlib import Path
 
 from scripts import make_parser, publish
 
-BENCHMARKS = {
-    "layers": "milliseconds of a layer, compared with others'",
-    "train": "steps per second, compared with others'",
-    "depth": "milliseconds of a step against the number of hidden layers",
-    "inception": "images per second of a large network",
-    "sweep": "trials per minute, grouped and one by one",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark that the command line names, and writes its table."""
     parser = make_parser("benchmark", __doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    for name, what in BENCHMARKS.items():
-        add = benchmarks.add_parser(name, help=what).add_argument
+    for name in ("layers", "train", "depth", "inception", "sweep"):
+        add = benchmarks.add_parser(name).add_argument
         add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
         if name != "sweep":
             add("--rounds", type=_at_least(1), default=31, help="readings (default: %(default)s)")
