@@ -47,7 +47,7 @@ def noise() -> Dataset:
     images = rng.integers(0, 256, (10_000, 28, 28, 1)).astype(np.uint8)
     labels = rng.integers(0, 10, 10_000).astype(np.int32)
     data = images, labels, images[:1_000], labels[:1_000]
-    return Dataset("noise", *data, class_names=tuple("0123456789"), stand_in=False)
+    return Dataset("noise", *data, class_names=tuple("0123456789"))
 
 
 def _floor(seeds: int, images: np.ndarray) -> Call:

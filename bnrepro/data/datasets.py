@@ -54,7 +54,7 @@ class Dataset:
     test_images: typing.Any
     test_labels: Int32[np.ndarray, "test"]
     class_names: tuple[str, ...]
-    stand_in: bool
+    stand_in: bool = False
     sha256: str = ""
     holdout_images: typing.Any = None
     holdout_labels: Int32[np.ndarray, "holdout"] | None = None
@@ -176,9 +176,7 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> D
         arrays = _read_prepared(folder, full_name)
         _write_cache(cache, fingerprint, arrays)
     class_names, sha256 = (arrays.pop(key).tolist() for key in ("class_names", "sha256"))
-    return Dataset(
-        full_name, **arrays, class_names=tuple(class_names), stand_in=False, sha256=sha256
-    )
+    return Dataset(full_name, **arrays, class_names=tuple(class_names), sha256=sha256)
 
 
 def _read_prepared(folder: pathlib.Path, name: str) -> dict[str, np.ndarray]:
@@ -208,13 +206,7 @@ def _open_stream(folder: pathlib.Path, name: str, cache: pathlib.Path, fingerpri
         for split, files in prepared.files.items()
     )
     return Dataset(
-        name,
-        train,
-        labels["train_labels"],
-        test,
-        labels["test_labels"],
-        class_names=prepared.class_names,
-        stand_in=False,
+        name, train_images=train, test_images=test, **labels, class_names=prepared.class_names
     )
 
 

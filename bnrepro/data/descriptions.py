@@ -61,7 +61,7 @@ def describe_dataset(
         return _black(count, size, size, known.channels), labels
 
     class_names = tuple(map(str, range(known.classes)))
-    return Dataset(name, *split(known.train), *split(known.test), class_names, stand_in=False)
+    return Dataset(name, *split(known.train), *split(known.test), class_names)
 
 
 def _black(*shape: Any) -> np.ndarray:
