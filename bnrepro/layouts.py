@@ -75,8 +75,9 @@ def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The variables of an `Inception` with Batch Norm, as Keras' `InceptionV3` has them.
 
-    Both compute the same if its activation is ReLU, its kernels are plain, and its epsilon is
-    Keras', 1e-3; `to_batch_renorm` and `to_batch_norm` change an epsilon.
+    Both compute the same if its activation is ReLU, its kernels are plain, its normalizers come
+    before nonlinearities, and its epsilon is Keras', 1e-3; `to_batch_renorm` and `to_batch_norm`
+    change an epsilon.
 
     Args:
       variables: `params` and `batch_stats`, for images of 3 channels, of width 1, stem_stride 8 and

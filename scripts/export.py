@@ -99,6 +99,7 @@ def _in_layout(
         "model.name": (network,),
         "model.activation": ("relu",),
         "model.kernel": ("plain",),
+        "model.norm_placement": ("before",),
         "normalizer.name": _STATISTICS,
     }
     for key, values in possible.items():

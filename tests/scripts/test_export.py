@@ -216,9 +216,16 @@ def test_an_epsilon_below_that_of_torchvision_is_refused(resnets, capsys):
     )
 
 
-def test_another_resnet_than_torchvisions_is_refused():
-    config = {"model": {"name": "resnet", "activation": "relu", "kernel": "plain"}}
-    config["normalizer"] = {"name": "batch_norm", "epsilon": 1e-5}
+@pytest.mark.parametrize(
+    ("layout", "network", "placement", "message"),
+    [
+        ("torchvision", "resnet", "before", "^cannot use --layout=torchvision: not the"),
+        ("keras", "inception", "after", "needs model.norm_placement before, got after"),
+    ],
+)
+def test_another_network_than_the_librarys_is_refused(layout, network, placement, message):
+    model = {"model.name": network, "model.activation": "relu", "model.norm_placement": placement}
+    config = small_config(**model, **{"normalizer.name": "batch_norm", "normalizer.epsilon": 1e-3})
     variables = {"batch_stats": {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}}
-    with pytest.raises(UserError, match=r"^cannot use --layout=torchvision: not the"):
-        export._in_layout("torchvision", config, variables)
+    with pytest.raises(UserError, match=message):
+        export._in_layout(layout, config, variables)
