@@ -142,20 +142,18 @@ def _points(
     """All combinations of the values that --vary gives, in which the last key varies fastest."""
     from bnrepro.comparison.config import check_config, with_settings
     from bnrepro.comparison.keys import check_setting
-    from bnrepro.sweep.space import Range, parse_values
+    from bnrepro.sweep.space import Range, grid, parse_values, values_by_key
 
-    listed: dict[str, list[Any]] = {}
-    for text in varied:
-        key, _, given = (part.strip() for part in text.partition("="))
-        if key in listed or key in overrides:
-            raise UserError(f"--vary={text} gives {key} once more: choose one of the two")
-        values = parse_values(key, given)
+    space = {}
+    for key, given in values_by_key(varied).items():
+        if key in overrides:
+            raise UserError(f"--vary and --config both give {key}: choose one of the two")
+        space[key] = values = parse_values(key, given)
         if isinstance(values, Range):
-            raise UserError(f"--vary takes the values to plan with one by one, got {text!r}")
+            raise UserError(f"--vary takes the values of {key} one by one, got {given}")
         for value in values:
             check_setting(key, value)
-        listed[key] = values
-    points = [dict(zip(listed, values, strict=True)) for values in product(*listed.values())]
+    points = grid(space, None)
     for point in points:
         check_config(with_settings(config, point))
     return points

@@ -24,6 +24,7 @@ from bnrepro.sweep.space import (
     make_space,
     quasi_random,
     random_points,
+    values_by_key,
 )
 
 
@@ -143,15 +144,8 @@ def make_plan(
     # As in JSON, from which others read it.
     common = json.loads(json.dumps(common_config(config)))
     check_config(common)
-    given: dict[str, str] = {}
-    for text in values["vary"]:
-        key, equals, own = (part.strip() for part in text.partition("="))
-        if not equals:
-            raise SweepError(f"--vary must be KEY=VALUES, got {text!r}")
-        if key in given:
-            raise SweepError(f"--vary is given twice for {key}")
-        given[key] = own
-    space, trials = make_space(common, {**varied, **given}), values["trials"]
+    space = make_space(common, {**varied, **values_by_key(values["vary"])})
+    trials = values["trials"]
     if both := [key for key in overrides if key in space]:
         raise SweepError(
             f"--config.{both[0]} would change nothing: the sweep varies it; leave it out, or give "

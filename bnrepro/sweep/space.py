@@ -42,6 +42,23 @@ class Range(NamedTuple):
 Space = Mapping[str, Range | list[Any]]
 
 
+def values_by_key(varied: Sequence[str]) -> dict[str, str]:
+    """What each `--vary=KEY=VALUES` gives, as text.
+
+    Raises:
+      SweepError: one has no "=", or two have the same key.
+    """
+    given: dict[str, str] = {}
+    for text in varied:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise SweepError(f"--vary must be KEY=VALUES, got {text!r}")
+        if key in given:
+            raise SweepError(f"--vary is given twice for {key}")
+        given[key] = values
+    return given
+
+
 def parse_values(key: str, values: Any) -> Range | list[Any]:
     """The values of one key.
 
