@@ -2,8 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Iterable
-from typing import Any
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -12,6 +14,42 @@ class UserError(Exception):
 
 class Preempted(BaseException):
     """The process was asked to stop (SIGTERM); like KeyboardInterrupt, not an error."""
+
+
+@contextmanager
+def exit_codes(*, resumes: bool = False) -> Iterator[None]:
+    """Ends the process with code 2 after a `UserError` or, if it was interrupted, with 75 or 130.
+
+    Args:
+      resumes: whether the same command resumes what was interrupted.
+    """
+    saved = (
+        ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
+        "from there"
+    ) * resumes
+    try:
+        yield
+    except (Preempted, KeyboardInterrupt) as error:
+        told = isinstance(error, Preempted)
+        print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
+        sys.exit(75 if told else 130)  # 75 is EX_TEMPFAIL of sysexits.h
+    except Exception as error:
+        if (known := as_user_error(error)) is None:
+            raise
+        fail(known)
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Exits after reporting a user's mistake in one sentence."""
+    # For an unknown key, ml_collections nests the message with the nearest key in other errors.
+    cause: Any = error
+    while isinstance(cause, AttributeError | KeyError) and cause.args:
+        cause = cause.args[0]
+    message = str(cause) or type(error).__name__
+    if message.startswith("'") and isinstance(error, AttributeError | KeyError):
+        message = f"no such config key: {message}"
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)  # as opposed to 1 for a bug of ours
 
 
 def as_user_error(error: BaseException) -> UserError | None:

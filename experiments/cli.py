@@ -9,25 +9,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bnrepro.comparison.config import common_config, variant_configs
 from bnrepro.comparison.keys import KEYS
-from bnrepro.errors import Preempted, UserError, as_user_error
+from bnrepro.errors import Preempted, UserError, exit_codes, fail
 
 if TYPE_CHECKING:
     from bnrepro.records import Run
     from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
-
-# The user's mistake, as opposed to 1 for a bug of ours.
-USAGE_ERROR = 2
-# EX_TEMPFAIL of sysexits.h: the same command resumes the run.
-PREEMPTED = 75
-INTERRUPTED = 130
 
 _told = threading.Event()
 _ABSL = frozenset(flags.FLAGS)  # which --help leaves out
@@ -36,25 +30,6 @@ _ABSL = frozenset(flags.FLAGS)  # which --help leaves out
 Reporter = Callable[["Run"], "Report"]
 # Raises a ConfigError if a config, as plain dicts, cannot be reported.
 Check = Callable[[dict[str, Any]], None]
-
-
-@contextmanager
-def exit_codes(*, resumes: bool = False) -> Iterator[None]:
-    """Ends the process with the exit codes of `launch`; `resumes`: whether the command resumes."""
-    saved = (
-        ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
-        "from there"
-    ) * resumes
-    try:
-        yield
-    except (Preempted, KeyboardInterrupt) as error:
-        told = isinstance(error, Preempted)
-        print(("asked to stop" if told else "interrupted") + saved, file=sys.stderr)
-        sys.exit(PREEMPTED if told else INTERRUPTED)
-    except Exception as error:
-        if (known := as_user_error(error)) is None:
-            raise
-        fail(known)
 
 
 @exit_codes(resumes=True)
@@ -366,16 +341,3 @@ def show(run: "Run", report: "Report", most: int | None = None) -> None:
     pictures = ", ".join(f"{picture.name}.png" for picture in report.pictures)
     written = f"Records, table and figures ({pictures})" if pictures else "Records and table"
     print(f"{written} are in {run.workdir}.")
-
-
-def fail(error: BaseException) -> NoReturn:
-    """Exits after reporting a user's mistake in one sentence."""
-    # For an unknown key, ml_collections nests the message with the nearest key in other errors.
-    cause: Any = error
-    while isinstance(cause, AttributeError | KeyError) and cause.args:
-        cause = cause.args[0]
-    message = str(cause) or type(error).__name__
-    if message.startswith("'") and isinstance(error, AttributeError | KeyError):
-        message = f"no such config key: {message}"
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(USAGE_ERROR)

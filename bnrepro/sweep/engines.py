@@ -72,7 +72,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                 if code > 0:
                     message = (folder / f"{i}.txt").read_text()
                     if code == 2:  # the last line is the message; warnings may precede it
-                        raise SweepError(message.splitlines()[-1])
+                        raise SweepError(message.splitlines()[-1].removeprefix("error: "))
                     raise SweepError(f"a worker exited with code {code}: {message}")
 
 

@@ -21,7 +21,7 @@ from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import load_dataset
-from bnrepro.errors import as_user_error
+from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
@@ -169,13 +169,8 @@ def main() -> None:
     told, parent = Event(), os.getppid()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     plan = pickle.load(sys.stdin.buffer)
-    try:
+    with exit_codes():
         work(plan, lambda: told.is_set() or os.getppid() != parent)
-    except Exception as error:
-        if (known := as_user_error(error)) is None:
-            raise
-        print(known, file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ def test_told_to_end_between_two_commands_it_starts_no_other(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("SIGINT", cli.INTERRUPTED),  # reaches all processes of a terminal
-        ("SIGTERM", cli.PREEMPTED),  # reaches only the one that it is sent to
+        ("SIGINT", 130),  # reaches all processes of a terminal
+        ("SIGTERM", 75),  # reaches only the one that it is sent to
     ],
 )
 def test_told_to_end_it_waits_until_the_command_has_saved_its_state(

@@ -1,7 +1,6 @@
 """Trials from a study to records: each exactly once, whatever its workers did."""
 
 import dataclasses
-import io
 import itertools
 import pickle
 import signal
@@ -355,20 +354,6 @@ def test_what_does_not_fit_the_data_set_is_found_before_the_first_trial(tmp_path
     with pytest.raises(ConfigError, match=f"batch_size={large}: batch_size must be"):
         work(plan)
     assert not finished(opened(plan).trials())
-
-
-def test_a_worker_without_memory_says_so_in_one_sentence(tmp_path, monkeypatch, capsys):
-    def work_without_memory(*_):
-        raise MemoryError("Unable to allocate 9 TiB")
-
-    plan = io.BytesIO(pickle.dumps(make_plan(tmp_path)))
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=plan))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(worker_module, "work", work_without_memory)
-    with pytest.raises(SystemExit, match="2"):
-        worker_module.main()
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("not enough memory") and said.endswith("9 TiB")
 
 
 def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
