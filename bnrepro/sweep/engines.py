@@ -51,6 +51,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # Programs that one worker has compiled, which the others load.
         shared = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache"} | os.environ
+        if gpus:
+            shared |= _sharing(count, len(gpus))[1]
         running: dict[int, subprocess.Popen[bytes]] = {}
         stack.callback(_end, running)
         (folder / "plan").write_bytes(pickle.dumps(plan))
@@ -59,7 +61,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
             if waiting != before:  # a worker took trials, or a dead one's were handed back
                 before, killed = waiting, 0
             for i in set(range(count if waiting else 0)) - running.keys():
-                running[i] = _start(folder, i, shared | _environment(i, count, gpus))
+                own = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
+                running[i] = _start(folder, i, shared | own)
             time.sleep(1)
             for i in [i for i, worker in running.items() if worker.poll() is not None]:
                 code = running.pop(i).returncode
@@ -150,14 +153,6 @@ def _end(workers: "dict[int, subprocess.Popen[bytes]]") -> None:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
-
-
-def _environment(worker: int, workers: int, gpus: list[str]) -> dict[str, str]:
-    """The environment variables that give a worker its GPU and its share of the memory."""
-    if not gpus:
-        return {}
-    _, memory = _sharing(workers, len(gpus))
-    return {"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} | memory
 
 
 def _sharing(workers: int, gpus: int) -> tuple[int, dict[str, str]]:
