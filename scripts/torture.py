@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -359,16 +359,25 @@ def mistakes(bench: Bench, wrong: Sequence[Sequence[str]]) -> Result:
 
 def strangers(bench: Bench, every: int = 1) -> Result:
     """Files that would run code if they were unpickled, in the places that are read."""
+    from bnrepro.training.checkpoints import checksums
+
     canary = bench.folder / "canary"
     payload = b"cposix\nsystem\n(S'touch " + os.fsencode(canary.absolute()) + b"'\ntR."
+    checkpoint = Path("checkpoints", "bn", str(bench.steps))
+    signature = checkpoint.with_suffix(".json")
+    parts = sorted(path for path in (bench.whole / checkpoint).rglob("*") if path.is_file())
+    names = [Path(name) for name in ("config.json", "metrics.csv", "provenance.json")]
+    names += [signature, *(path.relative_to(bench.whole) for path in parts)]
     passed = tried = 0
-    for path in list(_watched(bench))[::every]:
-        name = path.relative_to(bench.whole)
+    for name in names[::every]:
         copy = Path(shutil.copytree(bench.whole, bench.folder / "stranger"))
-        _unfinish(copy, bench.steps)
+        # Without its last evaluation, it is resumed.
+        lines = (copy / "metrics.csv").read_text().splitlines(keepends=True)
+        unfinished = "".join(line for line in lines if f",{bench.steps}," not in line)
+        (copy / "metrics.csv").write_text(unfinished)
         (copy / name).write_bytes(payload)
-        if len(name.parts) > 3:  # in a checkpoint, which a stranger can sign, too
-            _sign(copy / Path(*name.parts[:3]))
+        if checkpoint in name.parents:  # a stranger can sign it, too
+            (copy / signature).write_text(json.dumps({"files": checksums(copy / checkpoint)}))
         for line in (
             bench.command(copy),
             [sys.executable, "-m", "scripts.compare", str(copy)],
@@ -389,12 +398,11 @@ def _begin(process: subprocess.Popen[str], workdir: Path) -> float:
     return time.perf_counter()
 
 
-def _newest_step(workdir: Path, variant: str = "*") -> int:
+def _newest_step(workdir: Path) -> int:
     from bnrepro.training.checkpoints import saved_steps
 
-    return max(
-        (max(saved_steps(w), default=0) for w in (workdir / "checkpoints").glob(variant)), default=0
-    )
+    folders = (workdir / "checkpoints").glob("*")
+    return max((step for folder in folders for step in saved_steps(folder)), default=0)
 
 
 def _equal(tree: object, other: object) -> bool:
@@ -432,28 +440,6 @@ def _resident(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
-
-
-def _watched(bench: Bench) -> Iterator[Path]:
-    """The files that are read again: records, and all of one checkpoint."""
-    yield from (bench.whole / name for name in ("config.json", "metrics.csv", "provenance.json"))
-    last = bench.whole / "checkpoints" / "bn" / str(bench.steps)
-    yield last.with_suffix(".json")
-    yield from sorted(path for path in last.rglob("*") if path.is_file())
-
-
-def _unfinish(workdir: Path, steps: int) -> None:
-    """Removes the last evaluation from the records, so that the run is resumed."""
-    records = workdir / "metrics.csv"
-    lines = records.read_text().splitlines(keepends=True)
-    records.write_text("".join(line for line in lines if f",{steps}," not in line))
-
-
-def _sign(step: Path) -> None:
-    from bnrepro.training.checkpoints import checksums
-
-    signature = {"score": 1.0, "files": checksums(step)}
-    step.with_suffix(".json").write_text(json.dumps(signature))
 
 
 # Arguments that follow those of `RUN`, and override them.
