@@ -91,8 +91,7 @@ def main() -> None:
                 if not groups_at_work(study.trials()):
                     shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
             except UserError:
-                if discarded := study.discard():
-                    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+                discarded = study.discard()
                 raise
             finally:
                 run = None if discarded else collect(study, workdir, trackers)
