@@ -269,13 +269,6 @@ def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path):
     assert Sweep(run).table().loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
 
 
-@pytest.mark.parametrize("log", [True, False])
-def test_a_range_has_an_axis_of_its_scale(draw, log):
-    vary = {RATE: {"low": 0.01, "high": 1.0, "log": log}}
-    (axes,) = draw(vary, [({RATE: 0.1}, 0.9)])[AGAINST_RATE].axes
-    assert axes.get_xscale() == ("log" if log else "linear")
-
-
 def test_numbers_of_a_list_are_evenly_spaced_in_the_order_of_their_size(draw):
     figures = draw({RATE: [0.999, 0.9, 0.99]}, [({RATE: 0.999}, 0.9), ({RATE: 0.9}, 0.8)])
     (axes,) = figures[AGAINST_RATE].axes
