@@ -227,11 +227,8 @@ def open_workdir(
     return run
 
 
-def open_sweep(workdir: Path) -> dict[str, Any] | None:
+def open_sweep(workdir: Path) -> None:
     """Makes a workdir for a sweep, or makes sure that it already belongs to one.
-
-    Returns:
-      The config of the sweep it holds, if it has records of any trial.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
@@ -241,12 +238,11 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
         config = _read_json(workdir / CONFIG)
         if not isinstance(config.get("sweep"), dict):
             raise RecordsError(f"{workdir} holds a run, not a sweep; choose another --workdir")
-        return config
+        return
     # A sweep may have begun without a finished trial.
     begun = (DATABASE, CHECKPOINTS)
     if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
         raise RecordsError(f"{workdir} has files that no sweep wrote: {', '.join(foreign[:3])}")
-    return None
 
 
 def check_writable(workdir: Path) -> None:

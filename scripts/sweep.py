@@ -60,10 +60,10 @@ def main() -> None:
         raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
-    from bnrepro.records import CHECKPOINTS
+    from bnrepro.records import CHECKPOINTS, open_sweep
     from bnrepro.report.sweep import Sweep
     from bnrepro.sweep.engines import run_local, run_ray
-    from bnrepro.sweep.plan import make_plan, open_workdir
+    from bnrepro.sweep.plan import make_plan
     from bnrepro.sweep.progress import BEST, Display, check_storage, collect
     from bnrepro.sweep.study import SharedStudy, groups_at_work
 
@@ -72,7 +72,7 @@ def main() -> None:
     plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
     trackers = cli.make_trackers()
-    open_workdir(plan, workdir)
+    open_sweep(workdir)
     discarded, run = False, None
     try:
         with SharedStudy(plan) as study:

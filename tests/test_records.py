@@ -13,6 +13,7 @@ from bnrepro.records import (
     complete_file,
     lock_workdir,
     metric_rows,
+    open_sweep,
     open_workdir,
     read_run,
     write_run,
@@ -90,6 +91,15 @@ def test_the_workdir_of_a_sweep_is_refused_without_a_list_of_its_trials(tmp_path
     with pytest.raises(RecordsError, match="holds a sweep, not a run") as error:
         open_workdir(tmp_path, small_run(tmp_path).config)
     assert len(str(error.value)) < 300
+
+
+def test_a_sweep_goes_neither_where_a_run_is_nor_among_foreign_files(tmp_path):
+    write_run(small_run(tmp_path))
+    with pytest.raises(RecordsError, match="holds a run, not a sweep"):
+        open_sweep(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "thesis.tex")
+    with pytest.raises(RecordsError, match="no sweep wrote: thesis"):
+        open_sweep(tmp_path)
 
 
 def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(tmp_path):

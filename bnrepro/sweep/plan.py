@@ -14,7 +14,7 @@ import sqlalchemy
 from bnrepro.comparison.config import check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.plan import Group, group_variants
-from bnrepro.records import CHECKPOINTS, DATABASE, RecordsError, differences, open_sweep
+from bnrepro.records import CHECKPOINTS, DATABASE
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
     Range,
@@ -171,21 +171,3 @@ def make_plan(
         command=command_line("python -m experiments.train --novariants", file, overrides),
         checkpoints=workdir.absolute() / CHECKPOINTS,
     )
-
-
-def open_workdir(plan: Plan, workdir: Path) -> None:
-    """Makes a workdir for a sweep, or makes sure that it already belongs to this sweep.
-
-    Raises:
-      RecordsError: it cannot be written, or holds something else.
-    """
-    held = open_sweep(workdir)
-    if held is None:
-        return
-    config = {key: value for key, value in common_config(held).items() if key != "sweep"}
-    there, here = identity(config, held["sweep"]), identity(plan.config, plan.described)
-    if differing := differences(there, here):
-        raise RecordsError(
-            f"{workdir} holds another sweep ({'; '.join(differing)}); choose another --workdir, or "
-            "use the same values to resume"
-        )

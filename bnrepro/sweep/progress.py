@@ -13,19 +13,21 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
+from bnrepro.comparison.config import common_config
 from bnrepro.records import (
     CONFIG,
     LOCK,
     RecordsError,
     Row,
     Run,
+    differences,
     metric_rows,
     read_run,
     write_run,
 )
 from bnrepro.report.entries import short_text
 from bnrepro.sweep.checkpoints import rows_so_far
-from bnrepro.sweep.plan import Plan
+from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import decode
 from bnrepro.sweep.study import FINISHED, SharedStudy, finished, groups_at_work, trial_name
 from bnrepro.trackers import Tracker
@@ -90,8 +92,12 @@ def check_storage(study: SharedStudy, workdir: Path) -> None:
     Raises:
       RecordsError: it has.
     """
-    known = set(map(trial_name, study.trials()))
-    if (workdir / CONFIG).exists() and not known.issuperset(read_run(workdir).variants):
+    if not (workdir / CONFIG).exists():
+        return
+    plan, held = study.plan, read_run(workdir)
+    there = identity(common_config(held.config), held.config["sweep"])
+    another = differences(there, identity(plan.config, plan.described))
+    if another or not set(map(trial_name, study.trials())).issuperset(held.variants):
         study.discard()
         raise RecordsError(
             f"{workdir} holds trials that are not in this --storage; give the one that the sweep "

@@ -18,8 +18,8 @@ import sqlalchemy
 
 from bnrepro.comparison.config import with_settings
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.records import RecordsError, read_run
-from bnrepro.sweep.plan import make_plan, open_workdir
+from bnrepro.records import read_run
+from bnrepro.sweep.plan import make_plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.study import SharedStudy
 from configs import mnist_sigmoid
@@ -82,21 +82,6 @@ def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swep
     assert sorted(commands) == ["batch_norm", "none"]
     assert out.count(f"--config.{RATE}=") == 2
     assert out.count("--config.seeds=1") == 2
-
-
-def test_another_space_or_a_run_in_the_workdir_is_refused(swept, tmp_path):
-    workdir, _ = swept
-    another = [f"{RATE}=0.1,0.2", f"{NAME}=none,batch_norm"]
-    with pytest.raises(RecordsError, match=f"vary.{RATE}.high: 1 there"):
-        open_workdir(plan_of(workdir, vary=another), workdir)
-    # Wherever its state is kept.
-    elsewhere = plan_of(workdir, vary=another[:1], storage=f"sqlite:///{tmp_path}/other.db")
-    with pytest.raises(RecordsError, match=rf"vary.{NAME}: \['none', 'batch_norm'\] there"):
-        open_workdir(elsewhere, workdir)
-    assert len(read_run(workdir).variants) == 6
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(RecordsError, match="not a sweep"):
-        open_workdir(plan_of(tmp_path, vary=another), tmp_path)
 
 
 @pytest.mark.slow
