@@ -156,8 +156,11 @@ def make_plan(
         trials = trials or points
     elif trials is None:
         raise SweepError(f"give the number of --trials for sampler {values['sampler']}")
-    # In SQLite, the study has a fixed name, since a workdir may be renamed.
-    database = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
+    storage, name = values["storage"], workdir.absolute().name
+    if storage is None:
+        # Here, the study has a fixed name, since a workdir may be renamed.
+        url = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
+        storage, name = url.render_as_string(), "sweep"
     return Plan(
         config=common,
         space=space,
@@ -165,8 +168,8 @@ def make_plan(
         trials=trials,
         prune=values["prune"],
         at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
-        storage=values["storage"] or database.render_as_string(hide_password=False),
-        name=workdir.absolute().name if values["storage"] else "sweep",
+        storage=storage,
+        name=name,
         launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
         command=command_line("python -m experiments.train --novariants", file, overrides),
         checkpoints=workdir.absolute() / CHECKPOINTS,

@@ -227,6 +227,8 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
     [
         ([*CONFIG, f"--vary={RATE}=1,2", "--at-once=0"], "must be auto or a number of trials"),
         ([*CONFIG, f"--vary={RATE}=1,2", "--storage=nonsense"], "cannot use the storage nonsense"),
+        # As where a shell's variable is not set: machines would share nothing.
+        ([*CONFIG, f"--vary={RATE}=1,2", "--storage="], "cannot use the storage : Could not parse"),
         (["--config={}/c.py:full"], "get_sweep() of {}/c.py failed: NameError: no such list"),
     ],
 )
