@@ -94,10 +94,7 @@ def _plan(trials: int, at_once: int | None, steps: int, folder: str) -> Plan:
         space=make_space(config, {"optimizer.learning_rate": f"log({_LOW},{_HIGH})"}),
         sampler="random",
         trials=trials,
-        prune=False,
-        at_once=at_once,
         storage=f"sqlite:///{folder}/sweep.db",
         name="benchmark",
-        launched_by="",
-        command="",
+        at_once=at_once,
     )

@@ -1,8 +1,6 @@
 """The plan of a sweep, shared by all of its workers on any number of machines."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,12 +35,11 @@ class Plan:
       space: the keys that vary, and their values.
       sampler: grid, random, tpe or qmc.
       trials: how many; for a grid with ranges, an upper bound.
-      prune: stop trials that are below the median of the others at an evaluation.
-      at_once: how many trials to train together; None for as many as suit the device.
       storage: URL of the study's storage.
       name: of the study in that storage.
-      launched_by: the command of the sweep.
       command: the command that trains a single run of the config.
+      prune: stop trials that are below the median of the others at an evaluation.
+      at_once: how many trials to train together; None for as many as suit the device.
       checkpoints: their folder, which may differ between machines; None to keep none.
       workers: how many share the trials.
     """
@@ -51,12 +48,11 @@ class Plan:
     space: Space
     sampler: str
     trials: int
-    prune: bool
-    at_once: int | None
     storage: str
     name: str
-    launched_by: str
-    command: str
+    command: str = ""
+    prune: bool = False
+    at_once: int | None = None
     checkpoints: Path | None = None
     workers: int = 1
 
@@ -166,11 +162,10 @@ def make_plan(
         space=space,
         sampler=values["sampler"],
         trials=trials,
-        prune=values["prune"],
-        at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
         storage=storage,
         name=name,
-        launched_by=shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]]),
         command=command_line("python -m experiments.train --novariants", file, overrides),
+        prune=values["prune"],
+        at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
         checkpoints=workdir.absolute() / CHECKPOINTS,
     )

@@ -1,5 +1,6 @@
 """The results of a sweep so far: as records, as numbers, and as a live table."""
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,8 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
             "sweep": plan.described | {"trials": count},
         }
         # Workers are started by other commands.
-        provenance = study.provenance() | {"command": plan.launched_by, "seconds": seconds}
+        command = shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]])
+        provenance = study.provenance() | {"command": command, "seconds": seconds}
         run = Run(workdir, config, metric_rows(rows), provenance)
         write_run(run)
     for name in run.variants:

@@ -55,10 +55,8 @@ CONFIG = common_config(small_config(**{"model.hidden": [6]}))
 
 def make_plan(folder, varied=GRID, sampler="grid", trials=None, config=CONFIG, **changes):
     space = make_space(config, varied)
-    settings = {"trials": trials or len(grid(space, None)), "prune": False, "at_once": None}
-    settings |= {"storage": f"sqlite:///{folder}/sweep.db", "name": "sweep"}
-    settings |= {"launched_by": "python -m scripts.sweep"}
-    settings |= {"command": "python -m experiments.train --novariants"}
+    settings = {"trials": trials or len(grid(space, None)), "name": "sweep"}
+    settings |= {"storage": f"sqlite:///{folder}/sweep.db"}
     return Plan(config, space, sampler, **settings | changes)
 
 
@@ -128,7 +126,7 @@ def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
     assert settings == [("none", 0.1), ("none", 1.0), ("batch_renorm", 0.1), ("batch_renorm", 1.0)]
     assert all(read.finished(name) for name in read.variants)
     assert (read.provenance["dataset"], read.provenance["classes"]) == ("small/1.0.0", 2)
-    assert read.provenance["command"] == "python -m scripts.sweep"
+    assert read.provenance["command"].startswith("python -m scripts.sweep")
     assert set(read.provenance["seconds"]) == set(read.variants)
     assert read.config["sweep"]["vary"] == GRID
     assert read.config["sweep"]["trials"] == plan.trials
