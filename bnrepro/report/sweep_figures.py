@@ -119,12 +119,21 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     for i, (name, colour) in enumerate(colours.items()):
         members = sorted(groups[name], key=place)
         # Sorted by their place, the trials of a group are side by side.
-        lines = [
+        points = [
             [np.median([place(trial) for trial in same]), *_middle(same, seeds=alone)]
             for _, own in itertools.groupby(_unpruned(members), group)
             if (same := list(own))
         ]
-        _draw_line(axes, np.array(lines), low, colour, bars=bars, band=not alone)
+        x, middle, bottom, top = np.array(points).reshape(-1, 4).T
+        axes.plot(x, np.maximum(middle, low), color=colour)
+        if not alone:
+            band = np.maximum(bottom, low), np.maximum(top, low)
+            axes.fill_between(x, *band, color=colour, alpha=0.2, lw=0)
+        seen = middle >= low
+        below = np.minimum(middle - bottom, middle - low)
+        halves = np.array([below, top - middle])[:, seen] if bars else None
+        look: dict[str, Any] = {"ls": "", "color": colour, "marker": "o", "ms": 4, "capsize": 2}
+        axes.errorbar(x[seen], middle[seen], halves, **look)
         _draw_dots(axes, members, place, low, colour, (i + 0.5) * row, legend)
     axis.apply(axes, "x")
     set_log_error_scale(axes, low, high)
@@ -156,23 +165,6 @@ def _middle(trials: Sequence[Entry], *, seeds: bool = False) -> tuple[float, flo
     values = [100 * trial.mean.mean for trial in trials]
     low, middle, high = np.percentile(values, [25, 50, 75])
     return middle, low, high
-
-
-def _draw_line(
-    axes: Axes, points: np.ndarray, low: float, colour: str, *, bars: bool, band: bool
-) -> None:
-    """Draws a line through points, along the bottom where they are below `low`.
-
-    Points are (n, 4): the place and the `_middle` of each.
-    """
-    x, y, bottom, top = points.reshape(-1, 4).T
-    axes.plot(x, np.maximum(y, low), color=colour)
-    if band:
-        ends = np.maximum(bottom, low), np.maximum(top, low)
-        axes.fill_between(x, *ends, color=colour, alpha=0.2, lw=0)
-    seen = y >= low
-    halves = np.array([np.minimum(y - bottom, y - low), top - y])[:, seen] if bars else None
-    axes.errorbar(x[seen], y[seen], halves, ls="", color=colour, marker="o", ms=4, capsize=2)
 
 
 def _draw_dots(
