@@ -147,7 +147,7 @@ class SharedStudy:
         """
         with warnings.catch_warnings(action="ignore"):  # Optuna's: this is experimental
             fail_stale_trials(self._study)
-        found = self.trials()
+        found, known = self.trials(), distributions(self.plan.space)
         for index in range(self.plan.count):
             failed = found.get(index)
             if failed and failed.state != TrialState.FAIL:
@@ -158,24 +158,18 @@ class SharedStudy:
                     f"{trial_name(index)} was started {MAX_RETRIES + 1} times and never finished: "
                     "its workers died, perhaps for lack of memory; try a smaller --at-once"
                 )
-            self._enqueue(index, failed)
+            # With all settings that are known, since each would cost another transaction later.
+            points = self.plan.points
+            params = encode(points[index]) if points else failed.params if failed else {}
+            group = failed.user_attrs.get("group") if failed else None
+            trial = optuna.trial.create_trial(
+                state=TrialState.WAITING,
+                params=params,
+                distributions={key: known[key] for key in params},
+                user_attrs={"index": index, "group": group},
+            )
+            self._study.add_trial(trial)
         return found
-
-    def _enqueue(self, index: int, failed: FrozenTrial | None) -> None:
-        group, params = None, {}
-        if failed:
-            group, params = failed.user_attrs.get("group"), failed.params
-        # With all settings, since each would cost another transaction later.
-        if self.plan.points:
-            params = encode(self.plan.points[index])
-        known = distributions(self.plan.space)
-        trial = optuna.trial.create_trial(
-            state=TrialState.WAITING,
-            params=params,
-            distributions={key: known[key] for key in params},
-            user_attrs={"index": index, "group": group},
-        )
-        self._study.add_trial(trial)
 
     def waiting(self) -> int:
         """How many trials there are to take."""
