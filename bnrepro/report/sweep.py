@@ -70,10 +70,13 @@ class Sweep:
         config, outcomes = self.run.config, Counter(map(outcome, self.trials))
         text = f"final test accuracy after {config['steps']:,} steps"
         shown = " ".join(mean_cell(trial.mean) for trial in self.trials)
-        parts = [
-            f"{figure_title(self.run, text)}: {mean_note(shown)}; "
+        pooling = (
             "trials that finished without divergence share one variance over seeds, pooled, but "
-            f"for those that vary far more (Cochran's test); {failure_note(self.run)}",
+            "for those that vary far more (Cochran's test); "
+        ) * ("±" in shown)
+        parts = [
+            f"{figure_title(self.run, text)}: {mean_note(shown)}; {pooling}"
+            f"{failure_note(self.run)}",
             f"{len(self.trials):,} of {config['sweep']['trials']:,} trials "
             f"({config['sweep']['sampler']}): {outcomes['finished']:,} finished, "
             f"{outcomes['pruned']:,} pruned, {outcomes['diverged']:,} diverged with all seeds",
