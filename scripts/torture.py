@@ -311,12 +311,13 @@ def memory(bench: Bench, evaluations: int) -> Result:
     trial = f"memory over {evaluations} evaluations grows by less than 5%"
     changes = (f"--config.steps={30 * evaluations}", "--config.checkpoint.every=2", "--only=bn")
     workdir = bench.folder / "memory"
-    samples: list[int] = []
+    samples: list[int] = []  # in MiB
     with bench.start(workdir, *changes) as process:
         while process.poll() is None:
             # Only during training, not while compiling or drawing figures.
             if 0 < _newest_step(workdir) < 30 * evaluations:
-                samples.append(_resident(process.pid))
+                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+                samples.append(pages * os.sysconf("SC_PAGE_SIZE") // 2**20)
             time.sleep(0.02)
         process.communicate()
     if process.returncode:
@@ -431,15 +432,6 @@ _DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
     "missing": lambda path, chance: path.unlink(),
     "empty": lambda path, chance: path.write_bytes(b""),
 }
-
-
-def _resident(pid: int) -> int:
-    """Memory of a process in MiB; 0 if it has ended."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 # Arguments that follow those of `RUN`, and override them.
