@@ -25,8 +25,8 @@ Watch = Callable[[], int | None]
 _ROOT = Path(__file__).parents[2]
 # Seconds that workers get to save their trials after SIGTERM.
 _PATIENCE = 20
-# How often each worker may be killed before any takes a trial; later, the study counts.
-_MAX_KILLED = 10
+# How often each worker may be killed. Of those that took a trial, the study counts fewer.
+_MAX_KILLED = 100
 
 
 def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
@@ -41,8 +41,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
       watch: see `Watch`.
 
     Raises:
-      SweepError: a worker cannot work, for the reason that it gives; or workers are killed again
-        and again before one takes a trial.
+      SweepError: a worker cannot work, for the reason that it gives, or is killed again and again.
     """
     gpus = _gpus()
     count = workers or len(gpus) or available_cores()
@@ -56,10 +55,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
         running: dict[int, subprocess.Popen[bytes]] = {}
         stack.callback(_end, running)
         (folder / "plan").write_bytes(pickle.dumps(plan))
-        before, killed = None, 0
+        killed = 0
         while (waiting := watch()) is not None or running:
-            if waiting != before:  # a worker took trials, or a dead one's were handed back
-                before, killed = waiting, 0
             for i in set(range(count if waiting else 0)) - running.keys():
                 own = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
                 running[i] = _start(folder, i, shared | own)
@@ -69,8 +66,8 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
                 killed += code < 0
                 if killed > _MAX_KILLED * count:
                     raise SweepError(
-                        f"workers were killed {killed} times, the last by signal {-code}, before "
-                        "one took a trial, perhaps for lack of memory; try fewer --workers"
+                        f"workers were killed {killed} times, the last by signal {-code}, perhaps "
+                        "for lack of memory; try fewer --workers"
                     )
                 if code > 0:
                     message = (folder / f"{i}.txt").read_text()
@@ -114,7 +111,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         if gpus:
             sharing, memory = _sharing(count, gpus)
             resources |= {"num_gpus": 1 / sharing, "runtime_env": {"env_vars": memory}}
-        task = ray.remote(max_retries=-1, **resources)(work)
+        task = ray.remote(max_retries=_MAX_KILLED, **resources)(work)
         plan, running = replace(plan, workers=count), list[Any]()
         while (waiting := watch()) is not None or running:
             if waiting:
