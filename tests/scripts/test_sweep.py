@@ -40,17 +40,11 @@ FLAGS = {"seeds": None, "vary": (), "sampler": "grid", "trials": None, "prune": 
          "at-once": "auto", "storage": None}  # fmt: skip
 
 
-def start(workdir, *arguments, config=CONFIG, **options):
+def start(workdir, *arguments, config=CONFIG, **env):
     command = [sys.executable, "-m", "scripts.sweep", *config, f"--workdir={workdir}", *arguments]
-    environment = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}
-    return subprocess.Popen(
-        command,
-        env=environment | options.pop("env", {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)} | env
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
 
 
 def sweep(workdir, *arguments, **options):
@@ -137,8 +131,8 @@ def test_the_tasks_of_a_ray_cluster_share_a_sweep(tmp_path):
         try:
             address = next(line.split()[1] for line in cluster.stdout if line.startswith("at "))
             env = token | {"RAY_ADDRESS": address}
-            code, _, err = sweep(tmp_path / "w", *arguments, env=env)
-            mistake = sweep(tmp_path / "none", *arguments, "--config.dataset=mnits", env=env)
+            code, _, err = sweep(tmp_path / "w", *arguments, **env)
+            mistake = sweep(tmp_path / "none", *arguments, "--config.dataset=mnits", **env)
         finally:
             cluster.communicate("\n")
     assert code == 0, err

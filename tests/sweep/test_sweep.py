@@ -409,7 +409,6 @@ def resumed(monkeypatch):
 WORKER = """
 import os, signal
 from bnrepro.sweep import checkpoints, study, worker
-from tests.programs import made_once
 from tests.small_dataset import small_dataset
 
 class Killed(study.SharedStudy):
