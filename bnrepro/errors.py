@@ -18,7 +18,9 @@ class Preempted(BaseException):
 
 @contextmanager
 def exit_codes(*, resumes: bool = False) -> Iterator[None]:
-    """Ends the process with code 2 after a `UserError` or, if it was interrupted, with 75 or 130.
+    """Ends the process with a sentence and a code: 2 after an error that `as_user_error` knows.
+
+    After `Preempted`, the code is 75; after Ctrl-C, 130.
 
     Args:
       resumes: whether the same command resumes what was interrupted.
