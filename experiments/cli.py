@@ -166,7 +166,7 @@ def parse_config(doc: str) -> dict[str, Any]:
         print("\n".join([doc, *(f"  --{flag.name}: {_help(flag)}" for flag in known)]))
         print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():
-            print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule})")
+            print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule.text})")
         sys.exit(0)
     try:
         if not any(argument.startswith("--config=") for argument in sys.argv):

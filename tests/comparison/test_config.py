@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from bnrepro.comparison import keys
 from bnrepro.comparison.config import variant_configs, with_settings
-from bnrepro.comparison.keys import KEYS, ConfigError, keys_table
+from bnrepro.comparison.keys import KEYS, ConfigError, check_setting, keys_table
 from bnrepro.models import networks
 from bnrepro.training import measures
 from configs import mnist_sigmoid, non_iid, small_batch, small_batch_cnn
@@ -197,7 +197,7 @@ def test_every_key_is_in_the_config_that_explains_them_and_every_default_may_be(
     common = {k: v for k, v in config().items() if k not in ("variants", "baseline")}
     assert set(flatten_dict(common, sep=".")) == set(KEYS)
     for name, key in KEYS.items():
-        key.rule.check(name, key.default)
+        check_setting(name, key.default)
 
 
 @pytest.mark.parametrize(
