@@ -3,11 +3,11 @@
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import lru_cache
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -44,7 +44,8 @@ Progress = Callable[[str, int], None]
 
 _log = logging.getLogger(__name__)
 
-# After new rows are written, wait this many times as long as the writing took.
+# After new rows are written, wait this many times as long as the writing took, or until a variant
+# ends.
 _PAUSE = 20
 
 
@@ -124,7 +125,7 @@ def run_comparison(
             )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
         trackers = [TensorBoard()] if trackers is None else trackers
-        return _train(run, jobs, progress, trackers, should_stop)
+        return _train(run, jobs, progress, trackers if _writes() else (), should_stop)
 
 
 def _train(
@@ -141,7 +142,8 @@ def _train(
         progress(name, run.config["steps"])
         # Tracking that was interrupted, or is requested only now.
         if run.finished(name):
-            _track(run, name, trackers)
+            for track in trackers:
+                track(run, name)
 
     stop, calls = threading.Event(), count()
 
@@ -189,67 +191,45 @@ def _train(
         if step < run.config["steps"] and not stop.is_set():  # every seed diverged
             progress(name, run.config["steps"])
 
-    written, next_time = 0, 0.0
-
-    def write_new_rows() -> None:
-        nonlocal written, next_time
-        begun = dict(rows)  # threads still add to it
-        number, start = sum(map(len, begun.values())), perf_counter()
-        if _writes() and number > written and start >= next_time:
-            current = _with_rows(run, begun, dict(seconds))
+    def write_rows() -> Run:
+        current = _with_rows(run, dict(rows), dict(seconds))  # threads still add to them
+        if _writes():
             write_run(current)
-            for name in begun:
-                _track(current, name, trackers)
-            written, now = number, perf_counter()
-            next_time = now + _PAUSE * (now - start)
+        return current
 
+    written, next_time = 0, 0.0
     with ThreadPoolExecutor(threads) as pool:
         try:
             # Group all variants, so that a program's arguments do not depend on what is left.
             groups = group_variants({name: job.config for name, job in jobs.items()})
-            futures = {
-                pool.submit(train, name, group): name
+            left = {
+                pool.submit(train, name, group)
                 for group in groups
                 for name in group.numbers
                 if name in unfinished
             }
-            for future in _completed(futures, meanwhile=write_new_rows):
-                future.result()
+            while left:
+                done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
                 if stop.is_set():
                     raise Preempted
-                name = futures[future]
-                run = _with_rows(run, dict(rows), dict(seconds))
-                if _writes():
-                    write_run(run)
-                _track(run, name, trackers)
+                start, number = perf_counter(), sum(map(len, dict(rows).values()))
+                if number > written and (done or start >= next_time):
+                    current = write_rows()
+                    for name, track in product(list(rows), trackers):
+                        track(current, name)
+                    written, now = number, perf_counter()
+                    next_time = now + _PAUSE * (now - start)
         except BaseException:
             # Also when interrupted, keep what was measured: at once, in case a second Ctrl-C
             # cuts the waiting short, and again with the last evaluations.
             stop.set()
-            if _writes():
-                write_run(_with_rows(run, dict(rows), dict(seconds)))  # threads still add to them
+            write_rows()
             pool.shutdown(cancel_futures=True)
-            if _writes():
-                write_run(_with_rows(run, rows, seconds))
+            write_rows()
             raise
-    return run
-
-
-def _completed(
-    futures: Iterable[Future[None]], meanwhile: Callable[[], None]
-) -> Iterator[Future[None]]:
-    """Futures as they are completed; calls `meanwhile` about every second."""
-    left = set(futures)
-    while left:
-        done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
-        meanwhile()
-        yield from done
-
-
-def _track(run: Run, variant: str, trackers: Sequence[Tracker]) -> None:
-    if _writes():
-        for track in trackers:
-            track(run, variant)
+    return _with_rows(run, rows, seconds)
 
 
 def _writes() -> bool:

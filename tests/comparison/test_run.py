@@ -171,7 +171,7 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
     monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 1)
     there = threading.Event()
 
-    def wait_and_stop(futures, meanwhile):
+    def wait_and_stop(futures, **_):
         there.wait(60)
         raise KeyboardInterrupt
 
@@ -186,7 +186,7 @@ def test_a_comparison_told_to_stop_saves_where_it_is_and_ends_like_an_uninterrup
         return train_variants(*arguments, should_stop=stops, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_completed", wait_and_stop)
+        patch.setattr(run_module, "wait", wait_and_stop)
         patch.setattr(run_module, "train_variants", stopping)
         with pytest.raises(KeyboardInterrupt):
             run_comparison(config(), tmp_path / "w")
