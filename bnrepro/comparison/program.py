@@ -278,7 +278,7 @@ def make_evaluate(
     evaluation.
     """
     take, read = data.source.take, data.source.read
-    spread = devices.mesh.shape[DATA] if devices.evaluation_axis else 1
+    spread = devices.mesh.shape[DATA]
     sets = {"test": data.test, **data.others}
     # Batches of a stream, or for Inception and ResNet, are no larger than those of training.
     large = read is not None or config["model"]["name"] in STEMS
@@ -325,7 +325,7 @@ def make_evaluate(
                 model=model,
                 take=take,
                 microbatch_size=sizes[split],
-                axis_name=devices.evaluation_axis,
+                axis_name=devices.axis_name,
             )
             for split in batches
         }

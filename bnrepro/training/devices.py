@@ -72,19 +72,19 @@ class Devices:
 
         Variables are placed as `gather` returns them, data as by `place`. Batches are
         (batches, ...), as by `place` with `spread`; the mapped function sees its share of them, and
-        sums over `evaluation_axis`.
+        sums over `axis_name`.
         """
-        return jax.jit(self._mapped(_one_by_one(one_seed), (P(SEEDS), P(), P(DATA))))
+
+        def seeds(variables: Any, data: Any, batches: Any) -> Any:
+            # Not all at once: the outputs of convolutions take much memory.
+            return lax.map(lambda variables: one_seed(variables, data, batches), variables)
+
+        return jax.jit(self._mapped(seeds, (P(SEEDS), P(), P(DATA))))
 
     def _mapped(self, seeds: Callable[..., Any], specs: tuple[P, ...]) -> Callable[..., Any]:
         return jax.shard_map(
             seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
         )
-
-    @property
-    def evaluation_axis(self) -> str | None:
-        """As `axis_name`, for evaluation."""
-        return self.axis_name
 
     def spread(self, states: Any) -> Any:
         """Moves stacked states from the placement of `sharding` to that for training."""
@@ -102,10 +102,8 @@ class Devices:
     def place(self, data: Any, *, spread: bool = False) -> Any:
         """Moves arrays from the host to the devices, for evaluation; `spread` splits axis 0."""
         put = _put_own if spread else jax.device_put
-        return jax.tree.map(lambda x: put(np.asarray(x), self._placed(spread)), data)
-
-    def _placed(self, spread: bool) -> jax.sharding.Sharding:
-        return NamedSharding(self.mesh, P(DATA) if spread else P())
+        sharding = NamedSharding(self.mesh, P(DATA) if spread else P())
+        return jax.tree.map(lambda x: put(np.asarray(x), sharding), data)
 
     def feed(self, batches: Any) -> Any:
         """Moves arrays (runs, steps, microbatches, size, ...) from the host to the devices."""
@@ -119,7 +117,7 @@ class Devices:
 
     def placed_here(self, batches: int, size: int) -> Bool[np.ndarray, "b s"]:
         """Which examples of batches that `place` spreads go to devices of this process."""
-        return _held(self._placed(spread=True), (batches, size))
+        return _held(NamedSharding(self.mesh, P(DATA)), (batches, size))
 
     @property
     def _fed(self) -> P:
@@ -154,7 +152,7 @@ class Devices:
 
 
 class _Replicas(Devices):
-    """The same with `pmap`: each device has a copy of all but the batch, the first one evaluates.
+    """The same with `pmap`, which trains on a copy of all but the batch on each device.
 
     Arrays for training have the copies, or a batch's parts, along a first axis.
     """
@@ -168,21 +166,13 @@ class _Replicas(Devices):
             devices=list(self.mesh.devices.flat),
         )
 
-    def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.jit(_one_by_one(one_seed))
-
-    @property
-    def evaluation_axis(self) -> str | None:
-        return None
-
     def spread(self, states: Any) -> Any:
         return self.replicate(states)
 
     def gather(self, states: Any) -> Any:
-        return jax.tree.map(lambda x: x.addressable_data(0)[0], states)
-
-    def _placed(self, spread: bool) -> jax.sharding.Sharding:
-        return self.sharding
+        return jax.device_put(
+            jax.tree.map(lambda x: x.addressable_data(0)[0], states), self.sharding
+        )
 
     def feed(self, batches: Any) -> Any:
         parts = jax.tree.map(lambda x: np.stack(np.split(x, self.mesh.size, self._split)), batches)
@@ -207,10 +197,6 @@ class _Replicas(Devices):
         return states, arrays, jax.tree.map(partial(placed, split=self._split), fed)
 
     @property
-    def sharding(self) -> jax.sharding.Sharding:
-        return jax.sharding.SingleDeviceSharding(self.mesh.devices.flat[0])
-
-    @property
     def _copies(self) -> NamedSharding:
         return NamedSharding(self.mesh, P(DATA))
 
@@ -218,14 +204,6 @@ class _Replicas(Devices):
     def _split(self) -> int:
         """The axis of fed batches that is split over devices."""
         return self._fed.index(DATA)
-
-
-def _one_by_one(one_seed: Callable[..., Any]) -> Callable[..., Any]:
-    def seeds(variables: Any, data: Any, batches: Any) -> Any:
-        # Not all at once: the outputs of convolutions take much memory.
-        return lax.map(lambda variables: one_seed(variables, data, batches), variables)
-
-    return seeds
 
 
 def _put_own(x: np.ndarray, sharding: jax.sharding.Sharding) -> Array:

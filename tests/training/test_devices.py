@@ -86,12 +86,13 @@ def after_50_steps(name, sampling, microbatch_size, strategy, shape=(0, 0), drop
     states, metrics = train(states, devices.replicate(data()), (), 0, 50)
     states, metrics = devices.gather(states), devices.gather(metrics)
 
-    axis = devices.evaluation_axis
     batches = in_batches({"index": np.arange(EXAMPLES)}, spread=devices.mesh.shape[DATA])
 
     def one_seed(variables, arrays, batches):
         own = model(normalizer=normalizer)
-        return evaluate(variables, arrays, batches, model=own, take=take, axis_name=axis)
+        return evaluate(
+            variables, arrays, batches, model=own, take=take, axis_name=devices.axis_name
+        )
 
     tested = devices.evaluate(one_seed)(
         states.evaluated, devices.place(data()), devices.place(batches, spread=True)
