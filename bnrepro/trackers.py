@@ -38,7 +38,7 @@ class _Live:
     def __init__(self) -> None:
         # For the folder of each variant that goes on: by seed, its log, and how many metrics
         # are in it.
-        self._open: dict[Path, dict[int, tuple[Any, int]]] = {}
+        self._open: dict[Path, dict[Any, tuple[Any, int]]] = {}
 
     def _tell(self, run: Run, variant: str, folder: Path) -> None:
         if (folder / _COMPLETE).exists():
@@ -49,12 +49,11 @@ class _Live:
         logs, ended = self._open.setdefault(folder, {}), run.ended(variant)
         rows = run.metrics[run.metrics["variant"] == variant]
         rows = rows.assign(tag=rows["split"] + "/" + rows["metric"])
-        for seed in rows["seed"].unique().tolist():
+        for seed, own in rows.groupby("seed"):
             if seed not in logs:
                 settings = run.settings(variant) | {"variant": variant, "seed": seed}
                 logs[seed] = self._begin(run, settings, folder), 0
             log, count = logs[seed]
-            own = rows[rows["seed"] == seed]
             self._add(log, own.iloc[count:])
             # A trial that has lost its checkpoints starts over, and sends nothing twice.
             logs[seed] = log, max(count, len(own))
