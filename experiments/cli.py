@@ -162,8 +162,10 @@ def parse_config(doc: str) -> dict[str, Any]:
     )
     flags.FLAGS["config"].parser = _ConfigFile()
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        known = (flags.FLAGS[name] for name in flags.FLAGS if name not in _ABSL)
-        print("\n".join([doc, *(f"  --{flag.name}: {_help(flag)}" for flag in known)]))
+        print(doc)
+        for name in (name for name in flags.FLAGS if name not in _ABSL):
+            # Without what absl adds for flags that may be repeated, on a line of its own.
+            print(f"  --{name}: {flags.FLAGS[name].help.splitlines()[0].rstrip(';')}")
         print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():
             print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule.text})")
@@ -177,12 +179,6 @@ def parse_config(doc: str) -> dict[str, Any]:
         return config_flag.value.to_dict()
     except Exception as error:  # absl and ml_collections raise many kinds
         fail(error)
-
-
-def _help(flag: Any) -> str:
-    # absl tells of each flag that may be repeated that it is for a list of values.
-    text, *_ = flag.help.partition(";\n    repeat this option")
-    return str(text)
 
 
 class _ConfigFile(flags.ArgumentParser):

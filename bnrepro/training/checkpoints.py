@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,7 @@ class Checkpoints:
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        def score(metrics: Any) -> float:
-            return float(metrics["score"])
-
+        score = itemgetter("score")
         kept = [LatestN(self._keep), BestN(get_metric_fn=score, n=1)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(kept),
