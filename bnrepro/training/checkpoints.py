@@ -106,7 +106,7 @@ class Checkpoints:
         Raises:
           CheckpointError: this or the one before cannot be written.
         """
-        with _in_one_sentence(self._folder):
+        with _in_one_sentence(f"write a checkpoint to {self._folder}"):
             manager = self._manager
             with _all_or_none():
                 manager.wait_until_finished()
@@ -123,7 +123,7 @@ class Checkpoints:
           CheckpointError: the last one cannot be written.
         """
         if "_manager" in vars(self):
-            with _in_one_sentence(self._folder):
+            with _in_one_sentence(f"write a checkpoint to {self._folder}"):
                 self._manager.close()
                 if jax.process_index() == 0:
                     _remove_orphans(self._folder)
@@ -210,11 +210,11 @@ def newest_notes(folder: Path) -> dict[str, Any] | None:
 
 def _read(folder: Path, step: int, **items: Any) -> Any:
     path = folder.absolute() / str(step)
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(path, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax and TensorStore raise any kind
-        raise CheckpointError(f"cannot read {path}: {_reason(error)}") from error
+    with (
+        _in_one_sentence(f"read {path}"),
+        ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+    ):
+        return checkpointer.restore(path, args=ocp.args.Composite(**items))
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -235,12 +235,13 @@ def _remove_orphans(folder: Path) -> None:
 
 
 @contextmanager
-def _in_one_sentence(folder: Path) -> Iterator[None]:
+def _in_one_sentence(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise any kind
-        why = _reason(error)
-        raise CheckpointError(f"cannot write a checkpoint to {folder}: {why}") from error
+        full = "No space left on device" in str(error)  # within TensorStore's paths and codes
+        why = "no space left on the disk" if full else first_line(error)
+        raise CheckpointError(f"cannot {what}: {why}") from error
 
 
 @contextmanager
@@ -256,9 +257,3 @@ def _all_or_none() -> Iterator[None]:
         raise failure
     if failed.any():
         raise OSError("another process could not")
-
-
-def _reason(error: BaseException) -> str:
-    if "No space left on device" in str(error):  # within TensorStore's paths and codes
-        return "no space left on the disk"
-    return first_line(error)
