@@ -12,14 +12,11 @@ def make_optimizer(
     learning_rate: Any,
     momentum: Any = 0.0,
     weight_decay: Any = 0.0,
-    schedule: str = "constant",
-    warmup: float = 0.0,
-    decay_rate: float = 0.94,
-    decay_every: float = 0.1,
     rms_decay: float = 0.9,
     epsilon: float = 1e-8,
     clip_norm: float = 0.0,
-    steps: int = 1,
+    schedule: str = "constant",
+    **course: Any,
 ) -> optax.GradientTransformation:
     """The optax optimizer of that name; a known zero costs nothing.
 
@@ -29,25 +26,15 @@ def make_optimizer(
       momentum: of sgd and rmsprop, in [0, 1); may be traced.
       weight_decay: of the penalty weight_decay / 2 * |w|^2 on all kernels, at least 0; its gradient
         is added to the gradient of the loss; may be traced.
-      schedule: see `make_schedule`, also for the next three.
-      warmup: likewise.
-      decay_rate: likewise.
-      decay_every: likewise.
       rms_decay: of rmsprop's average of squared gradients, in [0, 1). The average starts at 0; that
         of TensorFlow 1 starts at 1.
       epsilon: above 0; rmsprop adds it to the average of squared gradients, as TensorFlow 1 does,
         and adam to the square root of that.
       clip_norm: the gradient of the loss is scaled down to this norm over all parameters; 0: never.
-      steps: length of the run.
+      schedule: name of the schedule of the learning rate.
+      **course: of the schedule; see `make_schedule`.
     """
-    rate = make_schedule(
-        schedule,
-        learning_rate,
-        steps=steps,
-        warmup=warmup,
-        decay_rate=decay_rate,
-        decay_every=decay_every,
-    )
+    rate = make_schedule(schedule, learning_rate, **course)
     moved = None if _is_zero(momentum) else momentum
     optimizer = {
         "adam": optax.adam(rate, eps=epsilon),
@@ -66,10 +53,10 @@ def make_schedule(
     name: str,
     learning_rate: Any,
     *,
-    steps: int,
-    warmup: float,
-    decay_rate: float,
-    decay_every: float,
+    steps: int = 1,
+    warmup: float = 0.0,
+    decay_rate: float = 0.94,
+    decay_every: float = 0.1,
 ) -> Any:
     """A learning rate for each step: a number if it is constant, else a function of the step.
 

@@ -186,8 +186,7 @@ def test_learning_rates_follow_their_schedule(schedule, right):
     rate = make_schedule(schedule, 0.8, steps=100, warmup=0.2, decay_rate=0.5, decay_every=0.1)
     for step, expected in right.items():
         np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-7)
-    without = {"steps": 100, "warmup": 0.0, "decay_rate": 0.5, "decay_every": 0.1}
-    assert make_schedule("constant", 0.8, **without) == 0.8
+    assert make_schedule("constant", 0.8, steps=100) == 0.8
     # The last of 20 steps is left to the schedule.
     short = make_schedule(schedule, 0.8, steps=20, warmup=0.98, decay_rate=0.5, decay_every=0.1)
     np.testing.assert_allclose(short(19), 0.8, rtol=1e-6)
