@@ -147,14 +147,6 @@ def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
     }
 
 
-def test_numbers_of_a_variant_that_the_config_lacks_are_refused(tmp_path):
-    run = small_run(tmp_path / "w")
-    del run.config["variants"]["batch_norm"]
-    write_run(run)
-    with pytest.raises(RecordsError, match=r"has a variant that config\.json lacks: 'batch_norm"):
-        read_run(run.workdir)
-
-
 def test_overwriting_that_was_interrupted_is_taken_up(tmp_path, monkeypatch):
     run = small_run(tmp_path / "w")
     write_run(run)
@@ -207,7 +199,6 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
         ("config.json", "[" * 100_000, "config.json"),
         ("config.json", '{"seeds": "3", "steps": 1}', "an integer seeds, got '3'"),
         ("config.json", '{"seeds": 1}', "an integer steps, got None"),
-        ("config.json", '{"seeds": 1, "steps": 1.5}', "an integer steps, got 1.5"),
         ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
         ("config.json", VARIANTS + "3}}", "an object of objects"),
         ("config.json", VARIANTS + '{}}, "baseline": ["a"]}', "one of its variants as baseline"),
@@ -216,6 +207,7 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
         ("metrics.csv", HEADER + "a,0,1,b,c,?\n", "metrics.csv"),
         ("metrics.csv", HEADER + f"a,{10**30},1,b,c,1\n", "metrics.csv"),
         ("metrics.csv", HEADER + 2 * "a,0,1,b,c,1\n", "two values for one metric"),
+        ("metrics.csv", HEADER + "a,0,1,b,c,1\n", r"a variant that config\.json lacks: 'a'"),
         ("provenance.json", "{}", "must name the dataset"),
         ("provenance.json", '{"dataset": "x", "classes": 0}', "a number of classes, got 0"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),
