@@ -109,10 +109,9 @@ def train_variants(
                 save()
                 return
             count, seeds = steps_at_once(step), [seed for _, seed in runs]
-            fed = feed(seeds, step, count)
+            ahead = steps_at_once(step + count) if step + count < steps else 0
+            fed = feed(seeds, step, count, ahead)
             states, metrics = program.train_steps(states, program.arrays, fed, step, count)
-            if step + count < steps:
-                feed.read_ahead(seeds, step + count, steps_at_once(step + count))
             new = fetch(devices.gather(metrics))
             measured = (step + np.arange(count)) % config["measure_every"] == 0
             history.append(
@@ -131,19 +130,18 @@ class Feed:
         self._program, self._pool = program, ThreadPoolExecutor(1)
         self._ahead: dict[Any, Future[Any]] = {}
 
-    def read_ahead(self, seeds: Sequence[int], first: int, count: int) -> None:
-        """Begins to read the minibatches of these steps."""
-        if self._program.source.feed is not None:
-            read = self._pool.submit(self._read, seeds, first, count)
-            self._ahead = {(*seeds, first, count): read}
+    def __call__(self, seeds: Sequence[int], first: int, count: int, ahead: int = 0) -> Any:
+        """The minibatches of these steps, on the devices; nothing if there is no stream.
 
-    def __call__(self, seeds: Sequence[int], first: int, count: int) -> Any:
-        """The minibatches of these steps, on the devices; nothing if there is no stream."""
+        Begins to read those of as many steps `ahead`.
+        """
         if self._program.source.feed is None:
             return ()
-        if (*seeds, first, count) not in self._ahead:
-            self.read_ahead(seeds, first, count)
-        return self._ahead.pop((*seeds, first, count)).result()
+        steps = tuple(seeds), first, count
+        read = self._ahead.get(steps) or self._pool.submit(self._read, *steps)
+        steps = tuple(seeds), first + count, ahead
+        self._ahead = {steps: self._pool.submit(self._read, *steps)} if ahead else {}
+        return read.result()
 
     def _read(self, seeds: Sequence[int], first: int, count: int) -> Any:
         source, config, devices = self._program.source, self._program.config, self._program.devices
