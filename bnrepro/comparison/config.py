@@ -165,22 +165,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     )
     name, network = flat["normalizer.name"], flat["model.name"]
     # What convolutions leave of an image is not known before the data are (`program.make_data`).
-    of_single_values = network == "mlp" and name.startswith("batch_")
+    tested = of_test_minibatches(config) if flat["evaluation.minibatches"] else config
     require(
-        not (of_single_values and microbatch_size == 1),
-        f"{name} cannot train on a microbatch_size of 1: after a dense layer, a single value has "
-        "no deviation from its own mean to learn from; use 2 or more, or group_norm, layer_norm or "
-        "none",
-    )
-    require(
-        not (
-            of_single_values
-            and flat["evaluation.minibatches"]
-            and of_test_minibatches(config)["microbatch_size"] == 1
-        ),
-        f"evaluation.labels_per_batch must leave 2 or more test images in a microbatch for {name}, "
-        f"but {microbatch_size} x {labels} / {trained} is 1 (microbatch_size, these, and "
-        "sampler.labels_per_batch)",
+        not (network == "mlp" and name.startswith("batch_"))
+        or min(microbatch_size, tested["microbatch_size"]) > 1,
+        f"{name} cannot normalize a microbatch of 1, in training or (evaluation.labels_per_batch) "
+        "of test images: after a dense layer, a single value has no deviation from its own mean to "
+        "learn from; use 2 or more, or group_norm, layer_norm or none",
     )
     require(
         not (

@@ -86,7 +86,7 @@ def test_variants_differ_in_their_overrides_alone():
                 "evaluation__labels_per_batch": 1,
                 "evaluation__minibatches": 2,
             },
-            r"in a microbatch for batch_norm, but 2 x 1 / 2 is 1",
+            r"batch_norm cannot normalize a microbatch of 1, .* \(evaluation.labels_per_batch\)",
         ),
         ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
@@ -125,7 +125,7 @@ def test_variants_differ_in_their_overrides_alone():
         ),
         (one_variant(GROUP_NORM, hidden=(20, 10)), r"must be above 10, got \(20, 10\)"),
         (one_variant({"name": "layer_norm"}, hidden=(20, 1)), r"must be above 1, got \(20, 1\)"),
-        (one_variant(BATCH_RENORM, 1), "batch_renorm cannot train on a microbatch_size of 1"),
+        (one_variant(BATCH_RENORM, 1), "batch_renorm cannot normalize a microbatch of 1"),
         (one_variant(MABN | {"window": 1}, 1), "of 1 with a normalizer.window of 1"),
         (
             one_variant(EVONORM, activation="identity", norm_placement="both"),
