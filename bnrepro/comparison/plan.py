@@ -6,6 +6,7 @@ program can take as arguments (`TRACED`) share the program. Comparisons and swee
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -57,22 +58,18 @@ def group_variants(
       configs: the full config of each variant, by name.
       traced: keys of the numbers that programs take; None: those that differ within a group.
     """
-    nulled = dict.fromkeys(TRACED if traced is None else traced)
-    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
+    possible = TRACED if traced is None else traced
+    members = defaultdict[str, dict[str, Mapping[str, Any]]](dict)
     for name, config in configs.items():
-        key = json.dumps(with_settings(config, nulled), sort_keys=True)
-        groups.setdefault(key, {})[name] = config
-    return [_group(key, members, traced) for key, members in groups.items()]
-
-
-def _group(
-    key: str, members: Mapping[str, Mapping[str, Any]], traced: Sequence[str] | None
-) -> Group:
-    first, *others = members.values()
-    if traced is None:
-        traced = [k for k in TRACED if any(setting(c, k) != setting(first, k) for c in others)]
-    numbers = {name: {k: setting(c, k) for k in traced} for name, c in members.items()}
-    return Group(key, first, numbers)
+        key = json.dumps(with_settings(config, dict.fromkeys(possible)), sort_keys=True)
+        members[key][name] = config
+    groups = []
+    for key, own in members.items():
+        values = {k: [setting(config, k) for config in own.values()] for k in possible}
+        taken = [k for k in possible if traced is not None or len(set(values[k])) > 1]
+        numbers = {name: {k: values[k][i] for k in taken} for i, name in enumerate(own)}
+        groups.append(Group(key, next(iter(own.values())), numbers))
+    return groups
 
 
 def most_together(program: Program, traced: Sequence[str]) -> int:
