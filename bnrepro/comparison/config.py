@@ -50,7 +50,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         require(
             isinstance(overrides, Mapping), f"variants.{name} must be a dict, got {overrides!r}"
         )
-        settings: dict[str, Any] = {}
+        resolved[name] = own = dict(common)
         for key, value in overrides.items():
             where = f"variants.{name}.{key}"
             require(key not in COMMON, f"{where} cannot differ between variants")
@@ -58,12 +58,10 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 raise ConfigError(f"{where} is not a config key{nearest(key, common)}")
             if isinstance(common[key], Mapping):
                 require(isinstance(value, Mapping), f"{where} must be a dict, got {value!r}")
-                settings |= {f"{key}.{field}": inner for field, inner in value.items()}
-            else:
-                settings[key] = value
-        resolved[name] = with_settings(common, settings)
+                value = {**common[key], **value}
+            own[key] = value
         try:
-            check_config(resolved[name])
+            check_config(own)
         except ConfigError as error:
             raise ConfigError(f"variant {name}: {error}") from None
     baseline = config.get("baseline")

@@ -351,15 +351,6 @@ def is_integer(key: str) -> bool:
     return KEYS[key].rule.integer
 
 
-def keys_table() -> str:
-    """All keys as a Markdown table."""
-    rows = [
-        f"| `{name}` | {key.rule.text} | `{key.default!r}` | {key.explanation} |"
-        for name, key in KEYS.items()
-    ]
-    return "\n".join(["| key | value | default | meaning |", "|---|---|---|---|", *rows])
-
-
 def require(condition: bool, message: str) -> None:
     """Raises ConfigError with the message unless the condition holds."""
     if not condition:
