@@ -309,9 +309,6 @@ def read_run(workdir: Path) -> Run:
     # Before anything is measured, there is no provenance.
     if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
         raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
-    classes = provenance.get("classes", _CLASSES)
-    if type(classes) is not int or classes < 1:
-        raise RecordsError(f"{workdir / PROVENANCE} must have a number of classes, got {classes!r}")
     return Run(workdir, config, metrics, provenance)
 
 
@@ -351,7 +348,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RecordsError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise RecordsError(f"cannot read {path}: it must hold one JSON object")

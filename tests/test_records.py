@@ -196,7 +196,6 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
     [
         ("config.json", "{", "config.json"),
         ("config.json", "[]", "one JSON object"),
-        ("config.json", "[" * 100_000, "config.json"),
         ("config.json", '{"seeds": "3", "steps": 1}', "an integer seeds, got '3'"),
         ("config.json", '{"seeds": 1}', "an integer steps, got None"),
         ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
@@ -209,7 +208,6 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
         ("metrics.csv", HEADER + 2 * "a,0,1,b,c,1\n", "two values for one metric"),
         ("metrics.csv", HEADER + "a,0,1,b,c,1\n", r"a variant that config\.json lacks: 'a'"),
         ("provenance.json", "{}", "must name the dataset"),
-        ("provenance.json", '{"dataset": "x", "classes": 0}', "a number of classes, got 0"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),
         ("metrics.csv", "", "metrics.csv"),
         ("provenance.json", "", "provenance.json"),

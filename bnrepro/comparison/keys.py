@@ -83,16 +83,13 @@ def _choice(known: Sequence[str]) -> Rule:
 
 
 def _names(known: Sequence[str]) -> Rule:
-    """Any of some names, each once."""
+    """Any of some names."""
     one = _choice(known)
 
     def fault(value: Any) -> str | None:
         if not isinstance(value, list | tuple):
             return f"must be a tuple of names, got {value!r}"
-        wrong = next(filter(None, map(one.fault, value)), None)
-        if wrong is None and len(set(value)) < len(value):
-            wrong = f"has a name twice: {value!r}"
-        return wrong
+        return next(filter(None, map(one.fault, value)), None)
 
     return Rule(f"tuple of {one.text}", fault)
 

@@ -19,7 +19,7 @@ from bnrepro.comparison.keys import ConfigError
 from bnrepro.data.datasets import Dataset, DatasetError
 from bnrepro.data.descriptions import describe_dataset
 from bnrepro.errors import nearest
-from bnrepro.records import CHECKPOINTS, CONFIG, PROVENANCE, RecordsError, Run
+from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
 from bnrepro.training.checkpoints import CheckpointError, find_damage, restore, saved_steps
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
@@ -132,13 +132,12 @@ def network_ends(
     """An input of a variant's network, of which only the shape matters, and its number of classes.
 
     Raises:
-      CheckpointError: the run is older than the record of these, and its data set is not found; or
-        what it records is not the shape of an image.
+      CheckpointError: the run is older than the record of these, and its data set is not found.
     """
     try:
         height, width, channels = run.provenance["image_shape"]
         classes = run.provenance["classes"]
-    except (KeyError, TypeError, ValueError):
+    except KeyError:
         # Recorded as name[/config]/version.
         name = ":".join(run.provenance["dataset"].rsplit("/", 1))
         size, folder = config["image_size"], config["data_dir"] or None
@@ -153,11 +152,6 @@ def network_ends(
         classes = len(dataset.class_names)
     if size := config["image_size"]:
         height = width = size
-    if not all(type(side) is int and side > 0 for side in (height, width, channels)):
-        raise CheckpointError(
-            f"{run.workdir / PROVENANCE} must have height, width and channels of an image, got "
-            f"{run.provenance['image_shape']!r}"
-        )
     digits = config["digits"]
     return jnp.zeros((1, height, digits * width, channels)), classes**digits
 

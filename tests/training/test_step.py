@@ -126,11 +126,6 @@ def test_averages_of_all_parameters_follow_the_recursion():
     assert state.evaluated is state.average
 
 
-def test_without_averages_the_parameters_themselves_are_evaluated():
-    _, state, _ = setup()
-    assert_close(state.evaluated, {"params": state.params, "batch_stats": state.batch_stats})
-
-
 def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered():
     _, state, step = setup(norm=None)
     given = batch(1, 6)
