@@ -280,6 +280,8 @@ def make_evaluate(
     take, read = data.source.take, data.source.read
     spread = devices.mesh.shape[DATA]
     sets = {"test": data.test, **data.others}
+    # Arguments of the compiled function, not constants in it.
+    arrays = {split: () if read else devices.place(each.arrays) for split, each in sets.items()}
     # Batches of a stream, or for Inception and ResNet, are no larger than those of training.
     large = read is not None or config["model"]["name"] in STEMS
     parts = config["accumulation_steps"] if large else 1
@@ -290,7 +292,7 @@ def make_evaluate(
     }
     sizes = dict.fromkeys(sets)
     if data.test_sampler is not None:
-        sets["test_minibatches"] = data.test
+        sets["test_minibatches"], arrays["test_minibatches"] = data.test, arrays["test"]
         draw = partial(data.test_sampler, jax.random.key(config["first_seed"]))
         index = jax.vmap(draw)(jnp.arange(config["evaluation"]["minibatches"]))
         drawn, own = {"index": index.reshape(-1, *index.shape[2:])}, of_test_minibatches(config)
@@ -302,15 +304,9 @@ def make_evaluate(
     most = _FEW_MEASURED if large else _MEASURED
     first = jax.tree.map(lambda x: x[:most], data.test.drawn)
     if read is None:
-        # Arguments of the compiled function, not constants in it; each set's arrays only once.
-        unique = {id(examples.arrays): examples.arrays for examples in sets.values()}
-        placed = {key: devices.place(arrays) for key, arrays in unique.items()}
-        arrays = {split: placed[id(examples.arrays)] for split, examples in sets.items()}
         spread_batches = devices.place(batches, spread=True)
-    else:
-        arrays = dict.fromkeys(sets, ())
-        if config["measures"]:
-            first = read(data.test.arrays, first, np.ones(len(first["index"]), bool))
+    elif config["measures"]:
+        first = read(data.test.arrays, first, np.ones(len(first["index"]), bool))
     first = devices.place(first) if config["measures"] else None
 
     def one_run(run: tuple[Any, Numbers], data: Any, batches: Any) -> Any:
