@@ -2,35 +2,25 @@
 
 from functools import cache, partial
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.data.samplers import by_label, epochs
-from bnrepro.models import make_normalizer
-from bnrepro.models.mlp import MLP
-from bnrepro.training.devices import DATA, fetch, make_devices
-from bnrepro.training.evaluation import evaluate, in_batches
-from bnrepro.training.loop import make_train_steps
-from bnrepro.training.optimizers import make_optimizer
-from bnrepro.training.state import initial_states
+from bnrepro.comparison.config import common_config
+from bnrepro.comparison.program import make_program
+from bnrepro.comparison.run import make_job
+from bnrepro.training.devices import fetch, make_devices
+from tests.small_dataset import small_config, small_dataset
 
-EXAMPLES, BATCH, SEEDS = 160, 32, np.array([5, 9])
-
-
-@cache
-def data():
-    rng = np.random.default_rng(0)
-    labels = np.sort(rng.permutation(np.arange(EXAMPLES) % 4)).astype(np.int32)
-    images = rng.integers(0, 128, (EXAMPLES, 4, 4, 1)) + 30 * labels[:, None, None, None]
-    return images.astype(np.uint8), labels
-
-
-def take(arrays, drawn):
-    index = drawn["index"]
-    return {"images": arrays[0][index].astype(jnp.float32) / 255, "labels": arrays[1][index]}
+BATCH = 32
+SETTINGS = {
+    "steps": 50, "batch_size": BATCH, "binary_input": False, "ema_decay": 0.9,
+    "measures": ("near_linear", "gradient_norms"), "measure_every": 7,
+    "model.hidden": (7,), "model.activation": "tanh", "model.init": "lecun_normal",
+    "normalizer.momentum": 0.9, "normalizer.epsilon": 0.1, "normalizer.warmup": 0.1,
+    "normalizer.r_max_end": 0.3, "normalizer.d_max_end": 0.2, "optimizer.learning_rate": 0.1,
+    "sampler.examples_per_label": BATCH // 2,
+}  # fmt: skip
 
 
 def choose(strategy="jit", **changes):
@@ -38,108 +28,60 @@ def choose(strategy="jit", **changes):
     return make_devices(strategy, **(sizes | {"microbatch_size": 4} | changes))
 
 
-def after_50_steps(name, sampling, microbatch_size, strategy, shape=(0, 0), dropout=None, **sizes):
+def after_50_steps(name, sampler, microbatch_size, strategy, shape=(0, 0), dropout=0.0, **sizes):
     """The states after 50 steps, each step's metrics, and an evaluation, on the host."""
-    sizes |= {"seeds": shape[0], "data": shape[1], "microbatch_size": microbatch_size}
-    devices = choose(strategy, **sizes)
-    ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.1, "r_max_end": 0.3, "d_max_end": 0.2}
-    normalizer, synchronized_normalizer = (
-        make_normalizer(
-            name, steps=50, momentum=0.9, epsilon=0.1, num_groups=1, axis_name=axis, **ramp
-        )
-        for axis in (None, devices.axis_name if "synchronized" in sizes else None)
-    )
-    model = partial(
-        MLP,
-        4,
-        nn.tanh,
-        kernel_init=nn.initializers.lecun_normal(),
-        dropout=dropout,
-        hidden=(7,),
-    )
-    optimizer = make_optimizer("sgd", learning_rate=0.1)
-    init = partial(
-        initial_states,
-        build=lambda numbers: (model(normalizer=normalizer), optimizer),
-        example=jnp.zeros((1, 4, 4, 1)),
-        ema_decay=0.9,
-    )
-    states = devices.spread(jax.jit(init, out_shardings=devices.sharding)(SEEDS, {}))
-    _, labels = data()
-    sampler = (
-        epochs(EXAMPLES, BATCH)
-        if sampling == "iid"
-        else by_label(labels, 2, BATCH // 2, repeat_labels=False)
-    )
-    train = make_train_steps(
-        build=lambda numbers: (model(normalizer=synchronized_normalizer), optimizer),
-        draw=lambda key, step: {"index": sampler(key, step)},
-        take=take,
-        steps_at_once=50,
-        microbatch_size=microbatch_size,
-        ema_decay=0.9,
-        devices=devices,
-        accumulation_steps=sizes.get("accumulation_steps", 1),
-        measures=("near_linear", "gradient_norms"),
-        measure_every=7,
-    )
-    states, metrics = train(states, devices.replicate(data()), (), 0, 50)
-    states, metrics = devices.gather(states), devices.gather(metrics)
-
-    batches = in_batches({"index": np.arange(EXAMPLES)}, spread=devices.mesh.shape[DATA])
-
-    def one_seed(variables, arrays, batches):
-        own = model(normalizer=normalizer)
-        return evaluate(
-            variables, arrays, batches, model=own, take=take, axis_name=devices.axis_name
-        )
-
-    tested = devices.evaluate(one_seed)(
-        states.evaluated, devices.place(data()), devices.place(batches, spread=True)
-    )
+    settings = {"normalizer.name": name, "sampler.name": sampler, "model.dropout": dropout}
+    settings |= {"microbatch_size": microbatch_size, "devices.strategy": strategy}
+    settings |= {"devices.seeds": shape[0], "devices.data": shape[1]} | sizes
+    config = common_config(small_config(**SETTINGS | settings))
+    program = make_program(*make_job("a variant", config, small_dataset()))
+    devices = program.devices
+    states = devices.spread(program.init(np.array([5, 9]), {}))
+    states, metrics = map(devices.gather, program.train_steps(states, program.arrays, (), 0, 50))
+    tested = program.evaluate(states.evaluated, {})
     return fetch((states.params, states.batch_stats, states.average, metrics, tested))
 
 
 # One run alone, for all the ways to spread it. Compiling takes most of the time, so the tests with
 # minibatches of few labels have the same dropout, too.
 alone = cache(partial(after_50_steps, strategy="single"))
-DROPOUT = {"iid": None, "labels": 0.3}
+DROPOUT = {"epochs": 0.0, "labels": 0.3}
 
 
 def assert_same(actual, expected):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4), actual, expected)
 
 
-SLOW, WHOLE = pytest.mark.slow, {"synchronized": True}
+SLOW, WHOLE = pytest.mark.slow, {"devices.synchronized": True}
 
 
 @pytest.mark.parametrize(
-    ("name", "sampling", "microbatch_size", "strategy", "shape", "sizes"),
+    ("name", "sampler", "microbatch_size", "strategy", "shape", "sizes"),
     [
         # Two microbatches a device, and one.
         ("batch_renorm", "labels", 4, "jit", (2, 4), {}),
-        ("batch_norm", "iid", 4, "pmap", (0, 8), {}),
+        ("batch_norm", "epochs", 4, "pmap", (0, 8), {}),
         pytest.param("batch_norm", "labels", 4, "jit", (2, 4), {}, marks=SLOW),
-        pytest.param("batch_renorm", "iid", 4, "pmap", (0, 8), {}, marks=SLOW),
+        pytest.param("batch_renorm", "epochs", 4, "pmap", (0, 8), {}, marks=SLOW),
         # Seeds alone; eight microbatches a device, and two.
-        ("batch_renorm", "iid", 32, "jit", (2, 1), {}),
-        pytest.param("batch_renorm", "iid", 2, "jit", (1, 2), {}, marks=SLOW),
-        pytest.param("batch_renorm", "iid", 4, "pmap", (1, 4), {}, marks=SLOW),
+        ("batch_renorm", "epochs", 32, "jit", (2, 1), {}),
+        pytest.param("batch_renorm", "epochs", 2, "jit", (1, 2), {}, marks=SLOW),
+        pytest.param("batch_renorm", "epochs", 4, "pmap", (1, 4), {}, marks=SLOW),
         # Statistics of the whole batch.
-        ("batch_renorm", "iid", BATCH, "jit", (2, 4), WHOLE),
-        ("batch_renorm", "iid", BATCH, "pmap", (0, 8), WHOLE),
-        pytest.param("batch_norm", "iid", BATCH, "jit", (2, 4), WHOLE, marks=SLOW),
-        pytest.param("batch_norm", "iid", BATCH, "pmap", (0, 8), WHOLE, marks=SLOW),
+        ("batch_renorm", "epochs", BATCH, "jit", (2, 4), WHOLE),
+        ("batch_renorm", "epochs", BATCH, "pmap", (0, 8), WHOLE),
+        pytest.param("batch_norm", "epochs", BATCH, "jit", (2, 4), WHOLE, marks=SLOW),
+        pytest.param("batch_norm", "epochs", BATCH, "pmap", (0, 8), WHOLE, marks=SLOW),
         # A gradient that is computed in parts.
         ("batch_renorm", "labels", 4, "jit", (2, 2), {"accumulation_steps": 2}),
     ],
 )
 def test_a_batch_spread_over_devices_gives_what_one_device_gives(
-    name, sampling, microbatch_size, strategy, shape, sizes
+    name, sampler, microbatch_size, strategy, shape, sizes
 ):
-    dropout = DROPOUT[sampling]
-    spread = after_50_steps(name, sampling, microbatch_size, strategy, shape, dropout, **sizes)
-    assert_same(spread, alone(name, sampling, microbatch_size, dropout=dropout))
+    dropout = DROPOUT[sampler]
+    spread = after_50_steps(name, sampler, microbatch_size, strategy, shape, dropout, **sizes)
+    assert_same(spread, alone(name, sampler, microbatch_size, dropout=dropout))
 
 
 @pytest.mark.parametrize(
