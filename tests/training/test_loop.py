@@ -1,65 +1,50 @@
 """Many steps of many seeds in one program do what single steps of single seeds do."""
 
-from functools import partial
+from functools import cache, partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnrepro.comparison.config import common_config
+from bnrepro.comparison.program import make_training
+from bnrepro.comparison.run import make_job
 from bnrepro.data.samplers import epochs
 from bnrepro.data.sources import take_images
-from bnrepro.models import make_normalizer
-from bnrepro.models.mlp import MLP
 from bnrepro.training.evaluation import evaluate, in_batches
-from bnrepro.training.loop import make_train_steps
-from bnrepro.training.optimizers import make_optimizer
-from bnrepro.training.state import initial_states
 from bnrepro.training.step import Task, train_step
-from tests.training.test_devices import choose
+from tests.small_dataset import small_config, small_dataset
 
-EXAMPLES, BATCH, MICROBATCH, STEPS = 40, 8, 4, 6
-SEEDS = jnp.array([5, 9])
-
-
-def draw(key, step):
-    return {"index": epochs(EXAMPLES, BATCH)(key, step)}
+BATCH, MICROBATCH, STEPS = 8, 4, 6
+SEEDS = np.array([5, 9])
+DATA = tuple(map(jnp.asarray, (small_dataset().train_images, small_dataset().train_labels)))
+EXAMPLES = len(DATA[1])
+SETTINGS = {
+    "batch_size": BATCH, "microbatch_size": MICROBATCH, "binary_input": False,
+    "devices.strategy": "single", "model.hidden": (7, 6), "model.init_std": 0.5,
+    "normalizer.momentum": 0.9, "normalizer.warmup": 0.0, "normalizer.r_max_end": 0.3,
+    "normalizer.d_max_end": 0.2, "optimizer.learning_rate": 0.5,
+}  # fmt: skip
 
 
 def take(arrays, drawn):
-    batch = take_images(arrays, drawn, classes=3, digits=1)
+    batch = take_images(arrays, drawn, classes=2, digits=1)
     return {**batch, "images": batch["images"].astype(jnp.float32) / 255}
 
 
-def task_of(normalizer="batch_renorm"):
-    ramp = {"r_max": 3.0, "d_max": 5.0, "warmup": 0.0, "r_max_end": 0.3, "d_max_end": 0.2}
-    norm = make_normalizer(normalizer, steps=20, momentum=0.9, epsilon=1e-5, num_groups=1, **ramp)
-    model = MLP(3, nn.sigmoid, norm, nn.initializers.normal(0.5), hidden=(7, 6))
-    return Task(model, make_optimizer("sgd", learning_rate=0.5))
+@cache
+def made(normalizer="batch_renorm", measures=(), measure_every=10):
+    """A task, what makes its states of some seeds, and what trains them."""
+    settings = SETTINGS | {"normalizer.name": normalizer}
+    settings |= {"measures": measures, "measure_every": measure_every}
+    config = common_config(small_config(**settings))
+    build, init, train_steps = make_training(*make_job("a variant", config, small_dataset()))
+    return Task(*build({})), partial(init, numbers={}), train_steps
 
 
-def states_of(seeds, task):
-    init = partial(
-        initial_states,
-        build=lambda numbers: (task.model, task.optimizer),
-        example=jnp.zeros((1, 4, 4, 1)),
-        ema_decay=0.0,
-    )
-    return jax.jit(init)(seeds, {})
-
-
-def train_steps(task, **measures):
-    return make_train_steps(
-        build=lambda numbers: (task.model, task.optimizer),
-        draw=draw,
-        take=take,
-        steps_at_once=10,
-        microbatch_size=MICROBATCH,
-        ema_decay=0.0,
-        devices=choose("single", batch_size=BATCH),
-        **measures,
-    )
+def of_run(i, tree):
+    return jax.tree.map(lambda x: x[i], tree)
 
 
 def assert_close(actual, expected, rtol=1e-4):
@@ -70,32 +55,31 @@ def numbers(state):
     return state.params, state.batch_stats, state.step
 
 
-def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone(data):
-    task = task_of()
-    together, metrics = train_steps(task)(states_of(SEEDS, task), data, (), 0, STEPS)
+def test_a_loop_over_steps_and_seeds_equals_single_steps_of_each_seed_alone():
+    task, init, train_steps = made()
+    together, metrics = train_steps(init(SEEDS), DATA, (), 0, STEPS)
     sampler = jax.jit(epochs(EXAMPLES, BATCH))
     single = jax.jit(partial(train_step, task=task))
     for i in range(len(SEEDS)):
-        state = jax.tree.map(lambda x: x[0], states_of(SEEDS[i : i + 1], task))
+        state = of_run(0, init(SEEDS[i : i + 1]))
         losses = []
         for step in range(STEPS):
             index = sampler(state.sample_key, jnp.int32(step))
-            x, y = np.asarray(data[0], np.float32)[index] / 255, np.asarray(data[1])[index]
+            x, y = np.asarray(DATA[0], np.float32)[index] / 255, np.asarray(DATA[1])[index]
             x, y = x.reshape(2, MICROBATCH, 4, 4, 1), y.reshape(2, MICROBATCH)
             state, out = single(state, {"images": x, "labels": y})
             losses.append(out["loss"])
-        assert_close(numbers(jax.tree.map(lambda x, i=i: x[i], together)), numbers(state))
+        assert_close(numbers(of_run(i, together)), numbers(state))
         assert_close(metrics["loss"][i, :STEPS], np.array(losses))
     kernels = together.params["logits"]["kernel"]
     assert (kernels[0] != kernels[1]).any()
 
 
-def test_stopping_between_changes_nothing_to_the_last_bit(data):
-    task = task_of()
-    steps = train_steps(task)
-    whole, metrics = steps(states_of(SEEDS, task), data, (), 0, STEPS)
-    first, before = steps(states_of(SEEDS, task), data, (), 0, 2)
-    parted, after = steps(first, data, (), 2, STEPS - 2)
+def test_stopping_between_changes_nothing_to_the_last_bit():
+    _, init, train_steps = made()
+    whole, metrics = train_steps(init(SEEDS), DATA, (), 0, STEPS)
+    first, before = train_steps(init(SEEDS), DATA, (), 0, 2)
+    parted, after = train_steps(first, DATA, (), 2, STEPS - 2)
     jax.tree.map(np.testing.assert_array_equal, numbers(parted), numbers(whole))
     for metric, values in metrics.items():
         joined = np.concatenate([before[metric][:, :2], after[metric][:, : STEPS - 2]], axis=1)
@@ -103,7 +87,7 @@ def test_stopping_between_changes_nothing_to_the_last_bit(data):
 
 
 def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer():
-    plain, normed = (states_of(SEEDS, task_of(name)) for name in ("none", "batch_norm"))
+    plain, normed = (made(name)[1](SEEDS) for name in ("none", "batch_norm"))
     for layer in ("dense_0", "dense_1", "logits"):
         np.testing.assert_array_equal(plain.params[layer]["kernel"], normed.params[layer]["kernel"])
     np.testing.assert_array_equal(
@@ -111,19 +95,17 @@ def test_a_seed_draws_the_same_weights_and_minibatches_whatever_the_normalizer()
     )
 
 
-def evaluated(variables, data, index, task, **options):
-    batches = in_batches({"index": np.asarray(index)}, **options.pop("batches", {}))
-    return evaluate(variables, data, batches, model=task.model, take=take, **options).means()
+def evaluated(variables, index, task, batches, **options):
+    batches = in_batches({"index": np.asarray(index)}, **batches)
+    return evaluate(variables, DATA, batches, model=task.model, take=take, **options).means()
 
 
 @pytest.mark.parametrize("size", [None, 7])
-def test_evaluation_uses_the_stored_averages_whatever_the_size_of_its_batches(data, size):
-    task = task_of("batch_norm")
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, task))
-    whole = evaluated(
-        state.evaluated, data, range(EXAMPLES), task, batches={"size": size, "spread": 3}
-    )
-    images, labels = (np.asarray(x) for x in data)
+def test_evaluation_uses_the_stored_averages_whatever_the_size_of_its_batches(size):
+    task, init, _ = made("batch_norm")
+    state = of_run(0, init(SEEDS))
+    whole = evaluated(state.evaluated, range(EXAMPLES), task, {"size": size, "spread": 3})
+    images, labels = map(np.asarray, DATA)
     # A fresh network's averages are 0 and 1: the normalizer passes its input on.
     x = images.astype(np.float64).reshape(EXAMPLES, -1) / 255
     for layer in ("dense_0", "dense_1"):
@@ -142,17 +124,15 @@ def test_batches_hold_each_example_once_and_padding():
     np.testing.assert_array_equal(drawn["index"][present == 1], np.arange(10, 15))
 
 
-def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_changes(data):
-    task = task_of("batch_norm")
-    variables = jax.tree.map(lambda x: x[0], states_of(SEEDS, task)).evaluated
+def test_minibatch_statistics_are_those_of_each_microbatch_and_nothing_stored_changes():
+    task, init, _ = made("batch_norm")
+    variables = of_run(0, init(SEEDS)).evaluated
     # Averages that would give nonsense if they were used.
     variables["batch_stats"] = jax.tree.map(lambda x: x + 100, variables["batch_stats"])
     before = jax.tree.map(np.array, variables)
-    measured = evaluated(
-        variables, data, range(24), task, batches={"size": 8, "spread": 2}, microbatch_size=4
-    )
+    measured = evaluated(variables, range(24), task, {"size": 8, "spread": 2}, microbatch_size=4)
     losses, hits = [], []
-    images, labels = (np.asarray(x) for x in data)
+    images, labels = map(np.asarray, DATA)
     for index in np.arange(24).reshape(6, 4):
         logits, _ = task.model.apply(
             variables, jnp.float32(images[index]) / 255, train=True, mutable=["batch_stats"]

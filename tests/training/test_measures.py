@@ -11,29 +11,18 @@ import pytest
 from bnrepro.training.evaluation import measure_once
 from bnrepro.training.measures import MEASURES, make_measure
 from bnrepro.training.step import train_step
-from tests.training.test_loop import (
-    BATCH,
-    MICROBATCH,
-    SEEDS,
-    STEPS,
-    epochs,
-    states_of,
-    take,
-    task_of,
-    train_steps,
-)
+from tests.training.test_loop import DATA, MICROBATCH, SEEDS, STEPS, made, of_run, take
 
 
-def one_step(data, normalizer, *names):
+def one_step(normalizer, *names):
     """What is measured in a first step, and the parts to compute it anew: state, batch, task."""
-    task = task_of(normalizer)
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, task))
+    task, init, _ = made(normalizer)
+    state = of_run(0, init(SEEDS))
     rng = np.random.default_rng(0)
     # No parameter at 0 or 1 that a mistake could hide behind.
     params = jax.tree.map(lambda p: p + rng.uniform(0.1, 0.5, p.shape), state.params)
     state = state.__class__(**(vars(state) | {"params": params}))
-    index = epochs(len(data[0]), BATCH)(state.sample_key, jnp.int32(0)).reshape(2, MICROBATCH)
-    batch = take(data, {"index": index})
+    batch = take(DATA, {"index": np.arange(2 * MICROBATCH).reshape(2, MICROBATCH)})
     measure = make_measure(names, task)
     task = task._replace(captures=measure.captures)
     _, metrics = jax.jit(partial(train_step, task=task, measure=measure.in_training))(state, batch)
@@ -67,8 +56,8 @@ def normalized(state, batch, task):
     return x_hat * params["norm_0"]["scale"] + params["norm_0"]["bias"], x_hat
 
 
-def test_norms_of_gradients_and_parameters(data):
-    metrics, state, batch, task = one_step(data, "batch_norm", "gradient_norms", "parameter_norms")
+def test_norms_of_gradients_and_parameters():
+    metrics, state, batch, task = one_step("batch_norm", "gradient_norms", "parameter_norms")
     _, grads = loss_and_gradients(state, batch, task)(state.params)
     for layer, inner in grads.items():
         flat = np.concatenate([np.ravel(x) for x in inner.values()])
@@ -78,8 +67,8 @@ def test_norms_of_gradients_and_parameters(data):
             np.testing.assert_allclose(metrics[f"param_norm/{layer}/{name}"], right, rtol=1e-4)
 
 
-def test_percentiles_of_normalizers_and_shares_near_zero(data):
-    metrics, state, batch, task = one_step(data, "batch_norm", "normalizer_outputs", "near_linear")
+def test_percentiles_of_normalizers_and_shares_near_zero():
+    metrics, state, batch, task = one_step("batch_norm", "normalizer_outputs", "near_linear")
     y, x_hat = normalized(state, batch, task)
     for p in (15, 50, 85):
         np.testing.assert_allclose(
@@ -90,9 +79,9 @@ def test_percentiles_of_normalizers_and_shares_near_zero(data):
     assert metrics["near_linear/norm_0/standardized"] == pytest.approx(share)
 
 
-def test_changes_along_the_gradient(data):
+def test_changes_along_the_gradient():
     """Of plain gradient descent, K times the step is K times the learning rate."""
-    metrics, state, batch, task = one_step(data, "batch_norm", "along_gradient")
+    metrics, state, batch, task = one_step("batch_norm", "along_gradient")
     at = loss_and_gradients(state, batch, task)
     loss, grads = at(state.params)
     for k in (0.5, 1, 2, 4):
@@ -107,14 +96,14 @@ def test_changes_along_the_gradient(data):
         )
 
 
-def test_at_evaluations_captured_outputs_are_measured_alone(data):
+def test_at_evaluations_captured_outputs_are_measured_alone():
     """Figure 1's percentiles among them: of the last nonlinearity's inputs, and of the first."""
-    task = task_of("none")
-    state = jax.tree.map(lambda x: x[0], states_of(SEEDS, task))
-    batch = take(data, {"index": np.arange(len(data[0]))})
+    task, init, _ = made("none")
+    state = of_run(0, init(SEEDS))
+    batch = take(DATA, {"index": np.arange(len(DATA[0]))})
     measure = make_measure(MEASURES, task)
     found = measure_once(state.evaluated, batch, model=task.model, measure=measure)
-    x = np.asarray(data[0], np.float64).reshape(len(data[0]), -1) / 255
+    x = np.asarray(DATA[0], np.float64).reshape(len(DATA[0]), -1) / 255
     params = jax.tree.map(partial(np.asarray, dtype=np.float64), state.params)
     hidden = 1 / (1 + np.exp(-(x @ params["dense_0"]["kernel"] + params["dense_0"]["bias"])))
     y = hidden @ params["dense_1"]["kernel"] + params["dense_1"]["bias"]
@@ -127,12 +116,11 @@ def test_at_evaluations_captured_outputs_are_measured_alone(data):
     assert prefixes == {"sigmoid_input", "sigmoid_inputs", "near_linear"}
 
 
-def test_measures_change_no_step_and_are_taken_when_due(data):
-    task = task_of("batch_norm")
-    start = partial(states_of, SEEDS, task)
-    plain, without = train_steps(task)(start(), data, (), 0, STEPS)
-    steps = train_steps(task, measures=("gradient_norms",), measure_every=2)
-    measured, metrics = steps(start(), data, (), 0, STEPS)
+def test_measures_change_no_step_and_are_taken_when_due():
+    _, init, train_steps = made("batch_norm")
+    plain, without = train_steps(init(SEEDS), DATA, (), 0, STEPS)
+    _, _, measuring = made("batch_norm", ("gradient_norms",), 2)
+    measured, metrics = measuring(init(SEEDS), DATA, (), 0, STEPS)
     np.testing.assert_allclose(metrics["loss"], without["loss"], rtol=1e-5)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), measured.params, plain.params
@@ -140,16 +128,14 @@ def test_measures_change_no_step_and_are_taken_when_due(data):
     norms = metrics["grad_norm/dense_0"][:, :STEPS]
     np.testing.assert_array_equal(norms > 0, [[True, False] * (STEPS // 2)] * len(SEEDS))
     # Counted from the first step of all, not from the first of this call.
-    _, later = steps(start(), data, (), 1, 2)
+    _, later = measuring(init(SEEDS), DATA, (), 1, 2)
     np.testing.assert_array_equal(later["grad_norm/dense_0"][:, :2] > 0, [[False, True]] * 2)
 
 
-def test_what_is_not_named_is_not_compiled(data):
-    task = task_of("batch_norm")
+def test_what_is_not_named_is_not_compiled():
+    def program(*measures):
+        _, init, train_steps = made("batch_norm", measures)
+        return str(jax.make_jaxpr(train_steps)(init(SEEDS), DATA, (), 0, STEPS))
 
-    def program(**measures):
-        arguments = states_of(SEEDS, task), data, (), 0, STEPS
-        return str(jax.make_jaxpr(train_steps(task, **measures))(*arguments))
-
-    assert program() == program(measures=("sigmoid_input",))  # of evaluations alone
-    assert program() != program(measures=("gradient_norms",))
+    assert program() == program("sigmoid_input")  # of evaluations alone
+    assert program() != program("gradient_norms")
