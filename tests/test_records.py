@@ -21,6 +21,14 @@ from bnrepro.records import (
 from tests.records_fixtures import small_run
 
 
+@pytest.fixture
+def run(tmp_path):
+    """A finished run, in its workdir."""
+    run = small_run(tmp_path / "w")
+    write_run(run)
+    return run
+
+
 def test_what_was_written_reads_back_to_the_last_digit(tmp_path):
     run = small_run(tmp_path / "w", extra=[("plain", 0, 5, "train", "loss", 0.1 + 0.2)])
     write_run(run)
@@ -68,18 +76,12 @@ def test_a_new_workdir_holds_the_config_and_no_numbers(tmp_path):
     assert not run.finished("plain")
 
 
-def test_the_same_config_opens_what_is_there_wherever_the_data_lies_and_however_it_is_read(
-    tmp_path,
-):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_the_same_config_opens_what_is_there_wherever_the_data_lies_and_however_it_is_read(run):
     again = open_workdir(run.workdir, run.config | {"data_dir": "/elsewhere", "data_workers": 8})
     assert len(again.metrics) == len(run.metrics)
 
 
-def test_another_config_is_refused_with_the_keys_that_differ_and_loses_nothing(tmp_path):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_another_config_is_refused_with_the_keys_that_differ_and_loses_nothing(run):
     with pytest.raises(RecordsError, match=r"steps: 20 there, 40 here.*--overwrite"):
         open_workdir(run.workdir, run.config | {"steps": 40})
     assert len(read_run(run.workdir).metrics) == len(run.metrics)
@@ -102,9 +104,7 @@ def test_a_sweep_goes_neither_where_a_run_is_nor_among_foreign_files(tmp_path):
         open_sweep(tmp_path)
 
 
-def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(tmp_path):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(run):
     more = run.config | {"variants": run.config["variants"] | {"later": {}}}
     again = open_workdir(run.workdir, more)
     assert again.variants == [*run.variants, "later"]
@@ -117,9 +117,7 @@ def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(t
         open_workdir(run.workdir, run.config)
 
 
-def test_a_workdir_that_a_user_has_put_files_into_is_locked_as_well(tmp_path):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_a_workdir_that_a_user_has_put_files_into_is_locked_as_well(run):
     (run.workdir / "notes.txt").write_text("mine")
     with (
         lock_workdir(run.workdir),
@@ -129,9 +127,7 @@ def test_a_workdir_that_a_user_has_put_files_into_is_locked_as_well(tmp_path):
         pass
 
 
-def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_overwriting_removes_what_was_made_of_the_old_numbers(run, tmp_path):
     (run.workdir / "summary.csv").write_text("old")
     (run.workdir / "figures").mkdir()
     # As where the home directory is small.
@@ -147,9 +143,7 @@ def test_overwriting_removes_what_was_made_of_the_old_numbers(tmp_path):
     }
 
 
-def test_overwriting_that_was_interrupted_is_taken_up(tmp_path, monkeypatch):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_overwriting_that_was_interrupted_is_taken_up(run, monkeypatch):
     (run.workdir / "figures").mkdir()
     listed = Path.iterdir
 
@@ -174,9 +168,7 @@ def test_a_folder_of_something_else_is_refused_even_when_overwriting(tmp_path, n
     assert path.read_text() == "precious"
 
 
-def test_a_workdir_whose_making_was_interrupted_is_taken_up(tmp_path):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_a_workdir_whose_making_was_interrupted_is_taken_up(run):
     (run.workdir / "config.json").unlink()
     assert open_workdir(run.workdir, run.config).metrics.empty
 
@@ -213,9 +205,7 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
         ("provenance.json", "", "provenance.json"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, name, content, message):
-    run = small_run(tmp_path / "w")
-    write_run(run)
+def test_a_damaged_file_is_named(run, name, content, message):
     (run.workdir / name).write_text(content)
     with pytest.raises(RecordsError, match=message):
         read_run(run.workdir)
