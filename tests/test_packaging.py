@@ -81,14 +81,6 @@ def test_the_metadata_and_the_changelog_name_this_version():
     assert f"## {bnrepro.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_jax_0_10_2_is_excluded():
-    """jax-ml/jax#39103: it miscompiles on CPU."""
-    lines = [Requirement(line) for line in metadata.requires("bnrepro")]
-    (jax,) = [line for line in lines if line.name == "jax" and not line.extras]
-    assert not jax.specifier.contains("0.10.2")
-    assert jax.specifier.contains("0.10.1") and jax.specifier.contains("0.12.0.1")
-
-
 @pytest.mark.slow
 def test_the_wheel_works_in_a_fresh_environment(tmp_path):
     def run(*command):
