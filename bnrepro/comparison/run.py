@@ -183,8 +183,9 @@ def _train(
                 checkpoints=checkpoints,
                 should_stop=stops,
             ):
-                rows[name] = list(all_rows)
+                # Before the rows, so that these are never written without it.
                 seconds[name] = round(earlier.get(name, 0) + perf_counter() - start, 1)
+                rows[name] = list(all_rows)
                 progress(name, step)
         finally:
             checkpoints.close()
