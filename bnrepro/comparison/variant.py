@@ -133,7 +133,7 @@ class Feed:
     def __call__(self, seeds: Sequence[int], first: int, count: int, ahead: int = 0) -> Any:
         """The minibatches of these steps, on the devices; nothing if there is no stream.
 
-        Begins to read those of as many steps `ahead`.
+        Begins to read those of the next `ahead` steps.
         """
         if self._program.source.feed is None:
             return ()
