@@ -139,6 +139,10 @@ def check_config(config: Mapping[str, Any]) -> None:
         "augment inception crops while it reads: it needs stream True and an image_size, got "
         f"{flat['stream']} and {flat['image_size']}",
     )
+    require(
+        flat["digits"] == 1 or not flat["random_flip"],
+        "random_flip would mirror the order of digits, and so their label: it needs digits 1",
+    )
     batch_size, microbatch_size = flat["batch_size"], flat["microbatch_size"]
     require(
         batch_size % microbatch_size == 0,

@@ -159,7 +159,9 @@ KEYS: dict[str, Key] = {
         "of training images: crop shifts them by up to an eighth; inception, for a stream, crops, "
         "mirrors and distorts colours as Inception's training does",
     ),
-    "random_flip": Key(_BOOL, False, "mirror half of the training images, left to right"),
+    "random_flip": Key(
+        _BOOL, False, "mirror half of the training images, left to right; needs digits 1"
+    ),
     "digits": Key(
         _number(int, 1, 4), 1, "images side by side in a picture; MNIST's have 10 ** digits labels"
     ),

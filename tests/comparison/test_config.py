@@ -115,6 +115,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"model__dropout": 0.5, "devices__synchronized": True}, "set one to 0 or False, got 0.5"),
         ({"optimizer__name": "adam", "optimizer__momentum": 0.9}, "adam takes no"),
         ({"augment": "inception", "image_size": 8}, "needs stream True and an image_size, got Fal"),
+        ({"digits": 2, "random_flip": True}, "needs digits 1"),
         ({"augment": "inception", "stream": True}, "needs stream True and an image_size, got True"),
         ({"measures": ("gradient_norm",)}, "did you mean gradient_norms"),
         ({"measures": "gradient_norms"}, "measures must be a tuple of names"),
