@@ -27,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
 
     # Imported only now, so that --help need not wait for pandas.
+    from rich.console import Console
+
     from bnrepro.records import complete_file, read_run
     from bnrepro.report import formats
     from bnrepro.report.compare import compare
     from bnrepro.report.question import Question, check_run, run_labels
-    from bnrepro.report.tables import print_table
 
     output = options.output
     form = options.format or _SUFFIXES.get(output.suffix.lower() if output else "", "text")
@@ -57,10 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with complete_file(output) as path:
                 path.write_text(formats.render(comparison, form), encoding="utf-8")
 
+    console = Console()
     if output is not None:
         print(f"The comparison is in {output}.")
-    elif form == "text" and (sys.stdout.isatty() or "COLUMNS" in os.environ):
-        print_table(comparison.cells, comparison.caption)
+    elif form == "text" and (console.is_terminal or "COLUMNS" in os.environ):
+        formats.show(comparison, console)
     else:
         sys.stdout.write(formats.render(comparison, form))
 

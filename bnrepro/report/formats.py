@@ -14,6 +14,16 @@ from bnrepro.report.tables import is_best, terminal_table
 
 # Width of text that is not for a terminal; a wide table takes more.
 _WIDTH = 120
+# Terminal characters per column; with fewer, its numbers would wrap.
+_COLUMN = 12
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Shows table and caption on a terminal, fitted to its width, the best in bold."""
+    cells, at_once = comparison.cells, max(1, console.width // _COLUMN)
+    for first in range(0, cells.shape[1], at_once):
+        console.print(terminal_table(cells.iloc[:, first : first + at_once]))
+    console.print(Text(comparison.caption, "table.caption"))
 
 
 def render(comparison: Comparison, form: str) -> str:

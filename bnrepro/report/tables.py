@@ -1,6 +1,5 @@
 """The one way from entries to a table: its cells, what notes say about them, and its print."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +14,6 @@ from bnrepro.report.entries import MISSING, Entry
 from bnrepro.report.question import Question
 from bnrepro.report.statistics import LEVEL, Estimate, estimate, holm
 from bnrepro.report.summary import BASELINE_BEST, failure_counts
-
-# Characters of a terminal per column; with fewer, its numbers would wrap.
-_COLUMN = 12
 
 
 class Unit(NamedTuple):
@@ -159,16 +155,11 @@ def failure_note(run: Run) -> str:
 
 
 def print_table(table: pd.DataFrame, caption: str, width: int = 120) -> None:
-    """Prints table and caption, fitted to the terminal's width or, where there is none, to `width`.
-
-    A table of more columns than fit is printed in parts.
-    """
+    """Prints the table, fitted to the width of the terminal or, where there is none, to `width`."""
     console = Console()
-    if not (console.is_terminal or "COLUMNS" in os.environ):
+    if not console.is_terminal:
         console = Console(width=width)
-    at_once = max(1, console.width // _COLUMN)
-    for first in range(0, table.shape[1], at_once):
-        console.print(terminal_table(table.iloc[:, first : first + at_once]))
+    console.print(terminal_table(table))
     console.print(Text(caption, "table.caption"))
 
 

@@ -1,5 +1,6 @@
 """Comparisons of variants and runs, against numbers worked out by hand or by scipy."""
 
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from bnrepro.records import RecordsError
 from bnrepro.report import formats
 from bnrepro.report.compare import Comparison, compare
 from bnrepro.report.question import Question, QuestionError, check_run, run_labels
-from bnrepro.report.tables import is_best, print_table
+from bnrepro.report.tables import is_best
 from tests.records_fixtures import ACCURACY, small_run
 
 PLAIN, BATCH_NORM = [0.94, 0.90, 0.92], [0.96, 0.93, 0.95]
@@ -434,31 +436,28 @@ def test_markdown_has_bold_and_as_many_cells_in_each_row():
     assert lines[7].startswith("test/accuracy, %")
 
 
-def printed(capsys, comparison, width):
-    print_table(comparison.cells, comparison.caption, width)
-    return capsys.readouterr().out
+def on_terminal(comparison, width, **options):
+    out = io.StringIO()
+    formats.show(comparison, Console(file=out, width=width, **options))
+    return out.getvalue()
 
 
-def test_what_is_printed_has_all_within_the_width_and_on_a_terminal_the_best_in_bold(
-    capsys, monkeypatch
-):
+def test_a_terminal_shows_the_best_in_bold_and_all_within_its_width():
     comparison = awkward()
-    narrow = printed(capsys, comparison, 60)
+    wide = on_terminal(comparison, 150, force_terminal=True, color_system="standard")
+    assert re.search(r"\x1b\[1m *92\.00 ± 4\.97", wide)
+    assert not re.search(r"\x1b\[1m *88\.00", wide)
+    narrow = on_terminal(comparison, 60)
     assert max(map(len, narrow.splitlines())) == 60
     for word in ("<script>:", "-4.00", "100%", "[y]", "\\w"):
         assert word in narrow
-    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "150")):
-        monkeypatch.setenv(name, value)
-    wide = printed(capsys, comparison, 60)
-    assert re.search(r"\x1b\[1m *92\.00 ± 4\.97", wide)
-    assert not re.search(r"\x1b\[1m *88\.00", wide)
 
 
-def test_a_pivot_wider_than_the_terminal_is_shown_in_parts(capsys):
+def test_a_pivot_wider_than_the_terminal_is_shown_in_parts():
     names = [f"variant{i}" for i in range(20)]
     run = a_run({name: flat(0.5 + i / 100) for i, name in enumerate(names)})
     comparison = compare({"w": run}, Question(columns=["variant"]))
-    shown = printed(capsys, comparison, 80)
+    shown = on_terminal(comparison, 80)
     assert max(map(len, shown.splitlines())) <= 80
     assert all(f"{50 + i}.00" in shown for i in range(20))
     assert shown.count("test/accuracy, %, last") == 1
@@ -466,9 +465,9 @@ def test_a_pivot_wider_than_the_terminal_is_shown_in_parts(capsys):
     assert len(formats.render(comparison, "text").splitlines()[0]) > 200
 
 
-def test_a_name_longer_than_the_terminal_is_wide_is_folded_not_cut(capsys):
+def test_a_name_longer_than_the_terminal_is_wide_is_folded_not_cut():
     run = a_run({50 * "@": flat(0.9)})
-    assert printed(capsys, compare({"w": run}, Question()), 40).count("@") == 50
+    assert on_terminal(compare({"w": run}, Question()), 40).count("@") == 50
 
 
 def test_a_name_stays_on_its_line():
