@@ -176,7 +176,7 @@ def open_workdir(
 ) -> Run:
     """Makes a workdir for runs of `config`, or opens the one that already holds such runs.
 
-    Where all runs have finished, the config may have further variants.
+    Where all runs have finished, the config may have further variants, and another baseline.
 
     Args:
       workdir: created if it is missing.
@@ -198,14 +198,14 @@ def open_workdir(
         # The program of an unfinished variant may depend on which others share it.
         if all(map(run.finished, run.variants)):
             old = {k: v for k, v in config["variants"].items() if k in run.variants}
-            known = {**config, "variants": old}
+            known = {**config, "variants": old, "baseline": run.config["baseline"]}
         differing = differences(run.config, known, defaults)
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
                 "another --workdir, use the same config to resume, or --overwrite to replace it"
             )
-        if known["variants"] != config["variants"]:
+        if known != config:
             run = replace(run, config=dict(config))
             write_run(run)
         return run

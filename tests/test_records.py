@@ -105,9 +105,9 @@ def test_a_sweep_goes_neither_where_a_run_is_nor_among_foreign_files(tmp_path):
 
 
 def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(run):
-    more = run.config | {"variants": run.config["variants"] | {"later": {}}}
+    more = run.config | {"variants": run.config["variants"] | {"later": {}}, "baseline": "later"}
     again = open_workdir(run.workdir, more)
-    assert again.variants == [*run.variants, "later"]
+    assert again.variants == ["later", *sorted(run.variants)]
     assert len(again.metrics) == len(run.metrics)
     assert read_run(run.workdir).config == more
     # The new one has not finished.
