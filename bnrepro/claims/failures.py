@@ -98,7 +98,8 @@ FAILURES = (
         "0.50 ± 0.23 and Batch Renorm 0.30 ± 0.20, which is 0.20 ± 0.17 less; on single "
         "images they end at 36.95 ± 5.78% and 97.57 ± 0.16%. In Inception-v3 at a quarter of its "
         "width (configs/inception.py:narrow, one seed) microbatches of 4 cost Batch Norm 8.84 "
-        "points, from 22.14 to 13.30%, and Batch Renorm gets 16.30%.",
+        "points, from 22.14 to 13.30%, and Batch Renorm gets 16.30%; with a second seed they get "
+        "12.22 and 16.36%.",
         figures=(_MLP, _by_size("convolutions", "convolutions")),
     ),
     Claim(
