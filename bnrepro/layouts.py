@@ -63,13 +63,18 @@ def from_torchvision(arrays: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: arrays are missing, or there are others.
     """
+    # PyTorch's tensors, too, which moveaxis would not take.
     given = {
-        name: jnp.moveaxis(array, (0, 1), (-1, -2)) if np.ndim(array) > 1 else jnp.asarray(array)
+        name: jnp.asarray(array)
         for name, array in arrays.items()
         if not name.endswith(".num_batches_tracked")
     }
     names = {theirs: ours for ours, theirs in _resnet_names().items()}
-    return unflatten_dict(_renamed(_RESNET, given, names), "/")
+    flat = {
+        path: jnp.moveaxis(array, (0, 1), (-1, -2)) if array.ndim > 1 else array
+        for path, array in _renamed(_RESNET, given, names).items()
+    }
+    return unflatten_dict(flat, "/")
 
 
 def to_keras(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

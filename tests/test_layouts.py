@@ -190,7 +190,9 @@ def test_what_others_lack_is_left_out():
 
 def test_values_go_where_they_belong_and_kernels_are_transposed():
     arrays = torchvision_arrays()
-    flat = flatten_dict(from_torchvision(arrays), sep="/")
+    # PyTorch's tensors are no NumPy arrays either.
+    views = {name: memoryview(array) for name, array in arrays.items()}
+    flat = flatten_dict(from_torchvision(views), sep="/")
     np.testing.assert_array_equal(
         flat["params/conv3_1/conv_2/kernel"][0, 2, 5, 7],
         arrays["layer2.0.conv2.weight"][7, 5, 0, 2],
