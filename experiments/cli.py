@@ -1,4 +1,4 @@
-"""The command line that all experiments share: flags, progress, and errors in one sentence."""
+"""The command line that all experiments share: flags, configs, progress and interruptions."""
 
 import atexit
 import logging

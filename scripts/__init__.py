@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bnrepro.errors import UserError
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes, fail
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        cli.fail(UserError(message))  # without the usage
+        fail(UserError(message))  # without the usage
 
 
 def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
@@ -49,7 +48,7 @@ def publish(output: Path, make_page: Callable[[], str]) -> str:
     """
     from bnrepro.records import check_output, complete_file
 
-    with cli.exit_codes():
+    with exit_codes():
         check_output(output)
         page = make_page()
         print(page)

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnrepro.errors import UserError, nearest
+from bnrepro.errors import UserError, exit_codes, nearest
 from experiments import cli
 from scripts import make_parser
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
 
     cli.quiet_logging()
-    with cli.exit_codes(resumes=True):
+    with exit_codes(resumes=True):
         if options.register:
             if options.only or options.fast or options.workdir or options.records:
                 raise UserError("--register is of all claims, and takes no other option")

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnrepro.errors import UserError
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes
 from scripts import bad_left_out, make_parser
 
 _SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".html": "html"}
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     output = options.output
     form = options.format or _SUFFIXES.get(output.suffix.lower() if output else "", "text")
-    with cli.exit_codes():
+    with exit_codes():
         question = Question(
             metric=options.metric,
             at=int(options.at) if options.at.isdecimal() else options.at,

@@ -9,8 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnrepro.errors import UserError
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes
 from scripts import make_parser
 
 _STATISTICS = {
@@ -21,7 +20,7 @@ _STATISTICS = {
 }
 
 
-@cli.exit_codes()
+@exit_codes()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluates what the command line names.
 

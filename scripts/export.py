@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnrepro.errors import UserError
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes
 from scripts import make_parser
 
 # The normalizers that flax's and the other libraries' Batch Norm can stand for.
@@ -22,7 +21,7 @@ _STATISTICS = ("batch_norm", "batch_renorm")
 _LAYOUTS = {"keras": ("inception", 1e-3), "torchvision": ("resnet", 1e-5)}
 
 
-@cli.exit_codes()
+@exit_codes()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exports what the command line names.
 

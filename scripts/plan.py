@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, exit_codes
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ CHIPS = {
 LOCAL = "this machine"
 
 
-@cli.exit_codes()
+@exit_codes()
 def main() -> None:
     """Plans what the command line describes.
 

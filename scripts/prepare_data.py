@@ -8,8 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from bnrepro.errors import UserError, first_line
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes, first_line
 from scripts import make_parser
 
 
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # As an exception, it lets what is half prepared be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with cli.exit_codes():
+    with exit_codes():
         try:
             wanted = datasets.parse_name(options.name)
             target = datasets.data_folders(options.data_dir)[0]

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnrepro.errors import UserError
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes
 from scripts import bad_left_out, make_parser
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bnrepro.records import complete_file, read_run
     from bnrepro.report.page import render
 
-    with cli.exit_codes():
+    with exit_codes():
         _check_output(output)
         workdirs, ledgers = _find(options.runs)
         runs = {}

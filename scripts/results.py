@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnrepro.errors import Preempted, UserError
+from bnrepro.errors import Preempted, UserError, exit_codes
 from experiments import cli
 from scripts import make_parser
 
@@ -33,7 +33,7 @@ RUNS = Path("runs", "results")
 CLAIMS = "claims"
 
 
-@cli.exit_codes(resumes=True)
+@exit_codes(resumes=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reruns the results that the command line names; see the module's docstring."""
     parser = make_parser("results", __doc__)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 from ml_collections import config_flags
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, exit_codes
 from experiments import cli
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bnrepro.report.report import Report
 
 
-@cli.exit_codes(resumes=True)
+@exit_codes(resumes=True)
 def main() -> None:
     """Runs the sweep that the command line describes, and reports it.
 

@@ -22,8 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bnrepro.errors import UserError
-from experiments import cli
+from bnrepro.errors import UserError, exit_codes
 from scripts import make_parser, signed_page
 
 _NAMES = {"bn": "batch_norm", "brn": "batch_renorm"}
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--trials names no trial: {unknown[0]!r}")
     from bnrepro.records import check_output, check_writable
 
-    with cli.exit_codes():
+    with exit_codes():
         if options.output:
             check_output(options.output)
         check_writable(options.workdir)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnrepro.errors import exit_codes
 from bnrepro.records import read_run
-from experiments import cli
 from tests import commands, xla_flags
 from tests.commands import ROOT, sentence_of
 from tests.small_shards import write_set
@@ -68,14 +68,14 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
 
 
 def test_what_saves_nothing_does_not_say_so(capsys):
-    with pytest.raises(SystemExit) as exit_, cli.exit_codes():
+    with pytest.raises(SystemExit) as exit_, exit_codes():
         raise KeyboardInterrupt
     assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("library", [jnp, np], ids=["of the device", "of the host"])
 def test_too_little_memory_is_one_sentence(capsys, library):
-    with pytest.raises(SystemExit) as exit_, cli.exit_codes():
+    with pytest.raises(SystemExit) as exit_, exit_codes():
         library.zeros((2**23, 2**23))  # larger than any address space
     said = sentence_of(exit_.value.code, *capsys.readouterr())
     assert said.startswith("not enough memory for these sizes") and "allocat" in said
