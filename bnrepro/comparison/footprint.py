@@ -221,8 +221,8 @@ def measured_seconds(step: Step) -> float:
     """The median time of a dispatch of one step on devices that are there, on black images."""
     config, data, devices = step.job
     seeds = config["first_seed"] + np.arange(config["seeds"])
-    states = devices.spread(step.init(seeds, {}))
-    arrays, fed = devices.replicate(data.source.arrays), devices.feed(step.fed) if step.fed else ()
+    states = step.init(seeds, {})
+    arrays, fed = devices.place(data.source.arrays), devices.feed(step.fed) if step.fed else ()
     times = []
     for number in range(_TIMED + 1):
         start = perf_counter()

@@ -186,7 +186,7 @@ def make_program(config: Mapping[str, Any], data: Data, devices: Devices) -> Pro
         devices=devices,
         init=init,
         source=data.source,
-        arrays=devices.replicate(data.source.arrays),
+        arrays=devices.place(data.source.arrays),
         train_steps=train_steps,
         evaluate=make_evaluate(config, data, build, devices),
     )

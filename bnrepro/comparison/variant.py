@@ -60,14 +60,13 @@ def train_variants(
         yield step, rows
     else:
         states = program.init(*arguments)
-    states = devices.spread(states)
 
     def save() -> None:
         if checkpoints is not None:
             kept = {metric: values.tolist() for metric, values in _joined(history).items()}
             # A copy: they are written in the background, while more rows come.
             notes = {"rows": list(rows), "history": kept, "score": score}
-            checkpoints.save(step, vars(devices.gather(states)), notes, score)
+            checkpoints.save(step, vars(states), notes, score)
 
     steps, every = config["steps"], config["checkpoint"]["every"]
 
@@ -77,15 +76,14 @@ def train_variants(
     with closing(Feed(program)) as feed:
         while True:
             if step % config["eval_every"] == 0 and (history or not rows):
-                states_here = devices.gather(states)
-                splits = fetch(program.evaluate(states_here.evaluated, states_here.numbers))
+                splits = fetch(program.evaluate(states.evaluated, states.numbers))
                 splits["train"] = {
                     # In float64 for every type, so that a resumed run has the same mean.
                     metric: values.mean(1, dtype=np.float64)
                     for metric, values in _joined(history).items()
                     if values.shape[1]  # steps without a measure between two evaluations
                 }
-                rows += _rows(runs, step, splits, fetch(states_here.diverged_at), rows)
+                rows += _rows(runs, step, splits, fetch(states.diverged_at), rows)
                 history = []
                 yield step, rows
                 finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
@@ -102,7 +100,7 @@ def train_variants(
                 # Fewer runs need another compilation, which only pays off if many were dropped.
                 if 2 * len(kept) <= len(runs):
                     runs = [runs[i] for i in kept]
-                    states = devices.spread(devices.select(devices.gather(states), kept))
+                    states = devices.select(states, kept)
             if step == steps:
                 return
             if should_stop(step):
@@ -112,7 +110,7 @@ def train_variants(
             ahead = steps_at_once(step + count) if step + count < steps else 0
             fed = feed(seeds, step, count, ahead)
             states, metrics = program.train_steps(states, program.arrays, fed, step, count)
-            new = fetch(devices.gather(metrics))
+            new = fetch(metrics)
             measured = (step + np.arange(count)) % config["measure_every"] == 0
             history.append(
                 {

@@ -61,8 +61,7 @@ class Devices:
     def train(self, seeds: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles f(states, arrays, fed, first, steps) of a device's seeds; donates the states.
 
-        States are placed as `spread` returns them, arrays as by `replicate`, and fed batches as by
-        `feed`; the returned states are placed like the given ones.
+        States are placed by `sharding`, arrays as by `place`, and fed batches as by `feed`.
         """
         specs = (P(SEEDS), P(), self._fed, P(), P())
         return jax.jit(self._mapped(seeds, specs), donate_argnums=0)
@@ -70,9 +69,9 @@ class Devices:
     def evaluate(self, one_seed: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles f(variables, data, batches) for all seeds.
 
-        Variables are placed as `gather` returns them, data as by `place`. Batches are
-        (batches, ...), as by `place` with `spread`; the mapped function sees its share of them, and
-        sums over `axis_name`.
+        Variables are placed by `sharding`, data as by `place`. Batches are (batches, ...), as by
+        `place` with `spread`; the mapped function sees its share of them, and sums over
+        `axis_name`.
         """
 
         def seeds(variables: Any, data: Any, batches: Any) -> Any:
@@ -86,21 +85,13 @@ class Devices:
             seeds, mesh=self.mesh, in_specs=specs, out_specs=P(SEEDS), check_vma=False
         )
 
-    def spread(self, states: Any) -> Any:
-        """Moves stacked states from the placement of `sharding` to that for training."""
-        return states
-
-    def gather(self, states: Any) -> Any:
-        """The reverse of `spread`, also for other outputs of training."""
-        return states
-
     def select(self, states: Any, runs: Sequence[int]) -> Any:
-        """Some of the states that `gather` returned, in the same placement."""
+        """Some of the states, in the same placement."""
         index = np.array(runs)
         return jax.tree.map(lambda x: jax.device_put(x[index], self.sharding), states)
 
     def place(self, data: Any, *, spread: bool = False) -> Any:
-        """Moves arrays from the host to the devices, for evaluation; `spread` splits axis 0."""
+        """Moves arrays from the host to the devices; `spread` splits axis 0."""
         put = _put_own if spread else jax.device_put
         sharding = NamedSharding(self.mesh, P(DATA) if spread else P())
         return jax.tree.map(lambda x: put(np.asarray(x), sharding), data)
@@ -124,16 +115,12 @@ class Devices:
         """How fed batches are placed: split over devices as `share` splits them."""
         return P(SEEDS, None, None, DATA) if self.synchronized else P(SEEDS, None, DATA)
 
-    def replicate(self, data: Any) -> Any:
-        """Moves arrays to the devices, for training."""
-        return self.place(data)
-
     def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
         """What `train` compiles for, as shapes, types and placements; the devices need not exist.
 
         Args:
           states: of all runs, stacked, as shapes and types.
-          arrays: as given to `replicate`; only shapes and types matter, as for the next.
+          arrays: as given to `place`; only shapes and types matter, as for the next.
           fed: as given to `feed`.
         """
 
@@ -147,63 +134,36 @@ class Devices:
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
-        """The placement of stacked states for evaluation and checkpoints."""
+        """The placement of stacked states."""
         return NamedSharding(self.mesh, P(SEEDS))
 
 
 class _Replicas(Devices):
-    """The same with `pmap`, which trains on a copy of all but the batch on each device.
-
-    Arrays for training have the copies, or a batch's parts, along a first axis.
-    """
+    """The same with `pmap`, which trains on a copy of all but the batch on each device."""
 
     def train(self, seeds: Callable[..., Any]) -> Callable[..., Any]:
-        return jax.pmap(
-            seeds,
+        axis = self._fed.index(DATA)
+
+        # The index tells how many replicas there are where no batch is fed.
+        def replica(index: Array, *arguments: Any) -> Any:
+            return seeds(*arguments)
+
+        replicas = jax.pmap(
+            replica,
             axis_name=DATA,
-            in_axes=(0, 0, 0, None, None),
-            donate_argnums=0,
+            in_axes=(0, None, None, axis, None, None),
+            out_axes=None,
             devices=list(self.mesh.devices.flat),
         )
 
-    def spread(self, states: Any) -> Any:
-        return self.replicate(states)
+        def part(x: Array) -> Array:
+            return x.reshape(*x.shape[:axis], self.mesh.size, -1, *x.shape[axis + 1 :])
 
-    def gather(self, states: Any) -> Any:
-        return jax.device_put(
-            jax.tree.map(lambda x: x.addressable_data(0)[0], states), self.sharding
-        )
+        def train(states: Any, arrays: Any, fed: Any, *steps: Any) -> Any:
+            parts = jax.tree.map(part, fed)
+            return replicas(jnp.arange(self.mesh.size), states, arrays, parts, *steps)
 
-    def feed(self, batches: Any) -> Any:
-        parts = jax.tree.map(lambda x: np.stack(np.split(x, self.mesh.size, self._split)), batches)
-        return jax.tree.map(lambda x: jax.device_put(x, self._copies), parts)
-
-    def replicate(self, data: Any) -> Any:
-        def copies(x: Any) -> Any:
-            # What the host repeats takes no memory; the first device would need it for all copies.
-            repeat = jnp.broadcast_to if isinstance(x, jax.Array) else np.broadcast_to
-            return jax.device_put(repeat(x, (self.mesh.size, *x.shape)), self._copies)
-
-        return jax.tree.map(copies, data)
-
-    def abstract(self, states: Any, arrays: Any, fed: Any) -> tuple[Any, Any, Any]:
-        def placed(x: Any, split: int | None = None) -> jax.ShapeDtypeStruct:
-            shape = [self.mesh.size, *x.shape]
-            if split is not None:
-                shape[1 + split] //= self.mesh.size
-            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._copies)
-
-        states, arrays = jax.tree.map(placed, (states, arrays))
-        return states, arrays, jax.tree.map(partial(placed, split=self._split), fed)
-
-    @property
-    def _copies(self) -> NamedSharding:
-        return NamedSharding(self.mesh, P(DATA))
-
-    @property
-    def _split(self) -> int:
-        """The axis of fed batches that is split over devices."""
-        return self._fed.index(DATA)
+        return jax.jit(train, donate_argnums=0)
 
 
 def _put_own(x: np.ndarray, sharding: jax.sharding.Sharding) -> Array:

@@ -35,9 +35,8 @@ def after_50_steps(name, sampler, microbatch_size, strategy, shape=(0, 0), dropo
     settings |= {"devices.seeds": shape[0], "devices.data": shape[1]} | sizes
     config = common_config(small_config(**SETTINGS | settings))
     program = make_program(*make_job("a variant", config, small_dataset()))
-    devices = program.devices
-    states = devices.spread(program.init(np.array([5, 9]), {}))
-    states, metrics = map(devices.gather, program.train_steps(states, program.arrays, (), 0, 50))
+    states = program.init(np.array([5, 9]), {})
+    states, metrics = program.train_steps(states, program.arrays, (), 0, 50)
     tested = program.evaluate(states.evaluated, {})
     return fetch((states.params, states.batch_stats, states.average, metrics, tested))
 
