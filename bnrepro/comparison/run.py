@@ -37,7 +37,7 @@ from bnrepro.records import (
 )
 from bnrepro.trackers import TensorBoard, Tracker
 from bnrepro.training.checkpoints import Checkpoints
-from bnrepro.training.devices import Devices, make_devices
+from bnrepro.training.devices import Devices, all_or_none, make_devices
 
 # Called with the variant at work and its steps done so far.
 Progress = Callable[[str, int], None]
@@ -93,6 +93,28 @@ def run_comparison(
       Preempted: `should_stop`, or JAX in several processes, asked to stop; progress is saved.
     """
     variants, common = variant_configs(config), common_config(config)
+    with ExitStack() as stack:
+        with all_or_none():
+            dataset, jobs = _make_jobs(variants, common)
+            if _writes():
+                stack.enter_context(lock_workdir(workdir))
+                whole = common | {key: config[key] for key in ("variants", "baseline")}
+                run = open_workdir(workdir, whole, defaults=DEFAULTS, overwrite=overwrite)
+        if not _writes():
+            run = read_run(workdir)
+        if run.provenance and run.provenance["dataset"] != dataset.name:
+            raise RecordsError(
+                f"{workdir} holds results on {run.provenance['dataset']}, but the data found "
+                f"is {dataset.name}: choose another --workdir, or --overwrite"
+            )
+        run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
+        trackers = [TensorBoard()] if trackers is None else trackers
+        return _train(run, jobs, progress, trackers if _writes() else (), should_stop)
+
+
+def _make_jobs(
+    variants: Mapping[str, dict[str, Any]], common: Mapping[str, Any]
+) -> tuple[Dataset, dict[str, Job]]:
     dataset = load_dataset(
         common["dataset"],
         common["data_dir"] or None,
@@ -110,22 +132,7 @@ def run_comparison(
             _log.warning("left out: %s", error)
     if not jobs:
         raise ConfigError(f"no variant can be trained on {dataset.name}")
-    with ExitStack() as stack:
-        if _writes():
-            stack.enter_context(lock_workdir(workdir))
-            whole = common | {key: config[key] for key in ("variants", "baseline")}
-            run = open_workdir(workdir, whole, defaults=DEFAULTS, overwrite=overwrite)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("workdir")
-            run = read_run(workdir)
-        if run.provenance and run.provenance["dataset"] != dataset.name:
-            raise RecordsError(
-                f"{workdir} holds results on {run.provenance['dataset']}, but the data found "
-                f"is {dataset.name}: choose another --workdir, or --overwrite"
-            )
-        run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
-        trackers = [TensorBoard()] if trackers is None else trackers
-        return _train(run, jobs, progress, trackers if _writes() else (), should_stop)
+    return dataset, jobs
 
 
 def _train(

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from bnrepro.errors import UserError, first_line
+from bnrepro.training.devices import all_or_none
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ class Checkpoints:
         """
         with _in_one_sentence(f"write a checkpoint to {self._folder}"):
             manager = self._manager
-            with _all_or_none():
+            with all_or_none():
                 manager.wait_until_finished()
                 self._check_room(states, notes)
             items = ocp.args.Composite(
@@ -242,18 +241,3 @@ def _in_one_sentence(what: str) -> Iterator[None]:
         full = "No space left on device" in str(error)  # within TensorStore's paths and codes
         why = "no space left on the disk" if full else first_line(error)
         raise CheckpointError(f"cannot {what}: {why}") from error
-
-
-@contextmanager
-def _all_or_none() -> Iterator[None]:
-    """Fails in all processes if one fails: the others would wait for it forever."""
-    failure = None
-    try:
-        yield
-    except Exception as error:
-        failure = error
-    failed = multihost_utils.process_allgather(np.array(failure is not None))
-    if failure is not None:
-        raise failure
-    if failed.any():
-        raise OSError("another process could not")

@@ -1,6 +1,7 @@
 """Runs the steps of several seeds on one device, on a mesh, or replicated, with equal results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -14,6 +15,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool
+
+from bnrepro.errors import UserError
 
 SEEDS, DATA = "seeds", "data"
 
@@ -183,6 +186,25 @@ def fetch(tree: Any) -> Any:
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """Fails in all processes if one fails: the others would wait for it forever.
+
+    Raises:
+      UserError: another process failed.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    failed = multihost_utils.process_allgather(np.array(failure is not None))
+    if failure is not None:
+        raise failure
+    if failed.any():
+        raise UserError("another process could not do its part")
 
 
 def make_devices(

@@ -171,6 +171,18 @@ def test_when_one_process_finds_no_room_for_a_checkpoint_all_end(tmp_path):
 
 
 @pytest.mark.slow
+def test_when_the_first_process_refuses_the_workdir_all_end(tmp_path):
+    two = tmp_path / "two"
+    two.mkdir()
+    (two / "notes.txt").write_text("of someone else")
+    said = run(launch("-n", "2", "--", *REPORT, *RUN, f"--workdir={two}"), 2, tmp_path)
+    assert said.stdout.count("exit code 2") == 2, said.stderr
+    errors = sorted(line for line in said.stderr.splitlines() if line.startswith("error: "))
+    assert "no run of ours wrote: notes.txt" in errors[0]
+    assert errors[1] == "error: another process could not do its part"
+
+
+@pytest.mark.slow
 def test_distributed_joins_the_processes_that_slurm_tells_of(together, tmp_path):
     workdir = tmp_path / "slurm"
     # JAX listens at a port that the job's number chooses.
