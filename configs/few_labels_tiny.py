@@ -20,7 +20,7 @@ from configs.claims import hundred_labels
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = hundred_labels.get_config()
     # No other experiment used these seeds.
     config.first_seed = 22_000

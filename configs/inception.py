@@ -38,7 +38,7 @@ _IMAGENET, _GRADIENT = 1_281_167, 1_600
 
 
 def get_config(preset: str = "narrow") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch_cnn.get_config()
     # No other experiment, and no trial of this one, used these seeds.
     config.first_seed = 33_000

@@ -33,7 +33,7 @@ DEPTHS = (18, 12, 6, 3)
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     if length not in ("full", "preview", "long", "labels", "small"):
         raise ValueError(
             f"after the colon, a config takes full, preview, long, labels or small, got {length!r}"

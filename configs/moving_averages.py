@@ -18,7 +18,7 @@ RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = counterexamples.get_config()
     # No other experiment used these seeds.
     config.first_seed = 21_000

@@ -16,7 +16,7 @@ from configs import small_batch
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     # Network, optimizer, length and seeds are those of the small-batch comparison.
     config = small_batch.get_config(length)
     config.evaluation.train_examples = 10_000

@@ -19,7 +19,7 @@ RATES = {"sigmoid": (0.1, 0.3, 1.0, 3.0, 10.0), "relu": (0.03, 0.1, 0.3, 1.0)}
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = placement.get_config()
     networks = config.variants.to_dict()
     # No other experiment used these seeds.

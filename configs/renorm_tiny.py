@@ -30,7 +30,7 @@ _CHANGES: dict[str, dict[str, float]] = {
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = few_labels_tiny.get_config()
     # No other experiment used these seeds.
     config.first_seed = 23_000

@@ -20,7 +20,7 @@ PREVIEW_SIZES = (64, 4, 2)
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py, every normalizer at every size."""
+    """The comparison: keys as in docs/configuration.md, every normalizer at every size."""
     config = mnist_sigmoid.get_config(length)
     config.binary_input = False  # pixels from 0 to 1
     config.measures = ()

@@ -16,7 +16,7 @@ from configs import small_batch
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     config.model.name = "cnn"
     config.model.channels = (16, 32, 32, 32)

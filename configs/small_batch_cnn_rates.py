@@ -17,7 +17,7 @@ LEARNING_RATES = (0.1, 0.3, 1.0)
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch_cnn.get_config()
     config.seeds = 2
     config.first_seed = 1000

@@ -20,7 +20,7 @@ EPSILONS = (1e-5, 1e-3, 1e-2)
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     config.seeds = 3
     config.first_seed = 1000

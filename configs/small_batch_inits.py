@@ -16,7 +16,7 @@ from configs import small_batch
 
 
 def get_config() -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     config.first_seed = 1000
     config.evaluation.holdout = 5_000

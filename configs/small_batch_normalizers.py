@@ -73,7 +73,7 @@ COMMON_RATES = {
 
 
 def get_config(which: str = "mlp") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     network, _, common = which.partition("_")
     if network not in COMMON_RATES or common not in ("", "common"):
         known = [f"{name}{end}" for name in COMMON_RATES for end in ("", "_common")]

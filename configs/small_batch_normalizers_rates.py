@@ -28,7 +28,7 @@ RATES = {
 
 
 def get_config(network: str = "mlp") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     if network not in RATES:
         raise ValueError(f"after the colon, a config takes {', '.join(RATES)}, got {network!r}")
     config = comparison.network_config(network)

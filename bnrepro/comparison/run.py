@@ -77,7 +77,7 @@ def run_comparison(
     processes share the workdir, the first one writes.
 
     Args:
-      config: as plain nested dicts; `configs/mnist_sigmoid.py` explains the keys.
+      config: as plain nested dicts; docs/configuration.md explains the keys.
       workdir: where the records go.
       progress: called at each evaluation, from the thread that trains the variant.
       trackers: called for each variant as rows come, by the process that writes (default:

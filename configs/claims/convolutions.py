@@ -12,7 +12,7 @@ from configs.claims.common import names, set_variants, shared
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch_cnn.get_config()
     shared(config, length, seeds=(6, 3), steps=(1_500, 100), evaluations=1)
     set_variants(

@@ -14,7 +14,7 @@ WIDTHS = (100, 300, 1_000)
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     shared(config, length, seeds=(101, 11), steps=(20, 20), evaluations=1)
     set_variants(

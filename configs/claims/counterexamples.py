@@ -15,7 +15,7 @@ NORMALIZERS = ("batch_norm", "batch_norm_stop_gradient", "moving_average_norm")
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     shared(config, length, seeds=(20, 5), steps=(4_000, 1_000))
     config.model.norm_placement = "both"

@@ -18,7 +18,7 @@ RATES = (3.0, 0.3)
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = mnist_sigmoid.get_config()
     fast = shared(config, length, seeds=(5, 3), steps=(3_000, 600))
     config.measures = ("gradient_norms",)

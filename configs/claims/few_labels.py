@@ -14,7 +14,7 @@ KINDS = ("iid batch_norm", "2x32 batch_norm", "2x32 batch_renorm", "2x128 batch_
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config, variants = small_batch.get_config(), non_iid.get_config().variants
     shared(config, length, steps=(6_000, 1_000), evaluations=10)
     config.evaluation.minibatches = 100

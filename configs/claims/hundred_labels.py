@@ -14,7 +14,7 @@ from configs.claims.common import names, set_variants, shared
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch_normalizers.network_config("tiny")
     shared(config, length, seeds=(5, 3), steps=(8_000, 150), evaluations=1)
     config.optimizer.learning_rate = small_batch_normalizers.COMMON_RATES["tiny"]

@@ -15,7 +15,7 @@ MICROBATCH_SIZES = (32, 4, 8, 2)
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     fast = shared(config, length, seeds=(26, 5), steps=(6_000, 1_000), evaluations=10)
     variants = {

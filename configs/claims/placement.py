@@ -26,7 +26,7 @@ RATES = {
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     shared(config, length, steps=(6_000, 1_000), evaluations=10)
     networks: dict[str, dict[str, Any]] = {

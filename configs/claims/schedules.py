@@ -13,7 +13,7 @@ from configs.claims.common import names, set_variants, shared
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = small_batch.get_config()
     shared(config, length, steps=(6_000, 1_020), evaluations=60)
     config.microbatch_size = 4

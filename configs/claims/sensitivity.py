@@ -17,7 +17,7 @@ INIT_STDS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = mnist_sigmoid.get_config()
     fast = shared(config, length, steps=(2_000, 1_000), evaluations=2)
     every = 3 if fast else 1

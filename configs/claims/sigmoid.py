@@ -13,7 +13,7 @@ from configs.claims.common import names, set_variants, shared
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = mnist_sigmoid.get_config()
     shared(config, length, seeds=(14, 5), steps=(50_000, 2_000), evaluations=50)
     config.measures = ("along_gradient", "gradient_norms", "near_linear", "sigmoid_input")

@@ -15,7 +15,7 @@ KINDS = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_norm halves", "16x2 ba
 
 
 def get_config(length: str = "full") -> ConfigDict:
-    """The comparison: keys as in configs/mnist_sigmoid.py."""
+    """The comparison: keys as in docs/configuration.md."""
     config = labels_and_depth.get_config("long")
     variants = {kind: config.variants[f"18 {kind}"] for kind in KINDS}
     fast = shared(config, length, seeds=(7, 3), steps=(12_000, 800), evaluations=4)
