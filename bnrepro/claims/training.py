@@ -434,7 +434,7 @@ TRAINING = (
         "and 10, too. So a comparison at 3 alone, as this claim was first registered (ac30120), "
         "finds 87 points for before. Of 3 and 10, held-out images preferred 10 by 0.02 points, "
         "where accuracy still swings by half a point between evaluations: the best of after (0.3) "
-        "is ahead of before at 10 by 0.64 ± 0.29 points here (1.14 ± 0.36 at a registration "
+        "is ahead of before at 10 by 0.64 ± 0.28 points here (1.14 ± 0.35 at a registration "
         "before, on other seeds) and by 0.27 ± 0.34 there, and of before at 3 by 0.25 ± 0.32 "
         "there.",
         figures=(pictures.accuracy("placement"),),
@@ -643,7 +643,7 @@ TRAINING = (
             ),
         ),
         looked_into="Early in training it holds for the gradient, too: at step 1,000 it changes by "
-        "1.25 ± 0.05 times its norm with Batch Norm and by 1.77 ± 0.07 without, and by less with "
+        "1.25 ± 0.05 times its norm with Batch Norm and by 1.76 ± 0.07 without, and by less with "
         "it up to step 16,000. Later the network without fits the training set (100.00 ± 0.00%, "
         "with Batch Norm 99.80 ± 0.03%); its gradient then hardly changes, and the average over "
         "training turns round.",
