@@ -103,7 +103,7 @@ class Claim:
       reading: how a careful reader understands them.
       measurements: what is measured; at least one.
       papers: the papers' own figures, if there are any.
-      looked_into: what was measured after the ledger, above all on why the claim does not hold.
+      looked_into: what else was measured, above all on why the claim does not hold.
       figures: the effect that the measurements are about; the verdict does not depend on them.
     """
 
