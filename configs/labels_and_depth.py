@@ -10,7 +10,7 @@ each pair. A name gives the number of hidden layers, how minibatches are drawn, 
 
 Ten seeds with 18 layers gave 88.28% with Batch Norm on i.i.d. minibatches, 73.79% on 16 x 2, 78.51%
 on halves of these, and 87.49% with Batch Renorm: results/labels_and_depth. A variant of 18 layers
-takes 18 to 29 minutes on a core, all 20 variants took 464 core-minutes.
+took 24 to 29 minutes on a core, all 20 variants 464 core-minutes.
 
 On i.i.d. microbatches of 4 (`small`), ten seeds gave 80.16% with Batch Norm and 88.71% with Batch
 Renorm in 3 layers, 4.49% and 27.54% in 12, and next to nothing in 18

@@ -188,7 +188,7 @@ DEFINITIONS = (
             Measurement(
                 "largest difference to the example's means",
                 Rule(high=0.005),
-                "the means are given with two decimals",
+                "the means are taken to two decimals",
                 exact.toy_error,
             ),
             Measurement(

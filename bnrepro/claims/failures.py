@@ -169,8 +169,8 @@ FAILURES = (
             *_broken_and_repaired("4x8", "hundred_labels"),
         ),
         "78.3% (i.i.d.), 67.0% and 78.5%",
-        looked_into="On MNIST it is repaired; on Tiny ImageNet, Batch Renorm trains more slowly, "
-        "whatever the minibatches, which points to moving averages that lag: i.i.d. "
+        looked_into="With two labels it is repaired; on Tiny ImageNet, Batch Renorm trains more "
+        "slowly, whatever the minibatches, which points to moving averages that lag: i.i.d. "
         "minibatches leave it 11.4 ± 3.1 points below Batch Norm on training images, and 1.8 ± 0.3 "
         "with momentum 0.9 instead of the paper's 0.99 (configs/renorm_tiny.py, three seeds). With "
         "0.9, 4 labels x 8 images leave it 1.33 ± 0.92 points above Batch Norm (28.52 and 27.19%; "
