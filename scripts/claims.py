@@ -163,7 +163,7 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]"
             raise UserError(f"--records takes COMPARISON=WORKDIR, got {text!r}")
         if name not in configs:
             known = ", ".join(configs) or "none"
-            raise UserError(f"--records names {name!r}, which no claim reads; these do: {known}")
+            raise UserError(f"--records names {name!r}, which is not read; these are: {known}")
         run = runs[name] = read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
             raise UserError(f"{workdir} has not finished")

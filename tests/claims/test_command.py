@@ -141,7 +141,7 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
 
     again = [claims.main, "--only=B8", "--workdir=again"]
     said = refusal(capsys, *again, "--records=other=there")
-    assert said == "--records names 'other', which no claim reads; these do: counterexamples\n"
+    assert said == "--records names 'other', which is not read; these are: counterexamples\n"
     assert "takes COMPARISON=WORKDIR, got 'some'" in refusal(capsys, *again, "--records=some")
     said = refusal(capsys, *again, "--records=counterexamples=there")
     assert said == "there is not a workdir: it has no config.json\n"
