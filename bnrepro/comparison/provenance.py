@@ -49,7 +49,7 @@ def trained_on(dataset: Dataset) -> dict[str, Any]:
         "sha256": dataset.sha256,
         "stand_in": dataset.stand_in,
         "classes": len(dataset.class_names),
-        "image_shape": list(dataset.train_images.shape[1:]),
+        "image_shape": list(dataset.train_images.shape[-3:]),  # of shards, that is all of it
         **here_and_now(),
     }
 

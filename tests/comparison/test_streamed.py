@@ -7,6 +7,7 @@ import pytest
 
 from bnrepro.comparison.config import common_config
 from bnrepro.comparison.program import make_data, make_model
+from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.reevaluation import with_population_statistics
 from bnrepro.comparison.run import run_comparison
 from bnrepro.data.datasets import load_dataset
@@ -31,6 +32,12 @@ def config(data_dir, **changes):
     result["variants"] = {"batch_norm": {"normalizer": {"name": "batch_norm"}}}
     result["baseline"] = "batch_norm"
     return result | {"augment": "crop", "random_flip": True} | changes
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_shape_of_an_image_is_recorded_streamed_or_not(data_dir, stream):
+    dataset = load_dataset("squares", data_dir, stream=stream)
+    assert begin({}, dataset)["image_shape"] == [16, 16, 3]
 
 
 @pytest.mark.slow
