@@ -128,8 +128,10 @@ def test_mnist_is_downloaded_where_there_is_none(server, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_was_named_gets_neither_a_download_nor_a_stand_in(server, tmp_path):
-    with pytest.raises(DatasetError, match="'mnist' is not in"):
+    with pytest.raises(DatasetError, match="'mnist' is not in") as refused:
         load_dataset("mnist", tmp_path)
+    # Without the folder, the set would be prepared in another one, which is not searched.
+    assert f"scripts.prepare_data mnist --data_dir={tmp_path}`" in str(refused.value)
     assert not server[1]
     assert not (tmp_path / "mnist").exists()
 
