@@ -82,9 +82,10 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
             f"{folder / _FEATURES} must have an image (Image) and a label (ClassLabel), "
             f"but has {', '.join(info.features)}."
         )
-    if image.shape[2] not in _MODES:
+    if image.shape[2] not in _MODES or image.np_dtype != np.uint8:
         raise DatasetError(
-            f"{folder / _FEATURES} must have images of one channel or three, not {image.shape[2]}."
+            f"{folder / _FEATURES} must have images of one channel or three in uint8, not of "
+            f"{image.shape[2]} in {np.dtype(image.np_dtype)}."
         )
     labelled = "test" in shards and info.name not in _UNLABELLED_TEST
     splits = {"train": "train", "test": "test" if labelled else "validation"}
