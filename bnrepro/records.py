@@ -172,6 +172,7 @@ def open_workdir(
     config: Mapping[str, Any],
     *,
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    data: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> Run:
     """Makes a workdir for runs of `config`, or opens the one that already holds such runs.
@@ -182,6 +183,7 @@ def open_workdir(
       workdir: created if it is missing.
       config: as launched.
       defaults: of settings that a config, such as one of an earlier version, may lack; by flat key.
+      data: `dataset` and `sha256` of the provenance, if the workdir is to be trained into.
       overwrite: replace what the workdir holds.
 
     Raises:
@@ -204,6 +206,13 @@ def open_workdir(
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
                 "another --workdir, use the same config to resume, or --overwrite to replace it"
+            )
+        held = {key: run.provenance.get(key, found) for key, found in data.items()}
+        if held != data:
+            other = " with other content" * (held["dataset"] == data["dataset"])
+            raise RecordsError(
+                f"{workdir} holds results on {held['dataset']}, but the data found is "
+                f"{data['dataset']}{other}: choose another --workdir, or --overwrite"
             )
         if known != config:
             run = replace(run, config=dict(config))

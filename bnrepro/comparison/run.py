@@ -26,7 +26,6 @@ from bnrepro.data.datasets import Dataset, load_dataset
 from bnrepro.errors import Preempted
 from bnrepro.records import (
     CHECKPOINTS,
-    RecordsError,
     Row,
     Run,
     lock_workdir,
@@ -99,14 +98,12 @@ def run_comparison(
             if _writes():
                 stack.enter_context(lock_workdir(workdir))
                 whole = common | {key: config[key] for key in ("variants", "baseline")}
-                run = open_workdir(workdir, whole, defaults=DEFAULTS, overwrite=overwrite)
+                data = {"dataset": dataset.name, "sha256": dataset.sha256}
+                run = open_workdir(
+                    workdir, whole, defaults=DEFAULTS, data=data, overwrite=overwrite
+                )
         if not _writes():
             run = read_run(workdir)
-        if run.provenance and run.provenance["dataset"] != dataset.name:
-            raise RecordsError(
-                f"{workdir} holds results on {run.provenance['dataset']}, but the data found "
-                f"is {dataset.name}: choose another --workdir, or --overwrite"
-            )
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
         trackers = [TensorBoard()] if trackers is None else trackers
         return _train(run, jobs, progress, trackers if _writes() else (), should_stop)

@@ -219,13 +219,21 @@ def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
     assert read_run(tmp_path / "w").metrics["step"].max() == 10
 
 
-def test_results_on_other_data_are_not_resumed(copied, monkeypatch):
-    other = dataclasses.replace(small_dataset(), name="digits", stand_in=True)
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"name": "digits", "stand_in": True}, "digits"),
+        ({"sha256": "of other bytes"}, r"small/1\.0\.0 with other content"),  # prepared anew
+    ],
+)
+def test_results_on_other_data_are_not_resumed(copied, monkeypatch, changes, found):
+    other = dataclasses.replace(small_dataset(), **changes)
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: other)
-    before = (copied / "metrics.csv").read_bytes()
-    with pytest.raises(RecordsError, match=r"on small/1\.0\.0, but the data found is digits"):
-        run_comparison(config(), copied)
-    assert (copied / "metrics.csv").read_bytes() == before
+    before = [(copied / name).read_bytes() for name in ("config.json", "metrics.csv")]
+    more = config()["variants"] | {"more": {"optimizer": {"learning_rate": 0.5}}}
+    with pytest.raises(RecordsError, match=rf"on small/1\.0\.0, but the data found is {found}:"):
+        run_comparison(config(variants=more), copied)
+    assert [(copied / name).read_bytes() for name in ("config.json", "metrics.csv")] == before
 
 
 def test_trackers_are_told_of_what_is_on_disk_also_when_it_is_finished(copied):
