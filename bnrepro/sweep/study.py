@@ -159,8 +159,9 @@ class SharedStudy:
                     "its workers died, perhaps for lack of memory; try a smaller --at-once"
                 )
             # With all settings that are known, since each would cost another transaction later.
+            # Those of a retried trial stay: another order of the keys makes other points.
             points = self.plan.points
-            params = encode(points[index]) if points else failed.params if failed else {}
+            params = failed.params if failed else encode(points[index]) if points else {}
             group = failed.user_attrs.get("group") if failed else None
             trial = optuna.trial.create_trial(
                 state=TrialState.WAITING,

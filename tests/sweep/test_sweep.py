@@ -269,6 +269,15 @@ def test_what_a_dead_worker_had_is_anothers_until_it_has_ended_too_many(
     assert finals.to_dict() == {"trial 0": 0.25, "trial 1": 0.5}
 
 
+def test_a_retried_trial_has_its_settings_in_whatever_order_the_keys_come(tmp_path, opened):
+    varied = {RATE: [0.1, 1.0], LIMIT: [1.0, 3.0]}
+    claims = take(opened(make_plan(tmp_path, varied)))
+    for claim in claims:
+        claim.trial.study.tell(claim.trial, state=TrialState.FAIL)
+    again = take(opened(make_plan(tmp_path, dict(reversed(varied.items())))))
+    assert [claim.settings for claim in again] == [claim.settings for claim in claims]
+
+
 def test_a_trial_that_was_enqueued_twice_is_trained_once(tmp_path, opened):
     study = opened(make_plan(tmp_path))
     first, *_ = claims = take(study)
