@@ -4,10 +4,12 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from flax.traverse_util import unflatten_dict
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
@@ -18,6 +20,7 @@ from bnrepro.comparison.config import common_config
 from bnrepro.records import (
     CONFIG,
     LOCK,
+    TENSORBOARD,
     RecordsError,
     Row,
     Run,
@@ -82,10 +85,19 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
         provenance = study.provenance() | {"command": command, "seconds": seconds}
         run = Run(workdir, config, metric_rows(rows), provenance)
         write_run(run)
-    for name in run.variants:
-        for track in trackers:
-            track(run, name)
+    # Of the machines that share the workdir one tracks: each would replace what others have open.
+    with suppress(Timeout):
+        _tracking(workdir).acquire()
+        for name in run.variants:
+            for track in trackers:
+                track(run, name)
     return run
+
+
+@cache
+def _tracking(workdir: Path) -> FileLock:
+    """Held by the process that tracks until it ends."""
+    return FileLock(workdir / TENSORBOARD / LOCK, timeout=0)
 
 
 def check_storage(study: SharedStudy, workdir: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState
 
 from bnrepro.comparison import run as run_module
@@ -130,6 +131,21 @@ def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
     assert set(read.provenance["seconds"]) == set(read.variants)
     assert read.config["sweep"]["vary"] == GRID
     assert read.config["sweep"]["trials"] == plan.trials
+
+
+def test_of_machines_that_share_a_workdir_one_tells_the_trackers(tmp_path, opened):
+    study, told = opened(make_plan(tmp_path)), []
+    finish(study, take(study, 1)[0])
+    study.register({"dataset": "mnist", "started": "1"})
+
+    def collect_and_track():
+        collect(study, tmp_path, [lambda run, name: told.append(name)])
+
+    with FileLock(tmp_path / "tensorboard" / ".lock"):  # what the first holds until it ends
+        collect_and_track()
+    assert told == []
+    collect_and_track()
+    assert told == ["trial 0"]
 
 
 def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
