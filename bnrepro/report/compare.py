@@ -107,10 +107,10 @@ def _caption(
 ) -> str:
     steps = sorted(frozenset().union(*(entry.steps for entry in entries)))
     span = " to ".join(f"{step:,}" for step in dict.fromkeys((*steps[:1], *steps[-1:])))
-    span = f"step{'s' if len(steps) > 1 else ''} {span}"
+    span = f" (step{'s' if len(steps) > 1 else ''} {span})" * bool(steps)  # not if all diverged
     taken = {
-        "final": f"last evaluation ({span})",
-        "best": f"best evaluation ({span}), which is optimistic: the same data chose it",
+        "final": f"last evaluation{span}",
+        "best": f"best evaluation{span}, which is optimistic: the same data chose it",
     }
     percent = ", %" * question.is_accuracy
     notes = [

@@ -318,6 +318,7 @@ def test_a_run_whose_seeds_all_diverged_is_at_chance():
     shown = compare({"w": run}, Question(baseline="plain"))
     assert shown.cells.iloc[1].tolist() == ["10.00 ± 0.00", "+0.00 ± 0.00", "3 (3 diverged)"]
     assert shown.numbers["steps"].isna().all()
+    assert "last evaluation: mean" in shown.caption  # of no step
 
 
 def test_a_value_that_is_not_finite_does_not_count_nor_does_an_earlier_one_stand_for_it():
