@@ -114,8 +114,9 @@ def check_storage(study: SharedStudy, workdir: Path) -> None:
     if another or not set(map(trial_name, study.trials())).issuperset(held.variants):
         study.discard()
         raise RecordsError(
-            f"{workdir} holds trials that are not in this --storage; give the one that the sweep "
-            "began with, or choose another --workdir"
+            f"{workdir} holds trials that are not in this --storage under the name {plan.name}; "
+            "give the storage and the workdir's name that the sweep began with, or choose another "
+            "--workdir"
         )
 
 

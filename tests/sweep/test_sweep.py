@@ -168,7 +168,7 @@ def test_a_workdir_with_the_trials_of_another_storage_is_refused(swept, tmp_path
         check_storage(new, folder)
     # Of another sweep, trials may have the same names.
     other = opened(dataclasses.replace(elsewhere, config=CONFIG | {"steps": 40}))
-    with pytest.raises(RecordsError, match="not in this --storage"):
+    with pytest.raises(RecordsError, match="not in this --storage under the name sweep; give"):
         check_storage(other, folder)
 
 
