@@ -141,7 +141,8 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
         for value in values[:2] if isinstance(values, Range) else values:
             check_setting(key, value)
         # All trials are ranked on the same images.
-        if key.split(".")[0] in (*COMMON, "devices") or key == "evaluation.holdout":
+        images = ("digits", "evaluation.holdout")
+        if key.split(".")[0] in (*COMMON, "devices") or key in images:
             raise SweepError(f"{key} is common to all trials and cannot be varied")
     for text, settings in examples(space).items():
         try:

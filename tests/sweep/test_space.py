@@ -56,6 +56,7 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({NAME: "log(1,2)"}, "unknown"),
         ({"steps": "10,20"}, "steps is common to all trials"),
         ({"evaluation.holdout": "0,10"}, "evaluation.holdout is common to all trials"),
+        ({"digits": "1,2"}, "digits is common to all trials"),
         ({"batch_size": "uniform(2.5,10)"}, "integer"),
         ({NAME: "none,batch_norm", "microbatch_size": "1,60"}, "normalize a microbatch of 1"),
         # Both ends go, and what lies between does not.
