@@ -41,8 +41,8 @@ def population_statistics(
         logits = model.apply({**variables, "batch_stats": batch_stats}, images, train=False)
 
     Args:
-      apply: the model in training mode, called as `apply(variables, batch, mutable=[...])`;
-        any linen model that contains the layers.
+      apply: the model with these layers in training mode and all else, such as dropout, as in
+        evaluation, called as `apply(variables, batch, mutable=[...])`; any linen model.
       variables: collections `params` and `batch_stats`; not changed.
       batches: minibatches, each what `apply` takes. With `BatchRenorm` in the model, each pass
         needs the same examples, in any order; an iterator is kept as a list.
