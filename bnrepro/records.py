@@ -139,6 +139,11 @@ def shown_name(variant: str) -> str:
     return re.sub(r"(?<=\d)_(?=\d)", ".", variant)
 
 
+def repeating_command(provenance: Mapping[str, Any]) -> str:
+    """The command that repeats a workdir: the last, since its config may have got variants."""
+    return str([provenance, *provenance.get("resumed", [])][-1].get("command", ""))
+
+
 def choosing_split(config: Mapping[str, Any]) -> str:
     """The split whose accuracy chooses settings and checkpoints."""
     return "holdout" if config.get("evaluation", {}).get("holdout") else "test"

@@ -120,10 +120,12 @@ def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dic
 
 def report_of(run: "Run") -> "Report":
     """The report of the driver that a run's command names."""
+    from bnrepro.records import repeating_command
+
     if "sweep" in run.config:
         name = "scripts.sweep"
     else:
-        words = str(run.provenance.get("command", "")).split()
+        words = repeating_command(run.provenance).split()
         driver = next((one for one in DRIVERS if f"experiments.{one}" in words), "train")
         name = f"experiments.{driver}"
     made: Report = importlib.import_module(name).report(run)

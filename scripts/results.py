@@ -59,15 +59,17 @@ def command_of(name: str) -> list[str]:
     Raises:
       UserError: there is no such result, nor a run of it.
     """
+    from bnrepro.records import repeating_command
+
     if name == CLAIMS:
         return ["scripts.claims"]
     for folder in (ROOT / RUNS / name, ROOT / "results" / name):
         path = folder / "provenance.json"
         kept = json.loads(path.read_text("utf-8")) if name and path.exists() else {}
-        if "command" in kept:
+        if command := repeating_command(kept):
             # What was trained anew at the time is resumed here.
             begun = ("--workdir=", "--overwrite", "--resume")
-            return [word for word in shlex.split(kept["command"])[2:] if not word.startswith(begun)]
+            return [word for word in shlex.split(command)[2:] if not word.startswith(begun)]
     raise UserError(f"--only names no result: {name!r}; a new one is first run into {RUNS / name}")
 
 

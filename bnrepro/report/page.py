@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bnrepro.records import Run
+from bnrepro.records import Run, repeating_command
 from bnrepro.report.entries import setting_text
 from bnrepro.report.figures import Picture, inline_svg
 from bnrepro.report.report import Report
@@ -53,7 +53,7 @@ class Section(NamedTuple):
     def of(cls, run: Run, report: Report, id: str, title: str) -> "Section":
         """The section of a run, with the figures drawn."""
         drawings = [Drawing.of(one, f"{id}f{i}") for i, one in enumerate(report.pictures)]
-        command, where = str(run.provenance.get("command", "")), _environment(run.provenance)
+        command, where = repeating_command(run.provenance), _environment(run.provenance)
         title = setting_text(title)
         return cls(id, title, report.table, report.caption, drawings, command, where)
 

@@ -96,7 +96,8 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
     for folder, name in (("results", "non_iid"), ("runs/results", "new")):
         path = tmp_path / folder / name / "provenance.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"command": f"python -m {name} '--only=a b' --overwrite"}))
+        began, more = (f"python -m {name} {o}" for o in ("--only=a --overwrite", "'--only=a b'"))
+        path.write_text(json.dumps({"command": began, "resumed": [{"command": more}]}))
 
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "run", lambda command: run.append(command[2:]))
