@@ -97,9 +97,8 @@ FAILURES = (
         "With twice the steps and ten other seeds (configs/small_batch_cnn.py), Batch Norm loses "
         "0.50 ± 0.23 and Batch Renorm 0.30 ± 0.20, which is 0.20 ± 0.17 less; on single "
         "images they end at 36.95 ± 5.78% and 97.57 ± 0.16%. In Inception-v3 at a quarter of its "
-        "width (configs/inception.py:narrow, one seed) microbatches of 4 cost Batch Norm 8.84 "
-        "points, from 22.14 to 13.30%, and Batch Renorm gets 16.30%; with a second seed they get "
-        "12.22 and 16.36%.",
+        "width (configs/inception.py:narrow, two seeds) microbatches of 4 cost Batch Norm 10.10 "
+        "points, from 22.86 to 12.76%, and Batch Renorm gets 16.33%.",
         figures=(_MLP, _by_size("convolutions", "convolutions")),
     ),
     Claim(
@@ -178,10 +177,10 @@ FAILURES = (
         "(the same, three seeds) it gets 26.72 ± 1.78% on 4 labels x 8 images and Batch Norm "
         "27.15 ± 2.12%; on i.i.d. ones "
         "31.87 ± 1.61% and 33.65 ± 0.25%, and on the training set 42.46 ± 2.10% and "
-        "53.67 ± 2.16%. So few labels cost it 5 points, and Batch Norm 6.5. In Inception-v3 at a "
-        "quarter of its width (configs/inception.py:narrow, one seed) they cost Batch Norm 13.48 "
-        "points, from 22.14 to 8.66%, and Batch Renorm gets 10.74%. With 16 labels x 2 images, the "
-        "repair is not settled here and plain with more seeds and steps "
+        "53.67 ± 2.16%. The few labels thus cost it 5 points, and Batch Norm 6.5. In Inception-v3 "
+        "at a quarter of its width (configs/inception.py:narrow, two seeds) they cost Batch Norm "
+        "14.24 points, from 22.86 to 8.62%, and Batch Renorm gets 9.93%. With 16 labels x 2 "
+        "images, the repair is not settled here and plain with more seeds and steps "
         "(configs/labels_and_depth.py, ten seeds, 30,000 steps): Batch Norm gets 88.28 ± 0.67% on "
         "i.i.d. minibatches and 73.79 ± 7.50% on these, Batch Renorm 87.49 ± 0.59%.",
         figures=(
