@@ -389,11 +389,13 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
             if lite and file == ":memory:":
                 raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
             new_file = file if lite and not Path(file).exists() else None
+            # Seconds until a write stops waiting for another. No pool, since its connections would
+            # stay open where opening the study fails; a new one to a file costs little.
+            kwargs = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.NullPool}
             with warnings.catch_warnings(action="ignore"):
                 storage = RDBStorage(
                     plan.storage,
-                    # Seconds until a write stops waiting for another.
-                    engine_kwargs={"connect_args": {"timeout": 60}} if lite else None,
+                    engine_kwargs=kwargs if lite else None,
                     heartbeat_interval=HEARTBEAT,
                     grace_period=3 * HEARTBEAT,
                 )

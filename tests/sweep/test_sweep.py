@@ -353,6 +353,7 @@ def test_a_sweep_made_before_a_config_key_existed_is_resumed_with_the_default(tm
     ("url", "message"),
     [
         ("sqlite:////no/such/folder/x.db", "cannot use the storage sqlite"),
+        (f"sqlite:///{__file__}", "file is not a database"),
         ("nonsense", "cannot use the storage nonsense"),
         ("sqlite://", "cannot use the storage sqlite://: workers do not share memory"),
         ("mysql+nodriver://u:secret@localhost/x", "cannot use the storage"),
