@@ -7,56 +7,29 @@ python -m scripts.report --runs=runs --output=runs/report
 Exit codes: 0 done; 2 a usage error, reported in one sentence.
 """
 
-import argparse
 import importlib
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from bnrepro.claims import CLAIMS
+from bnrepro.claims.claim import DOCUMENTS
+from bnrepro.claims.ledger import LEDGER, by_claim, caption, read_ledger
 from bnrepro.errors import UserError, exit_codes
+from bnrepro.records import CONFIG, Run, complete_file, read_run, repeating_command
+from bnrepro.report.page import GENERATOR, Drawing, Section, render
+from bnrepro.report.report import Report
 from scripts import bad_left_out, make_parser
-
-if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.page import ClaimSection, Section
-    from bnrepro.report.report import Report
 
 PAGE = "index.html"
 # Drivers with their own report; the others use that of experiments.train.
 DRIVERS = ("mnist_sigmoid", "small_batch", "non_iid", "labels_and_depth", "inception")
 
 
+@exit_codes()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the page; see the module's docstring for exit codes."""
-    options = _parser().parse_args(arguments)
-    output = options.output or options.runs / "report"
-
-    # Here and below, imported only when needed, so that --help need not wait for pandas.
-    from bnrepro.claims.claim import DOCUMENTS
-    from bnrepro.records import complete_file, read_run
-    from bnrepro.report.page import render
-
-    with exit_codes():
-        _check_output(output)
-        workdirs, ledgers = _find(options.runs)
-        runs = {}
-        for workdir in workdirs:
-            with bad_left_out(workdir, options.skip_bad):
-                runs[workdir] = read_run(workdir)
-        comparisons = _comparisons(runs, options.runs, options.skip_bad)
-        claims, about = _claims(ledgers, runs, comparisons, options.skip_bad)
-        if not comparisons and not claims:
-            which = "workdir of which a report can be made" if workdirs else "workdir"
-            raise UserError(f"no {which} was found in {options.runs}")
-        page = render(claims, about, list(comparisons.values()), DOCUMENTS)
-        with complete_file(output / PAGE) as path:
-            path.write_text(page, encoding="utf-8")
-    print(f"The page is {output / PAGE}.")
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = make_parser("report", __doc__)
     add = parser.add_argument
     text = "folder with workdirs, at any depth (default: %(default)s)"
@@ -64,13 +37,31 @@ def _parser() -> argparse.ArgumentParser:
     text = "folder of the page (default: the folder report in --runs)"
     add("--output", type=Path, help=text)
     add("--skip-bad", action="store_true", help="skip workdirs and ledgers that cannot be read")
-    return parser
+    options = parser.parse_args(arguments)
+    root, skip_bad, output = options.runs, options.skip_bad, options.output
+    output = output or root / "report"
+    _check_output(output)
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}")
+
+    workdirs = sorted(path.parent for path in root.rglob(CONFIG))
+    runs = {}
+    for workdir in workdirs:
+        with bad_left_out(workdir, skip_bad):
+            runs[workdir] = read_run(workdir)
+    comparisons = _comparisons(runs, root, skip_bad)
+    claims = _claims(sorted(root.rglob(LEDGER)), runs, comparisons, skip_bad)
+    if not comparisons and not claims:
+        which = "workdir of which a report can be made" if workdirs else "workdir"
+        raise UserError(f"no {which} was found in {root}")
+    page = render(list(comparisons.values()), DOCUMENTS, **claims)
+    with complete_file(output / PAGE) as path:
+        path.write_text(page, encoding="utf-8")
+    print(f"The page is {output / PAGE}.")
 
 
 def _check_output(output: Path) -> None:
     """Makes sure that only an earlier page is overwritten."""
-    from bnrepro.report.page import GENERATOR
-
     try:
         others = sorted(path.name for path in output.iterdir()) if output.exists() else []
         page = output / PAGE
@@ -83,29 +74,8 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _find(runs: Path) -> tuple[list[Path], list[Path]]:
-    """The workdirs in a folder at any depth, and the folders that hold a ledger."""
-    from bnrepro.claims.ledger import LEDGER
-    from bnrepro.records import CONFIG
-
-    if not runs.is_dir():
-        raise UserError(f"there is no folder {runs}")
-    workdirs, ledgers = [], []
-    for name, folders, names in os.walk(runs):
-        folder = Path(name)
-        if CONFIG in names:
-            workdirs.append(folder)
-            folders.clear()
-        if LEDGER in names:
-            ledgers.append(folder)
-        folders.sort()
-    return workdirs, ledgers
-
-
-def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dict[Path, Section]":
+def _comparisons(runs: Mapping[Path, Run], root: Path, skip_bad: bool) -> dict[Path, Section]:
     """A section for each run in which accuracy was measured; names the others."""
-    from bnrepro.report.page import Section
-
     sections: dict[Path, Section] = {}
     for workdir, run in runs.items():
         if "accuracy" not in set(run.metrics["metric"]):
@@ -118,10 +88,8 @@ def _comparisons(runs: "Mapping[Path, Run]", root: Path, skip_bad: bool) -> "dic
     return sections
 
 
-def report_of(run: "Run") -> "Report":
+def report_of(run: Run) -> Report:
     """The report of the driver that a run's command names."""
-    from bnrepro.records import repeating_command
-
     if "sweep" in run.config:
         name = "scripts.sweep"
     else:
@@ -133,39 +101,39 @@ def report_of(run: "Run") -> "Report":
 
 
 def _claims(
-    ledgers: Sequence[Path],
-    runs: "Mapping[Path, Run]",
-    comparisons: "Mapping[Path, Section]",
+    ledgers: Iterable[Path],
+    runs: Mapping[Path, Run],
+    comparisons: Mapping[Path, Section],
     skip_bad: bool,
-) -> "tuple[list[ClaimSection], str]":
-    """The claims of a ledger, and its caption; uses the most complete of several.
+) -> dict[str, Any]:
+    """What the page says of a ledger, if there is one; uses the most complete of several.
 
-    A full ledger is preferred to a fast one. Without any, there is nothing to say.
+    A full ledger is preferred to a fast one.
     """
-    from bnrepro.claims import CLAIMS
-    from bnrepro.claims.ledger import LEDGER, by_claim, caption, read_ledger
-    from bnrepro.claims.sections import claim_section
-    from bnrepro.report.page import Drawing
-
     found = {}
-    for folder in ledgers:
-        with bad_left_out(folder, skip_bad):
-            found[folder] = read_ledger(folder / LEDGER, CLAIMS)
+    for path in ledgers:
+        with bad_left_out(path.parent, skip_bad):
+            found[path.parent] = read_ledger(path, CLAIMS)
     if not found:
-        return [], ""
+        return {}
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
     for other in found.keys() - {folder}:
         print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
-    ids = {path.name: one.id for path, one in comparisons.items() if path.parent == folder}
-    sections = []
-    for claim, lines in by_claim(CLAIMS.values(), found[folder]):
-        drawings = []
-        for i, figure in enumerate(claim.figures):
+    claims = by_claim(CLAIMS.values(), found[folder])
+    drawings: dict[str, list[Drawing]] = {judged.claim.id: [] for judged in claims}
+    for name, drawn in drawings.items():
+        for i, figure in enumerate(CLAIMS[name].figures):
             if run := runs.get(folder / figure.comparison):
                 with bad_left_out(run.workdir, skip_bad):
-                    drawings.append(Drawing.of(figure.picture(run), f"{claim.id}f{i}"))
-        sections.append(claim_section(claim, lines, ids, drawings))
-    return sections, caption(CLAIMS.values(), found[folder])
+                    drawn.append(Drawing.of(figure.picture(run), f"{name}f{i}"))
+    return {
+        "claims": claims,
+        "caption": caption(CLAIMS.values(), found[folder]),
+        "drawings": drawings,
+        "records": {
+            path.name: one.id for path, one in comparisons.items() if path.parent == folder
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,6 @@ import pandas as pd
 
 from bnrepro.claims.claim import DOCUMENTS, Claim
 from bnrepro.records import RecordsError
-from bnrepro.report.page import Reading
 from bnrepro.report.statistics import Estimate, Rule, Verdict, estimate_columns, holm
 from bnrepro.report.tables import Cell
 
@@ -117,47 +117,89 @@ def combined(verdicts: Iterable[str]) -> Verdict:
     return Verdict.HOLDS if found == {Verdict.HOLDS} else Verdict.NOT_SETTLED
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A claim that is in a ledger, for a reader.
+
+    Attributes:
+      claim: the declaration.
+      lines: its rows, one for each measurement, with a formatted `number`, `rule` and `test`.
+    """
+
+    claim: Claim
+    lines: Sequence[Mapping[str, Any]]
+
+    @property
+    def verdict(self) -> str:
+        """That of all its measurements."""
+        return str(combined(line["verdict"] for line in self.lines))
+
+    @property
+    def core_minutes(self) -> float:
+        """What it took: measurements of one comparison share its cost."""
+        costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(self.lines)}
+        return float(sum(costs.values()))
+
+    @property
+    def diverged(self) -> list[str]:
+        """A sentence for each comparison in which runs diverged."""
+        found = dict.fromkeys(line["diverged"] for line in self.lines)
+        return [f"diverged, and counted as failures: {runs}" for runs in found if runs]
+
+    @property
+    def registered(self) -> str:
+        """The commit that registered it, in seven digits."""
+        return str(self.lines[0]["registered"])[:7]
+
+    @property
+    def commits(self) -> str:
+        """The commits at which it was run, in seven digits."""
+        texts = {re.sub(r"^(\w{7})\w*", r"\1", line["commit"]) for line in self.lines}
+        return ", ".join(sorted(texts - {""}))
+
+
+def by_claim(claims: Iterable[Claim], ledger: pd.DataFrame) -> list[Judged]:
+    """The claims that are in a ledger."""
+    rows: Any = {name: of.to_dict("records") for name, of in ledger.groupby("claim")}
+    return [Judged(claim, [*map(_shown, rows[claim.id])]) for claim in claims if claim.id in rows]
+
+
+def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its number, as in "0.25 [0.11, 0.39], n = 10", rule and p-value in words."""
+    number = "not measured"
+    if line["n"]:
+        number = f"{line['mean']:.3g}"
+        if line["ci95_low"] < line["ci95_high"]:
+            number += f" [{line['ci95_low']:.3g}, {line['ci95_high']:.3g}]"
+        number += f", n = {line['n']:.0f}"
+    p_value = line["p_holm"]
+    test = f"p = {p_value:.3g}" if p_value >= 0.001 else "p < 0.001"
+    if math.isnan(p_value):
+        test = "no test" if line["comparison"] else "exact"
+    values = ", ".join(f"{float(value):.4g}" for value in line["values"].split())
+    rule = rule_text(Rule(line["low"], line["high"]))
+    return {**line, "number": Cell(number, values), "rule": rule, "test": test}
+
+
 def claims_table(claims: Iterable[Claim], ledger: pd.DataFrame) -> pd.DataFrame:
     """The ledger for a reader: one row per claim that is in it, a line for each measurement."""
     rows = {}
-    for claim, lines in by_claim(claims, ledger):
-        registered = str(lines[0]["registered"])[:7] or "not registered"
-        rows[claim.id] = {
-            "statement": claim.statement,
-            "source": ", ".join(claim.sources),
-            "papers": claim.papers or "–",
-            "measured": "\n".join([*map(_line, lines), *diverged(lines)]),
-            "verdict": str(combined(line["verdict"] for line in lines)),
-            "core-minutes": f"{cost(lines):.1f}",
-            "registered, run": f"{registered}, {commits(lines)}",
+    for one in by_claim(claims, ledger):
+        measured = [
+            f"{line['measurement']}: {line['number']}; {line['rule']}, {line['test']}: "
+            f"{line['verdict']}"
+            for line in one.lines
+        ]
+        rows[one.claim.id] = {
+            "statement": one.claim.statement,
+            "source": ", ".join(one.claim.sources),
+            "papers": one.claim.papers or "–",
+            "measured": "\n".join([*measured, *one.diverged]),
+            "verdict": one.verdict,
+            "core-minutes": f"{one.core_minutes:.1f}",
+            "registered, run": f"{one.registered or 'not registered'}, {one.commits}",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("id")
-
-
-def commits(lines: Iterable[Mapping[str, Any]]) -> str:
-    """The commits at which a claim was run, from its rows, in seven digits."""
-    texts = {re.sub(r"^(\w{7})\w*", r"\1", line["commit"]) for line in lines}
-    return ", ".join(sorted(texts - {""}))
-
-
-def by_claim(
-    claims: Iterable[Claim], ledger: pd.DataFrame
-) -> list[tuple[Claim, list[dict[str, Any]]]]:
-    """The claims that are in a ledger, each with its rows."""
-    rows: Any = {name: of.to_dict("records") for name, of in ledger.groupby("claim")}
-    return [(claim, rows[claim.id]) for claim in claims if claim.id in rows]
-
-
-def cost(lines: Sequence[Mapping[str, Any]]) -> float:
-    """Core-minutes of a claim, from its rows: measurements of one comparison share its cost."""
-    costs = {line["comparison"] or i: line["core_minutes"] for i, line in enumerate(lines)}
-    return float(sum(costs.values()))
-
-
-def diverged(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each comparison of a claim in which runs diverged, from its rows."""
-    found = dict.fromkeys(line["diverged"] for line in lines)
-    return [f"diverged, and counted as failures: {runs}" for runs in found if runs]
 
 
 def caption(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
@@ -192,7 +234,7 @@ def markdown(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
     """The ledger as a page: the table, and the quotes and reasons of each claim that is in it."""
     table = claims_table(claims, ledger).replace({r"\n": "<br>", r"\|": r"\\|"}, regex=True)
     parts = ["# What holds", table.to_markdown(disable_numparse=True), caption(claims, ledger)]
-    for claim, _ in by_claim(claims, ledger):
+    for claim in (one.claim for one in by_claim(claims, ledger)):
         parts.append(f"## {claim.id}. {claim.statement}")
         parts += [
             f"> {quote.words}\n>\n> {quote.document}" + f", {quote.section}" * bool(quote.section)
@@ -212,29 +254,6 @@ def rule_text(rule: Rule) -> str:
     if math.isinf(rule.low):
         return f"below {rule.high:.3g}"
     return f"between {rule.low:.3g} and {rule.high:.3g}"
-
-
-def reading(line: Mapping[str, Any]) -> Reading:
-    """A row of the ledger, formatted for a reader."""
-    number = "not measured"
-    if line["n"]:
-        number = f"{line['mean']:.3g}"
-        if line["ci95_low"] < line["ci95_high"]:
-            number += f" [{line['ci95_low']:.3g}, {line['ci95_high']:.3g}]"
-        number += f", n = {line['n']:.0f}"
-    p_value = line["p_holm"]
-    test = f"p = {p_value:.3g}" if p_value >= 0.001 else "p < 0.001"
-    if math.isnan(p_value):
-        test = "no test" if line["comparison"] else "exact"
-    values = ", ".join(f"{float(value):.4g}" for value in line["values"].split())
-    rule = rule_text(Rule(line["low"], line["high"]))
-    return Reading(Cell(number, values), rule, test, line["verdict"])
-
-
-def _line(line: Mapping[str, Any]) -> str:
-    """As in "difference, points: 0.25 [0.11, 0.39], n = 10; above 0, p < 0.001: holds"."""
-    read = reading(line)
-    return f"{line['measurement']}: {read.number}; {read.rule}, {read.test}: {read.verdict}"
 
 
 def read_ledger(path: Path, claims: Mapping[str, Claim]) -> pd.DataFrame:
