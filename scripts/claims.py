@@ -21,19 +21,30 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from bnrepro import records
+from bnrepro.claims import CLAIMS, ledger
+from bnrepro.claims.claim import Claim, Measurement
+from bnrepro.claims.ledger import Evidence
+from bnrepro.claims.registration import fingerprint
+from bnrepro.comparison.config import DEFAULTS, variant_configs
+from bnrepro.comparison.program import make_program
+from bnrepro.comparison.provenance import begin, git, here_and_now
+from bnrepro.comparison.run import make_job
+from bnrepro.data import datasets
+from bnrepro.data.datasets import Dataset, DatasetError
 from bnrepro.errors import UserError, exit_codes, nearest
+from bnrepro.records import Run
+from bnrepro.report.statistics import estimate
+from bnrepro.report.summary import failure_counts
+from bnrepro.report.tables import print_table
 from experiments import cli
 from scripts import make_parser
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from bnrepro.claims.claim import Claim, Measurement
-    from bnrepro.claims.ledger import Evidence
-    from bnrepro.data.datasets import Dataset
-    from bnrepro.records import Run
+from scripts.benchmark_layers import measure
+from scripts.benchmark_train import training_call
 
 REGISTERED = Path(__file__).parents[1] / "results" / "claims" / "registered.csv"
 # The comparison whose records are readings of the clock.
@@ -68,30 +79,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _register() -> None:
-    # Here and below, imported only when needed, so that --help need not wait for JAX.
-    from bnrepro.claims import CLAIMS
-    from bnrepro.records import complete_file
-
     lines = [f"{name},{digits}" for name, digits in fingerprints(list(CLAIMS.values())).items()]
-    with complete_file(REGISTERED) as path:
+    with records.complete_file(REGISTERED) as path:
         path.write_text("\n".join(["claim,fingerprint", *lines, ""]))
     print(f"The fingerprints of {len(lines)} claims are in {REGISTERED}.")
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from bnrepro.claims import CLAIMS, ledger
-    from bnrepro.comparison.provenance import here_and_now
-    from bnrepro.data.datasets import DatasetError, load_dataset
-    from bnrepro.records import check_writable, complete_file
-    from bnrepro.report.tables import print_table
-
     claims, length = _chosen(options.only), "fast" if options.fast else "full"
     configs = comparisons(claims, length)
     workdir = options.workdir or Path("runs", "claims_fast" if options.fast else "claims")
     every = list(CLAIMS.values())
     current = fingerprints(every)
     older = _still_valid(workdir, length, current)
-    dataset = load_dataset("mnist")
+    dataset = datasets.load_dataset("mnist")
     if dataset.stand_in:
         raise DatasetError(
             "the claims are about MNIST, which is not here and could not be downloaded: set "
@@ -105,7 +106,7 @@ def _measure(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{run.workdir} is of the stand-in digits, and the claims are about MNIST"
             )
-    check_writable(workdir)
+    records.check_writable(workdir)
 
     missing = [name for name in configs if name not in runs]
     for i, name in enumerate(missing):
@@ -132,17 +133,15 @@ def _measure(options: argparse.Namespace) -> None:
     table = ledger.make_ledger(claims, evidence, current, registered, fast=options.fast)
     if older is not None:
         table = ledger.joined(older, table, every)
-    with complete_file(workdir / ledger.LEDGER) as path:
+    with records.complete_file(workdir / ledger.LEDGER) as path:
         table.to_csv(path, index=False)
-    with complete_file(workdir / ledger.LEDGER_MD) as path:
+    with records.complete_file(workdir / ledger.LEDGER_MD) as path:
         path.write_text(ledger.markdown(every, table), encoding="utf-8")
     print_table(ledger.claims_table(claims, table), ledger.caption(every, table), width=200)
     print(f"The ledger is in {workdir}: {ledger.LEDGER}, {ledger.LEDGER_MD}.")
 
 
-def _chosen(only: str | None) -> "list[Claim]":
-    from bnrepro.claims import CLAIMS
-
+def _chosen(only: str | None) -> list[Claim]:
     names = list(CLAIMS) if only is None else only.upper().split(",")
     for name in names:
         if name not in CLAIMS:
@@ -152,10 +151,8 @@ def _chosen(only: str | None) -> "list[Claim]":
     return [claim for name, claim in CLAIMS.items() if name in names]
 
 
-def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]":
+def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> dict[str, Run]:
     """The records that `--records` names each time, by comparison."""
-    from bnrepro.records import read_run
-
     runs: dict[str, Run] = {}
     for text in texts:
         name, _, workdir = text.partition("=")
@@ -164,13 +161,13 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> "dict[str, Run]"
         if name not in configs:
             known = ", ".join(configs) or "none"
             raise UserError(f"--records names {name!r}, which is not read; these are: {known}")
-        run = runs[name] = read_run(Path(workdir))
+        run = runs[name] = records.read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
             raise UserError(f"{workdir} has not finished")
     return runs
 
 
-def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, Any]]:
+def comparisons(claims: Sequence[Claim], length: str) -> dict[str, dict[str, Any]]:
     """The configs that these claims read, by name, as plain dicts; `length` is "full" or "fast"."""
     names = dict.fromkeys(name for claim in claims for name in claim.comparisons)
     return {
@@ -179,43 +176,33 @@ def comparisons(claims: "Sequence[Claim]", length: str) -> dict[str, dict[str, A
     }
 
 
-def fingerprints(claims: "Sequence[Claim]") -> dict[str, str]:
+def fingerprints(claims: Sequence[Claim]) -> dict[str, str]:
     """The fingerprint of each claim as it stands, by id."""
-    from bnrepro.claims.registration import fingerprint
-    from bnrepro.comparison.config import DEFAULTS
-
     configs = comparisons(claims, "full")
     return {claim.id: fingerprint(claim, configs, DEFAULTS) for claim in claims}
 
 
 def _registered(claim: str, digits: str) -> str:
     """The commit that first held a claim's fingerprint; "" if it is not committed."""
-    from bnrepro.comparison.provenance import git
-
     arguments = ("--reverse", "--format=%H", f"-S{claim},{digits}", "--", str(REGISTERED))
     return git("log", *arguments).partition("\n")[0]
 
 
-def _came_first(registered: str, evidence: "Sequence[Evidence]") -> bool:
+def _came_first(registered: str, evidence: Sequence[Evidence]) -> bool:
     """Whether the commit that registered a claim is part of the history of its runs."""
-    from bnrepro.comparison.provenance import git
-
     commits = {one.commit.partition(",")[0] for one in evidence} - {""}
     return all(git("rev-list", "--count", f"{run}..{registered}") == "0" for run in commits)
 
 
-def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> "pd.DataFrame | None":
+def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> pd.DataFrame | None:
     """The rows of a workdir's ledger of claims as they are; None if it is missing or damaged.
 
     Raises:
       UserError: they are of another length.
     """
-    from bnrepro.claims.ledger import LEDGER, read_rows
-    from bnrepro.records import RecordsError
-
     try:
-        older = read_rows(workdir / LEDGER)
-    except RecordsError:
+        older = ledger.read_rows(workdir / ledger.LEDGER)
+    except records.RecordsError:
         return None
     if (older["length"] != length).any():
         raise UserError(
@@ -225,41 +212,28 @@ def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> "pd.
     return older[older["fingerprint"] == older["claim"].map(current)]
 
 
-def _finished(workdir: Path, configs: Mapping[str, Any]) -> "dict[str, Run]":
+def _finished(workdir: Path, configs: Mapping[str, Any]) -> dict[str, Run]:
     """The records of the comparisons that the workdir holds whole; all of it is checked first."""
-    from bnrepro.comparison.config import DEFAULTS
-    from bnrepro.records import CONFIG, lock_workdir, open_workdir
-
     runs = {}
     for name, config in configs.items():
-        if (workdir / name / CONFIG).exists():
-            with lock_workdir(workdir / name):  # its config may get further variants
-                runs[name] = open_workdir(workdir / name, config, defaults=DEFAULTS)
+        if (workdir / name / records.CONFIG).exists():
+            with records.lock_workdir(workdir / name):  # its config may get further variants
+                runs[name] = records.open_workdir(workdir / name, config, defaults=DEFAULTS)
     return {name: run for name, run in runs.items() if all(map(run.finished, run.variants))}
 
 
-def _took(names: "Sequence[str]") -> str:
+def _took(names: Sequence[str]) -> str:
     """In words, how long these comparisons took for the ledger in results/."""
-    from bnrepro.records import PROVENANCE
-
-    kept = [REGISTERED.parent / name / PROVENANCE for name in names]
+    kept = [REGISTERED.parent / name / records.PROVENANCE for name in names]
     taken = [json.loads(path.read_text())["seconds"] for path in kept if path.exists()]
     minutes = sum(sum(seconds.values()) for seconds in taken) / 60
     return f"; with those after it, {minutes:.0f} core-minutes in results/claims"
 
 
-def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
+def _timed(config: dict[str, Any], workdir: Path, dataset: Dataset) -> Run:
     """Times all variants in turn; each reading of the clock stands for a seed."""
-    from bnrepro.comparison.config import DEFAULTS, variant_configs
-    from bnrepro.comparison.program import make_program
-    from bnrepro.comparison.provenance import begin
-    from bnrepro.comparison.run import make_job
-    from bnrepro.records import lock_workdir, metric_rows, open_workdir, write_run
-    from scripts.benchmark_layers import measure
-    from scripts.benchmark_train import training_call
-
-    with lock_workdir(workdir):
-        run = open_workdir(workdir, config, defaults=DEFAULTS)
+    with records.lock_workdir(workdir):
+        run = records.open_workdir(workdir, config, defaults=DEFAULTS)
         started, steps = time.perf_counter(), config["steps"]
         calls = []
         for name, variant in variant_configs(config).items():
@@ -273,58 +247,53 @@ def _timed(config: dict[str, Any], workdir: Path, dataset: "Dataset") -> "Run":
         ]
         seconds = {"all": round(time.perf_counter() - started, 1)}
         provenance = begin({}, dataset) | {"seconds": seconds}
-        run = dataclasses.replace(run, metrics=metric_rows(rows), provenance=provenance)
-        write_run(run)
+        run = dataclasses.replace(run, metrics=records.metric_rows(rows), provenance=provenance)
+        records.write_run(run)
     return run
 
 
 def _evidence(
-    measurement: "Measurement",
-    runs: "Mapping[str, Run]",
-    given: "Mapping[str, Run]",
-    dataset: "Dataset",
+    measurement: Measurement,
+    runs: Mapping[str, Run],
+    given: Mapping[str, Run],
+    dataset: Dataset,
     here: dict[str, Any],
-) -> "Evidence":
+) -> Evidence:
     """The evidence of a measurement, from records or, if it reads none, from the data set.
 
     Raises:
       UserError: records that were given, which may be of anything, lack what it reads.
     """
-    from bnrepro.claims.ledger import Evidence
-    from bnrepro.report import statistics
-
     cli.end_if_told()  # some take seconds
     comparison, diverged = measurement.comparison, ""
     if not comparison:
         started = time.process_time()
-        estimate = measurement.measure(dataset)
+        found = measurement.measure(dataset)
         seconds, commit = time.process_time() - started, _commit(here)
     elif comparison not in runs:
-        return Evidence(statistics.estimate([]), 0.0, "", "")
+        return Evidence(estimate([]), 0.0, "", "")
     else:
         run = runs[comparison]
         try:
             seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
             diverged = _diverged(run, measurement)
-            estimate = measurement.measure(run)
-            if comparison in given and not estimate.n:
+            found = measurement.measure(run)
+            if comparison in given and not found.n:
                 raise KeyError(comparison)
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             if comparison in given or not diverged:
                 what = measurement.what
                 raise UserError(f"{run.workdir} lacks what is read for: {what}") from error
-            estimate = statistics.estimate([])  # if all runs diverged at once, nothing can be read
-    return Evidence(estimate, round(seconds / 60, 2), commit, diverged)
+            found = estimate([])  # if all runs diverged at once, nothing can be read
+    return Evidence(found, round(seconds / 60, 2), commit, diverged)
 
 
 def _commit(provenance: Mapping[str, Any]) -> str:
     return str(provenance["commit"]) + ", uncommitted changes" * provenance["uncommitted_changes"]
 
 
-def _diverged(run: "Run", measurement: "Measurement") -> str:
+def _diverged(run: Run, measurement: Measurement) -> str:
     """The runs that it reads and that did, by variant; only their number if of more than three."""
-    from bnrepro.report.summary import failure_counts
-
     read, seeds = measurement.variants(run.variants), run.config["seeds"]
     counts = {name: count for name, count in failure_counts(run).items() if name in read}
     if len(counts) > 3:
