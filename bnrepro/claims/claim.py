@@ -1,5 +1,6 @@
 """What a claim is: the documents' own words, what is measured, and the rule that decides."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,12 @@ class Quote(NamedTuple):
     document: str
     section: str
     words: str
+
+
+def quotes(text: str) -> tuple[Quote, ...]:
+    """The quotes in a text; each begins on a line of its own, as in "D2 [SECTION] WORDS"."""
+    found = re.findall(r"(?ms)^ *(D\d) (?:\[(.*?)\] )?(.*?)(?=^ *D\d |\Z)", text)
+    return tuple(Quote(name, section, " ".join(words.split())) for name, section, words in found)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from bnrepro.claims import exact, pictures, readings
-from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, Quote, gain, more
+from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, gain, more, quotes
 from bnrepro.report.statistics import Rule
 
 _HALF = "repaired, or explained, is what makes up for half of the loss at least"
@@ -66,20 +66,13 @@ FAILURES = (
     Claim(
         "C1",
         "Small microbatches hurt Batch Norm, and Batch Renorm loses less.",
-        (
-            Quote(
-                "D2",
-                "III. PROBLEMS WITH NORMALIZATION",
-                "But when the batch size decreases, errors tend to predominate",
-            ),
-            Quote(
-                "D2",
-                "Training using smaller batches:",
-                "The results produced 76.5% accuracy while training a sample of batch size of 4 "
-                "with renorm method, compared to the 74.2% accuracy produced with batch "
-                "normalization.",
-            ),
-        ),
+        quotes("""
+            D2 [III. PROBLEMS WITH NORMALIZATION] But when the batch size decreases, errors tend to
+            predominate
+            D2 [Training using smaller batches:] The results produced 76.5% accuracy while training
+            a sample of batch size of 4 with renorm method, compared to the 74.2% accuracy produced
+            with batch normalization.
+        """),
         "Normalizing 4 instead of 32 images in a fully connected network, and 2 instead of 32 in "
         "one of convolutions, whose statistics are also over places; the gradient is over 64.",
         (
@@ -106,15 +99,12 @@ FAILURES = (
     Claim(
         "C2",
         "Batch Renorm does not remove the benefit of larger microbatches.",
-        (
-            Quote(
-                "D2",
-                "Training using smaller batches:",
-                "Although the accuracy improved, it still considered deficit to train a smaller "
-                "batch size. Hence, it can be concluded that batch re-norm, improves training with "
-                "mini batch sizes marginally, but does not eradicate the problem as a whole.",
-            ),
-        ),
+        quotes("""
+            D2 [Training using smaller batches:] Although the accuracy improved, it still considered
+            deficit to train a smaller batch size. Hence, it can be concluded that batch re-norm,
+            improves training with mini batch sizes marginally, but does not eradicate the problem
+            as a whole.
+        """),
         "With Batch Renorm, 32 images normalized together end higher than 4.",
         (gain("batch_renorm, 32 less 4", "batch_renorm 32", "batch_renorm 4", "microbatches"),),
         "76.5% at 4, 78.5% at 32",
@@ -123,14 +113,10 @@ FAILURES = (
     Claim(
         "C3",
         "On large i.i.d. batches, Batch Norm and Batch Renorm are equal.",
-        (
-            Quote(
-                "D2",
-                "III. PROBLEMS WITH NORMALIZATION",
-                "This difference does not cause much of a problem, if the batch size is relatively "
-                "big",
-            ),
-        ),
+        quotes("""
+            D2 [III. PROBLEMS WITH NORMALIZATION] This difference does not cause much of a problem,
+            if the batch size is relatively big
+        """),
         "[BRN] 4.1 says it: normalizing 32 images, final accuracies differ by less than a margin.",
         (
             Measurement(
@@ -147,20 +133,12 @@ FAILURES = (
     Claim(
         "C4",
         "Non-i.i.d. minibatches break Batch Norm, and Batch Renorm repairs it.",
-        (
-            Quote(
-                "D2",
-                "III. PROBLEMS WITH NORMALIZATION",
-                "Additionally, non- independent, identically trained mini batches perform poorly "
-                "when fed into this situation",
-            ),
-            Quote(
-                "D2",
-                "Training using non-i.i.d inputs through batches:",
-                "Thus, batch re-norm enables better performance on non-i.i.d inputs when the batch "
-                "size is comparatively big",
-            ),
-        ),
+        quotes("""
+            D2 [III. PROBLEMS WITH NORMALIZATION] Additionally, non- independent, identically
+            trained mini batches perform poorly when fed into this situation
+            D2 [Training using non-i.i.d inputs through batches:] Thus, batch re-norm enables better
+            performance on non-i.i.d inputs when the batch size is comparatively big
+        """),
         "Minibatches of 2 of MNIST's labels; the paper's own, 16 labels x 2 images, of as many "
         "labels as ImageNet has, in 18 layers; and 4 labels x 8 images, of 100 labels, "
         "photographs in convolutions.",
@@ -201,16 +179,12 @@ FAILURES = (
         "C5",
         "Batch Norm then fits the make-up of the minibatch: it does well on minibatches made the "
         "same way.",
-        (
-            Quote(
-                "D2",
-                "III. PROBLEMS WITH NORMALIZATION",
-                "However, when this mixture is trained, it shifts towards the observed trend. It "
-                "looks for a group of two similar elements and labels them accordingly. This "
-                "biased feature extraction deteriorates when combined with other batches, thus "
-                "decreasing its efficiency.",
-            ),
-        ),
+        quotes("""
+            D2 [III. PROBLEMS WITH NORMALIZATION] However, when this mixture is trained, it shifts
+            towards the observed trend. It looks for a group of two similar elements and labels them
+            accordingly. This biased feature extraction deteriorates when combined with other
+            batches, thus decreasing its efficiency.
+        """),
         "On minibatches of two labels, it makes up for half of its loss when it is evaluated on "
         "minibatches of test images made the same way, with their own statistics.",
         (
@@ -244,15 +218,11 @@ FAILURES = (
     Claim(
         "C6",
         "Splitting a non-i.i.d. minibatch in halves helps.",
-        (
-            Quote(
-                "D2",
-                "Training using non-i.i.d inputs through batches:",
-                "The two similar sets of counter parts in a batch are split into separate batches "
-                "further. ... This process produces an increased accuracy of 77.4% compared to "
-                "batch norm whose value lingers around 67%.",
-            ),
-        ),
+        quotes("""
+            D2 [Training using non-i.i.d inputs through batches:] The two similar sets of counter
+            parts in a batch are split into separate batches further. ... This process produces an
+            increased accuracy of 77.4% compared to batch norm whose value lingers around 67%.
+        """),
         "Batch Norm on halves that hold one image of each pair, as in the paper; D2 takes the "
         "result for Batch Renorm's.",
         (
@@ -274,14 +244,11 @@ FAILURES = (
     Claim(
         "C7",
         "With Batch Renorm, a larger non-i.i.d. minibatch does better still.",
-        (
-            Quote(
-                "D2",
-                "Training using non-i.i.d inputs through batches:",
-                "However, while performing the same steps through a higher batch size, the "
-                "performance further improves providing an accuracy of 78%.",
-            ),
-        ),
+        quotes("""
+            D2 [Training using non-i.i.d inputs through batches:] However, while performing the same
+            steps through a higher batch size, the performance further improves providing an
+            accuracy of 78%.
+        """),
         "As many steps of 256 images of two labels end higher than of 64; they show it four times "
         "the images. The paper's 78.5% is of the whole minibatch of 32.",
         (
@@ -298,20 +265,13 @@ FAILURES = (
     Claim(
         "C8",
         "A microbatch of one leaves Batch Norm nothing to learn from.",
-        (
-            Quote(
-                "D2",
-                "Abstract",
-                "However, mini-batch normalization is not self-sufficient and comes with a few "
-                "limitations such as inability to deal with non-i.i.d inputs and decreased "
-                "efficiency with a batch size of one.",
-            ),
-            Quote(
-                "D2",
-                "I. INTRODUCTION",
-                "it comes with the inability to account for a micro-batch size of one",
-            ),
-        ),
+        quotes("""
+            D2 [Abstract] However, mini-batch normalization is not self-sufficient and comes with a
+            few limitations such as inability to deal with non-i.i.d inputs and decreased efficiency
+            with a batch size of one.
+            D2 [I. INTRODUCTION] it comes with the inability to account for a micro-batch size of
+            one
+        """),
         "A single value has no deviation from its own mean: no gradient passes. The layers and the "
         "configs refuse it with an error that says so. Normalizers that take no statistics over "
         "the minibatch train all the same.",
@@ -343,14 +303,10 @@ FAILURES = (
     Claim(
         "C9",
         "r_max has to grow slowly.",
-        (
-            Quote(
-                "D2",
-                "4.2 Algorithm",
-                "$$r = stop \\_ gradient \\left( clip_{\\left[\\frac{1}{r \\max}, r "
-                "\\max\\right]} \\left( \\frac{\\sigma_{B}}{\\sigma} \\right) \\right)$$",
-            ),
-        ),
+        quotes(r"""
+            D2 [4.2 Algorithm] $$r = stop \_ gradient \left( clip_{\left[\frac{1}{r \max}, r
+            \max\right]} \left( \frac{\sigma_{B}}{\sigma} \right) \right)$$
+        """),
         "D2 has the limits and [BRN] section 4 their ramp, without which occasional large "
         "gradients raised the loss: with the full limits from the first step, the loss rises "
         "further above its lowest so far, and accuracy ends lower.",

@@ -4,16 +4,10 @@ import math
 from functools import partial
 
 from bnrepro.claims import pictures, readings
-from bnrepro.claims.claim import NO_SIZE, Claim, ClaimFigure, Measurement, Quote, gain, more
+from bnrepro.claims.claim import NO_SIZE, Claim, ClaimFigure, Measurement, gain, more, quotes
 from bnrepro.report.figures import sigmoid_input_figure
 from bnrepro.report.statistics import Rule
 
-_RATES_AND_SIGMOIDS = Quote(
-    "D0",
-    "Why Batch Normalization Matters?",
-    "It enables us to opt for higher learning rates and use sigmoid activation functions even for "
-    "Deep Neural Networks.",
-)
 _LAYERS = (0, 1, 2)
 _KINDS = ("plain", "batch_norm")
 _COUNTEREXAMPLES = ("batch_norm", "batch_norm_stop_gradient", "moving_average_norm")
@@ -39,20 +33,12 @@ TRAINING = (
     Claim(
         "B1",
         "A network with Batch Norm trains faster and ends higher.",
-        (
-            Quote(
-                "D3",
-                "Adding a Batch Normalization Layer",
-                "In other words, it minimizes the internal covariate shift and aids the model to "
-                "learn faster.",
-            ),
-            Quote(
-                "D1",
-                "How does batch normalization work?",
-                "The goal of batch normalization is to stabilize the training process and improve "
-                "the generalization ability of the model.",
-            ),
-        ),
+        quotes("""
+            D3 [Adding a Batch Normalization Layer] In other words, it minimizes the internal
+            covariate shift and aids the model to learn faster.
+            D1 [How does batch normalization work?] The goal of batch normalization is to stabilize
+            the training process and improve the generalization ability of the model.
+        """),
         "On the MNIST network of [BN] 4.1, at a learning rate and initialization with which the "
         "network without it ends as high as with any.",
         (
@@ -74,20 +60,13 @@ TRAINING = (
     Claim(
         "B2",
         "Batch Norm keeps the distribution of a sigmoid's input in place during training.",
-        (
-            Quote(
-                "D3",
-                "Adding a Batch Normalization Layer",
-                "Therefore it produces the desired distribution of activations that don’t vary "
-                "too much when the weights change.",
-            ),
-            Quote(
-                "D0",
-                "3. Addressing the Internal Covariate Shift",
-                "To address the problem with this approach, we make sure that for any parameter "
-                "values, the network produces activations with the desired distribution",
-            ),
-        ),
+        quotes("""
+            D3 [Adding a Batch Normalization Layer] Therefore it produces the desired distribution
+            of activations that don’t vary too much when the weights change.
+            D0 [3. Addressing the Internal Covariate Shift] To address the problem with this
+            approach, we make sure that for any parameter values, the network produces activations
+            with the desired distribution
+        """),
         "As in [BN] figure 1b and c, of all units of the last hidden layer instead of one: the "
         "percentiles of their inputs wander less over training, from step 2,500 on.",
         (
@@ -121,27 +100,17 @@ TRAINING = (
     Claim(
         "B3",
         "Batch Norm allows much higher learning rates.",
-        (
-            _RATES_AND_SIGMOIDS,
-            Quote(
-                "D1",
-                "Advantages of batch normalization",
-                "Allows for higher learning rates. Batch normalization can allow the use of higher "
-                "learning rates that can speed up the training process.",
-            ),
-            Quote(
-                "D2",
-                "2.2 Advantages of the process",
-                "This helps secure the parameters from exploding, hence enabling the use of higher "
-                "learning rates, as compared to the case otherwise",
-            ),
-            Quote(
-                "D4",
-                "",
-                "By normalizing the input, batch normalization allows for higher learning rates, "
-                "which in turn speeds up the convergence of the network.",
-            ),
-        ),
+        quotes("""
+            D0 [Why Batch Normalization Matters?] It enables us to opt for higher learning rates and
+            use sigmoid activation functions even for Deep Neural Networks.
+            D1 [Advantages of batch normalization] Allows for higher learning rates. Batch
+            normalization can allow the use of higher learning rates that can speed up the training
+            process.
+            D2 [2.2 Advantages of the process] This helps secure the parameters from exploding,
+            hence enabling the use of higher learning rates, as compared to the case otherwise
+            D4 By normalizing the input, batch normalization allows for higher learning rates, which
+            in turn speeds up the convergence of the network.
+        """),
         "The largest rate at which the network still gets to 90% in 2,000 steps, of a grid by "
         "factors of two; that it also trains faster is B1.",
         tuple(
@@ -173,21 +142,13 @@ TRAINING = (
     Claim(
         "B4",
         "Batch Norm makes the network less sensitive to its initialization.",
-        (
-            Quote(
-                "D1",
-                "Advantages of batch normalization",
-                "Reduces the need for careful initialization. Batch normalization can help reduce "
-                "the sensitivity of the model to the initial weights, making it easier to train "
-                "the model.",
-            ),
-            Quote(
-                "D4",
-                "",
-                "One of the main benefits of batch normalization is that it reduces the dependence "
-                "of the network on the initialization of the parameters.",
-            ),
-        ),
+        quotes("""
+            D1 [Advantages of batch normalization] Reduces the need for careful initialization.
+            Batch normalization can help reduce the sensitivity of the model to the initial weights,
+            making it easier to train the model.
+            D4 One of the main benefits of batch normalization is that it reduces the dependence of
+            the network on the initialization of the parameters.
+        """),
         "Accuracy after 2,000 steps varies less over initial deviations from 1e-3 to 1, at a rate "
         "with which the sigmoid network without normalization, after 50,000 steps, ends as high as "
         "with any.",
@@ -211,20 +172,12 @@ TRAINING = (
     Claim(
         "B5",
         "Batch Norm counters vanishing and exploding gradients.",
-        (
-            Quote(
-                "D0",
-                "Why Batch Normalization Matters?",
-                "It addresses gradient vanishing and gradient explosion by countering the Internal "
-                "Covariate shift.",
-            ),
-            Quote(
-                "D2",
-                "2.2 Advantages of the process",
-                "It normalizes the parameters and also ensures that the gradient remains intact, "
-                "without vanishing or diminishing.",
-            ),
-        ),
+        quotes("""
+            D0 [Why Batch Normalization Matters?] It addresses gradient vanishing and gradient
+            explosion by countering the Internal Covariate shift.
+            D2 [2.2 Advantages of the process] It normalizes the parameters and also ensures that
+            the gradient remains intact, without vanishing or diminishing.
+        """),
         "At the start of training in 20 layers: of sigmoid units, where gradients vanish, and of "
         "ReLU units with large weights, where they explode.",
         (
@@ -256,15 +209,12 @@ TRAINING = (
     Claim(
         "B6",
         "With Batch Norm, deep networks of saturating units become trainable.",
-        (
-            _RATES_AND_SIGMOIDS,
-            Quote(
-                "D2",
-                "Abstract",
-                "It also accounts for the inclusion of saturating non-linear functions, while "
-                "excluding the need of drop outs for regularisation.",
-            ),
-        ),
+        quotes("""
+            D0 [Why Batch Normalization Matters?] It enables us to opt for higher learning rates and
+            use sigmoid activation functions even for Deep Neural Networks.
+            D2 [Abstract] It also accounts for the inclusion of saturating non-linear functions,
+            while excluding the need of drop outs for regularisation.
+        """),
         "20 layers of sigmoid units, the better of two learning rates: with it they train, without "
         "they do not.",
         (
@@ -298,15 +248,12 @@ TRAINING = (
     Claim(
         "B7",
         "If a gradient step ignores the normalization, a bias grows without end and to no effect.",
-        (
-            Quote(
-                "D0",
-                "3. Addressing the Internal Covariate Shift",
-                "Thus, the combination of the update to b and subsequent change in normalization "
-                "led to no change in the output of the layer nor, consequently, the loss. As the "
-                "training continues, b will grow indefinitely while the loss remains fixed.",
-            ),
-        ),
+        quotes("""
+            D0 [3. Addressing the Internal Covariate Shift] Thus, the combination of the update to b
+            and subsequent change in normalization led to no change in the output of the layer nor,
+            consequently, the loss. As the training continues, b will grow indefinitely while the
+            loss remains fixed.
+        """),
         "A bias whose effect the next normalizer subtracts goes on growing in a network whose "
         "gradient takes the statistics for constants, and does not grow with the true gradient. "
         "Since other parameters train as well, the loss is compared and not expected to stay "
@@ -365,22 +312,14 @@ TRAINING = (
     Claim(
         "B8",
         "Normalizing with moving averages in training blows the model up.",
-        (
-            Quote(
-                "D0",
-                "3. Addressing the Internal Covariate Shift",
-                "We have observed this empirically in initial experiments, where the model blows "
-                "up when the normalization parameters are computed outside the gradient descent "
-                "step.",
-            ),
-            Quote(
-                "D2",
-                "4.1Batch Re-norm",
-                "Also, such implementations can elicit undesirable results if gradient descent and "
-                "the normalization step interact with each other in a manner that nullifies their "
-                "effects.",
-            ),
-        ),
+        quotes("""
+            D0 [3. Addressing the Internal Covariate Shift] We have observed this empirically in
+            initial experiments, where the model blows up when the normalization parameters are
+            computed outside the gradient descent step.
+            D2 [4.1Batch Re-norm] Also, such implementations can elicit undesirable results if
+            gradient descent and the normalization step interact with each other in a manner that
+            nullifies their effects.
+        """),
         "At some time after the first twentieth of training the loss is above that of guessing.",
         (
             Measurement(
@@ -407,20 +346,12 @@ TRAINING = (
     Claim(
         "B9",
         "Batch Norm belongs before the nonlinearity.",
-        (
-            Quote(
-                "D3",
-                "Adding a Batch Normalization Layer",
-                "If we’re inserting a batch normalization layer, we have to add it before we "
-                "apply the non-linearity.",
-            ),
-            Quote(
-                "D1",
-                "How does batch normalization work?",
-                "It is common practice to apply batch normalization prior to a layer’s activation "
-                "function",
-            ),
-        ),
+        quotes("""
+            D3 [Adding a Batch Normalization Layer] If we’re inserting a batch normalization layer,
+            we have to add it before we apply the non-linearity.
+            D1 [How does batch normalization work?] It is common practice to apply batch
+            normalization prior to a layer’s activation function
+        """),
         "A network with it before the nonlinearity ends higher than with it after, for sigmoid and "
         "for ReLU units, each at its own learning rate.",
         tuple(
@@ -448,33 +379,17 @@ TRAINING = (
         "B10",
         "Batch Norm regularizes, so that dropout and L2 are needed less; overfitting can still "
         "occur.",
-        (
-            Quote(
-                "D0",
-                "5. Why Batch Normalization matter?",
-                "Batch Normalization regularizes the model. ... But for Batch Normalized layers, "
-                "dropout is not necessary. Also, Batch Normalization removes the need for L2 "
-                "regularization.",
-            ),
-            Quote(
-                "D4",
-                "",
-                "Batch normalization also acts as a regularizer, reducing the need for other "
-                "regularization techniques such as dropout.",
-            ),
-            Quote(
-                "D2",
-                "2.2 Advantages of the process",
-                "Hence, without the use of drop outs [3], batch normalization attains accuracy "
-                "tantamount to that.",
-            ),
-            Quote(
-                "D1",
-                "Batch normalization overfitting",
-                "While batch normalization can help to reduce overfitting, it is not a guarantee "
-                "that a model will not overfit.",
-            ),
-        ),
+        quotes("""
+            D0 [5. Why Batch Normalization matter?] Batch Normalization regularizes the model. ...
+            But for Batch Normalized layers, dropout is not necessary. Also, Batch Normalization
+            removes the need for L2 regularization.
+            D4 Batch normalization also acts as a regularizer, reducing the need for other
+            regularization techniques such as dropout.
+            D2 [2.2 Advantages of the process] Hence, without the use of drop outs [3], batch
+            normalization attains accuracy tantamount to that.
+            D1 [Batch normalization overfitting] While batch normalization can help to reduce
+            overfitting, it is not a guarantee that a model will not overfit.
+        """),
         "On 2,000 training images: the gap between training and test accuracy shrinks, dropout and "
         "L2 gain less than without Batch Norm, and a gap remains.",
         (
@@ -527,14 +442,10 @@ TRAINING = (
     Claim(
         "B11",
         "Batch Norm costs computation.",
-        (
-            Quote(
-                "D4",
-                "",
-                "However, it is important to note that batch normalization introduces some "
-                "computational overhead during training.",
-            ),
-        ),
+        quotes("""
+            D4 However, it is important to note that batch normalization introduces some
+            computational overhead during training.
+        """),
         "A training step takes longer, at each of three widths.",
         tuple(
             more(
@@ -561,22 +472,14 @@ TRAINING = (
         "B12",
         "Standardized inputs fall on the linear part of the sigmoid, and gamma and beta let the "
         "network leave it.",
-        (
-            Quote(
-                "D3",
-                "Effects of Batch Normalization On Activations",
-                "To clarify, the normalized activations are brought a 0 mean and unit variance "
-                "distribution. Because of that, the activations fall in the linear region of the "
-                "sigmoid non-linearity.",
-            ),
-            Quote(
-                "D3",
-                "Parameters of Batch Normalization",
-                "As we saw, batch normalization doesn’t let the model take advantage of the "
-                "sigmoid non-linearity. ... They introduced two parameters that shift and scale "
-                "the normalized activations.",
-            ),
-        ),
+        quotes("""
+            D3 [Effects of Batch Normalization On Activations] To clarify, the normalized
+            activations are brought a 0 mean and unit variance distribution. Because of that, the
+            activations fall in the linear region of the sigmoid non-linearity.
+            D3 [Parameters of Batch Normalization] As we saw, batch normalization doesn’t let the
+            model take advantage of the sigmoid non-linearity. ... They introduced two parameters
+            that shift and scale the normalized activations.
+        """),
         "At the end of training, mean of three layers: most inputs are within one deviation of "
         "zero, where the sigmoid is within 0.02 of its tangent, before gamma and beta, and fewer "
         "after them.",
@@ -625,14 +528,10 @@ TRAINING = (
     Claim(
         "B13",
         "Batch Norm makes the loss surface smoother.",
-        (
-            Quote(
-                "D3",
-                "Adding a Batch Normalization Layer",
-                "This paper tells about how the batch normalization layer smoothens the loss curve "
-                "which helps train faster.",
-            ),
-        ),
+        quotes("""
+            D3 [Adding a Batch Normalization Layer] This paper tells about how the batch
+            normalization layer smoothens the loss curve which helps train faster.
+        """),
         "Along the gradient, averaged over training: the loss has a smaller range up to four times "
         "the step, and the gradient changes less over one step, in units of its own norm.",
         (
