@@ -79,7 +79,6 @@ def run(command: Sequence[str]) -> int:
     Raises:
       Preempted: this process was asked to stop (SIGTERM), as the command then was.
     """
-    cli.end_if_told()
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             while process.poll() is None:

@@ -102,10 +102,9 @@ def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
 
 
 def setting_text(value: Any) -> str:
-    """A setting or a name as shown in tables, in one line."""
+    """A setting as shown in tables."""
     short = f"{value:g}" if isinstance(value, float) else ""
-    text = short if short and float(short) == value else str(value)
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return short if short and float(short) == value else str(value)
 
 
 def short_text(value: Any) -> str:
@@ -144,7 +143,7 @@ def in_order(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
 
     def place(entry: Entry, key: str) -> tuple[bool, float, str]:
         value = entry.settings.get(key, MISSING)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float)
         return (not number, value if number else 0, setting_text(value))
 
     return sorted(entries, key=lambda entry: [place(entry, key) for key in keys])
@@ -157,18 +156,17 @@ def _entries(label: str, run: Run, question: Question) -> list[Entry]:
     steps = chosen.groupby("variant")["step"].agg(frozenset).to_dict()
     seeds: Any = {name: own.droplevel("variant") for name, own in table.groupby(level="variant")}
     diverged, parts = failure_counts(run), dict(iter(run.metrics.groupby("variant")))
-    dataset, called = setting_text(run.provenance["dataset"]), setting_text(label)
     entries = []
     for variant in run.variants:
-        name, own = setting_text(variant), seeds.get(variant, table[:0].droplevel("variant"))
+        own = seeds.get(variant, table[:0].droplevel("variant"))
         values, failed = own["value"][np.isfinite(own["value"])], diverged.get(variant, 0)
         rest = replace(run, metrics=parts.get(variant, run.metrics[:0]))
         entries.append(
             Entry(
-                run=called,
-                variant=name,
-                dataset=dataset,
-                settings=run.settings(variant) | {"run": called, "variant": name},
+                run=label,
+                variant=variant,
+                dataset=run.provenance["dataset"],
+                settings=run.settings(variant) | {"run": label, "variant": variant},
                 finished=rest.finished(variant),
                 # Of accuracy, seeds that diverged have a value, too.
                 trained=len(values) - failed * question.is_accuracy,

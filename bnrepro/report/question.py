@@ -44,8 +44,6 @@ class Question:
     steps_to_best: bool = False
 
     def __post_init__(self) -> None:
-        keys = [*self.rows, *self.columns]
-        twice = [key for key in keys if keys.count(key) > 1]
         out_of_range = [accuracy for accuracy in self.steps_to if not 0 < accuracy <= 1]
         wrong = None
         if not self.split or not self.name:
@@ -54,8 +52,6 @@ class Question:
             wrong = f"values can be taken at final, best or a step, got {self.at!r}"
         elif self.at == "best" and not self.sign:
             wrong = f"only accuracy and loss have a best; take {self.metric} at final or a step"
-        elif twice:
-            wrong = f"rows and columns name {twice[0]} twice"
         elif out_of_range:
             wrong = f"the accuracy to show the steps to must be in (0, 1], got {out_of_range[0]:g}"
         elif self.steps_to and self.columns:
@@ -99,15 +95,8 @@ class Question:
 
 
 def run_labels(workdirs: Sequence[Path]) -> dict[str, Path]:
-    """Workdirs by label: the folder's name or, if two share it, the path.
-
-    Raises:
-      QuestionError: one is given twice.
-    """
+    """Workdirs by label: the folder's name or, if two share it, the path."""
     names = [workdir.absolute().name for workdir in workdirs]
-    for workdir in workdirs:
-        if workdirs.count(workdir) > 1:
-            raise QuestionError(f"{workdir} is given twice")
     return {
         name if names.count(name) == 1 else str(workdir): workdir
         for name, workdir in zip(names, workdirs, strict=True)

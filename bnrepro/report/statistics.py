@@ -181,21 +181,10 @@ class Rule:
 
     `Rule(low=0.5)` says that it is above a threshold, `Rule(high=3)` that it is below one, and
     `Rule(-0.1, 0.1)` that it is zero within a margin.
-
-    Raises:
-      ValueError: it has no finite bound, or the bounds are in the wrong order.
     """
 
     low: float = -math.inf
     high: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not self._bounds or not self.low < self.high:
-            raise ValueError(f"a rule needs a finite bound and low < high, got {self}")
-
-    @property
-    def _bounds(self) -> list[float]:
-        return [bound for bound in (self.low, self.high) if math.isfinite(bound)]
 
     def p_value(self, estimate: Estimate) -> float:
         """The p-value, in [0, 1], of the nearest bound, or NaN.
@@ -203,7 +192,7 @@ class Rule:
         Below 5%, the 95% interval contains no bound. With two bounds, these are the two one-sided
         tests of equivalence, each at 2.5% (Schuirmann uses 5%, or a 90% interval).
         """
-        return max(estimate.p_value(bound) for bound in self._bounds)
+        return max(estimate.p_value(self.low), estimate.p_value(self.high))
 
     def verdict(self, mean: float, p_value: float) -> Verdict:
         """Whether it holds of an estimated mean, by its p-value, perhaps adjusted for a family."""

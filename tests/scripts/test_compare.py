@@ -1,6 +1,5 @@
 """The command line of comparisons: what it shows and writes, and mistakes in one sentence."""
 
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -111,14 +110,3 @@ def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
     assert code_of(compare.main, "runs/two", "--skip-bad") == 2
     message = f"left out: {sentence}error: no workdir is left to compare\n"
     assert capsys.readouterr().err == message
-
-
-def test_records_of_strangers_with_settings_of_any_kind_are_shown(runs, capsys):
-    path = runs / "one" / "config.json"
-    config = {"steps": 20, "seeds": 3, "baseline": "plain", "odd": [1, {"a": None}], "on": True}
-    config["variants"] = {"plain": {"odd": {}}, "batch_norm": {"odd": {"run": float("nan")}}}
-    path.write_text(json.dumps(config))
-    (runs / "one" / "provenance.json").write_text('{"dataset": "x"}')
-    shown = output(capsys, "runs/one", "runs/two", "--rows=odd,odd.run,on,run,variant")
-    for text in ("{}", "nan", "[1, {'a': None}]", "True", "–"):
-        assert f" {text} " in shown

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from bnrepro.errors import Preempted, UserError
+from bnrepro.errors import UserError
 from bnrepro.records import write_run
 from bnrepro.report.report import write
 from experiments import cli
@@ -112,15 +112,6 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
 
 def test_an_unknown_result_is_refused(capsys):
     assert "--only names no result: 'nothing'" in refusal(capsys, results.main, "--only=nothing")
-
-
-def test_told_to_end_between_two_commands_it_starts_no_other(monkeypatch):
-    told = threading.Event()
-    told.set()
-    monkeypatch.setattr(cli, "_told", told)
-    monkeypatch.setattr(results.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-    with pytest.raises(Preempted):
-        results.run([])
 
 
 @pytest.mark.parametrize(
