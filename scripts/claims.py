@@ -51,21 +51,9 @@ REGISTERED = Path(__file__).parents[1] / "results" / "claims" / "registered.csv"
 _TIMED = "cost"
 
 
+@exit_codes(resumes=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures what the command line names; see the module's docstring for exit codes."""
-    options = _parser().parse_args(arguments)
-
-    cli.quiet_logging()
-    with exit_codes(resumes=True):
-        if options.register:
-            if options.only or options.fast or options.workdir or options.records:
-                raise UserError("--register is of all claims, and takes no other option")
-            _register()
-        else:
-            _measure(options)
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = make_parser("claims", __doc__)
     add = parser.add_argument
     add("--only", metavar="ID,..", help="only these claims, as in B3,B4")
@@ -75,10 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     text = "read these records instead of training a comparison; its claims count as unregistered"
     add("--records", metavar="COMPARISON=WORKDIR", action="append", default=[], help=text)
     add("--register", action="store_true", help="record what will be measured; measure nothing")
-    return parser
+    options = parser.parse_args(arguments)
 
-
-def _register() -> None:
+    cli.quiet_logging()
+    if not options.register:
+        _measure(options)
+        return
+    if options.only or options.fast or options.workdir or options.records:
+        raise UserError("--register is of all claims, and takes no other option")
     lines = [f"{name},{digits}" for name, digits in fingerprints(list(CLAIMS.values())).items()]
     with records.complete_file(REGISTERED) as path:
         path.write_text("\n".join(["claim,fingerprint", *lines, ""]))
