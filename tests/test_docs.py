@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,10 +10,10 @@ import pytest
 
 from bnrepro.comparison import run as run_module
 from scripts import pendulum, plan
+from tests.commands import ROOT
 from tests.pages import LINKS, run_code, run_notebook
 from tests.small_dataset import small_dataset
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 run_code = functools.cache(run_code)
 

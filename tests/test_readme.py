@@ -1,7 +1,6 @@
 """What README and the page of results say is so."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import pandas as pd
@@ -15,9 +14,9 @@ from configs import small_batch_cnn
 from configs.claims import placement
 from configs.small_batch_normalizers import COMMON_RATES, OWN_RATES
 from scripts.report import report_of
+from tests.commands import ROOT
 from tests.pages import run_code
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
 

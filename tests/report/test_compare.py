@@ -58,25 +58,6 @@ def column(comparison: Comparison, title: str) -> list[str]:
     return comparison.cells[title].tolist()
 
 
-def test_several_runs_are_listed_with_mean_interval_steps_and_seeds():
-    runs = {"one": small_run(Path("one")), "two": small_run(Path("two"))}
-    shown = compare(runs, Question(steps_to=[0.95]))
-    assert shown.cells.index.names == ["run: variant"]
-    assert [label for (label,) in shown.cells.index] == [
-        "one: plain",
-        "one: batch_norm",
-        "two: plain",
-        "two: batch_norm",
-    ]
-    # Deviation 0.02 and 0.0153 of three seeds, as in test_tables_and_figures.
-    assert column(shown, "final test/accuracy, %")[:2] == ["92.00 ± 4.97", "94.67 ± 3.79"]
-    assert column(shown, "steps to 95%")[:2] == ["never", "10 (10 to 10) (2 of 3)"]
-    assert column(shown, "seeds") == ["3"] * 4
-    assert "data set" not in shown.cells
-    assert "one (" not in shown.caption
-    assert "last evaluation (step 20)" in shown.caption
-
-
 @pytest.mark.parametrize(
     ("metric", "at", "title", "expected"),
     [

@@ -29,9 +29,9 @@ output = partial(commands.output, main=compare.main)
 
 def test_any_number_of_runs_is_compared_with_all_that_is_asked(runs, capsys):
     shown = output(capsys, "runs/one", "runs/two", "--baseline=plain", "--steps-to=0.95")
-    assert "two: batch_norm" in shown
-    assert "+2.67 ± 1.43**" in shown
-    assert "never" in shown
+    assert all(text in shown for text in ("┃ run: variant ", "│ two: batch_norm "))
+    assert all(text in shown for text in ("+2.67 ± 1.43**", "never", "evaluation (step 20)"))
+    assert "data set" not in shown
     shown = output(capsys, "runs/one", "--at=10", "--metric=test/sigmoid_input/p50")
     assert "step 10 test/sigmoid_input/p50" in shown
     shown = output(capsys, "runs/one", "runs/two", "--rows=run,dataset", "--columns=variant")
