@@ -36,7 +36,7 @@ def compare(runs: Mapping[str, Run], question: Question) -> Comparison:
       question: what to compare.
 
     Raises:
-      QuestionError: the runs cannot answer it.
+      UserError: the runs cannot answer it.
     """
     entries = find_entries(runs, question)
     check_keys(entries, [*question.rows, *question.columns])

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bnrepro.errors import nearest
+from bnrepro.errors import UserError, nearest
 from bnrepro.records import Run
-from bnrepro.report.question import Question, QuestionError
+from bnrepro.report.question import Question
 from bnrepro.report.statistics import Estimate, difference, estimate
 from bnrepro.report.summary import asked, by_seed, failure_counts
 
@@ -91,7 +91,7 @@ def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
     """All variants of the runs, given by label, with the values that are asked for.
 
     Raises:
-      QuestionError: there is no such baseline, or it is ambiguous.
+      UserError: there is no such baseline, or it is ambiguous.
     """
     entries = [entry for label, run in runs.items() for entry in _entries(label, run, question)]
     if question.baselines:
@@ -117,7 +117,7 @@ def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
     """Makes sure that keys are known and, if there are any, distinguish all entries.
 
     Raises:
-      QuestionError: they do not; the message says which would.
+      UserError: they do not; the message says which would.
     """
     texts = [{key: setting_text(e.settings[key]) for key in e.settings} for e in entries]
     settings: Any = pd.DataFrame(texts).fillna(MISSING)
@@ -126,13 +126,13 @@ def check_keys(entries: Sequence[Entry], keys: Sequence[str]) -> None:
         if key not in known:
             differing = [key for key in known if settings[key].nunique() > 1]
             hint = nearest(key, known) or f"; these differ: {', '.join(differing)}"
-            raise QuestionError(f"there is no setting {key!r}{hint}")
+            raise UserError(f"there is no setting {key!r}{hint}")
     if keys and settings.duplicated(list(keys)).any():
         groups = settings.groupby(list(keys))
         differing = [key for key in known if (groups[key].nunique() > 1).any()]
         # Names always differ: suggest them only if nothing else does.
         differing = [key for key in differing if key not in ("run", "variant")] or differing
-        raise QuestionError(
+        raise UserError(
             f"rows and columns by {', '.join(keys)} put up to {groups.size().max()} variants in "
             f"one cell; add a key that also differs: {', '.join(differing[:5])}"
         )
@@ -187,12 +187,12 @@ def _with_baseline(entries: Sequence[Entry], name: str) -> list[Entry]:
     if not named:
         known = [name for entry in entries for name in (entry.variant, entry.name)]
         hint = nearest(name, known) or f"; {known[0]!r} is one, for example"
-        raise QuestionError(f"there is no variant {name!r} to use as the baseline{hint}")
+        raise UserError(f"there is no variant {name!r} to use as the baseline{hint}")
     # If several runs have it, each uses its own.
     own = {entry.run: entry for entry in named}
     for entry in entries:
         if len(own) > 1 and entry.run not in own:
-            raise QuestionError(
+            raise UserError(
                 f"{entry.run} has no variant {name} to use as its baseline, but {len(own)} others "
                 f"do: choose one of these, as in {named[0].name!r}"
             )

@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bnrepro.errors import UserError
-from bnrepro.records import RecordsError, Run
-
-
-class QuestionError(UserError):
-    """The runs cannot answer a question."""
+from bnrepro.records import Run
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Question:
       steps_to_best: also shows the steps to the highest accuracy of the baseline of the same seed.
 
     Raises:
-      QuestionError: no run can answer it.
+      UserError: no run can answer it.
     """
 
     metric: str = "test/accuracy"
@@ -57,7 +53,7 @@ class Question:
         elif self.steps_to and self.columns:
             wrong = "steps to an accuracy need a list: give all keys as rows, none as columns"
         if wrong:
-            raise QuestionError(wrong)
+            raise UserError(wrong)
 
     @property
     def split(self) -> str:
@@ -107,7 +103,7 @@ def check_run(run: Run, question: Question) -> None:
     """Makes sure that a run has what is asked for.
 
     Raises:
-      RecordsError: it does not; the message says what it has.
+      UserError: it does not; the message says what it has.
     """
     rows = run.metrics[run.metrics["metric"] != "diverged"]
     names = rows["split"] + "/" + rows["metric"]
@@ -115,12 +111,12 @@ def check_run(run: Run, question: Question) -> None:
     for metric in (question.metric, *accuracy):
         if metric not in set(names):
             known = ", ".join(names.unique()) or "nothing yet"
-            raise RecordsError(f"{run.workdir} has no {metric}: it has {known}")
+            raise UserError(f"{run.workdir} has no {metric}: it has {known}")
     steps = np.unique(rows.loc[names == question.metric, "step"])
     if isinstance(question.at, int) and question.at not in steps:
         spacing = np.unique(np.diff(steps))
         every = f"every {spacing[0]:,}" if len(spacing) == 1 else f"{len(steps):,} of them"
-        raise RecordsError(
+        raise UserError(
             f"{run.workdir} has no {question.metric} at step {question.at:,}: it has steps "
             f"{steps[0]:,} to {steps[-1]:,}, {every}"
         )

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from bnrepro.records import RecordsError
+from bnrepro.errors import UserError
 from bnrepro.report import formats
 from bnrepro.report.compare import Comparison, compare
-from bnrepro.report.question import Question, QuestionError, check_run, run_labels
+from bnrepro.report.question import Question, check_run, run_labels
 from bnrepro.report.tables import is_best
 from tests.records_fixtures import ACCURACY, small_run
 
@@ -154,7 +154,7 @@ def test_each_run_is_compared_with_its_own_baseline_where_it_has_one():
 def test_a_missing_or_ambiguous_baseline_is_one_sentence(baseline, message):
     runs = {name: small_run(Path(name)) for name in ("one", "two")}
     runs["three"] = a_run({"other": flat(0.9)})
-    with pytest.raises(QuestionError, match=message):
+    with pytest.raises(UserError, match=message):
         compare(runs, Question(baseline=baseline))
 
 
@@ -222,7 +222,7 @@ def test_keys_that_are_unknown_or_too_few_are_refused_with_those_that_would_do(r
     if message is None:
         assert len(compare(runs, question).cells) == 6
         return
-    with pytest.raises(QuestionError, match=message):
+    with pytest.raises(UserError, match=message):
         compare(runs, question)
 
 
@@ -318,7 +318,7 @@ def test_a_value_that_is_not_finite_does_not_count_nor_does_an_earlier_one_stand
     ],
 )
 def test_a_question_without_an_answer_is_refused(wrong, message):
-    with pytest.raises(QuestionError, match=message):
+    with pytest.raises(UserError, match=message):
         Question(**wrong)
 
 
@@ -340,7 +340,7 @@ def test_a_run_that_lacks_what_is_asked_for_says_what_it_has(question, message):
     if message is None:
         check_run(run, question)
     else:
-        with pytest.raises(RecordsError, match=f"runs/w .*{message}"):
+        with pytest.raises(UserError, match=f"runs/w .*{message}"):
             check_run(run, question)
 
 
