@@ -82,6 +82,11 @@ def more(what: str, measure: Callable[[Any], Estimate], comparison: str) -> Meas
     return Measurement(what, Rule(low=0), NO_SIZE, measure, comparison)
 
 
+def contrast(*terms: readings.Term, **scale: Any) -> Callable[[Run], Estimate]:
+    """What measures a weighted sum of final values."""
+    return partial(readings.contrast, terms=terms, **scale)
+
+
 def gain(what: str, ours: str, theirs: str, comparison: str) -> Measurement:
     """That one variant's final accuracy is above another's."""
     return more(f"{what}, points", partial(readings.gain, ours=ours, theirs=theirs), comparison)

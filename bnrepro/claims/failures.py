@@ -3,7 +3,7 @@
 from functools import partial
 
 from bnrepro.claims import exact, pictures, readings
-from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, gain, more, quotes
+from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, contrast, gain, more, quotes
 from bnrepro.report.statistics import Rule
 
 _HALF = "repaired, or explained, is what makes up for half of the loss at least"
@@ -16,14 +16,11 @@ def _small(ours: str, size: int, comparison: str) -> tuple[Measurement, ...]:
         gain(f"batch_norm, 32 less {size}, {ours}", "batch_norm 32", small, comparison),
         more(
             f"loss from 32 to {size}, batch_norm less batch_renorm, {ours}, points",
-            partial(
-                readings.contrast,
-                terms=(
-                    (1, "batch_norm 32"),
-                    (-1, small),
-                    (-1, "batch_renorm 32"),
-                    (1, f"batch_renorm {size}"),
-                ),
+            contrast(
+                (1, "batch_norm 32"),
+                (-1, small),
+                (-1, "batch_renorm 32"),
+                (1, f"batch_renorm {size}"),
             ),
             comparison,
         ),
@@ -45,10 +42,7 @@ def _broken_and_repaired(kind: str, comparison: str) -> tuple[Measurement, ...]:
             f"batch_renorm on {kind} less the middle of batch_norm there and on i.i.d., points",
             Rule(low=0),
             _HALF,
-            partial(
-                readings.contrast,
-                terms=((1, f"{kind} batch_renorm"), (-0.5, broken), (-0.5, "iid batch_norm")),
-            ),
+            contrast((1, f"{kind} batch_renorm"), (-0.5, broken), (-0.5, "iid batch_norm")),
             comparison,
         ),
     )
@@ -193,13 +187,10 @@ FAILURES = (
                 "set and of batch_norm trained on i.i.d. ones, points",
                 Rule(low=0),
                 _HALF,
-                partial(
-                    readings.contrast,
-                    terms=(
-                        (1, "2x32 batch_norm", "test_minibatches/accuracy"),
-                        (-0.5, "2x32 batch_norm"),
-                        (-0.5, "iid batch_norm"),
-                    ),
+                contrast(
+                    (1, "2x32 batch_norm", "test_minibatches/accuracy"),
+                    (-0.5, "2x32 batch_norm"),
+                    (-0.5, "iid batch_norm"),
                 ),
                 "few_labels",
             ),
@@ -287,7 +278,7 @@ FAILURES = (
                     f"final accuracy with {name} on microbatches of one, %",
                     Rule(low=90),
                     "far above chance, and below all networks here that converge",
-                    partial(readings.contrast, terms=((1, f"{name} 1"),)),
+                    contrast((1, f"{name} 1")),
                     "microbatches",
                 )
                 for name in ("group_norm", "layer_norm")

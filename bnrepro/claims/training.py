@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 from bnrepro.claims import pictures, readings
-from bnrepro.claims.claim import NO_SIZE, Claim, ClaimFigure, Measurement, gain, more, quotes
+from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, contrast, gain, more, quotes
 from bnrepro.report.figures import sigmoid_input_figure
 from bnrepro.report.statistics import Rule
 
@@ -45,7 +45,7 @@ TRAINING = (
             Measurement(
                 "log2 of the steps to the plain network's best accuracy, as a share of its own",
                 Rule(high=0),
-                "below zero it gets there sooner; " + NO_SIZE,
+                "below zero it gets there sooner; the documents name a direction and no size",
                 partial(readings.steps_ratio, ours="batch_norm", theirs="plain"),
                 "sigmoid",
             ),
@@ -222,14 +222,14 @@ TRAINING = (
                 "final accuracy of 20 layers with batch_norm, %",
                 Rule(low=50),
                 "half-way between guessing and what three layers reach",
-                partial(readings.contrast, terms=((1, _deep("batch_norm")),)),
+                contrast((1, _deep("batch_norm"))),
                 "depth",
             ),
             Measurement(
                 "final accuracy of 20 layers without, %",
                 Rule(high=50),
                 "likewise",
-                partial(readings.contrast, terms=((1, _deep("none")),)),
+                contrast((1, _deep("none"))),
                 "depth",
             ),
         ),
@@ -287,12 +287,9 @@ TRAINING = (
                 "final training loss, without the statistics less with them",
                 Rule(low=0),
                 "such steps are to no effect: the loss falls less",
-                partial(
-                    readings.contrast,
-                    terms=(
-                        (1, "batch_norm_stop_gradient", "train/loss"),
-                        (-1, "batch_norm", "train/loss"),
-                    ),
+                contrast(
+                    (1, "batch_norm_stop_gradient", "train/loss"),
+                    (-1, "batch_norm", "train/loss"),
                     scale=1,
                 ),
                 "counterexamples",
@@ -395,28 +392,22 @@ TRAINING = (
         (
             more(
                 "training less test accuracy, plain less batch_norm, points",
-                partial(
-                    readings.contrast,
-                    terms=(
-                        (1, "plain", "train_set/accuracy"),
-                        (-1, "plain"),
-                        (-1, "batch_norm", "train_set/accuracy"),
-                        (1, "batch_norm"),
-                    ),
+                contrast(
+                    (1, "plain", "train_set/accuracy"),
+                    (-1, "plain"),
+                    (-1, "batch_norm", "train_set/accuracy"),
+                    (1, "batch_norm"),
                 ),
                 "regularization",
             ),
             *(
                 more(
                     f"gain of test accuracy by {name}, plain less batch_norm, points",
-                    partial(
-                        readings.contrast,
-                        terms=(
-                            (1, f"plain {name}"),
-                            (-1, "plain"),
-                            (-1, f"batch_norm {name}"),
-                            (1, "batch_norm"),
-                        ),
+                    contrast(
+                        (1, f"plain {name}"),
+                        (-1, "plain"),
+                        (-1, f"batch_norm {name}"),
+                        (1, "batch_norm"),
                     ),
                     "regularization",
                 )
@@ -426,10 +417,7 @@ TRAINING = (
                 "training less test accuracy, batch_norm, points",
                 Rule(low=1),
                 "a point is more than the test set's own sampling error of 0.3",
-                partial(
-                    readings.contrast,
-                    terms=((1, "batch_norm", "train_set/accuracy"), (-1, "batch_norm")),
-                ),
+                contrast((1, "batch_norm", "train_set/accuracy"), (-1, "batch_norm")),
                 "regularization",
             ),
         ),
@@ -488,12 +476,11 @@ TRAINING = (
                 "share of standardized inputs in the near-linear range, %",
                 Rule(low=50),
                 "most of them; of a normal distribution 68%",
-                partial(
-                    readings.contrast,
-                    terms=tuple(
+                contrast(
+                    *(
                         (1 / 3, "batch_norm", f"test/near_linear/norm_{i}/standardized")
                         for i in _LAYERS
-                    ),
+                    )
                 ),
                 "sigmoid",
             ),
@@ -501,13 +488,12 @@ TRAINING = (
                 "that share less the share after gamma and beta, points",
                 Rule(low=5),
                 "one input in twenty at least: less would be no use made of it",
-                partial(
-                    readings.contrast,
-                    terms=tuple(
+                contrast(
+                    *(
                         (sign / 3, "batch_norm", f"test/near_linear/norm_{i}{suffix}")
                         for i in _LAYERS
                         for sign, suffix in ((1, "/standardized"), (-1, ""))
-                    ),
+                    )
                 ),
                 "sigmoid",
             ),
