@@ -35,12 +35,6 @@ class Quote(NamedTuple):
     words: str
 
 
-def quotes(text: str) -> tuple[Quote, ...]:
-    """The quotes in a text; each begins on a line of its own, as in "D2 [SECTION] WORDS"."""
-    found = re.findall(r"(?ms)^ *(D\d) (?:\[(.*?)\] )?(.*?)(?=^ *D\d |\Z)", text)
-    return tuple(Quote(name, section, " ".join(words.split())) for name, section, words in found)
-
-
 @dataclass(frozen=True)
 class Measurement:
     """A number, and what a claim says about it.
@@ -138,3 +132,12 @@ class Claim:
         """The configs in `configs/claims/` that it reads, each once."""
         names = dict.fromkeys(measurement.comparison for measurement in self.measurements)
         return [name for name in names if name]
+
+
+def claim(
+    id: str, statement: str, quotes: str, reading: str, *measured: Measurement, **others: Any
+) -> Claim:
+    """The claim; each of its quotes begins on a line of its own, as in "D2 [SECTION] WORDS"."""
+    found = re.findall(r"(?ms)^ *(D\d) (?:\[(.*?)\] )?(.*?)(?=^ *D\d |\Z)", quotes)
+    quoted = (Quote(name, section, " ".join(words.split())) for name, section, words in found)
+    return Claim(id, statement, tuple(quoted), reading, measured, **others)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from bnrepro.claims import exact, pictures, readings
-from bnrepro.claims.claim import Claim, ClaimFigure, Measurement, contrast, gain, more, quotes
+from bnrepro.claims.claim import ClaimFigure, Measurement, claim, contrast, gain, more
 from bnrepro.report.statistics import Rule
 
 _HALF = "repaired, or explained, is what makes up for half of the loss at least"
@@ -57,23 +57,21 @@ def _by_size(comparison: str, network: str) -> ClaimFigure:
 _MLP = _by_size("microbatches", "MLP")
 
 FAILURES = (
-    Claim(
+    claim(
         "C1",
         "Small microbatches hurt Batch Norm, and Batch Renorm loses less.",
-        quotes("""
-            D2 [III. PROBLEMS WITH NORMALIZATION] But when the batch size decreases, errors tend to
-            predominate
-            D2 [Training using smaller batches:] The results produced 76.5% accuracy while training
-            a sample of batch size of 4 with renorm method, compared to the 74.2% accuracy produced
-            with batch normalization.
-        """),
+        """
+        D2 [III. PROBLEMS WITH NORMALIZATION] But when the batch size decreases, errors tend to
+        predominate
+        D2 [Training using smaller batches:] The results produced 76.5% accuracy while training a
+        sample of batch size of 4 with renorm method, compared to the 74.2% accuracy produced with
+        batch normalization.
+        """,
         "Normalizing 4 instead of 32 images in a fully connected network, and 2 instead of 32 in "
         "one of convolutions, whose statistics are also over places; the gradient is over 64.",
-        (
-            *_small("MLP", 4, "microbatches"),
-            *_small("convolutions", 2, "convolutions"),
-        ),
-        "at 4: 74.2% and 76.5%; at 32: 78.3% and 78.5%",
+        *_small("MLP", 4, "microbatches"),
+        *_small("convolutions", 2, "convolutions"),
+        papers="at 4: 74.2% and 76.5%; at 32: 78.3% and 78.5%",
         looked_into="The moving variance is the biased one, which at microbatches of 2 is half of "
         "[BN] Algorithm 2's. That explains nothing: with statistics of the whole training set, "
         "unbiased, Batch Norm in the fully connected network gets 69.75 ± 0.91% at 2 and "
@@ -90,58 +88,54 @@ FAILURES = (
         "loses 9.21 points from 32 to 2, and Batch Renorm 4.57 ± 2.25 less.",
         figures=(_MLP, _by_size("convolutions", "convolutions")),
     ),
-    Claim(
+    claim(
         "C2",
         "Batch Renorm does not remove the benefit of larger microbatches.",
-        quotes("""
-            D2 [Training using smaller batches:] Although the accuracy improved, it still considered
-            deficit to train a smaller batch size. Hence, it can be concluded that batch re-norm,
-            improves training with mini batch sizes marginally, but does not eradicate the problem
-            as a whole.
-        """),
+        """
+        D2 [Training using smaller batches:] Although the accuracy improved, it still considered
+        deficit to train a smaller batch size. Hence, it can be concluded that batch re-norm,
+        improves training with mini batch sizes marginally, but does not eradicate the problem as a
+        whole.
+        """,
         "With Batch Renorm, 32 images normalized together end higher than 4.",
-        (gain("batch_renorm, 32 less 4", "batch_renorm 32", "batch_renorm 4", "microbatches"),),
-        "76.5% at 4, 78.5% at 32",
+        gain("batch_renorm, 32 less 4", "batch_renorm 32", "batch_renorm 4", "microbatches"),
+        papers="76.5% at 4, 78.5% at 32",
         figures=(_MLP,),
     ),
-    Claim(
+    claim(
         "C3",
         "On large i.i.d. batches, Batch Norm and Batch Renorm are equal.",
-        quotes("""
-            D2 [III. PROBLEMS WITH NORMALIZATION] This difference does not cause much of a problem,
-            if the batch size is relatively big
-        """),
+        """
+        D2 [III. PROBLEMS WITH NORMALIZATION] This difference does not cause much of a problem, if
+        the batch size is relatively big
+        """,
         "[BRN] 4.1 says it: normalizing 32 images, final accuracies differ by less than a margin.",
-        (
-            Measurement(
-                "final accuracy, batch_renorm less batch_norm, points",
-                Rule(-0.2, 0.2),
-                "the paper calls 78.3% and 78.5% equal",
-                partial(readings.gain, ours="batch_renorm 32", theirs="batch_norm 32"),
-                "microbatches",
-            ),
+        Measurement(
+            "final accuracy, batch_renorm less batch_norm, points",
+            Rule(-0.2, 0.2),
+            "the paper calls 78.3% and 78.5% equal",
+            partial(readings.gain, ours="batch_renorm 32", theirs="batch_norm 32"),
+            "microbatches",
         ),
-        "78.3% and 78.5%",
+        papers="78.3% and 78.5%",
         figures=(pictures.accuracy("microbatches", "batch_norm 32", "batch_renorm 32"),),
     ),
-    Claim(
+    claim(
         "C4",
         "Non-i.i.d. minibatches break Batch Norm, and Batch Renorm repairs it.",
-        quotes("""
-            D2 [III. PROBLEMS WITH NORMALIZATION] Additionally, non- independent, identically
-            trained mini batches perform poorly when fed into this situation
-            D2 [Training using non-i.i.d inputs through batches:] Thus, batch re-norm enables better
-            performance on non-i.i.d inputs when the batch size is comparatively big
-        """),
+        """
+        D2 [III. PROBLEMS WITH NORMALIZATION] Additionally, non- independent, identically trained
+        mini batches perform poorly when fed into this situation
+        D2 [Training using non-i.i.d inputs through batches:] Thus, batch re-norm enables better
+        performance on non-i.i.d inputs when the batch size is comparatively big
+        """,
         "Minibatches of 2 of MNIST's labels; the paper's own, 16 labels x 2 images, of as many "
         "labels as ImageNet has, in 18 layers; and 4 labels x 8 images, of 100 labels, "
         "photographs in convolutions.",
-        (
-            *_broken_and_repaired("2x32", "few_labels"),
-            *_broken_and_repaired("16x2", "thousand_labels"),
-            *_broken_and_repaired("4x8", "hundred_labels"),
-        ),
-        "78.3% (i.i.d.), 67.0% and 78.5%",
+        *_broken_and_repaired("2x32", "few_labels"),
+        *_broken_and_repaired("16x2", "thousand_labels"),
+        *_broken_and_repaired("4x8", "hundred_labels"),
+        papers="78.3% (i.i.d.), 67.0% and 78.5%",
         looked_into="With two labels it is repaired; on Tiny ImageNet, Batch Renorm trains more "
         "slowly, whatever the minibatches, which points to moving averages that lag: i.i.d. "
         "minibatches leave it 11.4 ± 3.1 points below Batch Norm on training images, and 1.8 ± 0.3 "
@@ -169,33 +163,31 @@ FAILURES = (
             ),
         ),
     ),
-    Claim(
+    claim(
         "C5",
         "Batch Norm then fits the make-up of the minibatch: it does well on minibatches made the "
         "same way.",
-        quotes("""
-            D2 [III. PROBLEMS WITH NORMALIZATION] However, when this mixture is trained, it shifts
-            towards the observed trend. It looks for a group of two similar elements and labels them
-            accordingly. This biased feature extraction deteriorates when combined with other
-            batches, thus decreasing its efficiency.
-        """),
+        """
+        D2 [III. PROBLEMS WITH NORMALIZATION] However, when this mixture is trained, it shifts
+        towards the observed trend. It looks for a group of two similar elements and labels them
+        accordingly. This biased feature extraction deteriorates when combined with other batches,
+        thus decreasing its efficiency.
+        """,
         "On minibatches of two labels, it makes up for half of its loss when it is evaluated on "
         "minibatches of test images made the same way, with their own statistics.",
-        (
-            Measurement(
-                "batch_norm on minibatches made the same way less the middle of itself on the test "
-                "set and of batch_norm trained on i.i.d. ones, points",
-                Rule(low=0),
-                _HALF,
-                contrast(
-                    (1, "2x32 batch_norm", "test_minibatches/accuracy"),
-                    (-0.5, "2x32 batch_norm"),
-                    (-0.5, "iid batch_norm"),
-                ),
-                "few_labels",
+        Measurement(
+            "batch_norm on minibatches made the same way less the middle of itself on the test "
+            "set and of batch_norm trained on i.i.d. ones, points",
+            Rule(low=0),
+            _HALF,
+            contrast(
+                (1, "2x32 batch_norm", "test_minibatches/accuracy"),
+                (-0.5, "2x32 batch_norm"),
+                (-0.5, "iid batch_norm"),
             ),
+            "few_labels",
         ),
-        "76.5%, where moving averages give 67.0%",
+        papers="76.5%, where moving averages give 67.0%",
         figures=(
             pictures.accuracy(
                 "few_labels",
@@ -206,25 +198,23 @@ FAILURES = (
             ),
         ),
     ),
-    Claim(
+    claim(
         "C6",
         "Splitting a non-i.i.d. minibatch in halves helps.",
-        quotes("""
-            D2 [Training using non-i.i.d inputs through batches:] The two similar sets of counter
-            parts in a batch are split into separate batches further. ... This process produces an
-            increased accuracy of 77.4% compared to batch norm whose value lingers around 67%.
-        """),
+        """
+        D2 [Training using non-i.i.d inputs through batches:] The two similar sets of counter parts
+        in a batch are split into separate batches further. ... This process produces an increased
+        accuracy of 77.4% compared to batch norm whose value lingers around 67%.
+        """,
         "Batch Norm on halves that hold one image of each pair, as in the paper; D2 takes the "
         "result for Batch Renorm's.",
-        (
-            gain(
-                "batch_norm on 16x2, halves less whole",
-                "16x2 batch_norm halves",
-                "16x2 batch_norm",
-                "thousand_labels",
-            ),
+        gain(
+            "batch_norm on 16x2, halves less whole",
+            "16x2 batch_norm halves",
+            "16x2 batch_norm",
+            "thousand_labels",
         ),
-        "67.0% whole, 77.4% in halves",
+        papers="67.0% whole, 77.4% in halves",
         looked_into="With ten seeds and 30,000 steps instead of 12,000 "
         "(configs/labels_and_depth.py), halves change the accuracy of 18 layers by +4.72 ± 6.94 "
         "points, of 3 layers by -0.41 ± 0.22 and of 6 by -0.56 ± 0.23.",
@@ -232,57 +222,49 @@ FAILURES = (
             pictures.accuracy("thousand_labels", "16x2 batch_norm", "16x2 batch_norm halves"),
         ),
     ),
-    Claim(
+    claim(
         "C7",
         "With Batch Renorm, a larger non-i.i.d. minibatch does better still.",
-        quotes("""
-            D2 [Training using non-i.i.d inputs through batches:] However, while performing the same
-            steps through a higher batch size, the performance further improves providing an
-            accuracy of 78%.
-        """),
+        """
+        D2 [Training using non-i.i.d inputs through batches:] However, while performing the same
+        steps through a higher batch size, the performance further improves providing an accuracy of
+        78%.
+        """,
         "As many steps of 256 images of two labels end higher than of 64; they show it four times "
         "the images. The paper's 78.5% is of the whole minibatch of 32.",
-        (
-            gain(
-                "batch_renorm, 2x128 less 2x32",
-                "2x128 batch_renorm",
-                "2x32 batch_renorm",
-                "few_labels",
-            ),
+        gain(
+            "batch_renorm, 2x128 less 2x32", "2x128 batch_renorm", "2x32 batch_renorm", "few_labels"
         ),
-        "78.5% (the review: 78%)",
+        papers="78.5% (the review: 78%)",
         figures=(pictures.accuracy("few_labels", "2x32 batch_renorm", "2x128 batch_renorm"),),
     ),
-    Claim(
+    claim(
         "C8",
         "A microbatch of one leaves Batch Norm nothing to learn from.",
-        quotes("""
-            D2 [Abstract] However, mini-batch normalization is not self-sufficient and comes with a
-            few limitations such as inability to deal with non-i.i.d inputs and decreased efficiency
-            with a batch size of one.
-            D2 [I. INTRODUCTION] it comes with the inability to account for a micro-batch size of
-            one
-        """),
+        """
+        D2 [Abstract] However, mini-batch normalization is not self-sufficient and comes with a few
+        limitations such as inability to deal with non-i.i.d inputs and decreased efficiency with a
+        batch size of one.
+        D2 [I. INTRODUCTION] it comes with the inability to account for a micro-batch size of one
+        """,
         "A single value has no deviation from its own mean: no gradient passes. The layers and the "
         "configs refuse it with an error that says so. Normalizers that take no statistics over "
         "the minibatch train all the same.",
-        (
+        Measurement(
+            "largest gradient through the normalization of a single value",
+            Rule(high=1e-6),
+            "zero but for rounding",
+            exact.single_value_gradient,
+        ),
+        *(
             Measurement(
-                "largest gradient through the normalization of a single value",
-                Rule(high=1e-6),
-                "zero but for rounding",
-                exact.single_value_gradient,
-            ),
-            *(
-                Measurement(
-                    f"final accuracy with {name} on microbatches of one, %",
-                    Rule(low=90),
-                    "far above chance, and below all networks here that converge",
-                    contrast((1, f"{name} 1")),
-                    "microbatches",
-                )
-                for name in ("group_norm", "layer_norm")
-            ),
+                f"final accuracy with {name} on microbatches of one, %",
+                Rule(low=90),
+                "far above chance, and below all networks here that converge",
+                contrast((1, f"{name} 1")),
+                "microbatches",
+            )
+            for name in ("group_norm", "layer_norm")
         ),
         looked_into="After a convolution, one image has a value for each position. Where the last "
         "layer leaves 2 x 2 of them (configs/small_batch_cnn.py, ten seeds), Batch Norm trains on "
@@ -291,25 +273,23 @@ FAILURES = (
         "their own statistics 98.55 ± 0.11%. Batch Renorm gets 97.57 ± 0.16% with moving averages.",
         figures=(pictures.accuracy("microbatches", "group_norm 1", "layer_norm 1"),),
     ),
-    Claim(
+    claim(
         "C9",
         "r_max has to grow slowly.",
-        quotes(r"""
-            D2 [4.2 Algorithm] $$r = stop \_ gradient \left( clip_{\left[\frac{1}{r \max}, r
-            \max\right]} \left( \frac{\sigma_{B}}{\sigma} \right) \right)$$
-        """),
+        r"""
+        D2 [4.2 Algorithm] $$r = stop \_ gradient \left( clip_{\left[\frac{1}{r \max}, r
+        \max\right]} \left( \frac{\sigma_{B}}{\sigma} \right) \right)$$
+        """,
         "D2 has the limits and [BRN] section 4 their ramp, without which occasional large "
         "gradients raised the loss: with the full limits from the first step, the loss rises "
         "further above its lowest so far, and accuracy ends lower.",
-        (
-            more(
-                "largest rise of the training loss, no ramp less the paper's",
-                partial(readings.spike_difference, ours="paper", theirs="none"),
-                "schedules",
-            ),
-            gain("the paper's ramp less none", "paper", "none", "schedules"),
+        more(
+            "largest rise of the training loss, no ramp less the paper's",
+            partial(readings.spike_difference, ours="paper", theirs="none"),
+            "schedules",
         ),
-        "[BRN] 4: no numbers",
+        gain("the paper's ramp less none", "paper", "none", "schedules"),
+        papers="[BRN] 4: no numbers",
         figures=(
             pictures.over_steps(
                 "schedules",
