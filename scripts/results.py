@@ -47,10 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workdir = RUNS / name
         if code := run([sys.executable, "-m", *words, f"--workdir={workdir}"]):
             sys.exit(code)
-        if name == CLAIMS:
-            keep_ledger(ROOT / workdir, ROOT / "results" / name)
-        else:
-            keep(ROOT / workdir, ROOT / "results" / name, [ROOT / page for page in PAGES])
+        keep(ROOT / workdir, ROOT / "results" / name, [ROOT / page for page in PAGES])
 
 
 def command_of(name: str) -> list[str]:
@@ -94,39 +91,20 @@ def run(command: Sequence[str]) -> int:
         return process.returncode
 
 
-def keep_ledger(workdir: Path, result: Path) -> None:
-    """Puts a ledger, and the records that it was read from, in place of those that are shown."""
-    from bnrepro import records
-    from bnrepro.claims.ledger import LEDGER, LEDGER_MD
-
-    for path in workdir.glob(f"*/{records.CONFIG}"):
-        comparison = result / path.parent.name
-        comparison.mkdir(parents=True, exist_ok=True)
-        for name in (records.CONFIG, records.METRICS, records.PROVENANCE):
-            shutil.copy(path.with_name(name), comparison)
-    for name in (LEDGER, LEDGER_MD):
-        shutil.copy(workdir / name, result)
-
-
 def keep(workdir: Path, result: Path, pages: Sequence[Path]) -> None:
     """Puts what a workdir holds in place of a result, and its table in place of that on pages."""
     from bnrepro import records
 
-    table, figures = records.SUMMARY_MD, records.FIGURES
-    new = (workdir / table).read_text("utf-8")
-    if (result / table).exists():
-        old = (result / table).read_text("utf-8")
-        texts = {page: renewed(page.read_text("utf-8"), old, new) for page in pages}
-        for page, text in texts.items():
+    new, old = (folder / records.SUMMARY_MD for folder in (workdir, result))
+    if old.exists():
+        texts = [renewed(*(path.read_text("utf-8") for path in (page, old, new))) for page in pages]
+        for page, text in zip(pages, texts, strict=True):
             with records.complete_file(page) as path:
                 path.write_text(text, "utf-8")
-    result.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(result / figures, ignore_errors=True)
-    if (workdir / figures).exists():
-        shutil.copytree(workdir / figures, result / figures)
-    # The table comes last: where it is, all is.
-    for name in (records.CONFIG, records.METRICS, records.PROVENANCE, records.SUMMARY_CSV, table):
-        shutil.copy(workdir / name, result)
+    shutil.rmtree(result / records.FIGURES, ignore_errors=True)
+    states = (f"{records.CHECKPOINTS}*", f"{records.DATABASE}*", ".*")
+    ignore = shutil.ignore_patterns(*states, records.TENSORBOARD, records.WANDB)
+    shutil.copytree(workdir, result, ignore=ignore, dirs_exist_ok=True)
 
 
 def renewed(text: str, old: str, new: str) -> str:

@@ -83,7 +83,10 @@ def test_a_ledger_is_kept_with_the_records_it_was_read_from(tmp_path):
     old.mkdir()
     (old / "registered.csv").write_text("claims")
     (old / "ledger.md").write_text("old")
-    results.keep_ledger(new, old)
+    for name in ("checkpoints/state.json", "wandb/log.json", ".lock"):
+        (new / "sigmoid" / name).parent.mkdir(exist_ok=True)
+        (new / "sigmoid" / name).touch()
+    results.keep(new, old, [])
     assert {path.relative_to(old).as_posix() for path in old.rglob("*.*")} == {
         "ledger.csv", "ledger.md", "registered.csv",
         "sigmoid/config.json", "sigmoid/metrics.csv", "sigmoid/provenance.json",
@@ -102,7 +105,6 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "run", lambda command: run.append(command[2:]))
     monkeypatch.setattr(results, "keep", lambda *_: None)
-    monkeypatch.setattr(results, "keep_ledger", lambda *_: None)
     results.main([])
     kept = ["non_iid", "--only=a b", "--workdir=runs/results/non_iid"]
     assert run == [kept, ["scripts.claims", "--workdir=runs/results/claims"]]
