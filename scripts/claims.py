@@ -23,8 +23,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from bnrepro import records
 from bnrepro.claims import CLAIMS, ledger
 from bnrepro.claims.claim import Claim, Measurement
@@ -111,20 +109,16 @@ def _measure(options: argparse.Namespace) -> None:
                 runs[name] = trained
         except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
-    here = here_and_now()
-    evidence = {
-        claim.id: [_evidence(one, runs, given, dataset, here) for one in claim.measurements]
-        for claim in claims
-    }
-    registered = {}
+    here, names = here_and_now(), [claim.id for claim in claims]
+    rows = [row for row in older if row["claim"] not in names]
     for claim in claims:
+        evidence = [_evidence(one, runs, given, dataset, here) for one in claim.measurements]
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
         commit = "" if other else _registered(claim.id, current[claim.id])
-        came_first = commit and _came_first(commit, evidence[claim.id])
-        registered[claim.id] = commit if came_first else ""
-    table = ledger.make_ledger(claims, evidence, current, registered, fast=options.fast)
-    if older is not None:
-        table = ledger.joined(older, table, every)
+        registered = commit if commit and _came_first(commit, evidence) else ""
+        rows += ledger.rows_of(claim, evidence, current[claim.id], registered, length)
+    order = list(CLAIMS)
+    table = ledger.judged(sorted(rows, key=lambda row: order.index(row["claim"])))
     with records.complete_file(workdir / ledger.LEDGER) as path:
         table.to_csv(path, index=False)
     with records.complete_file(workdir / ledger.LEDGER_MD) as path:
@@ -186,22 +180,22 @@ def _came_first(registered: str, evidence: Sequence[Evidence]) -> bool:
     return all(git("rev-list", "--count", f"{run}..{registered}") == "0" for run in commits)
 
 
-def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> pd.DataFrame | None:
-    """The rows of a workdir's ledger of claims as they are; None if it is missing or damaged.
+def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of a workdir's ledger of claims as they are; none if it is missing or damaged.
 
     Raises:
       UserError: they are of another length.
     """
     try:
-        older = ledger.read_rows(workdir / ledger.LEDGER)
+        older: Any = ledger.read_rows(workdir / ledger.LEDGER).to_dict("records")
     except records.RecordsError:
-        return None
-    if (older["length"] != length).any():
+        return []
+    if older[0]["length"] != length:
         raise UserError(
             f"{workdir} holds the ledger of a run with{'out' * (length == 'fast')} --fast; choose "
             "another --workdir"
         )
-    return older[older["fingerprint"] == older["claim"].map(current)]
+    return [row for row in older if row["fingerprint"] == current.get(row["claim"])]
 
 
 def _finished(workdir: Path, configs: Mapping[str, Any]) -> dict[str, Run]:

@@ -42,71 +42,60 @@ class Evidence(NamedTuple):
     diverged: str
 
 
-def make_ledger(
-    claims: Sequence[Claim],
-    evidence: Mapping[str, Sequence[Evidence]],
-    fingerprints: Mapping[str, str],
-    registered: Mapping[str, str],
-    *,
-    fast: bool = False,
-) -> pd.DataFrame:
-    """One row per measurement, with the columns `COLUMNS`.
+def rows_of(
+    claim: Claim, evidence: Sequence[Evidence], fingerprint: str, registered: str, length: str
+) -> list[dict[str, Any]]:
+    """The rows of a claim, one for each measurement, without the verdicts that `judged` adds.
 
     An exact computation is not a test: it has no p-value, and its verdict is certain.
 
     Args:
-      claims: those that were measured.
-      evidence: by id, one for each measurement.
-      fingerprints: by id.
-      registered: by id, the commit that registered the claim; "" if none did.
-      fast: whether these are the shorter comparisons.
+      claim: what was measured.
+      evidence: one for each measurement.
+      fingerprint: of the claim.
+      registered: the commit that registered it; "" if none did.
+      length: "full" or "fast", for the shorter comparisons.
     """
     rows = []
-    for claim in claims:
-        for measurement, one in zip(claim.measurements, evidence[claim.id], strict=True):
-            estimate, rule = one.estimate, measurement.rule
-            exact = not measurement.comparison and estimate.standard_error == 0
-            row = {
-                "claim": claim.id,
-                "measurement": measurement.what,
-                "comparison": measurement.comparison,
-                **estimate_columns(estimate),
-                "n": estimate.n,
-                "low": rule.low,
-                "high": rule.high,
-                "p_value": math.nan if exact else rule.p_value(estimate),
-                "core_minutes": one.core_minutes,
-                "fingerprint": fingerprints[claim.id],
-                "registered": registered[claim.id],
-                "commit": one.commit,
-                "length": "fast" if fast else "full",
-                "values": " ".join(f"{value:.6g}" for value in estimate.sample),
-                "diverged": one.diverged,
-            }
-            rows.append(row)
-    return judged(pd.DataFrame(rows))
+    for measurement, one in zip(claim.measurements, evidence, strict=True):
+        found, rule = one.estimate, measurement.rule
+        exact = not measurement.comparison and found.standard_error == 0
+        row = {
+            "claim": claim.id,
+            "measurement": measurement.what,
+            "comparison": measurement.comparison,
+            **estimate_columns(found),
+            "n": found.n,
+            "low": rule.low,
+            "high": rule.high,
+            "p_value": math.nan if exact else rule.p_value(found),
+            "core_minutes": one.core_minutes,
+            "fingerprint": fingerprint,
+            "registered": registered,
+            "commit": one.commit,
+            "length": length,
+            "values": " ".join(f"{value:.6g}" for value in found.sample),
+            "diverged": one.diverged,
+        }
+        rows.append(row)
+    return rows
 
 
-def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the verdicts that follow from p-values adjusted by Holm's method over all of them.
+def judged(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The ledger of these rows, with the columns `COLUMNS`.
 
-    Those without a p-value are exact, and certain, if they read no comparison; else not settled.
+    Verdicts follow from p-values adjusted by Holm's method over all rows. Those without a p-value
+    are exact, and certain, if they read no comparison; else not settled.
     """
-    p_holm = pd.Series(holm(rows["p_value"].to_list()), rows.index)
-    sure = p_holm.mask(p_holm.isna() & (rows["comparison"] == ""), 0.0)
-    columns = (rows[name] for name in ("low", "high", "mean"))
+    ledger = pd.DataFrame(rows)
+    p_holm = pd.Series(holm(ledger["p_value"].to_list()), ledger.index)
+    sure = p_holm.mask(p_holm.isna() & (ledger["comparison"] == ""), 0.0)
+    columns = (ledger[name] for name in ("low", "high", "mean"))
     verdicts = [
         str(Rule(low, high).verdict(mean, p_value))
         for low, high, mean, p_value in zip(*columns, sure, strict=True)
     ]
-    return rows.assign(p_holm=p_holm, verdict=verdicts)[list(COLUMNS)]
-
-
-def joined(older: pd.DataFrame, newer: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
-    """A ledger with the newer rows of each claim, in the order of `claims`, judged as a whole."""
-    rows = pd.concat([older[~older["claim"].isin(newer["claim"])], newer], ignore_index=True)
-    order = {claim.id: i for i, claim in enumerate(claims)}
-    return judged(rows.sort_values("claim", key=lambda ids: ids.map(order), kind="stable"))
+    return ledger.assign(p_holm=p_holm, verdict=verdicts)[list(COLUMNS)]
 
 
 def combined(verdicts: Iterable[str]) -> Verdict:

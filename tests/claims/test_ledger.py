@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bnrepro.claims.claim import Claim, Measurement, Quote
-from bnrepro.claims.ledger import Evidence, caption, claims_table, combined, make_ledger
+from bnrepro.claims.ledger import Evidence, caption, claims_table, combined, judged, rows_of
 from bnrepro.report.statistics import Estimate, Rule, estimate
 
 
@@ -18,12 +18,11 @@ def measurement(rule, comparison="some"):
 
 
 def ledger_of(claims, estimates, diverged=""):
-    evidence = {
-        one.id: [Evidence(found, 1.5, "abc", diverged) for found in estimates[one.id]]
-        for one in claims
-    }
-    fingerprints, registered = (dict.fromkeys(evidence, text) for text in ("f00", "def"))
-    return make_ledger(claims, evidence, fingerprints, registered)
+    rows = []
+    for one in claims:
+        evidence = [Evidence(found, 1.5, "abc", diverged) for found in estimates[one.id]]
+        rows += rows_of(one, evidence, "f00", "def", "full")
+    return judged(rows)
 
 
 @pytest.mark.parametrize(

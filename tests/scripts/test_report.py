@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bnrepro.claims import CLAIMS
-from bnrepro.claims.ledger import Evidence, make_ledger
+from bnrepro.claims.ledger import Evidence, judged, rows_of
 from bnrepro.records import write_run
 from bnrepro.report.statistics import estimate
 from scripts import report
@@ -34,17 +34,14 @@ def runs(tmp_path, monkeypatch):
     write_run(dataclasses.replace(run, metrics=renamed))
     folder = tmp_path / "runs" / "claims"
     write_run(small_run(folder / "sigmoid"))
-    claims = [CLAIMS[name] for name in VALUES]
-    evidence = {
-        name: [
+    rows = []
+    for name, samples in VALUES.items():
+        evidence = [
             Evidence(estimate(values), MINUTES[name], "abcdef0123", "plain 1 of 3")
             for values in samples
         ]
-        for name, samples in VALUES.items()
-    }
-    fingerprints, registered = (dict.fromkeys(VALUES, text) for text in ("f00", "fedcba9876"))
-    ledger = make_ledger(claims, evidence, fingerprints, registered)
-    ledger.to_csv(folder / "ledger.csv", index=False)
+        rows += rows_of(CLAIMS[name], evidence, "f00", "fedcba9876", "full")
+    judged(rows).to_csv(folder / "ledger.csv", index=False)
     return Path("runs")
 
 
