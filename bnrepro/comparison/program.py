@@ -222,16 +222,12 @@ def make_training(
         compiler_options={"xla_backend_optimization_level": 0},
     )
     train_steps = make_train_steps(
+        config,
         build=partial(build, axis_name=axis_name),
         draw=source.draw,
         take=source.take,
         steps_at_once=source.steps_at_once,
-        microbatch_size=config["microbatch_size"],
-        ema_decay=config["ema_decay"],
         devices=devices,
-        accumulation_steps=config["accumulation_steps"],
-        measures=config["measures"],
-        measure_every=config["measure_every"],
     )
     return build, quickly_compiled, train_steps
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from bnrepro.comparison.config import check_config, of_test_minibatches
+from bnrepro.comparison.config import check_config, of_test_minibatches, with_settings
 from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.program import Data, example_input, make_data, make_evaluate, make_model
 from bnrepro.comparison.restored import Restored, check_model
@@ -41,7 +41,10 @@ def reevaluate(
     covering = math.ceil(len(dataset.test_labels) / of_test_minibatches(config)["batch_size"])
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
     asked = {"train_examples": 0, "minibatches": minibatches}
-    config = {**config, "evaluation": config["evaluation"] | asked, "measures": ()}
+    config = with_settings(
+        {**config, "measures": (), "evaluation": config["evaluation"] | asked},
+        {"devices.strategy": "single", "devices.seeds": 1, "devices.data": 1},
+    )
     check_config(config)
     try:
         data = make_data(config, dataset)._replace(others={})
@@ -51,12 +54,7 @@ def reevaluate(
         ) from error
     model = make_model(config, data.num_classes)
     check_model(restored, model, example_input(data))
-    devices = make_devices(
-        "single",
-        num_seeds=len(restored.seeds),
-        batch_size=config["batch_size"],
-        microbatch_size=config["microbatch_size"],
-    )
+    devices = make_devices(config)
     variables = restored.variables
     if statistics == "population":
         variables = with_population_statistics(variables, config, data, model)

@@ -292,14 +292,7 @@ def make_job(
                 "stride if there is one"
             )
     try:
-        devices = make_devices(
-            **config["devices"],
-            num_seeds=config["seeds"],
-            batch_size=config["batch_size"],
-            microbatch_size=config["microbatch_size"],
-            accumulation_steps=config["accumulation_steps"],
-            available=available,
-        )
+        devices = make_devices(config, available)
     except ValueError as error:
         raise ConfigError(f"variant {name}: {error}") from None
     return Job(config, data, devices)

@@ -1,6 +1,6 @@
 """Runs the steps of several seeds on one device, on a mesh, or replicated, with equal results."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -208,35 +208,27 @@ def all_or_none() -> Iterator[None]:
 
 
 def make_devices(
-    strategy: str,
-    *,
-    seeds: int = 0,
-    data: int = 0,
-    synchronized: bool = False,
-    num_seeds: int,
-    batch_size: int,
-    microbatch_size: int,
-    accumulation_steps: int = 1,
-    available: Sequence[jax.Device] | None = None,
+    config: Mapping[str, Any], available: Sequence[jax.Device] | None = None
 ) -> Devices:
-    """Chooses devices.
+    """Chooses devices for the runs of a config.
+
+    With strategy `jit`, they run one program over a mesh of devices; with `pmap`, all but the batch
+    is replicated; with `single`, only the first device is used. Seeds are spread over some devices,
+    and the microbatches of a batch (of each of its parts, if the gradient is computed in parts)
+    over others. Where the config leaves open how many, as many devices as possible are used and,
+    among these choices, those that spread the seeds most, since they do not communicate.
 
     Args:
-      strategy: `jit`, one program over a mesh of devices; `pmap`, everything replicated except the
-        batch; `single`, only the first device.
-      seeds: devices to spread seeds over; 0: use as many devices as possible and, among these
-        choices, spread the seeds most, since they do not communicate.
-      data: devices to spread the batch over; 0: likewise.
-      synchronized: see `Devices`.
-      num_seeds: to be spread over `seeds`.
-      batch_size: to be spread over `data`, in whole microbatches.
-      microbatch_size: to be spread over `data`, if synchronized.
-      accumulation_steps: parts of a batch, each of which is spread by itself.
+      config: of the runs.
       available: to choose from, even if they are only described (default: `jax.devices()`).
 
     Raises:
       ValueError: the strategy does not do that, or sizes do not divide.
     """
+    strategy, synchronized = config["devices"]["strategy"], config["devices"]["synchronized"]
+    seeds, data, num_seeds = config["devices"]["seeds"], config["devices"]["data"], config["seeds"]
+    batch_size, microbatch_size = config["batch_size"], config["microbatch_size"]
+    accumulation_steps = config["accumulation_steps"]
     assert strategy in ("jit", "pmap", "single"), strategy
     if strategy != "jit" and jax.process_count() > 1:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Many steps of many runs as one program: a loop over steps, mapped over runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,31 +22,24 @@ TrainSteps = Callable[[Any, Any, Any, int, int], tuple[Any, dict[str, Array]]]
 
 
 def make_train_steps(
+    config: Mapping[str, Any],
     *,
     build: Build,
     draw: Draw | None,
     take: Take,
     steps_at_once: int,
-    microbatch_size: int,
-    ema_decay: float,
     devices: Devices,
-    accumulation_steps: int = 1,
-    measures: Sequence[str] = (),
-    measure_every: int = 1,
 ) -> TrainSteps:
     """Compiles up to `steps_at_once` steps of all runs into one dispatch.
 
     Args:
+      config: of the runs. Each device computes the gradient of its part of a batch in as many parts
+        as the config asks for.
       build: makes model and optimizer of a run.
       draw: draws what the minibatches consist of; None if they are fed.
       take: makes a minibatch from it.
       steps_at_once: the most steps of a dispatch.
-      microbatch_size: examples that are normalized together.
-      ema_decay: see `Task`.
       devices: where it runs.
-      accumulation_steps: see `Task`; of each device's part of a batch.
-      measures: names of what is measured.
-      measure_every: steps from one measurement to the next.
 
     Returns:
       A function of the states (which it donates), the arrays that batches are taken from, fed
@@ -57,7 +50,7 @@ def make_train_steps(
     """
 
     def microbatches(x: Array) -> Array:
-        return jax.vmap(partial(split, microbatch_size=microbatch_size))(x)
+        return jax.vmap(partial(split, microbatch_size=config["microbatch_size"]))(x)
 
     def drawn_of_run(draw: Draw, state: TrainState) -> Any:
         """What the minibatches of the coming steps consist of, (steps, microbatches, size, ...)."""
@@ -69,9 +62,10 @@ def make_train_steps(
         arrays: Any, first: Int[Array, ""], i: Int[Array, ""], state: TrainState, drawn: Any
     ) -> Any:
         model, optimizer = build(state.numbers)
-        task = Task(model, optimizer, ema_decay, devices.axis_name, accumulation_steps)
+        parts = config["accumulation_steps"]
+        task = Task(model, optimizer, config["ema_decay"], devices.axis_name, parts)
         batch = take(arrays, jax.tree.map(lambda x: x[i], drawn))
-        measure = make_measure(measures, task)
+        measure = make_measure(config["measures"], task)
         if (in_training := measure.in_training) is None:
             return train_step(state, batch, task)
 
@@ -80,7 +74,7 @@ def make_train_steps(
 
         def measured_if_due(*arguments: Any) -> Any:
             none = jax.tree.map(jnp.zeros_like, jax.eval_shape(measured, *arguments))
-            due = (first + i) % measure_every == 0
+            due = (first + i) % config["measure_every"] == 0
             return lax.cond(due, measured, lambda *_: none, *arguments)
 
         return train_step(state, batch, task._replace(captures=measure.captures), measured_if_due)

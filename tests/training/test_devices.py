@@ -23,9 +23,8 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def choose(strategy="jit", **changes):
-    sizes = {"seeds": 0, "data": 0, "synchronized": False, "num_seeds": 2, "batch_size": 32}
-    return make_devices(strategy, **(sizes | {"microbatch_size": 4} | changes))
+def choose(changes):
+    return make_devices(small_config(**{"batch_size": 32, "microbatch_size": 4} | changes))
 
 
 def after_50_steps(name, sampler, microbatch_size, strategy, shape=(0, 0), dropout=0.0, **sizes):
@@ -87,33 +86,33 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(
     ("changes", "shape"),
     [
         ({}, (2, 4)),  # seeds first, then data
-        ({"num_seeds": 8}, (8, 1)),
-        ({"num_seeds": 3}, (1, 8)),  # all eight devices rather than three of them
-        ({"num_seeds": 3, "microbatch_size": 32}, (3, 1)),
-        ({"num_seeds": 1, "microbatch_size": 32, "synchronized": True}, (1, 8)),
-        ({"seeds": 1}, (1, 8)),
-        ({"data": 2}, (2, 2)),
-        ({"num_seeds": 1, "accumulation_steps": 4}, (1, 2)),
-        ({"strategy": "pmap"}, (1, 8)),
-        ({"strategy": "single"}, (1, 1)),
+        ({"seeds": 8}, (8, 1)),
+        ({"seeds": 3}, (1, 8)),  # all eight devices rather than three of them
+        ({"seeds": 3, "microbatch_size": 32}, (3, 1)),
+        ({"seeds": 1, "microbatch_size": 32, "devices.synchronized": True}, (1, 8)),
+        ({"devices.seeds": 1}, (1, 8)),
+        ({"devices.data": 2}, (2, 2)),
+        ({"seeds": 1, "accumulation_steps": 4}, (1, 2)),
+        ({"devices.strategy": "pmap"}, (1, 8)),
+        ({"devices.strategy": "single"}, (1, 1)),
     ],
 )
 def test_as_many_devices_as_divide_are_used(changes, shape):
-    assert choose(**changes).mesh.devices.shape == shape
+    assert choose(changes).mesh.devices.shape == shape
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": 3}, "seeds must divide the 2 seeds, got 3"),
-        ({"data": 3}, r"data must divide the 8 microbatches \(32 / 4\), got 3"),
-        ({"data": 8, "synchronized": True}, "divide the 4 examples of a microbatch, got 8"),
-        ({"data": 4, "accumulation_steps": 4}, r"2 microbatches at once \(32 / 4 / 4\), got 4"),
-        ({"seeds": 2, "data": 8}, "is 2 x 8, but there are only 8 devices"),
-        ({"strategy": "single", "data": 2}, "single uses one device, got 0 x 2"),
-        ({"strategy": "pmap", "seeds": 2}, "pmap does not spread seeds, got devices.seeds 2"),
+        ({"devices.seeds": 3}, "seeds must divide the 2 seeds, got 3"),
+        ({"devices.data": 3}, r"data must divide the 8 microbatches \(32 / 4\), got 3"),
+        ({"devices.data": 8, "devices.synchronized": True}, "4 examples of a microbatch, got 8"),
+        ({"devices.data": 4, "accumulation_steps": 4}, r"at once \(32 / 4 / 4\), got 4"),
+        ({"devices.seeds": 2, "devices.data": 8}, "is 2 x 8, but there are only 8 devices"),
+        ({"devices.strategy": "single", "devices.data": 2}, "single uses one device, got 0 x 2"),
+        ({"devices.strategy": "pmap", "devices.seeds": 2}, "pmap does not spread seeds, got .* 2"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused_with_the_numbers(changes, message):
     with pytest.raises(ValueError, match=message):
-        choose(**changes)
+        choose(changes)
