@@ -166,15 +166,6 @@ def check_config(config: Mapping[str, Any]) -> None:
         "sampler.labels_per_batch)",
     )
     name, network = flat["normalizer.name"], flat["model.name"]
-    # What convolutions leave of an image is not known before the data are (`program.make_data`).
-    tested = of_test_minibatches(config) if flat["evaluation.minibatches"] else config
-    require(
-        not (network == "mlp" and name.startswith("batch_"))
-        or min(microbatch_size, tested["microbatch_size"]) > 1,
-        f"{name} cannot normalize a microbatch of 1, in training or (evaluation.labels_per_batch) "
-        "of test images: after a dense layer, a single value has no deviation from its own mean to "
-        "learn from; use 2 or more, or group_norm, layer_norm or none",
-    )
     require(
         not (
             name == "moving_average_batch_norm"

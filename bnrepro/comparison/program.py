@@ -60,11 +60,22 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     """The data that a variant with this config is trained and evaluated on.
 
     Raises:
-      ValueError: the data set cannot supply such images or minibatches, or its images leave
-        Batch Norm single values.
+      ValueError: the data set cannot supply such images or minibatches, or its images are too small
+        for the network or leave Batch Norm single values.
     """
     evaluation, digits, augment = config["evaluation"], config["digits"], config["augment"]
-    dataset = dataset.hold_out(evaluation["holdout"])
+    holdout, examples = evaluation["holdout"], evaluation["train_examples"]
+    size = len(dataset.train_labels)
+    if holdout >= size:
+        raise ValueError(
+            f"evaluation.holdout must leave some of the {size:,} training images, got {holdout:,}"
+        )
+    dataset, size = dataset.hold_out(holdout), size - holdout
+    if examples > size and digits == 1 and not dataset.stand_in:
+        raise ValueError(
+            f"evaluation.train_examples must be at most {size:,}, the size of the training set, "
+            f"got {examples:,}"
+        )
     classes, preprocess = len(dataset.class_names), preprocessing(config)
     num_classes = classes**digits
     streamed = isinstance(dataset.train_images, Shards)
@@ -92,8 +103,8 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
     others = {}
     if dataset.holdout_images is not None and dataset.holdout_labels is not None:
         others["holdout"] = all_of(dataset.holdout_images, dataset.holdout_labels)
-    if count := evaluation["train_examples"]:
-        others["train_set"] = fixed_examples(*train, count, digits)
+    if examples:
+        others["train_set"] = fixed_examples(*train, examples, digits)
     draw = make_draw(
         sampler(dataset.train_labels), flip=config["random_flip"], crop=augment == "crop"
     )
@@ -122,31 +133,40 @@ def make_data(config: Mapping[str, Any], dataset: Dataset) -> Data:
         test_sampler=test_sampler,
         num_classes=num_classes,
     )
-    _check_single_image(config, data)
+    _check_images(config, data)
     return data
 
 
-def _check_single_image(config: Mapping[str, Any], data: Data) -> None:
-    """Makes sure that where Batch Norm gets a single image, each layer has more values of it.
+def _check_images(config: Mapping[str, Any], data: Data) -> None:
+    """Makes sure that images are large enough, and for Batch Norm minibatches.
 
     Raises:
-      ValueError: one has not.
+      ValueError: they are not.
     """
+    image, network = example_input(data), config["model"]
+    stems, (_, height, width, _) = STEMS.get(network["name"], {}), image.shape
+    smallest = stems.get(network["stem_stride"] or next(iter(stems), 0), 0)
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{network['name']} with this model.stem_stride takes images of at least {smallest} x "
+            f"{smallest}, got {height} x {width}: use larger images, or a smaller stride if there "
+            "is one"
+        )
     tested = of_test_minibatches(config) if config["evaluation"]["minibatches"] else config
     name, sizes = config["normalizer"]["name"], {c["microbatch_size"] for c in (config, tested)}
     if not name.startswith("batch_") or 1 not in sizes:
         return
-    model, image = make_model(config, data.num_classes), example_input(data)
+    model = make_model(config, data.num_classes)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
     train = partial(model.apply, train=True, deterministic=True, mutable=["batch_stats"])
     try:
         jax.eval_shape(train, variables, image)
     except ValueError:
-        _, height, width, _ = image.shape
         raise ValueError(
-            f"{name} cannot normalize a single image of {height} x {width} pixels: the "
-            "convolutions leave one value per channel, which has no deviation from its own mean; "
-            "use a microbatch_size of 2 or more"
+            f"{name} cannot normalize a microbatch of one image of {height} x {width} pixels, in "
+            "training or (evaluation.labels_per_batch) of test images: a layer leaves a single "
+            "value per unit or channel, which has no deviation from its own mean to learn from; "
+            "use 2 images or more, or group_norm, layer_norm or none"
         ) from None
 
 

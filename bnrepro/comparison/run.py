@@ -17,9 +17,9 @@ import pandas as pd
 from jax.experimental import multihost_utils
 
 from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
-from bnrepro.comparison.keys import STEMS, ConfigError
+from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, group_variants, side_by_side
-from bnrepro.comparison.program import Data, Program, example_input, make_data, make_program
+from bnrepro.comparison.program import Data, Program, make_data, make_program
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import Dataset, load_dataset
@@ -46,10 +46,6 @@ _log = logging.getLogger(__name__)
 # After new rows are written, wait this many times as long as the writing took, or until a variant
 # ends.
 _PAUSE = 20
-
-
-class _DoesNotFitError(ConfigError):
-    """A variant asks for more images than the data set has."""
 
 
 class Job(NamedTuple):
@@ -122,7 +118,7 @@ def _make_jobs(
     for name, variant in variants.items():
         try:
             jobs[name] = make_job(name, variant, dataset)
-        except _DoesNotFitError as error:
+        except ConfigError as error:
             # A variant that fits the requested data is not wrong if a small set stands in for it.
             if not dataset.stand_in:
                 raise
@@ -264,35 +260,7 @@ def make_job(
     Raises:
       ConfigError: a setting does not fit the data set or the devices.
     """
-    examples, holdout = (config["evaluation"][key] for key in ("train_examples", "holdout"))
-    size = len(dataset.train_labels)
-    if holdout >= size:
-        raise _DoesNotFitError(
-            f"variant {name}: evaluation.holdout must leave some of the {size:,} training images, "
-            f"got {holdout:,}"
-        )
-    size -= holdout
-    if examples > size and config["digits"] == 1 and not dataset.stand_in:
-        raise _DoesNotFitError(
-            f"variant {name}: evaluation.train_examples must be at most {size:,}, the size of the "
-            f"training set, got {examples:,}"
-        )
     try:
-        data = make_data(config, dataset)
-    except ValueError as error:
-        raise _DoesNotFitError(f"variant {name}: {error}") from None
-    network, stride = config["model"]["name"], config["model"]["stem_stride"]
-    if network in STEMS:
-        smallest = STEMS[network][stride or next(iter(STEMS[network]))]
-        _, height, width, _ = example_input(data).shape
-        if min(height, width) < smallest:
-            raise _DoesNotFitError(
-                f"variant {name}: {network} with this model.stem_stride takes images of at least "
-                f"{smallest} x {smallest}, got {height} x {width}: use larger images, or a smaller "
-                "stride if there is one"
-            )
-    try:
-        devices = make_devices(config, available)
+        return Job(config, make_data(config, dataset), make_devices(config, available))
     except ValueError as error:
         raise ConfigError(f"variant {name}: {error}") from None
-    return Job(config, data, devices)

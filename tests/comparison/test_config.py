@@ -29,8 +29,8 @@ def one_variant(normalizer, microbatch_size=60, **model):
     return {"microbatch_size": microbatch_size, "variants": {"plain": variant}}
 
 
-BATCH_NORM, BATCH_RENORM, GROUP_NORM, EVONORM = (
-    {"name": name} for name in ("batch_norm", "batch_renorm", "group_norm", "evonorm_s0")
+BATCH_NORM, GROUP_NORM, EVONORM = (
+    {"name": name} for name in ("batch_norm", "group_norm", "evonorm_s0")
 )
 MABN = {"name": "moving_average_batch_norm"}
 
@@ -77,17 +77,6 @@ def test_variants_differ_in_their_overrides_alone():
             },
             "whole microbatches of the test images, but 63 x 1 / 2 is none",
         ),
-        (
-            one_variant({"name": "batch_norm"}, 2)
-            | {
-                "sampler__name": "labels",
-                "sampler__labels_per_batch": 2,
-                "sampler__examples_per_label": 1,
-                "evaluation__labels_per_batch": 1,
-                "evaluation__minibatches": 2,
-            },
-            r"batch_norm cannot normalize a microbatch of 1, .* \(evaluation.labels_per_batch\)",
-        ),
         ({"steps": 1001}, "steps must be a multiple of eval_every, got 1001 and 500"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"optimizer__name": "sdg"}, "'sdg'; choose from adam, rmsprop, sgd; did you mean sgd"),
@@ -125,7 +114,6 @@ def test_variants_differ_in_their_overrides_alone():
         ),
         (one_variant(GROUP_NORM, hidden=(20, 10)), r"must be above 10, got \(20, 10\)"),
         (one_variant({"name": "layer_norm"}, hidden=(20, 1)), r"must be above 1, got \(20, 1\)"),
-        (one_variant(BATCH_RENORM, 1), "batch_renorm cannot normalize a microbatch of 1"),
         (one_variant(MABN | {"window": 1}, 1), "of 1 with a normalizer.window of 1"),
         (
             one_variant(EVONORM, activation="identity", norm_placement="both"),
@@ -203,14 +191,6 @@ def test_every_key_is_in_the_config_that_explains_them_and_every_default_may_be(
     assert set(flatten_dict(common, sep=".")) == set(KEYS)
     for name, key in KEYS.items():
         check_setting(name, key.default)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [one_variant(MABN, 1), one_variant(EVONORM, 1, activation="identity") | {"measures": ()}],
-)
-def test_a_microbatch_of_one_will_do_for_statistics_over_several_or_over_none(changes):
-    assert variant_configs(config(**changes))
 
 
 def test_what_batch_norm_and_batch_renorm_share_is_the_same_in_both():

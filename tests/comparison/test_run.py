@@ -338,19 +338,17 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "batch_renorm"])
-def test_a_single_image_is_normalized_if_all_convolutions_leave_several_values_of_it(
-    tmp_path, name
-):
-    def run_with(channels):
-        model = {"name": "cnn", "channels": channels}
+def test_a_single_image_is_normalized_if_all_layers_leave_several_values_of_it(tmp_path, name):
+    def run_with(**model):
         variants = {"one": {"model": model, "normalizer": {"name": name}, "microbatch_size": 1}}
         return run_comparison(config(variants=variants, baseline="one"), tmp_path / "w")
 
     # A stride of 2 makes 2 x 2 of 4 x 4, and another one 1 x 1.
-    with pytest.raises(ConfigError, match=f"one: {name} cannot normalize a single image of 4 x 4"):
-        run_with((2, 2))
+    for model in ({"name": "mlp"}, {"name": "cnn", "channels": (2, 2)}):
+        with pytest.raises(ConfigError, match=rf"one: {name} cannot normalize .* of 4 x 4 pixels"):
+            run_with(**model)
     assert not (tmp_path / "w").exists()
-    assert run_with((2,)).finished("one")
+    assert run_with(name="cnn", channels=(2,)).finished("one")
 
 
 def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkeypatch, caplog):

@@ -222,7 +222,7 @@ def test_test_minibatches_in_which_batch_norm_has_one_image_are_refused(finished
     sampler = {"name": "labels", "labels_per_batch": 2, "examples_per_label": 1}
     config["sampler"] |= sampler
     config |= {"microbatch_size": 2, "evaluation": config["evaluation"] | {"labels_per_batch": 1}}
-    with pytest.raises(ConfigError, match="cannot normalize a microbatch of 1, in training or"):
+    with pytest.raises(ConfigError, match="cannot normalize a microbatch of one image"):
         reevaluate(restored, config, small_dataset(), "minibatch")
 
 
