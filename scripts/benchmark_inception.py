@@ -23,9 +23,8 @@ import pandas as pd
 from bnrepro.comparison.config import variant_configs, with_settings
 from bnrepro.comparison.footprint import allocated
 from bnrepro.comparison.program import Program, make_program
-from bnrepro.comparison.run import make_job
+from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import Feed
-from bnrepro.data.datasets import load_dataset
 from bnrepro.training.loop import TrainSteps
 from configs import inception
 from scripts import signed_page
@@ -130,13 +129,7 @@ process needed
 
 def _prepare(config: Mapping[str, Any], *, outside: bool = False) -> Timed:
     begin, steps = perf_counter(), 1 if outside else STEPS
-    dataset = load_dataset(
-        config["dataset"],
-        config["data_dir"] or None,
-        image_size=config["image_size"],
-        stream=config["stream"],
-    )
-    program = make_program(*make_job("benchmark", dict(config), dataset))
+    program = make_program(*make_job("benchmark", dict(config), dataset_of(config)))
     fed, train_steps = Feed(program)([0], 0, steps), cast(Any, program.train_steps)
     states = program.init(np.arange(1), {})
     with _compilers_convolutions(config["model"]["name"]) if outside else nullcontext():

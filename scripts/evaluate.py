@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bnrepro.comparison import restored
     from bnrepro.comparison.config import common_config
     from bnrepro.comparison.reevaluation import reevaluate
-    from bnrepro.data.datasets import load_dataset
+    from bnrepro.comparison.run import dataset_of
     from bnrepro.records import read_run
     from bnrepro.report.statistics import estimate
     from bnrepro.report.tables import Unit, mean_cell, mean_note, print_table, seeds_cell
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{run.workdir} has no intact checkpoint")
     # The config's data folder may be on another machine, and is not to be trusted.
     common = common_config(run.config)
-    size, stream = common["image_size"], common["stream"]
-    dataset = load_dataset(common["dataset"], options.data_dir, image_size=size, stream=stream)
+    dataset = dataset_of({**common, "data_dir": options.data_dir})
     restored.check_dataset(run, dataset)
 
     rows = {name: ["no intact checkpoint", "–", "–", "–"] for name in names}

@@ -108,13 +108,7 @@ def run_comparison(
 def _make_jobs(
     variants: Mapping[str, dict[str, Any]], common: Mapping[str, Any]
 ) -> tuple[Dataset, dict[str, Job]]:
-    dataset = load_dataset(
-        common["dataset"],
-        common["data_dir"] or None,
-        image_size=common["image_size"],
-        stream=common["stream"],
-    )
-    jobs = {}
+    dataset, jobs = dataset_of(common), {}
     for name, variant in variants.items():
         try:
             jobs[name] = make_job(name, variant, dataset)
@@ -247,6 +241,12 @@ def _with_rows(run: Run, rows: Mapping[str, list[Row]], seconds: Mapping[str, fl
         metrics=pd.concat(parts.values(), ignore_index=True),
         provenance=run.provenance | {"seconds": run.provenance["seconds"] | seconds},
     )
+
+
+def dataset_of(config: Mapping[str, Any]) -> Dataset:
+    """Reads the data set that a config names; raises a DatasetError if it is not available."""
+    size, stream = config["image_size"], config["stream"]
+    return load_dataset(config["dataset"], config["data_dir"], image_size=size, stream=stream)
 
 
 def make_job(

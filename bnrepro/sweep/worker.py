@@ -18,9 +18,8 @@ from bnrepro.comparison.config import check_config
 from bnrepro.comparison.plan import Group, most_together
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.provenance import trained_on
-from bnrepro.comparison.run import make_job
+from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.data.datasets import load_dataset
 from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
@@ -47,12 +46,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       RecordsError: the storage holds another sweep, or other workers have another data set.
       CheckpointError: a checkpoint cannot be written.
     """
-    dataset = load_dataset(
-        plan.config["dataset"],
-        plan.config["data_dir"] or None,
-        image_size=plan.config["image_size"],
-        stream=plan.config["stream"],
-    )
+    dataset = dataset_of(plan.config)
 
     # What does not fit the data set must be known before the first trial is trained.
     for group in plan.groups(examples(plan.space)):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import variant_configs, with_settings
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
@@ -123,7 +124,7 @@ def test_the_table_of_inception_compares_both_layers(measured, monkeypatch):
     monkeypatch.setattr(benchmark_inception, "config_of", lambda network, dtype: config)
     arms = {name: benchmark_inception.ARMS[name] for name in ("batch_norm", "batch_renorm")}
     monkeypatch.setattr(benchmark_inception, "ARMS", arms)
-    monkeypatch.setattr(benchmark_inception, "load_dataset", lambda *_, **__: small_dataset())
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
     monkeypatch.setattr(benchmark_inception, "_length", lambda: 64)
     _, (_, _, *rows) = measured("inception", "--rounds=3")
     cells = {name: [float(cell.replace(",", "")) for cell in row] for name, *row in rows}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from bnrepro.comparison import restored as restored_module
+from bnrepro.comparison import run as run_module
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.reevaluation import reevaluate, with_population_statistics
-from bnrepro.data import datasets
 from bnrepro.data.datasets import load_dataset
 from bnrepro.records import read_run
 from bnrepro.training.checkpoints import checksums
@@ -35,7 +35,7 @@ def folders(monkeypatch):
         asked.append(data_dir)
         return small_dataset()
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(run_module, "load_dataset", load)
     return asked
 
 
@@ -323,7 +323,7 @@ def test_workdirs_of_other_versions_or_strangers_are_one_sentence(
 ):
     edit(copied / "config.json", change)
     if "data set" in message:
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(run_module, "load_dataset", load_dataset)
     before = files(copied)
     assert message in refusal(capsys, evaluate.main, "run", "--variants=batch_norm")
     assert files(copied) == before
@@ -339,7 +339,7 @@ def test_where_the_config_says_the_data_lies_is_not_looked_into(copied, capsys, 
 def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys, monkeypatch):
     def load_other(**changes):
         other = dataclasses.replace(small_dataset(), **changes)
-        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: other)
+        monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: other)
 
     load_other(name="digits", stand_in=True)
     assert "holds results on small/1.0.0, but the data found is digits: " in refusal(
@@ -355,7 +355,7 @@ def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys,
         capsys, evaluate.main, copied, "--statistics=minibatch"
     )
     edit(copied / "config.json", lambda config: config.update(dataset="no_such_set"))
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(run_module, "load_dataset", load_dataset)
     assert "'no_such_set' is not in here: " in refusal(
         capsys, evaluate.main, copied, "--data_dir=here"
     )

@@ -45,8 +45,8 @@ GRID = {RATE: [0.1, 1.0], NAME: ["none", "batch_renorm"]}
 def dataset():
     make_program = made_once(worker_module.make_program)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
         for module in (run_module, worker_module):
-            patch.setattr(module, "load_dataset", lambda *_, **__: small_dataset())
             patch.setattr(module, "make_program", make_program)
         yield
 
@@ -434,6 +434,7 @@ def resumed(monkeypatch):
 # A worker process, which a report of its own kills.
 WORKER = """
 import os, signal
+from bnrepro.comparison import run
 from bnrepro.sweep import checkpoints, study, worker
 from tests.small_dataset import small_dataset
 
@@ -444,7 +445,7 @@ class Killed(study.SharedStudy):
         super().report(claims, step)
 
 study.HEARTBEAT, checkpoints.SAVE_EVERY, worker.SharedStudy = 1, 0, Killed
-worker.load_dataset = lambda *_, **__: small_dataset()
+run.load_dataset = lambda *_, **__: small_dataset()
 worker.main()
 """
 
