@@ -16,8 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.data.datasets import Dataset, DatasetError
-from bnrepro.data.descriptions import describe_dataset
+from bnrepro.data.datasets import Dataset
 from bnrepro.errors import nearest
 from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
 from bnrepro.training.checkpoints import CheckpointError, find_damage, restore, saved_steps
@@ -132,28 +131,16 @@ def network_ends(
     """An input of a variant's network, of which only the shape matters, and its number of classes.
 
     Raises:
-      CheckpointError: the run is older than the record of these, and its data set is not found.
+      CheckpointError: the run is older than the record of these.
     """
-    try:
-        height, width, channels = run.provenance["image_shape"]
-        classes = run.provenance["classes"]
-    except KeyError:
-        # Recorded as name[/config]/version.
-        name = ":".join(run.provenance["dataset"].rsplit("/", 1))
-        size, folder = config["image_size"], config["data_dir"] or None
-        try:
-            dataset = describe_dataset(name, folder, image_size=size)
-        except DatasetError as error:
-            raise CheckpointError(
-                f"{run.workdir} does not record the shape of its images, and its data set cannot "
-                f"tell it: {error}"
-            ) from error
-        height, width, channels = dataset.train_images.shape[1:]
-        classes = len(dataset.class_names)
+    if "image_shape" not in run.provenance:
+        raise CheckpointError(f"{run.workdir} was written before the shape of images was recorded")
+    height, width, channels = run.provenance["image_shape"]
     if size := config["image_size"]:
         height = width = size
     digits = config["digits"]
-    return jnp.zeros((1, height, digits * width, channels)), classes**digits
+    example = jnp.zeros((1, height, digits * width, channels))
+    return example, run.provenance["classes"] ** digits
 
 
 def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one h w c"]) -> None:
