@@ -1,6 +1,5 @@
 """What is saved comes back; what is damaged is found out."""
 
-import json
 import logging
 import re
 import shutil
@@ -18,7 +17,6 @@ from bnrepro.training import checkpoints as checkpoints_module
 from bnrepro.training.checkpoints import (
     CheckpointError,
     Checkpoints,
-    checksums,
     find_damage,
     newest_notes,
     saved_steps,
@@ -105,17 +103,6 @@ def test_saving_continues_after_restoring(folder):
     # 2 is still the best, 4 is no longer among the last two.
     assert sorted(saved_steps(folder)) == [2, 5, 6]
     assert restore(folder)[0] == 6
-
-
-def test_those_of_older_versions_have_their_scores_elsewhere_and_are_resumed(folder):
-    for step in saved_steps(folder):
-        shutil.rmtree(folder / str(step) / "metrics")
-        signature = {"score": 0.5, "files": checksums(folder / str(step))}
-        (folder / f"{step}.json").write_text(json.dumps(signature))
-    assert restore(folder)[0] == 5
-    restore_and_save(folder, keep=1)
-    # Of unknown scores, any may be the best.
-    assert sorted(saved_steps(folder)) == [2, 4, 5, 6]
 
 
 def test_none_is_removed_before_a_newer_one_has_its_checksums(folder, monkeypatch):
