@@ -32,8 +32,16 @@ _log = logging.getLogger(__name__)
 class _Live:
     """Sends each seed's new rows to a tool, and marks the folder of a variant that is complete.
 
-    After a process dies, the one that resumes the run sends its rows again.
+    After a process dies or fails to send rows, the one that resumes the run sends all again.
+
+    Subclasses say how. `_begin(run, settings, folder)` makes a log for a seed; its settings name
+    variant and seed. `_add(log, rows)` adds rows, whose `tag` is as in test/accuracy. `_end(log)`
+    ends it.
     """
+
+    _begin: Callable[[Run, dict[str, Any], Path], Any]
+    _add: Callable[[Any, pd.DataFrame], None]
+    _end: Callable[[Any], None]
 
     def __init__(self) -> None:
         # For the folder of each variant that goes on: by seed, its log, and how many metrics
@@ -63,18 +71,6 @@ class _Live:
             del self._open[folder]
             (folder / _COMPLETE).touch()
 
-    def _begin(self, run: Run, settings: dict[str, Any], folder: Path) -> Any:
-        """A log for a seed, with its settings, which name variant and seed."""
-        raise NotImplementedError
-
-    def _add(self, log: Any, rows: pd.DataFrame) -> None:
-        """Adds rows to it; their `tag` is as in test/accuracy."""
-        raise NotImplementedError
-
-    def _end(self, log: Any) -> None:
-        """Ends it."""
-        raise NotImplementedError
-
 
 class TensorBoard(_Live):
     """Writes metrics and settings as TensorBoard events, a TensorBoard run for each seed.
@@ -92,8 +88,6 @@ class TensorBoard(_Live):
         try:
             self._tell(run, variant, folder)
         except OSError as error:
-            self._open.pop(folder, None)
-            shutil.rmtree(folder, ignore_errors=True)
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
 
     def _begin(self, run: Run, settings: dict[str, Any], folder: Path) -> tuple[Path, Any]:
@@ -179,7 +173,6 @@ class WandB(_Live):
             for log, _ in self._open.pop(folder, {}).values():
                 with suppress(OSError, self._wandb.Error):
                     log.finish()
-            shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())
             message = "not logged to Weights & Biases until the run is resumed: %s: %s"
             _log.warning(message, variant, reason)
