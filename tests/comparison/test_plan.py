@@ -17,9 +17,9 @@ from bnrepro.comparison.plan import (
     most_together,
 )
 from bnrepro.comparison.program import make_program
-from bnrepro.comparison.run import make_job
-from tests.comparison.test_variant import stream
+from bnrepro.comparison.run import dataset_of, make_job
 from tests.small_dataset import small_config, small_dataset
+from tests.small_shards import write_set
 
 RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
 
@@ -80,22 +80,23 @@ def test_the_memory_of_a_variant_grows_with_its_batch():
 
 
 @pytest.mark.usefixtures("untyped")
-def test_the_memory_of_a_streamed_variant_has_room_for_the_images_of_two_dispatches():
+def test_the_memory_of_a_streamed_variant_has_room_for_the_images_of_two_dispatches(
+    tmp_path, monkeypatch
+):
     """Those that it trains on, and the next."""
-    job = make_job("a variant", config(**{"devices.strategy": "single"}), small_dataset())
-    streamed, _ = stream(job.data)
-    few, many = (
-        bytes_per_variant(
-            make_program(
-                job.config,
-                streamed._replace(source=streamed.source._replace(steps_at_once=steps)),
-                job.devices,
-            ),
-            (RATE,),
-        )
-        for steps in (1, 101)
-    )
-    images = 2 * 100 * 12 * (16 + 4)  # seeds x steps x examples x bytes of an image and its label
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_set(tmp_path)
+    settings = {"dataset": "squares", "data_dir": str(tmp_path), "devices.strategy": "single"}
+    streamed = config(**settings, stream=True)
+    _, data, devices = make_job("a variant", streamed, dataset_of(streamed))
+
+    def taken(steps):
+        fed = data._replace(source=data.source._replace(steps_at_once=steps))
+        return bytes_per_variant(make_program(streamed, fed, devices), (RATE,))
+
+    few, many = map(taken, (1, 101))
+    # Seeds x steps x examples x bytes of an image and its label.
+    images = 2 * 100 * 12 * (16 * 16 * 3 + 4)
     assert 2 * images < many - few < 2.2 * images
 
 

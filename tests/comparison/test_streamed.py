@@ -10,6 +10,8 @@ from bnrepro.comparison.program import make_data, make_model
 from bnrepro.comparison.provenance import begin
 from bnrepro.comparison.reevaluation import with_population_statistics
 from bnrepro.comparison.run import run_comparison
+from bnrepro.comparison.variant import Feed
+from bnrepro.data import streams
 from bnrepro.data.datasets import load_dataset
 from tests.small_dataset import small_config
 from tests.small_shards import write_set
@@ -40,12 +42,30 @@ def test_the_shape_of_an_image_is_recorded_streamed_or_not(data_dir, stream):
     assert begin({}, dataset)["image_shape"] == [16, 16, 3]
 
 
-@pytest.mark.slow
-def test_a_streamed_run_records_what_a_resident_one_does(data_dir, tmp_path):
+@pytest.mark.parametrize(
+    "devices",
+    [
+        {"strategy": "jit"},
+        pytest.param({"strategy": "jit", "synchronized": True}, marks=pytest.mark.slow),
+        pytest.param({"strategy": "pmap"}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_streamed_run_reads_each_step_once_and_records_what_a_resident_one_does(
+    data_dir, tmp_path, monkeypatch, devices
+):
+    def spied(feed, seeds, first, count):
+        fed.append((first, count))
+        return read(feed, seeds, first, count)
+
+    fed, read = [], Feed._read
+    monkeypatch.setattr(Feed, "_read", spied)
+    monkeypatch.setattr(streams, "STEPS_AT_ONCE", 4)
+    changes = {"devices": config(data_dir)["devices"] | devices}
     resident, streamed = (
-        run_comparison(config(data_dir, stream=stream), tmp_path / str(stream)).metrics
+        run_comparison(config(data_dir, stream=stream, **changes), tmp_path / str(stream)).metrics
         for stream in (False, True)
     )
+    assert fed == [(0, 4), (4, 2)]  # whatever was read ahead
     assert set(resident["split"]) == {"train", "test", "holdout", "train_set", "test_minibatches"}
     keys = ["variant", "seed", "step", "split", "metric"]
     assert streamed[keys].equals(resident[keys])

@@ -10,7 +10,6 @@ from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.data.sources import Source
 from bnrepro.training.checkpoints import Checkpoints
 from tests.small_dataset import small_config, small_dataset
 
@@ -142,52 +141,3 @@ def test_test_minibatches_may_have_another_number_of_labels_than_those_of_traini
     for minibatch in dataset.test_labels[drawn].reshape(2, 3):
         assert len(set(minibatch)) == 1
     assert of_test_minibatches(own)["microbatch_size"] == 3
-
-
-def stream(data):
-    """What a resident source draws, read from generators on the host, seven steps at most."""
-    images, labels = data.source.arrays
-
-    def batches(seed, first, count):
-        _, key = jax.random.split(jax.random.key(seed))
-        for step in range(first, first + count):
-            index = np.asarray(data.source.draw(key, jnp.int32(step))["index"])
-            yield {"images": images[index], "labels": labels[index]}
-
-    def feed(seeds, first, count, here):
-        assert here.shape == (len(seeds), 12) and here.all()
-        fed.append((first, count))
-        of_runs = [list(batches(seed, first, count)) for seed in seeds]
-        return {
-            key: np.array([[batch[key] for batch in run] for run in of_runs])
-            for key in ("images", "labels")
-        }
-
-    def take(arrays, drawn):
-        if "index" in drawn:  # an evaluation
-            return data.source.take(arrays, drawn)
-        return {**drawn, "images": drawn["images"].astype(jnp.float32) / 255}
-
-    fed = []
-    return data._replace(source=Source((), None, take, feed, steps_at_once=7)), fed
-
-
-@pytest.mark.parametrize(
-    "devices",
-    [
-        {"strategy": "jit"},
-        pytest.param({"strategy": "jit", "synchronized": True}, marks=pytest.mark.slow),
-        pytest.param({"strategy": "pmap"}, marks=pytest.mark.slow),
-    ],
-)
-def test_a_stream_trains_like_the_same_minibatches_of_images_on_the_devices(devices):
-    settings = {f"devices.{key}": value for key, value in devices.items()}
-    changed = with_settings(config(), {**settings, "binary_input": False})
-    job = make_job("x", changed, small_dataset())
-    assert job.devices.mesh.size > 1
-    data, fed = stream(job.data)
-    streamed = values(make_program(changed, data, job.devices), {"x": {}})["x"]
-    # Each step once, whatever was read ahead.
-    assert fed == [(0, 7), (7, 3), (10, 7), (17, 3)]
-    resident = values(make_program(*job), {"x": {}})["x"]
-    np.testing.assert_allclose(streamed, resident, rtol=2e-4, atol=2e-5)
