@@ -156,16 +156,14 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     Raises:
       RecordsError: another process holds it, or it cannot be written.
     """
+    check_writable(workdir)
     lock = FileLock(workdir / LOCK, timeout=0)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         # Leave nothing in a foreign folder, not even a lock: open_workdir refuses it.
         if (workdir / CONFIG).exists() or not _foreign(workdir):
             lock.acquire()
     except Timeout:
         raise RecordsError(f"{workdir} is in use by another process that trains into it") from None
-    except OSError as error:
-        raise RecordsError(f"cannot write to {workdir}: {error.strerror}") from error
     try:
         yield
     finally:
@@ -212,13 +210,7 @@ def open_workdir(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
                 "another --workdir, use the same config to resume, or --overwrite to replace it"
             )
-        held = {key: run.provenance.get(key, found) for key, found in data.items()}
-        if held != data:
-            other = " with other content" * (held["dataset"] == data["dataset"])
-            raise RecordsError(
-                f"{workdir} holds results on {held['dataset']}, but the data found is "
-                f"{data['dataset']}{other}: choose another --workdir, or --overwrite"
-            )
+        check_data(run, data)
         if known != config:
             run = replace(run, config=dict(config))
             write_run(run)
@@ -239,6 +231,22 @@ def open_workdir(
     run = Run(workdir, dict(config), metric_rows([]), {})
     write_run(run)
     return run
+
+
+def check_data(run: Run, found: Mapping[str, str]) -> None:
+    """Makes sure that a run was trained on a data set, by `dataset` and perhaps `sha256`.
+
+    Raises:
+      RecordsError: it was another one, such as a stand-in.
+    """
+    held = {key: run.provenance.get(key, value) for key, value in found.items()}
+    if held != found:
+        other = " with other content" * (held["dataset"] == found["dataset"])
+        raise RecordsError(
+            f"{run.workdir} holds results on {held['dataset']}, but the data found is "
+            f"{found['dataset']}{other}: set data_dir or TFDS_DATA_DIR to the folder that has the "
+            "former, or choose another workdir"
+        )
 
 
 def open_sweep(workdir: Path) -> None:

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from bnrepro.comparison.config import common_config
     from bnrepro.comparison.reevaluation import reevaluate
     from bnrepro.comparison.run import dataset_of
-    from bnrepro.records import read_run
+    from bnrepro.records import check_data, read_run
     from bnrepro.report.statistics import estimate
     from bnrepro.report.tables import Unit, mean_cell, mean_note, print_table, seeds_cell
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The config's data folder may be on another machine, and is not to be trusted.
     common = common_config(run.config)
     dataset = dataset_of({**common, "data_dir": options.data_dir})
-    restored.check_dataset(run, dataset)
+    check_data(run, {"dataset": dataset.name})
 
     rows = {name: ["no intact checkpoint", "–", "–", "–"] for name in names}
     for name, checkpoint in found.items():

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int
 
 from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import ConfigError
-from bnrepro.data.datasets import Dataset
 from bnrepro.errors import nearest
 from bnrepro.records import CHECKPOINTS, CONFIG, RecordsError, Run
 from bnrepro.training.checkpoints import CheckpointError, find_damage, restore, saved_steps
@@ -69,20 +68,6 @@ def check_variant(run: Run, name: str) -> None:
     if name not in run.variants:
         hint = nearest(name, run.variants) or f"; it has {', '.join(run.variants)}"
         raise RecordsError(f"{run.workdir} has no variant {name!r}{hint}")
-
-
-def check_dataset(run: Run, dataset: Dataset) -> None:
-    """Makes sure that a data set is the one that a run was trained on.
-
-    Raises:
-      RecordsError: it is another one, such as a stand-in.
-    """
-    known = run.provenance.get("dataset", dataset.name)
-    if known != dataset.name:
-        raise RecordsError(
-            f"{run.workdir} holds results on {known}, but the data found is {dataset.name}: set "
-            f"--data_dir or TFDS_DATA_DIR to the folder that has {known}"
-        )
 
 
 def restore_variant(
