@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnrepro import BatchNorm
-from bnrepro.layers.functional import normalize
+from bnrepro.layers.functional import normalize, renorm_correction
 from tests.layers import reference
 from tests.layers.running import both_layers, normal, some_variables, train
 
@@ -75,3 +75,8 @@ def test_statistics_of_a_weak_type_are_not_rounded_to_that_of_the_input():
     mean, std = jnp.full(1, 300.7), jnp.full(1, 1.0)  # jnp.full gives a weak type
     y = normalize(x, mean, std, axes=(0,))
     np.testing.assert_allclose(y, [[302 - 300.7]], rtol=1e-4)
+
+
+def test_a_complex_d_is_shortened_and_keeps_its_direction():
+    _, d = renorm_correction(jnp.array([7 + 8j]), jnp.ones(1), jnp.ones(1), jnp.ones(1), 3.0, 5.0)
+    np.testing.assert_allclose(d, [3 + 4j], rtol=1e-6)

@@ -1,35 +1,40 @@
 """Normalizers of single examples, against their papers' formulas in float64 NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from bnrepro.models.per_example import EvoNormS0, FilterResponseNorm, ThresholdedLinearUnit
-from tests.layers.running import normal, some_variables
-from tests.models.differences import gradients_by_differences
+from tests.layers import running
+from tests.layers.running import some_variables
 
 EPSILON = 0.1
+normal = partial(running.normal, dtype=np.float64)
 SHAPES = pytest.mark.parametrize("shape", [(5, 4), (2, 3, 2, 4)], ids=["dense", "convolution"])
 
 
 def assert_output_and_gradients(layer, formula, x, names):
     """Those of `formula(x, *parameters of these names)`; the layer has no other parameters."""
-    params = some_variables(layer, jnp.asarray(x), ())["params"]
-    assert set(params) == set(names)
-    dy = normal(*x.shape, seed=1)
-    y, vjp = jax.vjp(lambda x, params: layer.apply({"params": params}, x), jnp.asarray(x), params)
-    arguments = x, *(np.asarray(params[name], np.float64) for name in names)
-    np.testing.assert_allclose(y, formula(*arguments), rtol=1e-4, atol=1e-5)
-    dx, gradients = vjp(jnp.asarray(dy))
-    expected = gradients_by_differences(formula, dy, *arguments)
-    for found, right in zip([dx, *(gradients[name] for name in names)], expected, strict=True):
-        np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4)
+    with jax.enable_x64(True):
+        params = some_variables(layer, jnp.asarray(x), ())["params"]
+        assert set(params) == set(names)
+
+        @jax.jit
+        def output(x, params):
+            return layer.apply({"params": params}, x)
+
+        right = formula(x, *(np.asarray(params[name]) for name in names))
+        np.testing.assert_allclose(output(x, params), right, rtol=1e-12)
+        check_grads(output, (x, params), order=1)
 
 
 def test_filter_response_norm_of_a_channel_is_over_its_places():
     def formula(x, scale, bias):
-        nu_squared = np.mean(np.asarray(x, np.float64) ** 2, (1, 2), keepdims=True)
+        nu_squared = np.mean(x**2, (1, 2), keepdims=True)
         return x / np.sqrt(nu_squared + EPSILON) * scale + bias
 
     layer, x = FilterResponseNorm(EPSILON), normal(2, 3, 2, 4, mean=1)
@@ -39,7 +44,6 @@ def test_filter_response_norm_of_a_channel_is_over_its_places():
 @pytest.mark.parametrize("shape", [(5, 4), (5, 1, 1, 4)], ids=["dense", "one place"])
 def test_filter_response_norm_of_a_single_place_learns_epsilon(shape):
     def formula(x, scale, bias, learned):
-        x = np.asarray(x, np.float64)
         return x / np.sqrt(x**2 + EPSILON + np.abs(learned)) * scale + bias
 
     layer, x = FilterResponseNorm(EPSILON), normal(*shape)
@@ -53,13 +57,12 @@ def test_a_thresholded_linear_unit_learns_its_threshold_from_a_relu_on(shape):
     layer, x = ThresholdedLinearUnit(), normal(*shape)
     assert_output_and_gradients(layer, np.maximum, x, ["threshold"])
     begun = layer.init_with_output(jax.random.key(0), jnp.asarray(x))[0]
-    np.testing.assert_array_equal(begun, np.maximum(x, 0))
+    np.testing.assert_array_equal(begun, np.maximum(np.float32(x), 0))
 
 
 @SHAPES
 def test_evonorm_s0_divides_by_the_deviation_of_each_group_of_channels(shape):
     def formula(x, v, scale, bias):
-        x = np.asarray(x, np.float64)
         halves = [x[..., :2], x[..., 2:]]
         variances = [
             np.stack([np.full(half[i].shape, half[i].var()) for i in range(len(x))])
