@@ -12,9 +12,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 CLASSES, TRAIN, TEST = 3, 24, 6
 
 
-def encoded(array, form="JPEG"):
+def encoded(pixels, form="JPEG"):
+    """The file of an image, or of an array of its pixels."""
     file = io.BytesIO()
-    Image.fromarray(array).save(file, format=form)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(file, format=form)
     return file.getvalue()
 
 
@@ -34,9 +36,9 @@ def write_shard(path, examples):
     writer.close()
 
 
-def write_set(data_dir, sizes=((16, 16),), damaged=(), name="squares"):
+def write_set(data_dir, full_name="squares/1.0.0", sizes=((16, 16),), damaged=()):
     """A set of three labels in turn, each split in two shards; images of one size or of several."""
-    folder = data_dir / name / "1.0.0"
+    folder, (name, *config, version) = data_dir / full_name, full_name.split("/")
     folder.mkdir(parents=True)
     shape = (*sizes[0], 3) if len(sizes) == 1 else (None, None, 3)
     features = tfds.features.FeaturesDict(
@@ -60,7 +62,8 @@ def write_set(data_dir, sizes=((16, 16),), damaged=(), name="squares"):
             write_shard(folder / f"{name}-{split}.array_record-0000{k}-of-00002", part)
     info = {
         "name": name,
-        "version": "1.0.0",
+        "configName": "/".join(config),
+        "version": version,
         "fileFormat": "array_record",
         "moduleName": "__main__",
         "splits": [

@@ -1,10 +1,9 @@
-"""A small MNIST: its files, a loopback server that has them, and the set prepared from them."""
+"""A small MNIST: its files, and a loopback server that has them; and a set that is prepared."""
 
 import contextlib
 import gzip
 import hashlib
 import http.server
-import shutil
 import socket
 import threading
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.launch_local import free_port
+from tests.small_shards import write_set
 
 NUM_TRAIN, NUM_TEST = 60, 20
 
@@ -121,19 +121,8 @@ def no_network(isolated, mnist_files, monkeypatch):
     point_tfds_at(f"http://127.0.0.1:{free_port()}/", mnist_files, monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def prepared_once(mnist_files, tmp_path_factory):
-    from bnrepro.data import prepare
-
-    data_dir = tmp_path_factory.mktemp("prepared")
-    with pytest.MonkeyPatch.context() as monkeypatch, serving(mnist_files) as (url, _):
-        monkeypatch.setenv("NO_PROXY", "*")
-        point_tfds_at(url, mnist_files, monkeypatch)
-        prepare.prepare(prepare.Mnist, data_dir)
-    return data_dir
-
-
 @pytest.fixture
-def data_dir(isolated, prepared_once, tmp_path):
-    """A data folder that has our MNIST, for one test to do with as it likes."""
-    return shutil.copytree(prepared_once, tmp_path / "data")
+def data_dir(isolated, tmp_path):
+    """A data folder that has the small set of squares, for one test to do with as it likes."""
+    write_set(tmp_path / "data")
+    return tmp_path / "data"

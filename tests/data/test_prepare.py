@@ -83,9 +83,9 @@ def test_another_process_that_was_faster_is_no_error(server, tmp_path, monkeypat
 
 
 def test_a_set_in_another_format_is_not_said_to_be_prepared(data_dir, capsys):
-    info = data_dir / "mnist" / "3.0.1" / "dataset_info.json"
+    info = data_dir / "squares" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    said = refusal(capsys, prepare_data.main, "mnist", f"--data_dir={data_dir}")
+    said = refusal(capsys, prepare_data.main, "squares", f"--data_dir={data_dir}")
     assert "describes tfrecord files, not ArrayRecord: prepare the set elsewhere" in said
 
 

@@ -1,6 +1,5 @@
 """Streams: what is read from shards is what a resident set gives, whenever it is read."""
 
-import io
 import json
 import resource
 from functools import partial
@@ -18,15 +17,9 @@ from bnrepro.data.samplers import make_sampler
 from bnrepro.data.shards import Shards
 from bnrepro.data.sources import make_draw, take_images
 from bnrepro.data.streams import stream
-from tests.small_shards import CLASSES, TEST, TRAIN, write_set, write_shard
+from tests.small_shards import CLASSES, TEST, TRAIN, encoded, write_set, write_shard
 
 pytestmark = pytest.mark.usefixtures("isolated")
-
-
-@pytest.fixture
-def data_dir(tmp_path):
-    write_set(tmp_path / "data")
-    return tmp_path / "data"
 
 
 take = partial(take_images, classes=CLASSES, digits=1)
@@ -80,19 +73,15 @@ def test_a_stream_gives_the_minibatches_of_the_resident_set(data_dir):
         assert_same(jax.tree.map(np.asarray, batch), jax.tree.map(np.asarray, expected))
 
 
-def test_palettes_and_grey_are_decoded_to_the_colours_of_the_set_streamed_or_not(tmp_path):
+def test_palettes_and_grey_are_decoded_to_the_colours_of_the_set_streamed_or_not(data_dir):
     palette = Image.new("P", (16, 16), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     grey = Image.new("L", (16, 16), 40)
-    folder, files = write_set(tmp_path / "data"), []
-    for image in (palette, grey):
-        file = io.BytesIO()
-        image.save(file, format="PNG")
-        files.append((file.getvalue(), 0))
-    shard = folder / "squares-train.array_record-00000-of-00002"
+    files = [(encoded(image, "PNG"), 0) for image in (palette, grey)]
+    shard = data_dir / "squares/1.0.0/squares-train.array_record-00000-of-00002"
     write_shard(shard, files * (TRAIN // 4))
-    whole = load_dataset("squares", tmp_path / "data").train_images
-    streamed = load_dataset("squares", tmp_path / "data", stream=True).train_images
+    whole = load_dataset("squares", data_dir).train_images
+    streamed = load_dataset("squares", data_dir, stream=True).train_images
     for n, colour in enumerate([(10, 20, 30), (40, 40, 40)]):
         assert (whole[n] == colour).all()
         assert (np.asarray(streamed.image(n)) == colour).all()
@@ -151,7 +140,7 @@ def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, monkeypatch
 
 
 def test_validation_is_the_test_set_of_imagenet_whose_test_set_has_no_labels(tmp_path):
-    path = write_set(tmp_path / "data", name="imagenet2012") / "dataset_info.json"
+    path = write_set(tmp_path / "data", "imagenet2012/1.0.0") / "dataset_info.json"
     info = json.loads(path.read_text())
     info["splits"].append({**info["splits"][1], "name": "test"})
     path.write_text(json.dumps(info))
