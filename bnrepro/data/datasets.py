@@ -14,7 +14,7 @@ import pathlib
 import re
 import tempfile
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Int32
@@ -166,17 +166,10 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> D
             + (f" (prepared there: {', '.join(known)})." if known else ".")
         )
     folder, full_name = found
-    try:
-        fingerprint = _fingerprint(folder)
-    except OSError as error:
-        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    cache = _cache_folder() / f"{full_name.replace('/', '-')}{'-labels' if stream else ''}.npz"
     if stream:
-        return _open_stream(folder, full_name, cache, fingerprint)
-    arrays = _read_cache(cache, fingerprint, (*_ARRAYS, "class_names", "sha256"))
-    if arrays is None:
-        arrays = _read_prepared(folder, full_name)
-        _write_cache(cache, fingerprint, arrays)
+        return _open_stream(folder, full_name)
+    keys = (*_ARRAYS, "class_names", "sha256")
+    arrays = _cached(folder, full_name, keys, lambda: _read_prepared(folder, full_name))
     class_names, sha256 = (arrays.pop(key).tolist() for key in ("class_names", "sha256"))
     return Dataset(full_name, **arrays, class_names=tuple(class_names), sha256=sha256)
 
@@ -194,15 +187,14 @@ def _read_prepared(folder: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     return arrays | {"sha256": np.array(digest.hexdigest())}
 
 
-def _open_stream(folder: pathlib.Path, name: str, cache: pathlib.Path, fingerprint: str) -> Dataset:
+def _open_stream(folder: pathlib.Path, name: str) -> Dataset:
     prepared = open_prepared(folder, name)
-    labels = _read_cache(cache, fingerprint, _LABELS)
-    if labels is None:
-        labels = {
-            f"{split}_labels": read_split(prepared, split, images=False)[1]
-            for split in prepared.files
-        }
-        _write_cache(cache, fingerprint, labels)
+
+    def read() -> dict[str, np.ndarray]:
+        splits = {split: read_split(prepared, split, images=False) for split in prepared.files}
+        return {f"{split}_labels": labels for split, (_, labels) in splits.items()}
+
+    labels = _cached(folder, f"{name}-labels", _LABELS, read)
     train, test = (
         Shards(files, labels[f"{split}_labels"], prepared.shape)
         for split, files in prepared.files.items()
@@ -298,44 +290,44 @@ def _prepared(folder: pathlib.Path, name: str = "*") -> list[Reference]:
     return [Reference(**match.groupdict()) for match in matches if match]
 
 
-def _fingerprint(folder: pathlib.Path) -> str:
-    """Names, sizes and modification times of a folder's files; hashing would take longer."""
+def _cached(
+    folder: pathlib.Path,
+    name: str,
+    keys: Iterable[str],
+    read: Callable[[], dict[str, np.ndarray]],
+) -> dict[str, typing.Any]:
+    """Arrays of the set in a folder, by these keys: what `read` returns, or returned before.
+
+    A cache file is complete or absent at any moment, and has the names, sizes and modification
+    times of the folder's files: hashing them would take longer.
+    """
     files = (path for path in folder.rglob("*") if path.is_file())
-    stats = {str(path.relative_to(folder)): path.stat() for path in files}
-    return json.dumps([(name, s.st_size, s.st_mtime_ns) for name, s in sorted(stats.items())])
-
-
-def _cache_folder() -> pathlib.Path:
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
-
-
-def _read_cache(
-    path: pathlib.Path, fingerprint: str, keys: Iterable[str]
-) -> dict[str, typing.Any] | None:
-    """The arrays in a cache file; None if it holds another set, or is damaged or missing."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
-            if cached["fingerprint"] != fingerprint:
-                _log.info("%s is out of date: reading the data set again.", path)
-                return None
-            return {key: cached[key] for key in keys}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
-        _log.info("%s is damaged (%s): replacing it.", path, first_line(error))
-        return None
-
-
-def _write_cache(path: pathlib.Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays of a set to a cache file, which is complete or absent at any moment."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
-            beside = pathlib.Path(folder, path.name)
-            np.savez(beside, fingerprint=fingerprint, **arrays)  # type: ignore[arg-type]
-            beside.replace(path)
+        stats = {str(path.relative_to(folder)): path.stat() for path in files}
     except OSError as error:
-        _log.warning("%s cannot be cached: %s.", path, error)
+        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    fingerprint = json.dumps([(n, s.st_size, s.st_mtime_ns) for n, s in sorted(stats.items())])
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
+    cache = home / f"{name.replace('/', '-')}.npz"
+    try:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as cached:
+            if cached["fingerprint"] == fingerprint:
+                return {key: cached[key] for key in keys}
+            _log.info("%s is out of date: reading the data set again.", cache)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # zipfile and NumPy raise many kinds on a damaged file
+        _log.info("%s is damaged (%s): replacing it.", cache, first_line(error))
+    arrays = read()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as beside:
+            complete = pathlib.Path(beside, cache.name)
+            np.savez(complete, fingerprint=fingerprint, **arrays)  # type: ignore[arg-type]
+            complete.replace(cache)
+    except OSError as error:
+        _log.warning("%s cannot be cached: %s.", cache, error)
+    return arrays
 
 
 def _digits() -> Dataset:
