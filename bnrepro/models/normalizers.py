@@ -21,16 +21,12 @@ def make_normalizer(
     steps: int,
     momentum: Any,
     epsilon: Any,
-    r_max: Any,
-    d_max: Any,
-    warmup: float,
-    r_max_end: float,
-    d_max_end: float,
     num_groups: int,
     window: int = 16,
     use_scale: bool = True,
     axis_name: str | None = None,
     dtype: Any = None,
+    **limits: Any,
 ) -> Normalizer | None:
     """The normalizer of that name, called with `use_running_average`, `name`, `scale_init`.
 
@@ -41,16 +37,13 @@ def make_normalizer(
       steps: length of the run, which Batch Renorm's ramp and the warm-up are scaled to.
       momentum: of the moving averages.
       epsilon: added to the variance.
-      r_max: see `renorm_schedules`, as for the four that follow, and `MovingAverageBatchNorm`.
-      d_max: likewise.
-      warmup: likewise, a share of the run.
-      r_max_end: likewise.
-      d_max_end: likewise.
       num_groups: of group_norm and evonorm_s0; must divide the number of features.
       window: of moving_average_batch_norm, see there.
       use_scale: learn gamma.
       axis_name: mapped axis over which minibatch statistics are shared.
       dtype: of the result (default: promoted from input and parameters).
+      **limits: all that `renorm_schedules` takes: r_max, d_max, warmup, r_max_end and d_max_end.
+        `MovingAverageBatchNorm` has the first and the third.
     """
     if name == "none":
         return None
@@ -64,18 +57,15 @@ def make_normalizer(
         return partial(MovingAverageNorm, **averaging)
     if name == "moving_average_batch_norm":
         return partial(
-            MovingAverageBatchNorm, window=window, warmup=warmup * steps, r_max=r_max, **averaging
+            MovingAverageBatchNorm,
+            window=window,
+            warmup=limits["warmup"] * steps,
+            r_max=limits["r_max"],
+            **averaging,
         )
     if name == "batch_renorm":
-        r_schedule, d_schedule = renorm_schedules(
-            steps,
-            r_max=r_max,
-            d_max=d_max,
-            warmup=warmup,
-            r_max_end=r_max_end,
-            d_max_end=d_max_end,
-        )
-        return partial(BatchRenorm, r_max=r_schedule, d_max=d_schedule, **averaging)
+        r_max, d_max = renorm_schedules(steps, **limits)
+        return partial(BatchRenorm, r_max=r_max, d_max=d_max, **averaging)
 
     # These take no statistics over the minibatch and are the same in training and evaluation. The
     # fast variance of Flax, E[x^2] - E[x]^2, is wrong where the mean is far above the deviation.
