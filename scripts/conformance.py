@@ -2,9 +2,9 @@ r"""Compares public implementations of Batch Norm and Batch Renorm with the pape
 
     python -m scripts.conformance --output=results/conformance.md
 
-Each implementation trains for 30 steps on the inputs of tests/layers/golden.npz, and what it gives
-is compared with the float64 values there. requirements-peers.txt lists what to install; the row of
-an implementation that is not installed says so.
+Each implementation trains for 30 steps on the inputs of tests/layers/golden.py, and what it gives
+is compared with its float64 values. requirements-peers.txt lists what to install; the row of an
+implementation that is not installed says so.
 """
 
 import sys
@@ -16,16 +16,16 @@ import numpy as np
 
 from scripts import make_parser, publish, signed_page
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
+from tests.layers.golden import golden_vectors
 
 Golden = Mapping[str, np.ndarray]
-_GOLDEN = Path(__file__).parents[1] / "tests/layers/golden.npz"
 _UNEXPLAINED = " unexplained"  # behind a deviation, in its cell
 
 
 class Case(NamedTuple):
     """A column of the table."""
 
-    name: str  # that of its data in the golden file, unless `warmup` is given
+    name: str  # that of its golden data, unless `warmup` is given
     title: str
     about_renorm: bool = False
     warmup: int | None = None  # steps of Batch Norm, where an implementation has a schedule
@@ -33,11 +33,11 @@ class Case(NamedTuple):
 
     @property
     def data(self) -> str:
-        """Its data in the golden file."""
+        """The golden data that it trains on."""
         return self.name if self.warmup is None else "inside"
 
     def trajectory(self, implementation: Implementation) -> str:
-        """What is expected in the golden file, with the implementation's own schedule."""
+        """What is expected, with the implementation's own schedule."""
         if self.warmup is None or implementation.warmup is None:
             return self.data
         return "ramp" if implementation.warmup == "ramp" else f"switch_{self.warmup}"
@@ -187,12 +187,6 @@ class Result(NamedTuple):
         return list(found) if wanted <= set().union(*found.values()) else None
 
 
-def load_golden() -> Golden:
-    """The golden vectors by key; see tests/layers/golden.py."""
-    with np.load(_GOLDEN, allow_pickle=False) as file:
-        return dict(file)
-
-
 def measure(implementation: Implementation, case: Case, golden: Golden) -> Result:
     """Runs one implementation through one case."""
     observed = _observe(implementation, case, golden)
@@ -223,7 +217,7 @@ def tolerance(case: Case, golden: Golden) -> float:
 
 
 def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict[str, np.ndarray]:
-    """All that is compared, by the golden file's names; with a mask, zero where it is false."""
+    """All that is compared, by the golden vectors' names; with a mask, zero where it is false."""
     schedule = None if case.warmup is None else implementation.warmup
     settings = Settings(
         momentum=float(golden["momentum"]),
@@ -264,7 +258,7 @@ class Table(NamedTuple):
 def compare(implementations: Sequence[Implementation] = IMPLEMENTATIONS) -> Table:
     """Measures every case of every implementation that is installed."""
     table = Table({}, [])
-    golden = load_golden()
+    golden = golden_vectors()
     for implementation in implementations:
         version = implementation.version()
         row = table.rows[implementation.name] = {"version": version or "not installed"}
@@ -320,7 +314,7 @@ def report(table: Table) -> str:
     """The Markdown text."""
     import pandas as pd
 
-    golden = load_golden()
+    golden = golden_vectors()
     tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
     scalars = {name: float(value) for name, value in golden.items() if value.ndim == 0}
     caption = _CAPTION.format(

@@ -61,7 +61,7 @@ class Implementation(NamedTuple):
     package: str  # that pip installs
     make: Callable[[Settings], Layer]
     renorm: bool = False
-    # The golden file's rule that it follows by design, if not the papers'.
+    # The golden vectors' rule that it follows by design, if not the papers'.
     own_rule: str | None = None
     warmup: str | None = None  # "switch": Batch Norm until a step; "ramp": the paper's
     masks: bool = False
@@ -290,7 +290,7 @@ def _torch(settings: Settings) -> Layer:
 def _sbx(settings: Settings) -> Layer:
     from sbx.common.jax_layers import BatchRenorm
 
-    # Its limits are constants of the code, the 3 and 5 of the golden file.
+    # Its limits are constants of the code, the 3 and 5 of the golden vectors.
     return _Linen(BatchRenorm, settings, warmup_steps=settings.warmup)
 
 

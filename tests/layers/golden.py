@@ -1,21 +1,16 @@
-r"""Thirty training steps of both papers' algorithms in float64: what implementations must give.
+"""Thirty training steps of both papers' algorithms in float64: what implementations must give.
 
-    python -m tests.layers.golden
-
-writes golden.npz beside this file. All of it comes from `reference`, which knows nothing of the
-code. Keys: `DATA/x` (and `mask/mask`), and for each trajectory over them and each rule
-`TRAJECTORY/RULE/QUANTITY`, step by step except for `evaluation`, of the first minibatch at the end.
-A rule that differs from `batch_norm` in the averages alone has only the quantities that differ.
+All of it comes from `reference`, which knows nothing of the code. Keys: `DATA/x` (and `mask/mask`),
+and for each trajectory over them and each rule `TRAJECTORY/RULE/QUANTITY`, step by step except for
+`evaluation`, of the first minibatch at the end. A rule that differs from `batch_norm` in the
+averages alone has only the quantities that differ.
 """
-
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from tests.layers import reference
 
-PATH = Path(__file__).with_name("golden.npz")
 STEPS, SHAPE = 30, (2, 2, 3)  # two sequences of length two, three features
 MOMENTUM, EPSILON = 0.9, 1e-3
 R_MAX, D_MAX = 3.0, 5.0
@@ -88,8 +83,8 @@ def _standardized(values, mask=None):
     return (values - values.mean((1, 2), **options)) / values.std((1, 2), **options)
 
 
-def golden():
-    """Everything in the file: constants, `data`, and each trajectory by each rule."""
+def golden_vectors():
+    """All of them: constants, `data`, and each trajectory by each rule."""
     arrays = {
         "momentum": np.array(MOMENTUM),
         "epsilon": np.array(EPSILON),
@@ -200,7 +195,3 @@ def _filled(valid, mask):
     values = np.zeros(SHAPE)
     values[mask] = valid
     return values
-
-
-if __name__ == "__main__":
-    np.savez_compressed(PATH, allow_pickle=False, **golden())

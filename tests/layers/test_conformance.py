@@ -20,7 +20,7 @@ CELLS = [
 
 @pytest.fixture(scope="module")
 def vectors():
-    return conformance.load_golden()
+    return golden.golden_vectors()
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,6 @@ def test_our_layers_are_exact_in_every_case(implementation, case, vectors):
     assert case.supported(implementation)
     result = conformance.measure(implementation, case, vectors)
     assert result.papers.exact, result.papers.value
-
-
-def test_the_committed_vectors_are_those_of_the_generator(vectors):
-    generated = golden.golden()
-    assert set(vectors) == set(generated)
-    for key, values in generated.items():
-        assert vectors[key].dtype == values.dtype
-        np.testing.assert_allclose(vectors[key], values, rtol=1e-9, atol=1e-12, err_msg=key)
 
 
 @pytest.mark.parametrize(("data", "clipped"), [("inside", False), ("limits", True)])
