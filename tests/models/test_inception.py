@@ -115,19 +115,6 @@ def test_activations_are_recomputed_on_demand_and_variables_keep_their_names(sma
     assert (recomputed(model), recomputed(recomputing)) == (0, 4)
 
 
-def test_only_activations_are_in_half_precision(small):
-    model, variables, images = small
-    normalizer = partial(model.normalizer, dtype=jnp.bfloat16)
-    half = model.clone(dtype=jnp.bfloat16, normalizer=normalizer)
-    found, out = abstract(half, *images.shape)
-    assert found == variables
-    # Batch Renorm counts its updates.
-    assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32", "int32"}
-    for name in ("logits", "auxiliary/logits", "auxiliary_logits", "auxiliary"):
-        assert out.pop(name).dtype == jnp.float32
-    assert {x.dtype.name for x in out.values()} == {"bfloat16"}
-
-
 def test_zero_means_the_papers_stem():
     strides = {name: named(name).stem_stride for name in ("inception", "resnet")}
     assert strides == {"inception": 8, "resnet": 4}

@@ -1,6 +1,7 @@
 """The networks and the normalizers a config can name."""
 
 from functools import partial
+from itertools import product
 
 import flax.errors
 import flax.linen as nn
@@ -124,21 +125,29 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
         np.testing.assert_allclose(out["dense_1"], passed_on @ kernel, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn"])
 @pytest.mark.parametrize(
-    "name",
+    ("kind", "name"),
     [
-        "batch_renorm", "evonorm_s0", "filter_response_norm", "group_norm",
-        "moving_average_batch_norm", "moving_average_norm", "none",
+        *product(
+            ("mlp", "cnn"),
+            (
+                "batch_renorm", "evonorm_s0", "filter_response_norm", "group_norm",
+                "moving_average_batch_norm", "moving_average_norm", "none",
+            ),
+        ),
+        ("inception", "batch_renorm"),
+        ("resnet", "batch_renorm"),
     ],
 )  # fmt: skip
 def test_of_half_precision_are_activations_alone(kind, name):
     normalizer = make_normalizer(name, dtype=jnp.bfloat16, **SETTINGS)
-    model = named(kind, normalizer=normalizer, dtype="bfloat16")
-    *kept, out = jax.eval_shape(partial(trained, model), jnp.zeros((6, 8, 8, 1)))
-    assert {x.dtype.name for x in jax.tree.leaves(kept)} <= {"float32", "int32"}
-    assert out.pop("logits").dtype == jnp.float32
-    assert {x.dtype.name for x in out.values()} == {"bfloat16"}
+    settings = {"stem_stride": 2, "auxiliary": True} if kind == "inception" else {}
+    model = named(kind, normalizer=normalizer, dtype="bfloat16", **settings)
+    variables, out = abstract(model, 6, 16, 16, 1)
+    assert {x.dtype.name for x in jax.tree.leaves(variables)} <= {"float32", "int32"}
+    logits = {"logits", "auxiliary/logits", "auxiliary_logits", "auxiliary"}
+    for module, x in out.items():
+        assert x.dtype == (jnp.float32 if module in logits else jnp.bfloat16)
 
 
 def test_the_two_batch_normalizers_share_their_common_settings():

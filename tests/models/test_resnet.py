@@ -152,14 +152,6 @@ def test_recomputed_activations_change_neither_names_nor_gradients(shallow):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), found, expected)
 
 
-def test_only_activations_are_in_half_precision(shallow):
-    normalizer = partial(BatchNorm, dtype=jnp.bfloat16)
-    variables, out = abstract(named(normalizer=normalizer, dtype="bfloat16"), 2, 32, 32, 3)
-    assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32"}
-    assert out.pop("logits").dtype == jnp.float32
-    assert {x.dtype.name for x in out.values()} == {"bfloat16"}
-
-
 def test_without_a_normalizer_the_convolutions_have_biases(shallow):
     variables, _ = abstract(named(normalizer=None), 2, 32, 32, 3)
     assert variables["params"]["conv2_1"]["conv_3"]["bias"].shape == (256,)
