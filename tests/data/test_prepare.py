@@ -111,12 +111,6 @@ def test_a_host_that_stays_silent_is_a_connection_error(no_network, tmp_path, mo
             prepare.prepare(prepare.Mnist, tmp_path)
 
 
-def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
-    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
-    with pytest.raises(DatasetError, match=r"mnist/3\.0\.1 has no dataset_info\.json"):
-        prepare.prepare(prepare.Mnist, tmp_path)
-
-
 def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
     server, tmp_path, monkeypatch, capsys
 ):
