@@ -119,39 +119,20 @@ def _batch_norm(x, dy, mask):
     unbiased: of unbiased variances. from zero: of biased ones, both averages started at zero and
     divided by 1 - momentum^steps in evaluation.
     """
-    steps = []
-    mu, var, unbiased, from_zero = np.zeros(3), np.ones(3), np.ones(3), np.zeros(3)
-    for x_t, dy_t, mask_t in zip(x, dy, mask, strict=True):
-        valid = x_t[mask_t].astype(np.float64)
-        batch_mean, batch_var, size = (value[0] for value in reference.minibatch(valid))
-        mu = reference.moved(mu, batch_mean, MOMENTUM)
-        var = reference.moved(var, batch_var, MOMENTUM)
-        unbiased = reference.moved(unbiased, batch_var * size / (size - 1), MOMENTUM)
-        from_zero = reference.moved(from_zero, batch_var, MOMENTUM)
-        y = reference.batch_norm(valid, GAMMA, BETA, epsilon=EPSILON)
-        dx = reference.batch_norm_gradients(valid, dy_t[mask_t], GAMMA, epsilon=EPSILON)[0]
-        steps.append(
-            {
-                "y": _filled(y, mask_t),
-                "dx": _filled(dx, mask_t),
-                "mean": mu,
-                "var": var,
-                "unbiased": unbiased,
-            }
-        )
-    series = _series(steps)
+    series = _batch_renorm(x, dy, mask, np.ones(STEPS), np.zeros(STEPS), "var")
+    mean, var = series["mean"], series.pop("std") ** 2 - EPSILON
+    left = MOMENTUM ** (1 + _STEPS[:, None])  # of the first average
+    m = mask[0].sum()
+    unbiased = left + (var - left) * m / (m - 1)
 
     def evaluation(mean, var):
-        return _evaluation(x[0], mask[0], mean, np.sqrt(var + EPSILON))
+        return _evaluation(x[0], mask[0], mean[-1], np.sqrt(var[-1] + EPSILON))
 
-    correction = 1 - MOMENTUM**STEPS
+    corrected = mean / (1 - left), (var - left) / (1 - left)
     return {
-        "batch_norm unbiased": {
-            "var": series.pop("unbiased"),
-            "evaluation": evaluation(mu, unbiased),
-        },
-        "batch_norm from zero": {"evaluation": evaluation(mu / correction, from_zero / correction)},
-        "batch_norm": {**series, "evaluation": evaluation(mu, var)},
+        "batch_norm": {**series, "var": var},
+        "batch_norm unbiased": {"var": unbiased, "evaluation": evaluation(mean, unbiased)},
+        "batch_norm from zero": {"evaluation": evaluation(*corrected)},
     }
 
 
@@ -178,12 +159,8 @@ def _batch_renorm(x, dy, mask, r_max, d_max, average):
         steps.append(
             {"y": _filled(step.y, mask_t), "dx": _filled(dx, mask_t), "mean": mu, "std": sigma}
         )
-    return {**_series(steps), "evaluation": _evaluation(x[0], mask[0], mu, sigma)}
-
-
-def _series(steps):
-    """From a dictionary a step to one of arrays [step, ...]."""
-    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    series = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+    return {**series, "evaluation": _evaluation(x[0], mask[0], mu, sigma)}
 
 
 def _evaluation(x, mask, mu, sigma):
