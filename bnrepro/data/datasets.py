@@ -211,16 +211,14 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
 
     def pooled(images: np.ndarray) -> np.ndarray:
         blocks = images.reshape(-1, size, down, size, across, images.shape[-1])
-        return np.rint(blocks.mean((2, 4), np.float32)).astype(np.uint8)
-
-    def in_parts(images: np.ndarray) -> np.ndarray:
-        # Since float32 takes four times the memory.
-        return np.concatenate([pooled(part) for part in np.array_split(images, 64)])
+        # In parts, since float32 takes four times the memory.
+        means = (part.mean((2, 4), np.float32) for part in np.array_split(blocks, 64))
+        return np.concatenate([np.rint(mean).astype(np.uint8) for mean in means])
 
     return dataclasses.replace(
         dataset,
-        train_images=in_parts(dataset.train_images),
-        test_images=in_parts(dataset.test_images),
+        train_images=pooled(dataset.train_images),
+        test_images=pooled(dataset.test_images),
     )
 
 
