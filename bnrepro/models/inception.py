@@ -47,34 +47,27 @@ Branch = Sequence[Conv | Pool | Mapping[str, Conv]]
 AVERAGE = Pool(partial(nn.avg_pool, count_include_pad=False), 1, "SAME")
 MAXIMUM = Pool(nn.max_pool, 2, "VALID")
 
-# By the stem's stride: the stem, and the smallest image that leaves the last stage a position.
-# The first is the paper's; the others are for images of about 64 x 64 and 32 x 32.
-STEMS: dict[int, tuple[Branch, int]] = {
+# By stride. The first is the paper's; the others are for images of about 64 x 64 and 32 x 32.
+STEMS: dict[int, Branch] = {
     8: (
-        (
-            Conv(32, (3, 3), 2, "VALID"),
-            Conv(32, (3, 3), 1, "VALID"),
-            Conv(64, (3, 3)),
-            MAXIMUM,
-            Conv(80, (1, 1)),
-            Conv(192, (3, 3), 1, "VALID"),
-            MAXIMUM,
-        ),
-        75,
+        Conv(32, (3, 3), 2, "VALID"),
+        Conv(32, (3, 3), 1, "VALID"),
+        Conv(64, (3, 3)),
+        MAXIMUM,
+        Conv(80, (1, 1)),
+        Conv(192, (3, 3), 1, "VALID"),
+        MAXIMUM,
     ),
     **{
         stride: (
-            (
-                Conv(32, (3, 3), stride // 2),
-                Conv(32, (3, 3)),
-                Conv(64, (3, 3)),
-                Conv(80, (1, 1)),
-                Conv(192, (3, 3)),
-                MAXIMUM._replace(padding="SAME"),
-            ),
-            smallest,
+            Conv(32, (3, 3), stride // 2),
+            Conv(32, (3, 3)),
+            Conv(64, (3, 3)),
+            Conv(80, (1, 1)),
+            Conv(192, (3, 3)),
+            MAXIMUM._replace(padding="SAME"),
         )
-        for stride, smallest in ((4, 25), (2, 13))
+        for stride in (4, 2)
     },
 }
 
@@ -225,10 +218,10 @@ class Inception(Network, kw_only=True):
 
     def nonlinearity_inputs(self) -> tuple[str, ...]:
         """Names of the modules whose outputs the nonlinearities take, block by block."""
-        stem, _ = STEMS[self.stem_stride]
+        stem = {"stem": {"stem": STEMS[self.stem_stride]}}
         return tuple(
             f"{block}/{self.before_nonlinearity('conv')}_{layer}"
-            for block, branches in {"stem": {"stem": stem}, **BLOCKS}.items()
+            for block, branches in (stem | BLOCKS).items()
             for branch, layers in branches.items()
             for layer in _names(branch, layers)
         )
@@ -236,23 +229,12 @@ class Inception(Network, kw_only=True):
     def features(
         self, x: Float[Array, "batch height width channels"], *, train: bool, deterministic: bool
     ) -> Float[Array, "batch features"]:
-        """The mean over positions of the last block.
-
-        Raises:
-          ValueError: images that are too small for the stem.
-        """
-        stem, smallest = STEMS[self.stem_stride]
-        if min(x.shape[1:3]) < smallest:
-            raise ValueError(
-                f"images for stem_stride {self.stem_stride} must have at least {smallest} x "
-                f"{smallest} pixels, got {x.shape[1]} x {x.shape[2]}"
-            )
-
+        """The mean over positions of the last block."""
         unit = partial(
             _unit, width=self.width, activated=self.activated(train=train), **self.linear
         )
         block = nn.remat(Block) if self.remat else Block
-        x = block({"stem": stem}, unit, name="stem")(x)
+        x = block({"stem": STEMS[self.stem_stride]}, unit, name="stem")(x)
         for name, branches in BLOCKS.items():
             x = block(branches, unit, name=name)(x)
             if self.auxiliary and train and name == _BEFORE_HEAD:

@@ -59,9 +59,6 @@ class Network(nn.Module):
           x: the minibatch; images (height, width, channels), or for an MLP anything.
           train: whether normalizers take the minibatch's own statistics.
           deterministic: drop nothing out (default: in evaluation).
-
-        Raises:
-          ValueError: images or settings that the network cannot have.
         """
         deterministic = not train if deterministic is None else deterministic
         return self.classify(self.features(x, train=train, deterministic=deterministic))

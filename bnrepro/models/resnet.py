@@ -117,16 +117,7 @@ class ResNet(Network, kw_only=True):
     def features(
         self, x: Float[Array, "batch height width channels"], *, train: bool, deterministic: bool
     ) -> Float[Array, "batch features"]:
-        """The mean over positions of the last bottleneck.
-
-        Raises:
-          ValueError: a stride that the stem cannot have, or a placement other than before, since
-            nonlinearities come after sums.
-        """
-        if self.stem_stride not in (1, 4):
-            raise ValueError(f"stem_stride of a ResNet must be 4 or 1, got {self.stem_stride}")
-        if self.norm_placement != "before":
-            raise ValueError(f"a resnet takes norm_placement before, got {self.norm_placement!r}")
+        """The mean over positions of the last bottleneck."""
         shared: dict[str, Any] = {
             "conv": partial(nn.Conv, conv_general_dilated=convolution, **self.linear),
             "normalizer": self.normalizer
