@@ -8,7 +8,7 @@ implementation that is not installed says so.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,8 @@ import numpy as np
 
 from scripts import make_parser, publish, signed_page
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
-from tests.layers.golden import golden_vectors
+from tests.layers.golden import SETTINGS, golden_vectors
 
-Golden = Mapping[str, np.ndarray]
 _UNEXPLAINED = " unexplained"  # behind a deviation, in its cell
 
 
@@ -187,9 +186,9 @@ class Result(NamedTuple):
         return list(found) if wanted <= set().union(*found.values()) else None
 
 
-def measure(implementation: Implementation, case: Case, golden: Golden) -> Result:
+def measure(implementation: Implementation, case: Case) -> Result:
     """Runs one implementation through one case."""
-    observed = _observe(implementation, case, golden)
+    golden, observed = golden_vectors(), _observe(implementation, case)
     papers = "batch_renorm" if implementation.renorm else "batch_norm"
 
     def deviation(rule: str) -> Deviation:
@@ -200,36 +199,33 @@ def measure(implementation: Implementation, case: Case, golden: Golden) -> Resul
             expected = golden[keys[0] if keys[0] in golden else keys[1]]
             values.append(np.max(np.abs(value - expected)) / np.max(np.abs(expected)))
         largest = float(np.max(values))  # NaN where there is one
-        return Deviation(largest, largest <= tolerance(case, golden))
+        return Deviation(largest, largest <= tolerance(case))
 
     own = implementation.own_rule
     return Result(deviation(papers), deviation(own) if own else None)
 
 
-def tolerance(case: Case, golden: Golden) -> float:
+def tolerance(case: Case) -> float:
     """The largest deviation that counts as exact; the table's caption gives the reasons."""
     if case.name == "bfloat16":
         return 2.0**-7
+    golden = golden_vectors()
     x = np.float64(golden[f"{case.data}/x"])
     counts = golden.get(f"{case.data}/mask", np.ones(x.shape[:-1], bool))[..., None]
-    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + golden["epsilon"])
+    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + SETTINGS["epsilon"])
     return 1e-5 + 2.0**-23 * float(np.max(np.max(np.abs(x * counts), (1, 2)) / sigma))
 
 
-def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict[str, np.ndarray]:
+def _observe(implementation: Implementation, case: Case) -> dict[str, np.ndarray]:
     """All that is compared, by the golden vectors' names; with a mask, zero where it is false."""
     schedule = None if case.warmup is None else implementation.warmup
     settings = Settings(
-        momentum=float(golden["momentum"]),
-        epsilon=float(golden["epsilon"]),
-        gamma=golden["gamma"],
-        beta=golden["beta"],
-        r_max=float(golden["r_max"]),
-        d_max=float(golden["d_max"]),
+        **SETTINGS,
         ramp=schedule == "ramp",
         warmup=case.warmup if case.warmup and schedule == "switch" else 0,
         dtype="bfloat16" if case.name == "bfloat16" else "float32",
     )
+    golden = golden_vectors()
     x, mask = golden[f"{case.data}/x"], golden.get(f"{case.data}/mask")
     counts = np.ones(x.shape[:-1]) if mask is None else mask
     counts = counts[..., None].astype(np.float32)
@@ -258,7 +254,6 @@ class Table(NamedTuple):
 def compare(implementations: Sequence[Implementation] = IMPLEMENTATIONS) -> Table:
     """Measures every case of every implementation that is installed."""
     table = Table({}, [])
-    golden = golden_vectors()
     for implementation in implementations:
         version = implementation.version()
         row = table.rows[implementation.name] = {"version": version or "not installed"}
@@ -266,19 +261,19 @@ def compare(implementations: Sequence[Implementation] = IMPLEMENTATIONS) -> Tabl
         if version is None:
             continue
         try:
-            row |= {case.title: _cell(implementation, case, golden, table) for case in CASES}
+            row |= {case.title: _cell(implementation, case, table) for case in CASES}
         except ImportError as error:
             row["version"] += f", cannot be imported: {error}"
     return table
 
 
-def _cell(implementation: Implementation, case: Case, golden: Golden, table: Table) -> str:
+def _cell(implementation: Implementation, case: Case, table: Table) -> str:
     """The text of a cell; adds to the table's notes."""
     if case.about_renorm and not implementation.renorm:
         return "–"
     if not case.supported(implementation):
         return "not supported"
-    result = measure(implementation, case, golden)
+    result = measure(implementation, case)
     texts = result.explanations(implementation.name, case.name)
     if texts is None:
         return f"{result}{_UNEXPLAINED}"
@@ -314,11 +309,9 @@ def report(table: Table) -> str:
     """The Markdown text."""
     import pandas as pd
 
-    golden = golden_vectors()
-    tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
-    scalars = {name: float(value) for name, value in golden.items() if value.ndim == 0}
+    tolerances = {case.name: tolerance(case) for case in CASES if case.name != "bfloat16"}
     caption = _CAPTION.format(
-        **scalars, offset=tolerances.pop("offset"), others=max(tolerances.values())
+        **SETTINGS, offset=tolerances.pop("offset"), others=max(tolerances.values())
     )
     notes = "\n".join(f"{number}. {text}" for number, text in enumerate(table.notes, 1))
     packages = dict.fromkeys(peer.package for peer in IMPLEMENTATIONS)

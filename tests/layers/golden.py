@@ -6,6 +6,9 @@ and for each trajectory over them and each rule `TRAJECTORY/RULE/QUANTITY`, step
 averages alone has only the quantities that differ.
 """
 
+from functools import cache
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -15,6 +18,8 @@ STEPS, SHAPE = 30, (2, 2, 3)  # two sequences of length two, three features
 MOMENTUM, EPSILON = 0.9, 1e-3
 R_MAX, D_MAX = 3.0, 5.0
 GAMMA, BETA = np.array([1.5, -0.75, 1.0]), np.array([0.25, 0.5, -1.0])
+SETTINGS: dict[str, Any] = {"momentum": MOMENTUM, "epsilon": EPSILON, "gamma": GAMMA, "beta": BETA}
+SETTINGS |= {"r_max": R_MAX, "d_max": D_MAX}
 
 _STEPS = np.arange(STEPS)
 _CONSTANT = np.full(STEPS, R_MAX), np.full(STEPS, D_MAX)
@@ -83,17 +88,10 @@ def _standardized(values, mask=None):
     return (values - values.mean((1, 2), **options)) / values.std((1, 2), **options)
 
 
+@cache
 def golden_vectors():
-    """All of them: constants, `data`, and each trajectory by each rule."""
-    arrays = {
-        "momentum": np.array(MOMENTUM),
-        "epsilon": np.array(EPSILON),
-        "r_max": np.array(R_MAX),
-        "d_max": np.array(D_MAX),
-        "gamma": GAMMA,
-        "beta": BETA,
-        **data(),
-    }
+    """All of them: `data`, and each trajectory by each rule."""
+    arrays = data()
     for trajectory, (name, limits) in TRAJECTORIES.items():
         x = arrays[f"{name}/x"]
         mask = arrays.get(f"{name}/mask", np.ones(x.shape[:-1], bool))

@@ -18,25 +18,20 @@ CELLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def vectors():
-    return golden.golden_vectors()
-
-
 @pytest.mark.parametrize(
     ("implementation", "case"), CELLS, ids=[f"{row.name}-{case.name}" for row, case in CELLS]
 )
-def test_our_layers_are_exact_in_every_case(implementation, case, vectors):
+def test_our_layers_are_exact_in_every_case(implementation, case):
     assert case.supported(implementation)
-    result = conformance.measure(implementation, case, vectors)
+    result = conformance.measure(implementation, case)
     assert result.papers.exact, result.papers.value
 
 
 @pytest.mark.parametrize(("data", "clipped"), [("inside", False), ("limits", True)])
-def test_r_and_d_are_where_their_cases_say(data, clipped, vectors):
+def test_r_and_d_are_where_their_cases_say(data, clipped):
     mu, sigma = np.zeros(3), np.ones(3)
     r, d = [], []
-    for x in vectors[f"{data}/x"]:
+    for x in golden.data()[f"{data}/x"]:
         step = reference.batch_renorm(x, mu, sigma, np.inf, np.inf, epsilon=1e-3, momentum=0.9)
         mu, sigma = step.mu, step.sigma
         r.append(step.r)
