@@ -1,29 +1,19 @@
 """Data sets by their sizes alone: for plans of training on images that are not there."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bnrepro.data.datasets import Dataset, DatasetError, check_divides, load_dataset, parse_name
 from bnrepro.data.shards import Shards
 
-
-class _Description(NamedTuple):
-    """Numbers of images and classes; height, width (0 if they differ) and channels of an image."""
-
-    train: int
-    test: int
-    classes: int
-    size: int
-    channels: int
-
-
-# As in TFDS's catalog; the test set is `validation` where there is no `test`.
+# Numbers of training images, test images and classes; height and width (0 if they differ) and
+# channels of an image. As in TFDS's catalog, with `validation` to test on where there is no `test`.
 _DESCRIPTIONS = {
-    "imagenet2012": _Description(1_281_167, 50_000, 1_000, 0, 3),
-    "imagenette": _Description(9_469, 3_925, 10, 0, 3),
-    "mnist": _Description(60_000, 10_000, 10, 28, 1),
+    "imagenet2012": (1_281_167, 50_000, 1_000, 0, 3),
+    "imagenette": (9_469, 3_925, 10, 0, 3),
+    "mnist": (60_000, 10_000, 10, 28, 1),
 }
 
 
@@ -50,18 +40,17 @@ def describe_dataset(
             for images in (dataset.train_images, dataset.test_images)
         )
         return dataclasses.replace(dataset, train_images=train, test_images=test)
-    size = image_size or known.size
+    num_train, num_test, classes, stored, channels = known
+    size = image_size or stored
     if not size:
         raise DatasetError(f"The images of {name} differ in size: give an image_size.")
     if not stream:
-        check_divides(size, known.size, known.size, name)
+        check_divides(size, stored, stored, name)
 
     def split(count: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = np.arange(count, dtype=np.int32) % known.classes
-        return _black(count, size, size, known.channels), labels
+        return _black(count, size, size, channels), np.arange(count, dtype=np.int32) % classes
 
-    class_names = tuple(map(str, range(known.classes)))
-    return Dataset(name, *split(known.train), *split(known.test), class_names)
+    return Dataset(name, *split(num_train), *split(num_test), tuple(map(str, range(classes))))
 
 
 def _black(*shape: Any) -> np.ndarray:
