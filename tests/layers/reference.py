@@ -49,21 +49,6 @@ def batch_norm(x, gamma=1.0, beta=0.0, *, epsilon=1e-5, axis=-1):
     return gamma * (np.asarray(x) - mean) / np.sqrt(var + epsilon) + beta
 
 
-def batch_norm_gradients(x, dy, gamma=1.0, *, epsilon=1e-5, axis=-1):
-    """[BN] section 3, the equations for the gradients; of x, gamma and beta."""
-    mean, var, m = minibatch(x, axis)
-    axes = reduced_axes(x, axis)
-    centred = np.asarray(x, np.float64) - mean
-    root = np.sqrt(var + epsilon)
-    dx_hat = np.asarray(dy, np.float64) * gamma
-    dvar = (dx_hat * centred * -0.5 * root**-3).sum(axes, keepdims=True)
-    dmean = (dx_hat * -1 / root).sum(axes, keepdims=True) + dvar * (-2 * centred).sum(
-        axes, keepdims=True
-    ) / m
-    dx = dx_hat / root + dvar * 2 * centred / m + dmean / m
-    return dx, (dy * centred / root).sum(axes), np.asarray(dy, np.float64).sum(axes)
-
-
 class Renormalized(NamedTuple):
     y: np.ndarray
     mu: np.ndarray  # moving mean after this step
@@ -87,7 +72,7 @@ def batch_renorm(
 
 
 def batch_renorm_gradients(x, dy, r, d, gamma=1.0, *, epsilon=1e-5, axis=-1):
-    """[BRN] section 3: r and d are constants; of x, gamma and beta."""
+    """[BRN] section 3: r and d are constants (1 and 0 in [BN] section 3); of x, gamma and beta."""
     mu_b, var_b, m = minibatch(x, axis)
     axes = reduced_axes(x, axis)
     sigma_b = np.sqrt(epsilon + var_b)
