@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import flax.linen as nn
 from jaxtyping import Array, Float
 
-from bnrepro.models.convolution import convolution
 from bnrepro.models.network import Network
 
 
@@ -31,13 +29,5 @@ class CNN(Network, kw_only=True):
         """The mean over positions of the last layer."""
         activated = self.activated(train=train)
         for i, channels in enumerate(self.channels):
-            x = nn.Conv(
-                channels,
-                kernel_size=(3, 3),
-                strides=2,
-                conv_general_dilated=convolution,
-                name=f"conv_{i}",
-                **self.linear,
-            )(x)
-            x = activated(x, layer=str(i))
+            x = activated(self.conv(channels, (3, 3), 2, name=f"conv_{i}")(x), layer=str(i))
         return self.dropped(x.mean((1, 2)), "dropout", deterministic=deterministic)

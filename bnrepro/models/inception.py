@@ -6,13 +6,12 @@ Blocks are numbered as in Keras, where `mixed_0` is `mixed0`; in TF-Slim `mixed_
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bnrepro.models.convolution import convolution
 from bnrepro.models.network import Network
 
 
@@ -135,28 +134,6 @@ BLOCKS: dict[str, Mapping[str, Branch]] = {
 _BEFORE_HEAD = "mixed_7"
 
 
-def _unit(
-    x: Array,
-    conv: Conv,
-    name: str,
-    *,
-    width: float,
-    activated: Callable[..., Array],
-    **linear: Any,
-) -> Array:
-    """Applies `conv_NAME`, `norm_NAME` and the nonlinearity; within a compact module."""
-    x = nn.Conv(
-        max(1, round(width * conv.channels)),
-        kernel_size=conv.kernel,
-        strides=conv.stride,
-        padding=conv.padding,
-        conv_general_dilated=convolution,
-        name=f"conv_{name}",
-        **linear,
-    )(x)
-    return activated(x, layer=name)
-
-
 def _names(branch: str, layers: Branch) -> list[str]:
     """Names of a branch's convolutions, in order."""
     names = []
@@ -172,7 +149,7 @@ class Block(nn.Module):
 
     Attributes:
       branches: by name; the modules of a branch's i-th layer are `conv_NAME_i` and `norm_NAME_i`.
-      unit: applies a `Conv` of some name.
+      unit: applies a `Conv` of some name: `conv_NAME`, `norm_NAME` and the nonlinearity.
     """
 
     branches: Mapping[str, Branch]
@@ -230,9 +207,14 @@ class Inception(Network, kw_only=True):
         self, x: Float[Array, "batch height width channels"], *, train: bool, deterministic: bool
     ) -> Float[Array, "batch features"]:
         """The mean over positions of the last block."""
-        unit = partial(
-            _unit, width=self.width, activated=self.activated(train=train), **self.linear
-        )
+        make, width, activated = self.conv, self.width, self.activated(train=train)
+
+        # Not a method: the block that calls it gets the layers.
+        def unit(x: Array, conv: Conv, name: str) -> Array:
+            channels = max(1, round(width * conv.channels))
+            layer = make(channels, conv.kernel, conv.stride, conv.padding, name=f"conv_{name}")
+            return activated(layer(x), layer=name)
+
         block = nn.remat(Block) if self.remat else Block
         x = block({"stem": STEMS[self.stem_stride]}, unit, name="stem")(x)
         for name, branches in BLOCKS.items():

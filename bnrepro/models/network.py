@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bnrepro.models.convolution import convolution
 from bnrepro.models.dropout import Dropout
 from bnrepro.models.kernels import KERNELS, Treatment, promoted
 from bnrepro.models.normalizers import Normalizer
@@ -48,6 +49,11 @@ class Network(nn.Module):
             "dtype": self.dtype,
             "promote_dtype": promoted(self.treatment),
         }
+
+    @property
+    def conv(self) -> Callable[..., nn.Module]:
+        """Makes a convolution, called with its channels, kernel, strides, padding and `name`."""
+        return partial(nn.Conv, conv_general_dilated=convolution, **self.linear)
 
     @nn.compact
     def __call__(

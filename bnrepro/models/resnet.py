@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from bnrepro.models.convolution import convolution
 from bnrepro.models.network import Network
 
 # Bottlenecks of conv2_x to conv5_x (table 1 of the paper).
@@ -119,7 +118,7 @@ class ResNet(Network, kw_only=True):
     ) -> Float[Array, "batch features"]:
         """The mean over positions of the last bottleneck."""
         shared: dict[str, Any] = {
-            "conv": partial(nn.Conv, conv_general_dilated=convolution, **self.linear),
+            "conv": self.conv,
             "normalizer": self.normalizer
             and partial(self.normalizer, use_running_average=not train),
             "activation": self.activation,
