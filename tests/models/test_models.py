@@ -72,28 +72,16 @@ def every_call(module, method):
     return method == "__call__" and module.path
 
 
-def trained(model, x):
-    """Variables, what a step of training makes of the averages, and the outputs of all modules."""
-    variables = model.init(jax.random.key(1), x, train=True)
-    _, updates = model.apply(
-        variables,
-        x,
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=every_call,
-    )
-    return variables, updates.get("batch_stats", {}), outputs(updates)
+def initialized(model, x):
+    """Variables and the outputs of all modules in training."""
+    options = {"train": True, "mutable": True, "capture_intermediates": every_call}
+    variables = model.init(jax.random.key(1), x, **options)
+    return variables, outputs({"intermediates": variables.pop("intermediates")})
 
 
 def abstract(model, *shape):
-    """Variables and the outputs of all modules in training, as shapes and types."""
-
-    def initialized(x):
-        options = {"train": True, "mutable": True, "capture_intermediates": every_call}
-        variables = model.init(jax.random.key(1), x, **options)
-        return variables, outputs({"intermediates": variables.pop("intermediates")})
-
-    return jax.eval_shape(initialized, jnp.zeros(shape))
+    """The same as shapes and types."""
+    return jax.eval_shape(partial(initialized, model), jnp.zeros(shape))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -103,7 +91,7 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
     normalizer = make_normalizer("batch_norm", **SETTINGS)
     model = named(kind, normalizer=normalizer, norm_placement=placement)
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
-    variables, _, out = jax.tree.map(np.asarray, trained(model, images))
+    variables, out = jax.tree.map(np.asarray, initialized(model, images))
     linear = {"mlp": "dense", "cnn": "conv"}[kind]
     first = model.nonlinearity_inputs()[0]
     assert first == ("norm_0" if placement != "after" else f"{linear}_0")
@@ -145,6 +133,9 @@ def test_of_half_precision_are_activations_alone(kind, name):
     model = named(kind, normalizer=normalizer, dtype="bfloat16", **settings)
     variables, out = abstract(model, 6, 16, 16, 1)
     assert {x.dtype.name for x in jax.tree.leaves(variables)} <= {"float32", "int32"}
+    train = partial(model.apply, train=True, mutable=["batch_stats"])
+    _, updates = jax.eval_shape(train, variables, jnp.zeros((6, 16, 16, 1)))
+    assert updates.get("batch_stats") == variables.get("batch_stats")
     logits = {"logits", "auxiliary/logits", "auxiliary_logits", "auxiliary"}
     for module, x in out.items():
         assert x.dtype == (jnp.float32 if module in logits else jnp.bfloat16)
@@ -220,7 +211,7 @@ def test_dilated_and_grouped_convolutions_are_those_of_flax(settings):
 
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel():
     model = named("cnn", channels=(10, 20), normalizer=make_normalizer("batch_norm", **SETTINGS))
-    variables, _, out = jax.jit(partial(trained, model))(X)
+    variables, out = jax.jit(partial(initialized, model))(X)
     # Images of 4 x 5.
     assert [out[f"conv_{i}"].shape for i in (0, 1)] == [(6, 2, 3, 10), (6, 1, 2, 20)]
     assert variables["batch_stats"]["norm_1"]["mean"].shape == (20,)
