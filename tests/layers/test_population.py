@@ -33,16 +33,19 @@ def assert_close(statistics, right):
         np.testing.assert_allclose(statistics[name], right[name], rtol=2e-5, atol=1e-5)
 
 
-class Two(nn.Module):
-    """Two layers; what the second sees depends on how the first normalizes."""
+class Residual(nn.Module):
+    """Blocks around which their input goes; what a layer sees depends on those before it."""
 
     layer_type: type
+    depth: int
 
     @nn.compact
     def __call__(self, x, train):
-        x = self.layer_type(use_running_average=not train, name="first")(nn.Dense(3)(x))
-        x = nn.Dense(2, name="second_dense")(nn.relu(x))
-        return self.layer_type(use_running_average=not train, name="second")(x)
+        for i in range(self.depth):
+            y = nn.Dense(4, name=f"dense_{i}")(x)
+            norm = self.layer_type(epsilon=0.1, use_running_average=not train, name=f"norm_{i}")
+            x = x + nn.relu(norm(y))
+        return x
 
 
 def variables_and_statistics(model):
@@ -57,56 +60,44 @@ def variables_and_statistics(model):
     return variables, found
 
 
+def in_float64(variables, i):
+    """The parameters of the i-th block: kernel, bias, gamma and beta."""
+    dense, norm = (variables["params"][f"{name}_{i}"] for name in ("dense", "norm"))
+    values = (dense["kernel"], dense["bias"], norm["scale"], norm["bias"])
+    return [np.asarray(value, np.float64) for value in values]
+
+
 def test_they_are_algorithm_2_layer_by_layer():
     """Claim A2, with each layer normalizing by the minibatch while it is done."""
-    variables, found = variables_and_statistics(Two(BatchNorm))
-    params = jax.tree.map(lambda p: np.asarray(p, np.float64), variables["params"])
-    dense = [x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"] for x in BATCHES]
-    assert_close(found["first"], population(dense))
-    gamma, beta = params["first"]["scale"], params["first"]["bias"]
-    second = params["second_dense"]
-    inputs = [
-        np.maximum(reference.batch_norm(x, gamma, beta), 0) @ second["kernel"] + second["bias"]
-        for x in dense
-    ]
-    assert_close(found["second"], population(inputs))
-
-
-class Residual(nn.Module):
-    """Blocks of Batch Renorm around which their input goes, as deep as asked for."""
-
-    depth: int
-
-    @nn.compact
-    def __call__(self, x, train):
-        for i in range(self.depth):
-            y = nn.Dense(4, name=f"dense_{i}")(x)
-            x = x + nn.relu(
-                BatchRenorm(epsilon=0.1, use_running_average=not train, name=f"norm_{i}")(y)
-            )
-        return x
+    variables, found = variables_and_statistics(Residual(BatchNorm, 2))
+    batches = BATCHES
+    for i in range(2):
+        kernel, bias, gamma, beta = in_float64(variables, i)
+        inputs = [x @ kernel + bias for x in batches]
+        assert_close(found[f"norm_{i}"], population(inputs))
+        outputs = (reference.batch_norm(y, gamma, beta, epsilon=0.1) for y in inputs)
+        batches = [x + np.maximum(y, 0) for x, y in zip(batches, outputs, strict=True)]
 
 
 def test_of_batch_renorm_they_are_those_of_the_network_that_evaluates_with_them():
     """Of each layer's own inputs over the whole set: other averages would make other inputs."""
-    model = Residual(6)
+    model = Residual(BatchRenorm, 6)
     variables, found = variables_and_statistics(model)
     assert all(found[f"norm_{i}"]["count"] == 0 for i in range(6))
 
     x = np.concatenate(BATCHES).astype(np.float64)
     for i in range(6):
-        dense, norm = variables["params"][f"dense_{i}"], variables["params"][f"norm_{i}"]
-        y = x @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense["bias"])
+        kernel, bias, gamma, beta = in_float64(variables, i)
+        y = x @ kernel + bias
         std = np.sqrt(y.var(0) + 0.1)
         assert_close(found[f"norm_{i}"], {"mean": y.mean(0), "std": std})
-        y = (y - y.mean(0)) / std * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
-        x = x + np.maximum(y, 0)
+        x = x + np.maximum((y - y.mean(0)) / std * gamma + beta, 0)
     evaluated = model.apply({**variables, "batch_stats": found}, np.concatenate(BATCHES), False)
     np.testing.assert_allclose(evaluated, x, rtol=1e-4, atol=1e-4)
 
 
 def test_of_batch_renorm_they_settle_from_any_averages_and_with_examples_in_any_order():
-    model = Residual(3)
+    model = Residual(BatchRenorm, 3)
     variables, found = variables_and_statistics(model)
     lost = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), variables["batch_stats"])
     rng = np.random.default_rng(0)
