@@ -292,10 +292,7 @@ def _cached(
     times of the folder's files: hashing them would take longer.
     """
     files = (path for path in folder.rglob("*") if path.is_file())
-    try:
-        stats = {str(path.relative_to(folder)): path.stat() for path in files}
-    except OSError as error:
-        raise DatasetError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    stats = {str(path.relative_to(folder)): path.stat() for path in files}
     fingerprint = json.dumps([(n, s.st_size, s.st_mtime_ns) for n, s in sorted(stats.items())])
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
     cache = home / f"{name.replace('/', '-')}.npz"
