@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,5 +97,6 @@ def _plan(trials: int, at_once: int | None, steps: int, folder: str) -> Plan:
         trials=trials,
         storage=f"sqlite:///{folder}/sweep.db",
         name="benchmark",
+        checkpoints=Path(folder, "checkpoints"),
         at_once=at_once,
     )

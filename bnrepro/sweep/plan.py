@@ -37,10 +37,10 @@ class Plan:
       trials: how many; for a grid with ranges, an upper bound.
       storage: URL of the study's storage.
       name: of the study in that storage.
+      checkpoints: their folder, which may differ between machines.
       command: the command that trains a single run of the config.
       prune: stop trials that are below the median of the others at an evaluation.
       at_once: how many trials to train together; None for as many as suit the device.
-      checkpoints: their folder, which may differ between machines; None to keep none.
       workers: how many share the trials.
     """
 
@@ -50,10 +50,10 @@ class Plan:
     trials: int
     storage: str
     name: str
+    checkpoints: Path
     command: str = ""
     prune: bool = False
     at_once: int | None = None
-    checkpoints: Path | None = None
     workers: int = 1
 
     @property

@@ -30,11 +30,11 @@ from bnrepro.records import (
     write_run,
 )
 from bnrepro.report.entries import short_text
-from bnrepro.sweep.checkpoints import rows_so_far
 from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import decode
-from bnrepro.sweep.study import FINISHED, SharedStudy, finished, groups_at_work, trial_name
+from bnrepro.sweep.study import SharedStudy, finished, groups_at_work, trial_name
 from bnrepro.trackers import Tracker
+from bnrepro.training.checkpoints import newest_notes
 
 # How many of the best trials are shown.
 BEST = 10
@@ -59,26 +59,28 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
     # The last to read is the last to write, even if several machines share the workdir.
     with FileLock(workdir / LOCK):
         plan, trials = study.plan, study.trials()
-        so_far = rows_so_far(plan.checkpoints, groups_at_work(trials))
-        # An earlier command may have asked for more trials.
-        count, variants = plan.count, dict[str, Any]()
         rows, seconds = list[Row](), dict[str, float]()
-        for index, trial in trials.items():
-            name = trial_name(index)
-            own = so_far.get(name, [])
-            if trial.state in FINISHED:
-                result = trial.user_attrs["result"]
-                own, seconds[name] = [(name, *row) for row in result["rows"]], result["seconds"]
-            if own:
-                rows += own
-                variants[name] = unflatten_dict(decode(plan.space, trial.params), sep=".")
-                count = max(count, index + 1)
-        if not variants:
+        for index, trial in finished(trials).items():
+            name, result = trial_name(index), trial.user_attrs["result"]
+            rows += [(name, *row) for row in result["rows"]]
+            seconds[name] = result["seconds"]
+        groups = groups_at_work(trials)
+        for group in set(groups.values()):
+            if notes := newest_notes(plan.checkpoints / group):
+                rows += [tuple(row) for row in notes["rows"] if groups.get(row[0]) == group]
+        if not rows:
             return None
+        indices = {trial_name(index): index for index in trials}
+        rows.sort(key=lambda row: indices[row[0]])
+        begun = {indices[row[0]]: row[0] for row in rows}
         config = plan.config | {
-            "variants": variants,
-            "baseline": next(iter(variants)),
-            "sweep": plan.described | {"trials": count},
+            "variants": {
+                name: unflatten_dict(decode(plan.space, trials[index].params), sep=".")
+                for index, name in begun.items()
+            },
+            "baseline": rows[0][0],
+            # An earlier command may have asked for more trials.
+            "sweep": plan.described | {"trials": max(plan.count, *(i + 1 for i in begun))},
         }
         # Workers are started by other commands.
         command = shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]])

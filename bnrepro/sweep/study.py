@@ -10,7 +10,7 @@ import re
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -73,7 +73,9 @@ def trial_name(index: int) -> str:
 class SharedStudy:
     """A study from which workers take trials: a context manager, or to be closed.
 
-    Within the context, a storage that becomes unusable raises a SweepError.
+    Within the context, a storage that becomes unusable raises a SweepError. What is said of a
+    claimed trial raises an UpdateFinishedTrialError if its worker was presumed dead: another may be
+    training it now.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -270,49 +272,42 @@ class SharedStudy:
         finally:
             done.set()
             thread.join()
-            for trial_id in self._held.values():
-                # If the storage fails, they are retried later; if they have failed, already are.
-                with suppress(*_STORAGE_ERRORS, UpdateFinishedTrialError):
+            self.hand_back(list(self._held))
+
+    def hand_back(self, numbers: Iterable[int]) -> None:
+        """Lets others take the claimed trials of these numbers that have not finished."""
+        for number in numbers:
+            # If the storage fails, they are retried later; if they have failed, already are.
+            with suppress(*_STORAGE_ERRORS, UpdateFinishedTrialError):
+                if trial_id := self._held.pop(number, None):
                     self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
-            self._held.clear()
 
     def begin(self, claims: Sequence[Claim]) -> str:
         """Makes these trials a group, and returns its name."""
         group = uuid4().hex, len(claims)
         for claim in claims:
-            with suppress(UpdateFinishedTrialError):
-                claim.trial.set_user_attr("group", group)
+            claim.trial.set_user_attr("group", group)
         return group[0]
 
     def report(self, claims: Sequence[Claim], step: int) -> None:
         """Reports the progress of trials that are trained together: their steps, at the first."""
-        # If this worker was presumed dead, the trial may belong to another.
-        with suppress(UpdateFinishedTrialError):
-            claims[0].trial.set_user_attr("steps", step * len(claims))
+        claims[0].trial.set_user_attr("steps", step * len(claims))
 
     def hopeless(self, claim: Claim, score: float, step: int) -> bool:
         """Whether a trial with this score at this step should be pruned."""
-        reported = self._storage.get_trial(self._held[claim.trial.number]).last_step
-        if reported is not None and step <= reported:  # without its checkpoint, it started over
-            return False
-        try:
+        # Optuna warns of a step that was reported before, as by a trial that started over.
+        with warnings.catch_warnings(action="ignore"):
             claim.trial.report(score, step)
-        except UpdateFinishedTrialError:
-            return False
         return bool(claim.trial.should_prune())
 
     def finish(
         self, claim: Claim, score: float | None, rows: Sequence[Row], seconds: float
     ) -> None:
-        """Stores a trial's result, unless its worker was presumed dead and another has it now.
-
-        One without a score was pruned.
-        """
+        """Stores a trial's result; one without a score was pruned."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
         state = TrialState.PRUNED if score is None else TrialState.COMPLETE
-        with suppress(UpdateFinishedTrialError):
-            claim.trial.set_user_attr("result", result)
-            self._study.tell(claim.trial, score, state=state, skip_if_finished=True)
+        claim.trial.set_user_attr("result", result)
+        self._study.tell(claim.trial, score, state=state, skip_if_finished=True)
         self._held.pop(claim.trial.number, None)
 
     def register(self, provenance: Mapping[str, Any]) -> None:

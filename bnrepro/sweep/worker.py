@@ -5,14 +5,20 @@ Engines start python -m bnrepro.sweep.worker, which reads the pickled plan from 
 
 import os
 import pickle
+import shutil
 import signal
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
+from dataclasses import replace
 from functools import cache, lru_cache
+from pathlib import Path
 from threading import Event
 from time import perf_counter
+
+from optuna.exceptions import UpdateFinishedTrialError
 
 from bnrepro.comparison.config import check_config
 from bnrepro.comparison.plan import Group, most_together
@@ -22,13 +28,15 @@ from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split
-from bnrepro.sweep.checkpoints import GroupCheckpoints, open_group
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import examples
 from bnrepro.sweep.study import Claim, SharedStudy
+from bnrepro.training.checkpoints import Checkpoints, find_damage, saved_steps
 
 # TPE and pruning learn from finished trials, so a sweep with either has at least this many rounds.
 _ROUNDS = 8
+# Seconds between two checkpoints; shorter trials are quickly trained again.
+SAVE_EVERY = 30
 
 
 def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
@@ -51,6 +59,10 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
     # What does not fit the data set must be known before the first trial is trained.
     for group in plan.groups(examples(plan.space)):
         make_job(group.name, dict(group.config), dataset)
+    try:
+        plan.checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError:  # perhaps this machine of a Ray cluster does not have the workdir's disk
+        plan = replace(plan, checkpoints=Path(tempfile.mkdtemp()))
 
     # Each holds its data set on the device.
     @lru_cache(maxsize=4)
@@ -77,8 +89,11 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
                 names, size = list(group.numbers), room_for(group)
                 for first in range(0, len(names), size):
                     together = [by_name[name] for name in names[first : first + size]]
-                    if not _train(study, program_of(group), group, together, should_end):
-                        return
+                    try:
+                        if not _train(study, program_of(group), group, together, should_end):
+                            return
+                    except UpdateFinishedTrialError:  # others have them now, or soon
+                        study.hand_back(claim.trial.number for claim in together)
 
 
 def _train(
@@ -92,13 +107,14 @@ def _train(
     start, plan = perf_counter(), study.plan
     steps, eval_every = plan.config["steps"], plan.config["eval_every"]
     training, pruned = {claim.name: claim for claim in claims}, set[str]()
-    checkpoints = _checkpoints(study, claims)
+    folder = _folder(study, claims)
 
     def finish(name: str, rows: list[Row], score: float | None) -> None:
-        seconds = checkpoints.seconds if checkpoints else perf_counter() - start
-        study.finish(training.pop(name), score, rows, seconds / len(claims))
+        seconds = (perf_counter() - start) / len(claims)
+        study.finish(training.pop(name), score, rows, seconds)
 
-    with closing(checkpoints) if checkpoints else nullcontext():
+    checkpoints = Checkpoints(folder, plan.config["checkpoint"]["keep"], apart=SAVE_EVERY)
+    with closing(checkpoints):
         for step, rows in train_variants(
             program,
             {name: group.numbers[name] for name in training},
@@ -122,18 +138,18 @@ def _train(
         own = _by_trial(rows)
         for name in list(training):
             finish(name, own[name], _score(plan, own[name], steps))
-    if checkpoints:
-        checkpoints.remove()
+    shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
-def _checkpoints(study: SharedStudy, claims: Sequence[Claim]) -> GroupCheckpoints | None:
-    """The checkpoints these trials resume from if they are a whole group, or else new ones."""
-    folder, keep = study.plan.checkpoints, study.plan.config["checkpoint"]["keep"]
-    checkpoints, group = None, claims[0].group
+def _folder(study: SharedStudy, claims: Sequence[Claim]) -> Path:
+    """Where the checkpoints are: if these trials are a whole group with an intact one, its own."""
+    group = claims[0].group
     if group and [claim.group for claim in claims] == [group] * group[1]:
-        checkpoints = open_group(folder, group[0], keep)
-    return checkpoints or open_group(folder, study.begin(claims), keep)
+        folder = study.plan.checkpoints / group[0]
+        if None in (find_damage(folder, step) for step in saved_steps(folder)):
+            return folder
+    return study.plan.checkpoints / study.begin(claims)
 
 
 def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -36,14 +37,16 @@ class Checkpoints:
     checkpoint without it, or with other content, is not used.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, apart: float = 0) -> None:
         """Continues with the checkpoints in `folder`.
 
         Args:
           folder: created if it is missing.
           keep: number of checkpoints to keep besides the best.
+          apart: seconds from one to the next that is due.
         """
-        self._folder, self._keep = folder.absolute(), keep
+        self._folder, self._keep, self._apart = folder.absolute(), keep, apart
+        self._saved = time.monotonic()
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -91,7 +94,7 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether to save one when the config says so; it is saved anyway when training stops."""
-        return True
+        return time.monotonic() - self._saved >= self._apart
 
     def save(self, step: int, states: Any, notes: dict[str, Any], score: float) -> None:
         """Starts to write a checkpoint, once the one before is written.
@@ -114,6 +117,7 @@ class Checkpoints:
                 states=ocp.args.StandardSave(states), notes=ocp.args.JsonSave(notes)
             )
             manager.save(step, args=items, metrics={"score": score})
+        self._saved = time.monotonic()
 
     def close(self) -> None:
         """Waits until all is written.
