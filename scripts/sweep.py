@@ -11,7 +11,6 @@ ignored. The same command again, also on other machines, continues the sweep.
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -66,43 +65,34 @@ def main() -> None:
     from bnrepro.sweep.plan import make_plan
     from bnrepro.sweep.progress import BEST, Display, check_storage, collect
     from bnrepro.sweep.study import SharedStudy, groups_at_work
+    from bnrepro.sweep.worker import check_data
 
     cli.quiet_logging()
     cli.heed_sigterm()
     plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
+    if engine is run_local:  # a cluster's data may be elsewhere; its workers check them
+        check_data(plan)
     trackers = cli.make_trackers()
     open_sweep(workdir)
-    discarded, run = False, None
-    try:
-        with SharedStudy(plan) as study:
-            check_storage(study, workdir)
-            display = Display(study, workdir, trackers)
+    with SharedStudy(plan) as study:
+        check_storage(study, workdir)
+        display = Display(study, workdir, trackers)
 
-            def watch() -> int | None:
-                cli.end_if_told()
-                return None if display.update() else study.waiting()
+        def watch() -> int | None:
+            cli.end_if_told()
+            return None if display.update() else study.waiting()
 
-            try:
-                with display.live:
-                    if watch() is not None:
-                        engine(plan, values["workers"], watch)
-                # An earlier command may have asked for more trials, which it can resume.
-                if not groups_at_work(study.trials()):
-                    shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
-            except UserError:
-                discarded = study.discard()
-                raise
-            finally:
-                run = None if discarded else collect(study, workdir, trackers)
-    except UserError:
-        # An error that only the storage or a worker finds, such as a missing data set, leaves no
-        # files.
-        with suppress(OSError):  # fails, as intended, if it is not empty
-            workdir.rmdir()
-        raise
-    if run is None:
-        return
+        try:
+            with display.live:
+                if watch() is not None:
+                    engine(plan, values["workers"], watch)
+            # An earlier command may have asked for more trials, which it can resume.
+            if not groups_at_work(study.trials()):
+                shutil.rmtree(workdir / CHECKPOINTS, ignore_errors=True)
+        finally:
+            run = collect(study, workdir, trackers)
+    assert run is not None  # all trials have ended
     cli.show(run, report(run), BEST)
     if commands := Sweep(run).best_commands():
         print("To train the best again (--config.first_seed=N for other seeds):\n")

@@ -12,6 +12,7 @@ import sqlalchemy
 from bnrepro.comparison.config import check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.plan import Group, group_variants
+from bnrepro.errors import first_line
 from bnrepro.records import CHECKPOINTS, DATABASE
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
@@ -157,6 +158,10 @@ def make_plan(
         # Here, the study has a fixed name, since a workdir may be renamed.
         url = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
         storage, name = url.render_as_string(), "sweep"
+    try:
+        sqlalchemy.make_url(storage)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise SweepError(f"cannot use the storage {storage}: {first_line(error)}") from None
     return Plan(
         config=common,
         space=space,

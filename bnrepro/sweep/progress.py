@@ -114,7 +114,6 @@ def check_storage(study: SharedStudy, workdir: Path) -> None:
     there = identity(common_config(held.config), held.config["sweep"])
     another = differences(there, identity(plan.config, plan.described))
     if another or not set(map(trial_name, study.trials())).issuperset(held.variants):
-        study.discard()
         raise RecordsError(
             f"{workdir} holds trials that are not in this --storage under the name {plan.name}; "
             "give the storage and the workdir's name that the sweep began with, or choose another "

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -91,7 +90,7 @@ class SharedStudy:
         # How often this process has retried the trial of each index.
         self._retries = Counter[int]()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage, self._study, self._new_file = _open(plan)
+        self._storage, self._study = _open(plan)
         self._study_id = self._storage.get_study_id_from_name(plan.name)
         # SQLite lacks the row locks that keep two workers from taking one trial in other databases.
         url = self._storage.engine.url
@@ -100,21 +99,14 @@ class SharedStudy:
         # In this order, since who makes a study says what it is of before any trial is enqueued.
         used = bool(self._study.get_trials(deepcopy=False))
         known, ours = self._study.user_attrs.get("identity"), identity(plan.config, plan.described)
-        self._made = known is None
-        if known is None and used:
-            self.close()
-            raise RecordsError(
-                f"{url!r} holds a study named {plan.name} that no sweep of ours made; choose "
-                "another --workdir or --storage"
-            )
-        if known is None:
+        if known is None and not used:
             self._study.set_user_attr("identity", ours)
-        elif differing := differences(known, ours, DEFAULTS):
+        elif differing := differences(known or {}, ours, DEFAULTS):
             self.close()
+            why = "; ".join(differing) if known else "not one of ours"
             raise RecordsError(
-                f"{url!r} holds another sweep named {plan.name} "
-                f"({'; '.join(differing)}); choose another --workdir, or use the same "
-                "values to resume"
+                f"{url!r} holds another study named {plan.name} ({why}); choose another --workdir "
+                "or --storage, or use the same values to resume"
             )
 
     def __enter__(self) -> "SharedStudy":
@@ -332,22 +324,6 @@ class SharedStudy:
         first, *others = sorted(workers, key=lambda worker: worker["started"])
         return first | {"workers": others}
 
-    def discard(self) -> bool:
-        """Deletes the study if this made it and no trial was started; returns whether it did.
-
-        A database file that this made is deleted with it, unless others have begun studies there.
-        """
-        begun = (TrialState.RUNNING, *FINISHED)
-        trials = self.trials().values()
-        # A trial of a group waits, perhaps with a checkpoint, after its worker was told to end.
-        if not self._made or any(trial.state in begun or _group(trial) for trial in trials):
-            return False
-        optuna.delete_study(study_name=self.plan.name, storage=self._storage)
-        if self._new_file and not self._storage.get_all_studies():
-            for suffix in ("", ".lock"):
-                Path(f"{self._new_file}{suffix}").unlink(missing_ok=True)
-        return True
-
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
     """The trials that completed or were pruned, by index."""
@@ -371,8 +347,7 @@ def _group(trial: FrozenTrial) -> tuple[str, int] | None:
     return None
 
 
-def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
-    """Also returns the database file, if this made one."""
+def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
     pruners = optuna.pruners
     # If several workers create the tables at the same time, all but one fail.
     attempts = 3
@@ -380,10 +355,8 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
         try:
             url = sqlalchemy.make_url(plan.storage)
             lite = url.get_backend_name() == "sqlite"
-            file = url.database or ":memory:"
-            if lite and file == ":memory:":
+            if lite and url.database in (None, "", ":memory:"):
                 raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
-            new_file = file if lite and not Path(file).exists() else None
             # Seconds until a write stops waiting for another. No pool, since its connections would
             # stay open where opening the study fails; a new one to a file costs little.
             kwargs = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.NullPool}
@@ -401,7 +374,7 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
                 load_if_exists=True,
                 pruner=pruners.MedianPruner() if plan.prune else pruners.NopPruner(),
             )
-            return storage, study, new_file
+            return storage, study
         except Exception as error:  # SQLAlchemy and each database's driver raise any kind
             attempts -= 1
             if not attempts:
@@ -412,7 +385,5 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study, str | None]:
 def _unusable(plan: Plan, error: BaseException) -> SweepError:
     # A missing driver is named only in the cause; SQLAlchemy's errors end with lines of advice.
     error = error.__cause__ if isinstance(error.__cause__, ImportError) else error
-    url = plan.storage
-    with suppress(sqlalchemy.exc.ArgumentError):
-        url = repr(sqlalchemy.make_url(url))  # without the password
-    return SweepError(f"cannot use the storage {url}: {first_line(error)}")
+    url = sqlalchemy.make_url(plan.storage)  # its repr has no password
+    return SweepError(f"cannot use the storage {url!r}: {first_line(error)}")

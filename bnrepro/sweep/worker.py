@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Event
 from time import perf_counter
 
+import jax
 from optuna.exceptions import UpdateFinishedTrialError
 
 from bnrepro.comparison.config import check_config
@@ -26,6 +27,7 @@ from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.provenance import trained_on
 from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import train_variants
+from bnrepro.data.datasets import Dataset
 from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.plan import Plan
@@ -37,6 +39,24 @@ from bnrepro.training.checkpoints import Checkpoints, find_damage, saved_steps
 _ROUNDS = 8
 # Seconds between two checkpoints; shorter trials are quickly trained again.
 SAVE_EVERY = 30
+
+
+def check_data(plan: Plan) -> None:
+    """Makes sure that there is a data set that all trials fit; leaves GPUs and TPUs to the workers.
+
+    Raises:
+      ConfigError: a config does not fit the data set.
+      DatasetError: the data set cannot be loaded.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    _load(plan)
+
+
+def _load(plan: Plan) -> Dataset:
+    dataset = dataset_of(plan.config)
+    for group in plan.groups(examples(plan.space)):
+        make_job(group.name, dict(group.config), dataset)
+    return dataset
 
 
 def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
@@ -54,11 +74,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       RecordsError: the storage holds another sweep, or other workers have another data set.
       CheckpointError: a checkpoint cannot be written.
     """
-    dataset = dataset_of(plan.config)
-
-    # What does not fit the data set must be known before the first trial is trained.
-    for group in plan.groups(examples(plan.space)):
-        make_job(group.name, dict(group.config), dataset)
+    dataset = _load(plan)
     try:
         plan.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError:  # perhaps this machine of a Ray cluster does not have the workdir's disk
