@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from flax.traverse_util import unflatten_dict
 from optuna.trial import FrozenTrial, TrialState
+from rich import progress as bars
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
@@ -125,18 +126,17 @@ class Progress(NamedTuple):
     """The progress of a sweep.
 
     Attributes:
-      trials: how many there are.
-      finished: how many have finished or were pruned.
-      others: how many are running, have a diverged seed or else were pruned, by these words.
+      finished: how many trials have finished or were pruned.
       done: share of all steps, in [0, 1].
+      text: how many have finished, are running, have a diverged seed or else were pruned, and the
+        best accuracy.
       best: the finished trials with the highest scores, `BEST` at most, as (index, settings, score
         in [0, 1]).
     """
 
-    trials: int
     finished: int
-    others: Mapping[str, int]
     done: float
+    text: str
     best: Sequence[tuple[int, dict[str, Any], float]]
 
 
@@ -153,15 +153,18 @@ def progress_of(plan: Plan, trials: Mapping[int, FrozenTrial]) -> Progress:
     scores = {i: trial.value or 0.0 for i, trial in ended.items() if i not in pruned}
     ranked = sorted(scores, key=lambda index: -scores[index])[:BEST]
     count = sum(index < plan.count for index in ended)
+    others = {
+        "running": len(running),
+        "with a diverged seed": len(diverged),
+        "pruned": len(pruned - diverged),
+    }
+    text = [f"{count} of {plan.count} trials"]
+    text += [f"{number} {words}" for words, number in others.items() if number]
+    text += [f"best {100 * scores[index]:.2f}%" for index in ranked[:1]]
     return Progress(
-        trials=plan.count,
         finished=count,
-        others={
-            "running": len(running),
-            "with a diverged seed": len(diverged),
-            "pruned": len(pruned - diverged),
-        },
         done=min(1.0, (count + steps / plan.config["steps"]) / plan.count),
+        text=", ".join(text),
         best=[(i, decode(plan.space, ended[i].params), scores[i]) for i in ranked],
     )
 
@@ -177,37 +180,26 @@ class Display:
         self._study, self._workdir, self._trackers = study, workdir, trackers
         # On stderr, so that only the final table is piped on.
         self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-        self._began: tuple[float, float] | None = None
+        # The speed is that of the last hour, or since the first update.
+        columns = *bars.Progress.get_default_columns(), bars.TextColumn("left")
+        self._bar = bars.Progress(*columns, speed_estimate_period=3600)
+        self._task = self._bar.add_task("", total=1.0)
         self._written, self._finished, self._done = time.monotonic(), -1, 0.0
 
     def update(self) -> bool:
         """Requeues dead workers' trials, shows the progress, and returns whether all are done."""
         progress = progress_of(self._study.plan, self._study.refill())
-        now = time.monotonic()
-        # Earlier progress may be from another day, so it does not count for the speed.
-        began, done = self._began = self._began or (now, progress.done)
-        speed = (progress.done - done) / max(now - began, 1e-9)
-        line = _line(progress, (1 - progress.done) / speed if speed > 0 else None)
+        self._bar.update(self._task, completed=progress.done)
         if self.live.console.is_terminal:
-            self.live.update(Group(_table(progress), line), refresh=True)
+            self.live.update(Group(_table(progress), progress.text, self._bar), refresh=True)
         elif progress.finished != self._finished:
-            print(line, file=sys.stderr)
+            print(progress.text, file=sys.stderr)
+        now = time.monotonic()
         if progress.done != self._done and now - self._written > _WRITE_EVERY:
             collect(self._study, self._workdir, self._trackers)
             self._written, self._done = time.monotonic(), progress.done
         self._finished = progress.finished
-        return progress.finished >= progress.trials
-
-
-def _line(progress: Progress, left: float | None) -> str:
-    counts = [f"{progress.finished} of {progress.trials} trials"]
-    counts += [f"{count} {text}" for text, count in progress.others.items() if count]
-    if progress.best:
-        counts.append(f"best {100 * progress.best[0][2]:.2f}%")
-    if left is not None:
-        minutes, seconds = divmod(round(left), 60)
-        counts.append(f"{minutes}:{seconds:02} left")
-    return ", ".join(counts)
+        return progress.finished == self._study.plan.count
 
 
 def _table(progress: Progress) -> Table:

@@ -191,7 +191,7 @@ def test_trials_that_diverge_are_recorded_and_the_others_go_on(tmp_path, opened)
     assert run.finished("trial 1")
     progress = progress_of(study.plan, study.trials())
     assert (progress.finished, progress.done) == (2, 1.0)
-    assert progress.others == {"running": 0, "with a diverged seed": 1, "pruned": 0}
+    assert progress.text.startswith("2 of 2 trials, 1 with a diverged seed, best")
     assert [index for index, *_ in progress.best] == [0, 1]
     assert progress.best[1][2] == 0
 
@@ -374,7 +374,7 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: pruner)
     work(plan)
     run = collect(study, tmp_path)
-    assert progress_of(study.plan, study.trials()).others["pruned"] == 1
+    assert progress_of(study.plan, study.trials()).text.startswith("3 of 3 trials, 1 pruned, best")
     pruned = run.metrics[run.metrics["variant"] == "trial 2"]
     assert pruned["step"].max() == 10
     assert not run.finished("trial 2")
