@@ -19,10 +19,9 @@ from bnrepro.sweep.space import (
     Range,
     Space,
     SweepError,
+    drawn,
     grid,
     make_space,
-    quasi_random,
-    random_points,
     values_by_key,
 )
 
@@ -72,17 +71,12 @@ class Plan:
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial; None for TPE, which learns from earlier trials.
-
-        In a grid, trials that share a program are next to each other.
-        """
+        """The settings of each trial; None for TPE, which learns from earlier trials."""
         if self.sampler == "tpe":
             return None
-        if self.sampler != "grid":
-            draw = quasi_random if self.sampler == "qmc" else random_points
-            return draw(self.space, self.trials)
-        keys = sorted(self.space, key=lambda key: key in self.traced)
-        return grid({key: self.space[key] for key in keys}, self.trials)
+        if self.sampler == "grid":
+            return grid(self.space, self.trials)
+        return drawn(self.space, self.sampler, self.trials)
 
     @property
     def count(self) -> int:

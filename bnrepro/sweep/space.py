@@ -209,25 +209,21 @@ def _points(key: str, values: Range, count: int) -> list[Any]:
     return list(dict.fromkeys(map(round, points) if is_integer(key) else points))
 
 
-def quasi_random(space: Space, trials: int) -> list[dict[str, Any]]:
-    """The first points of a scrambled Sobol sequence; the values of lists are drawn at random."""
-    random = optuna.samplers.RandomSampler(seed=0)
-    with warnings.catch_warnings(action="ignore"):  # lists are not part of the sequence
-        sampler = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random)
-        study = optuna.create_study(sampler=sampler)
-        return [_next_point(space, study) for _ in range(trials)]
+def drawn(space: Space, sampler: str, trials: int) -> list[dict[str, Any]]:
+    """Points drawn at random, each with its index as the seed, or of a Sobol sequence ("qmc").
 
-
-def random_points(space: Space, trials: int) -> list[dict[str, Any]]:
-    """Points drawn at random, each with its index as the seed."""
-    samplers = (optuna.samplers.RandomSampler(seed=index) for index in range(trials))
-    return [_next_point(space, optuna.create_study(sampler=sampler)) for sampler in samplers]
-
-
-def _next_point(space: Space, study: optuna.Study) -> dict[str, Any]:
-    trial = study.ask(distributions(space))
-    study.tell(trial, 0.0)
-    return decode(space, trial.params)
+    The values of lists are not part of that sequence: they are drawn at random.
+    """
+    points, random = [], optuna.samplers.RandomSampler
+    with warnings.catch_warnings(action="ignore"):  # Optuna's, of these lists
+        sobol = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random(0))
+        study = optuna.create_study(sampler=sobol)
+        for index in range(trials):
+            study.sampler = sobol if sampler == "qmc" else random(seed=index)
+            trial = study.ask(distributions(space))
+            study.tell(trial, 0.0)
+            points.append(decode(space, trial.params))
+    return points
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

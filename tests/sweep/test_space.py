@@ -11,11 +11,11 @@ from bnrepro.sweep.space import (
     SweepError,
     decode,
     distributions,
+    drawn,
     encode,
     grid,
     make_space,
     parse_values,
-    quasi_random,
 )
 from configs import mnist_sigmoid
 
@@ -141,8 +141,8 @@ def test_settings_come_back_from_what_optuna_and_files_keep():
 
 def test_quasi_random_points_fill_the_space_evenly_and_stay_the_same_for_more_of_them():
     space = {RATE: Range(1.0, 16.0, True), MOMENTUM: Range(0.0, 1.0, False), NAME: ["a", "b"]}
-    points = quasi_random(space, 17)
-    assert points[:9] == quasi_random(space, 9)
+    points = drawn(space, "qmc", 17)
+    assert points[:9] == drawn(space, "qmc", 9)
     assert {point[NAME] for point in points} == {"a", "b"}
     # After the first, 16 points of a Sobol sequence: each sixteenth of each axis has one or, since
     # the sequence does not begin with the second point, two.
