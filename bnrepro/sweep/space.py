@@ -68,28 +68,17 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
         of values.
 
     Raises:
-      SweepError: none of these, an empty or reversed range, or a log range from 0 or below.
+      SweepError: none of these, no value, a reversed range, or a log range from 0 or below.
     """
     if isinstance(values, str):
         if match := re.fullmatch(r"\s*(log|uniform)\s*\((.*)\)\s*", values):
             return _range(key, match[1] == "log", match[2], values)
-        listed = _listed(values)
-    elif isinstance(values, list | tuple):
-        # JSON has no NumPy numbers.
-        listed = [value.item() if isinstance(value, np.generic) else value for value in values]
-    else:
+        values = _listed(values)
+    if not isinstance(values, list | tuple) or not values:
         raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
-    if not listed:
-        raise SweepError(f"{key} must have at least one value")
-    try:
-        plain: list[Any] = json.loads(json.dumps(listed))
-    except (TypeError, ValueError) as error:
-        raise SweepError(
-            f"{key} has a value that cannot be stored in the records: {error}"
-        ) from None
-    if any(value in plain[:i] for i, value in enumerate(plain)):
-        raise SweepError(f"{key} has a value twice: {values}")
-    return plain
+    # JSON has no NumPy numbers.
+    listed = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return list(json.loads(json.dumps(listed)))
 
 
 def _range(key: str, log: bool, bounds: str, text: str) -> Range:
@@ -97,13 +86,9 @@ def _range(key: str, log: bool, bounds: str, text: str) -> Range:
         low, high = (float(bound) for bound in bounds.split(","))
     except ValueError:
         raise SweepError(f"{key} must have a range of two numbers, got {text}") from None
-    for wrong, what in (
-        (not (math.isfinite(low) and math.isfinite(high)), "a range of finite numbers"),
-        (log and low <= 0, "a logarithmic range above 0"),
-        (low >= high, "a range from low to high"),
-    ):
-        if wrong:
-            raise SweepError(f"{key} must have {what}, got {text}")
+    if not (0 if log else -math.inf) < low < high < math.inf:
+        above = " above 0" * log
+        raise SweepError(f"{key} must have a finite range{above}, from low to high, got {text}")
     # Whole numbers as such, for the keys that take no others.
     low, high = (int(end) if end.is_integer() else end for end in (low, high))
     return Range(low, high, log)
@@ -180,21 +165,23 @@ def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
       SweepError: the grid has more points than `trials`, or a range although `trials` is None.
     """
     ranges = [key for key, values in space.items() if isinstance(values, Range)]
-    listed = [len(values) for values in space.values() if not isinstance(values, Range)]
-    points = math.prod(listed)
-    if ranges and trials is None:
+    sizes = [2 if key in ranges else len(values) for key, values in space.items()]
+    least = math.prod(sizes)
+    if trials is None:
+        if ranges:
+            raise SweepError(
+                f"give the number of --trials, which sets the points of {ranges[0]} in the grid"
+            )
+        trials = least
+    if least > trials:
         raise SweepError(
-            f"give the number of --trials, which sets the points of {ranges[0]} in the grid"
+            f"the grid has {'at least ' * bool(ranges)}{least:,} points "
+            f"({' x '.join(map(str, sizes))}), but --trials is {trials:,}"
         )
-    room = 1 if trials is None else trials // points
     # The largest number of points along each range whose product fits.
-    along = max((n for n in range(room + 1) if n ** len(ranges) <= room), default=0)
-    if trials is not None and (points > trials or (ranges and along < 2)):
-        sizes = " x ".join(map(str, [*listed, *[2] * len(ranges)]))
-        raise SweepError(
-            f"the grid has {'at least ' * bool(ranges)}{points * 2 ** len(ranges):,} points "
-            f"({sizes}), but --trials is {trials:,}"
-        )
+    along, room = 2, trials * 2 ** len(ranges) // least
+    while ranges and (along + 1) ** len(ranges) <= room:
+        along += 1
     axes = [
         _points(key, values, along) if isinstance(values, Range) else values
         for key, values in space.items()
