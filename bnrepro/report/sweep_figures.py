@@ -31,8 +31,6 @@ from bnrepro.report.sweep_axes import are_numbers, axis_of
 
 # Parts of the axis of a continuous range, of which a line shows the medians.
 _PARTS = 8
-# A heat map with more cells than this has no numbers in them.
-_MOST_NUMBERS = 100
 _SOME_DIVERGED = "some seeds diverged"
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
@@ -118,12 +116,14 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     row = 0.035 * outside
     for i, (name, colour) in enumerate(colours.items()):
         members = sorted(groups[name], key=place)
-        # Sorted by their place, the trials of a group are side by side.
-        points = [
-            [np.median([place(trial) for trial in same]), *_middle(same, seeds=alone)]
-            for _, own in itertools.groupby(_unpruned(members), group)
-            if (same := list(own))
-        ]
+        if alone:
+            points = [
+                [place(trial), percent(trial), *(100 * end for end in trial.mean.ends)]
+                for trial in _unpruned(members)
+            ]
+        else:  # sorted by their place, the trials of a group are side by side
+            grouped = [list(same) for _, same in itertools.groupby(_unpruned(members), group)]
+            points = [[np.median([*map(place, same)]), *_middle(same)] for same in grouped]
         x, middle, bottom, top = np.array(points).reshape(-1, 4).T
         axes.plot(x, np.maximum(middle, low), color=colour)
         if not alone:
@@ -152,16 +152,13 @@ def _unpruned(trials: Sequence[Entry]) -> list[Entry]:
     return [trial for trial in trials if outcome(trial) != "pruned"]
 
 
-def _middle(trials: Sequence[Entry], *, seeds: bool = False) -> tuple[float, float, float]:
-    """In percent, median and quartiles of trials or, of the first, mean and interval over seeds.
+def _middle(trials: Sequence[Entry]) -> tuple[float, float, float]:
+    """Median and quartiles of trials, in percent.
 
     As in tables, seeds that diverged count at chance. If all did, there are no numbers.
     """
     if not any(trial.trained for trial in trials):
         return math.nan, math.nan, math.nan
-    if seeds:
-        low, high = trials[0].mean.ends
-        return percent(trials[0]), 100 * low, 100 * high
     values = [100 * trial.mean.mean for trial in trials]
     low, middle, high = np.percentile(values, [25, 50, 75])
     return middle, low, high
@@ -278,11 +275,10 @@ def _cells(
             outline = {"ec": _BEST_COLOUR, "lw": 2.5, "zorder": 2}
             legend["has the best single trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
-        if len(cells) <= _MOST_NUMBERS:
-            dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
-            # Not "black", which pages replace by the colour of their text.
-            ink = "white" if dark else "#111111"
-            axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
+        dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
+        # Not "black", which pages replace by the colour of their text.
+        ink = "white" if dark else "#111111"
+        axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
 
 
 def _points(

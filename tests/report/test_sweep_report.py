@@ -460,15 +460,6 @@ def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(draw):
     assert "trials at each value" in figures[AGAINST_RATE].axes[0].get_title()
 
 
-@pytest.mark.parametrize(("columns", "annotated"), [(10, True), (11, False)])
-def test_more_than_a_hundred_cells_have_no_numbers(draw, columns, annotated):
-    vary = {RATE: [2.0**i for i in range(columns)], MOMENTUM: [i / 10 for i in range(10)]}
-    trials = [({RATE: a, MOMENTUM: b}, 0.9) for a in vary[RATE] for b in vary[MOMENTUM]]
-    axes = draw(vary, trials)[HEAT_MAP].axes[0]
-    assert len(cells(axes)) == 10 * columns
-    assert bool(axes.texts) == annotated
-
-
 def test_continuous_ranges_are_a_scatter_plot_with_the_best_as_a_star(draw):
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     found = {(0.1, 0.9): 0.9, (0.2, 0.95): 0.95, (0.3, 0.8): DIVERGED, (0.4, 0.85): pruned(0.7)}
