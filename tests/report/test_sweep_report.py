@@ -242,7 +242,6 @@ HEAT_MAP = "heat_map_optimizer_learning_rate_normalizer_momentum"
         (1.0, RATES | {MOMENTUM: [0.9]} | NAMES, [AGAINST_RATE]),
         (DIVERGED, RATES | MOMENTA | NAMES, [AGAINST_RATE, AGAINST_MOMENTUM, HEAT_MAP]),
         (pruned(0.9), RATES | MOMENTA | NAMES, [AGAINST_RATE, AGAINST_MOMENTUM, HEAT_MAP]),
-        (1.0, RATES | MOMENTA, [AGAINST_RATE, AGAINST_MOMENTUM, HEAT_MAP]),
         (
             0.9,
             NAMES | {"model.hidden": [[100], [100, 100]], "binary_input": [True, False]},

@@ -52,7 +52,6 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({RATE: 3}, "range or a list"),
         ({RATE: "0.1,-3"}, "must be in .*, got -3"),
         ({"optimizer.learning_rat": "0.1,1"}, "did you mean optimizer.learning_rate"),
-        ({"optimizer.learning_rat": "log(1,3)"}, "did you mean optimizer.learning_rate"),
         ({NAME: "log(1,2)"}, "unknown"),
         ({"steps": "10,20"}, "steps is common to all trials"),
         ({"evaluation.holdout": "0,10"}, "evaluation.holdout is common to all trials"),

@@ -374,7 +374,9 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda: pruner)
     work(plan)
     run = collect(study, tmp_path)
-    assert progress_of(study.plan, study.trials()).text.startswith("3 of 3 trials, 1 pruned, best")
+    progress = progress_of(study.plan, study.trials())
+    assert progress.text.startswith("3 of 3 trials, 1 pruned, best")
+    assert sorted(index for index, *_ in progress.best) == [0, 1]
     pruned = run.metrics[run.metrics["variant"] == "trial 2"]
     assert pruned["step"].max() == 10
     assert not run.finished("trial 2")
@@ -529,13 +531,3 @@ def test_workers_that_cannot_work_are_replaced_no_more(code, message, tmp_path, 
     monkeypatch.setattr(engines, "_MAX_KILLED", 1)
     with pytest.raises(SweepError, match=message):
         engines.run_local(make_plan(tmp_path), 2, lambda: 20)
-
-
-def test_a_pruned_trial_is_never_the_best(tmp_path, opened):
-    study = opened(make_plan(tmp_path, {RATE: [0.1, 1.0]}))
-    pruned, complete = take(study)
-    study.hopeless(pruned, 0.9, 10)
-    study.finish(pruned, None, [(pruned.name, 0, 10, "test", "accuracy", 0.9)], 1.0)
-    finish(study, complete, 0.5)
-    best = progress_of(study.plan, study.trials()).best
-    assert [(index, score) for index, _, score in best] == [(1, 0.5)]
