@@ -11,6 +11,7 @@ ignored. The same command again, also on other machines, continues the sweep.
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -75,7 +76,13 @@ def main() -> None:
         check_data(plan)
     trackers = cli.make_trackers()
     open_sweep(workdir)
-    with SharedStudy(plan) as study:
+    try:
+        study = SharedStudy(plan)
+    except UserError:
+        with suppress(OSError):  # fails, as intended, if it is not empty
+            workdir.rmdir()
+        raise
+    with study:
         check_storage(study, workdir)
         display = Display(study, workdir, trackers)
 

@@ -71,12 +71,16 @@ class Plan:
 
     @cached_property
     def points(self) -> list[dict[str, Any]] | None:
-        """The settings of each trial; None for TPE, which learns from earlier trials."""
+        """The settings of each trial; None for TPE, which learns from earlier trials.
+
+        In a grid, trials that share a program are next to each other.
+        """
         if self.sampler == "tpe":
             return None
-        if self.sampler == "grid":
-            return grid(self.space, self.trials)
-        return drawn(self.space, self.sampler, self.trials)
+        if self.sampler != "grid":
+            return drawn(self.space, self.sampler, self.trials)
+        keys = sorted(self.space, key=lambda key: key in self.traced)
+        return grid({key: self.space[key] for key in keys}, self.trials)
 
     @property
     def count(self) -> int:

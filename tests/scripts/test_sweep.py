@@ -220,7 +220,7 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
     ("arguments", "message"),
     [
         ([*CONFIG, f"--vary={RATE}=1,2", "--at-once=0"], "must be auto or a number of trials"),
-        ([*CONFIG, f"--vary={RATE}=1,2", "--storage=nonsense"], "cannot use the storage nonsense"),
+        ([*CONFIG, f"--vary={RATE}=1,2", "--storage=sqlite:///{}/no/x"], "cannot use the storage"),
         # As where a shell's variable is not set: machines would share nothing.
         ([*CONFIG, f"--vary={RATE}=1,2", "--storage="], "cannot use the storage : Could not parse"),
         (["--config={}/c.py:full"], "get_sweep() of {}/c.py failed: NameError: no such list"),
@@ -235,7 +235,7 @@ def test_mistakes_end_with_code_2_and_nothing_written(tmp_path, arguments, messa
     )
     config = [argument.format(tmp_path) for argument in arguments]
     assert message.format(tmp_path) in sentence_of(*sweep(tmp_path / "w", config=config))
-    assert not list(tmp_path.glob("w/*"))
+    assert not (tmp_path / "w").exists()
 
 
 def test_the_command_line_comes_on_top_of_the_config_file(tmp_path):

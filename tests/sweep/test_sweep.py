@@ -37,7 +37,7 @@ from tests.programs import made_once
 from tests.small_dataset import small_config, small_dataset
 
 RATE, NAME, LIMIT = "optimizer.learning_rate", "normalizer.name", "normalizer.r_max"
-GRID = {NAME: ["none", "batch_renorm"], RATE: [0.1, 1.0]}
+GRID = {RATE: [0.1, 1.0], NAME: ["none", "batch_renorm"]}
 
 
 @pytest.fixture(scope="module", autouse=True)
