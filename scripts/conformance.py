@@ -2,13 +2,16 @@ r"""Compares public implementations of Batch Norm and Batch Renorm with the pape
 
     python -m scripts.conformance --output=results/conformance.md
 
-Each implementation trains for 30 steps on the inputs of tests/layers/golden.py, and what it gives
-is compared with its float64 values. requirements-peers.txt lists what to install; the row of an
-implementation that is not installed says so.
+Each implementation trains for 30 steps on the inputs of tests/layers/golden.npz, and what it gives
+is compared with the float64 values there. requirements-peers.txt lists what to install; the row of
+an implementation that is not installed says so.
 """
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +19,16 @@ import numpy as np
 
 from scripts import make_parser, publish, signed_page
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
-from tests.layers.golden import SETTINGS, golden_vectors
 
+Golden = Mapping[str, np.ndarray]
+_GOLDEN = Path(__file__).parents[1] / "tests/layers/golden.npz"
 _UNEXPLAINED = " unexplained"  # behind a deviation, in its cell
 
 
 class Case(NamedTuple):
     """A column of the table."""
 
-    name: str  # that of its golden data, unless `warmup` is given
+    name: str  # that of its data in the golden file, unless `warmup` is given
     title: str
     about_renorm: bool = False
     warmup: int | None = None  # steps of Batch Norm, where an implementation has a schedule
@@ -32,11 +36,11 @@ class Case(NamedTuple):
 
     @property
     def data(self) -> str:
-        """The golden data that it trains on."""
+        """Its data in the golden file."""
         return self.name if self.warmup is None else "inside"
 
     def trajectory(self, implementation: Implementation) -> str:
-        """What is expected, with the implementation's own schedule."""
+        """What is expected in the golden file, with the implementation's own schedule."""
         if self.warmup is None or implementation.warmup is None:
             return self.data
         return "ramp" if implementation.warmup == "ramp" else f"switch_{self.warmup}"
@@ -61,83 +65,76 @@ CASES = (
 )
 
 
-class Explanation(NamedTuple):
-    """Why an implementation deviates, from its source; printed only where it does."""
-
-    implementation: str  # beginning of the name
-    # Cases by name, and "rule": what it does by design.
-    cases: str
-    text: str
-
-
+# Why implementations deviate, from their sources: the beginning of a name, cases by their names,
+# where "rule" is what they do by design, and the text, which is printed only where they do.
 EXPLANATIONS = (
-    Explanation(
+    (
         "flax.",
         "offset",
         "The variance is E[x^2] - E[x]^2 in float32, which cancels (`_compute_stats` in "
         "flax/linen/normalization.py and flax/nnx/nn/normalization.py). Documented: the default, "
         "`use_fast_variance=True`, is 'less numerically stable'. With False the cell is exact.",
     ),
-    Explanation(
+    (
         "equinox",
         "rule",
         "Training is exact. In evaluation, by design, both averages are divided by "
         "1 - momentum^steps, the correction of averages that start at 0 (`BatchNorm.__call__` in "
         "equinox/nn/_batch_norm.py with `mode='batch'`, commented 'Zero-debias').",
     ),
-    Explanation(
+    (
         "equinox",
         "constant tiny offset bfloat16 resumed",
         "The average of the variance starts at 1, though (`init_hidden` in `BatchNorm.__init__`). "
         "The corrected one is too high by momentum^steps / (1 - momentum^steps), which with "
         "momentum 0.9 is 9 after one step and 0.04 after 30.",
     ),
-    Explanation(
+    (
         "torch.",
         "rule",
         "Documented: `running_var` averages unbiased variances, m / (m - 1) times the biased ones "
         "(`BatchNorm1d` in torch/nn/modules/batchnorm.py). Training outputs are exact.",
     ),
-    Explanation(
+    (
         "sbx",
         "rule",
         "By design, as in flax.linen's BatchNorm that it is adapted from, it averages the variance "
         "and not the deviation (`ra_var` in `BatchRenorm.__call__`, sbx/common/jax_layers.py).",
     ),
-    Explanation(
+    (
         "sbx",
         "inside limits constant tiny offset warmup resumed",
         "Epsilon slips into r and d: `affine_var` is var_B / r^2, to which epsilon is added only "
         "afterwards, and `affine_mean` multiplies d by sqrt(var_B) without epsilon (same "
         "function). The smaller the variance, the less r and d do.",
     ),
-    Explanation(
+    (
         "sbx",
         "constant offset",
         "The gradient of `jnp.sqrt(batch_var)` at variance 0 is not finite (same function), during "
         "the warm-up as well.",
     ),
-    Explanation(
+    (
         "sbx",
         "limits offset",
         "The variance is that of flax.linen by default, E[x^2] - E[x]^2, which cancels; "
         "`use_fast_variance` is commented out (same class).",
     ),
-    Explanation(
+    (
         "torchrl",
         "rule",
         "By design it averages variances ('running mean and variance', as documented), not "
         "deviations, and unbiased ones (`unbiased_var` in `BatchRenorm1d.forward`, "
         "torchrl/modules/models/batchrenorm.py).",
     ),
-    Explanation(
+    (
         "torchrl",
         "inside limits constant tiny offset warmup bfloat16 resumed",
         "`unbiased_var` takes N for the number of values, which for inputs [N, C, L] is N L: here "
         "twice the biased variance instead of 4/3 of it (same function). With inputs [N, C] it is "
         "right.",
     ),
-    Explanation(
+    (
         "torchrl",
         "warmup",
         "`warmup_factor`, commented '1 after warmup', goes on growing: it is the number of steps "
@@ -147,51 +144,49 @@ EXPLANATIONS = (
 )
 
 
-class Deviation(NamedTuple):
-    """The largest deviation of a case, relative to the golden values."""
-
-    value: float
-    exact: bool
-
-    def __str__(self) -> str:
-        if self.exact:
-            return "exact"
-        return f"{self.value:.1e}" if np.isfinite(self.value) else "not finite"
-
-
 class Result(NamedTuple):
-    """A measured cell: against the papers, and against what the implementation does by design."""
+    """A measured cell: the largest deviations relative to the golden values, 0 where exact."""
 
-    papers: Deviation
-    own: Deviation | None
+    papers: float
+    own: float | None  # from what the implementation does by design
 
     def __str__(self) -> str:
-        if self.own is None or self.papers.exact:
-            return str(self.papers)
-        return f"{self.papers} / {self.own}"
+        shown = [self.papers]
+        if self.papers and self.own is not None:
+            shown.append(self.own)
+        return " / ".join(
+            "not finite" if not math.isfinite(each) else f"{each:.1e}" if each else "exact"
+            for each in shown
+        )
 
     def explanations(self, implementation: str, case: str) -> list[str] | None:
         """Texts that explain this cell; None if there is a deviation that none explains."""
-        if self.papers.exact:
+        if not self.papers:
             return []
-        wanted = {"rule"} if self.own else set()
-        if self.own is None or not self.own.exact:
+        wanted = {"rule"} if self.own is not None else set()
+        if self.own != 0:
             wanted.add(case)
         found = {
-            explanation.text: set(explanation.cases.split())
-            for explanation in EXPLANATIONS
-            if implementation.startswith(explanation.implementation)
-            and wanted & set(explanation.cases.split())
+            text: wanted & set(cases.split())
+            for name, cases, text in EXPLANATIONS
+            if implementation.startswith(name)
         }
-        return list(found) if wanted <= set().union(*found.values()) else None
+        explained = wanted <= set().union(*found.values())
+        return [text for text, cases in found.items() if cases] if explained else None
 
 
-def measure(implementation: Implementation, case: Case) -> Result:
+def load_golden() -> Golden:
+    """The golden vectors by key; see tests/layers/golden.py."""
+    with np.load(_GOLDEN, allow_pickle=False) as file:
+        return dict(file)
+
+
+def measure(implementation: Implementation, case: Case, golden: Golden) -> Result:
     """Runs one implementation through one case."""
-    golden, observed = golden_vectors(), _observe(implementation, case)
+    observed = _observe(implementation, case, golden)
     papers = "batch_renorm" if implementation.renorm else "batch_norm"
 
-    def deviation(rule: str) -> Deviation:
+    def deviation(rule: str) -> float:
         values = []
         for quantity, value in observed.items():
             keys = [f"{case.trajectory(implementation)}/{r}/{quantity}" for r in (rule, papers)]
@@ -199,33 +194,36 @@ def measure(implementation: Implementation, case: Case) -> Result:
             expected = golden[keys[0] if keys[0] in golden else keys[1]]
             values.append(np.max(np.abs(value - expected)) / np.max(np.abs(expected)))
         largest = float(np.max(values))  # NaN where there is one
-        return Deviation(largest, largest <= tolerance(case))
+        return 0 if largest <= tolerance(case, golden) else largest
 
     own = implementation.own_rule
     return Result(deviation(papers), deviation(own) if own else None)
 
 
-def tolerance(case: Case) -> float:
+def tolerance(case: Case, golden: Golden) -> float:
     """The largest deviation that counts as exact; the table's caption gives the reasons."""
     if case.name == "bfloat16":
         return 2.0**-7
-    golden = golden_vectors()
     x = np.float64(golden[f"{case.data}/x"])
     counts = golden.get(f"{case.data}/mask", np.ones(x.shape[:-1], bool))[..., None]
-    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + SETTINGS["epsilon"])
+    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + golden["epsilon"])
     return 1e-5 + 2.0**-23 * float(np.max(np.max(np.abs(x * counts), (1, 2)) / sigma))
 
 
-def _observe(implementation: Implementation, case: Case) -> dict[str, np.ndarray]:
-    """All that is compared, by the golden vectors' names; with a mask, zero where it is false."""
+def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict[str, np.ndarray]:
+    """All that is compared, by the golden file's names; with a mask, zero where it is false."""
     schedule = None if case.warmup is None else implementation.warmup
     settings = Settings(
-        **SETTINGS,
+        momentum=float(golden["momentum"]),
+        epsilon=float(golden["epsilon"]),
+        gamma=golden["gamma"],
+        beta=golden["beta"],
+        r_max=float(golden["r_max"]),
+        d_max=float(golden["d_max"]),
         ramp=schedule == "ramp",
         warmup=case.warmup if case.warmup and schedule == "switch" else 0,
         dtype="bfloat16" if case.name == "bfloat16" else "float32",
     )
-    golden = golden_vectors()
     x, mask = golden[f"{case.data}/x"], golden.get(f"{case.data}/mask")
     counts = np.ones(x.shape[:-1]) if mask is None else mask
     counts = counts[..., None].astype(np.float32)
@@ -233,9 +231,8 @@ def _observe(implementation: Implementation, case: Case) -> dict[str, np.ndarray
     steps = []
     for t in range(len(x)):
         if t == case.resumed_at:
-            saved = layer.save()
-            layer = implementation.make(settings)
-            layer.load(saved)
+            saved, layer = layer, implementation.make(settings)
+            layer.resume(saved)
         y, dx = layer.train(x[t], golden["dy"][t] * counts[t], None if mask is None else mask[t])
         steps.append({"y": y * counts[t], "dx": dx * counts[t], **layer.statistics()})
     observed = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
@@ -244,41 +241,35 @@ def _observe(implementation: Implementation, case: Case) -> dict[str, np.ndarray
     return {**observed, "evaluation": layer.evaluate(x[0]) * counts[0]}
 
 
-class Table(NamedTuple):
-    """Cells by row and column, and the notes that they refer to."""
+def compare(
+    implementations: Sequence[Implementation] = IMPLEMENTATIONS,
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Measures every case of every implementation that is installed.
 
-    rows: dict[str, dict[str, str]]
-    notes: list[str]
-
-
-def compare(implementations: Sequence[Implementation] = IMPLEMENTATIONS) -> Table:
-    """Measures every case of every implementation that is installed."""
-    table = Table({}, [])
+    Returns:
+      Cells by row and column, and the notes that they refer to.
+    """
+    golden, rows, notes = load_golden(), {}, dict[str, int]()
     for implementation in implementations:
-        version = implementation.version()
-        row = table.rows[implementation.name] = {"version": version or "not installed"}
+        row = rows[implementation.name] = {"version": "not installed"}
         row |= {case.title: "" for case in CASES}
-        if version is None:
-            continue
-        try:
-            row |= {case.title: _cell(implementation, case, table) for case in CASES}
-        except ImportError as error:
-            row["version"] += f", cannot be imported: {error}"
-    return table
+        with suppress(PackageNotFoundError):
+            row["version"] = version(implementation.package)
+            row |= {case.title: _cell(implementation, case, golden, notes) for case in CASES}
+    return rows, list(notes)
 
 
-def _cell(implementation: Implementation, case: Case, table: Table) -> str:
-    """The text of a cell; adds to the table's notes."""
+def _cell(implementation: Implementation, case: Case, golden: Golden, notes: dict[str, int]) -> str:
+    """The text of a cell; adds to the notes, which are numbered."""
     if case.about_renorm and not implementation.renorm:
         return "–"
     if not case.supported(implementation):
         return "not supported"
-    result = measure(implementation, case)
+    result = measure(implementation, case, golden)
     texts = result.explanations(implementation.name, case.name)
     if texts is None:
         return f"{result}{_UNEXPLAINED}"
-    table.notes.extend(text for text in texts if text not in table.notes)
-    numbers = sorted(table.notes.index(text) + 1 for text in texts)
+    numbers = sorted(notes.setdefault(text, len(notes) + 1) for text in texts)
     return f"{result} [{', '.join(map(str, numbers))}]" if numbers else str(result)
 
 
@@ -305,21 +296,22 @@ steps. mask: one value in four is 100 and does not count, nor does the loss depe
 –: concerns Batch Renorm only."""
 
 
-def report(table: Table) -> str:
+def report(rows: dict[str, dict[str, str]], notes: list[str]) -> str:
     """The Markdown text."""
     import pandas as pd
 
-    tolerances = {case.name: tolerance(case) for case in CASES if case.name != "bfloat16"}
+    golden = load_golden()
+    tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
     caption = _CAPTION.format(
-        **SETTINGS, offset=tolerances.pop("offset"), others=max(tolerances.values())
+        **golden, offset=tolerances.pop("offset"), others=max(tolerances.values())
     )
-    notes = "\n".join(f"{number}. {text}" for number, text in enumerate(table.notes, 1))
+    listed = "\n".join(f"{number}. {text}" for number, text in enumerate(notes, 1))
     packages = dict.fromkeys(peer.package for peer in IMPLEMENTATIONS)
     return signed_page(
         "Implementations against the papers' formulas",
-        pd.DataFrame.from_dict(table.rows, orient="index"),
+        pd.DataFrame.from_dict(rows, orient="index"),
         caption,
-        notes,
+        listed,
         packages=(*packages, "jax", "numpy"),
     )
 
@@ -339,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help="a Markdown file (default: %(default)s)",
     )
-    page = publish(parser.parse_args(arguments).output, lambda: report(compare()))
+    page = publish(parser.parse_args(arguments).output, lambda: report(*compare()))
     if _UNEXPLAINED in page:
         sys.exit(f"Nothing explains the deviations in cells that say {_UNEXPLAINED.strip()!r}.")
 

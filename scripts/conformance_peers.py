@@ -3,11 +3,10 @@
 All but ours and Flax are imported when their layers are made, so that only those need be there.
 """
 
-import importlib.metadata
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,53 +32,15 @@ class Settings(NamedTuple):
     dtype: str  # of inputs: "float32" or "bfloat16"
 
 
-class Layer(Protocol):
-    """A layer and its state. Arrays are [batch, length, features], masks [batch, length]."""
-
-    def train(
-        self, x: np.ndarray, dy: np.ndarray, mask: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One training step: the output for `x`, and the gradient of sum(dy * output) of `x`."""
-
-    def evaluate(self, x: np.ndarray) -> np.ndarray:
-        """The output for `x` in evaluation mode."""
-
-    def statistics(self) -> dict[str, np.ndarray]:
-        """The moving `mean`, and `var` or `std`, whichever is stored."""
-
-    def save(self) -> Any:
-        """The state as it would be stored."""
-
-    def load(self, saved: Any) -> None:
-        """Loads the state that another layer's `save` returned."""
-
-
-class Implementation(NamedTuple):
-    """A row of the table."""
-
-    name: str
-    package: str  # that pip installs
-    make: Callable[[Settings], Layer]
-    renorm: bool = False
-    # The golden vectors' rule that it follows by design, if not the papers'.
-    own_rule: str | None = None
-    warmup: str | None = None  # "switch": Batch Norm until a step; "ramp": the paper's
-    masks: bool = False
-
-    def version(self) -> str | None:
-        """The installed version, or None."""
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-
 def _float64(values: Any) -> np.ndarray:
     return np.asarray(values, np.float64)
 
 
 class _Jax:
-    """A layer that is a pure function of its state, a tree of arrays."""
+    """A layer that is a pure function of its state, a tree of arrays.
+
+    Arrays are [batch, length, features], masks [batch, length].
+    """
 
     def __init__(self, settings: Settings, state: Any):
         self.dtype, self.state = settings.dtype, state
@@ -96,20 +57,23 @@ class _Jax:
         """The output and the new state."""
         raise NotImplementedError
 
-    def train(
-        self, x: np.ndarray, dy: np.ndarray, mask: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def statistics(self) -> dict[str, np.ndarray]:
+        """The moving `mean`, and `var` or `std`, whichever is stored."""
+        raise NotImplementedError
+
+    def train(self, x: np.ndarray, dy: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        """One training step: the output for `x`, and the gradient of sum(dy * output) of `x`."""
         y, dx, self.state = self._step(self.state, self._array(x), dy, mask)
         return _float64(y), _float64(dx)
 
     def evaluate(self, x: np.ndarray) -> np.ndarray:
+        """The output for `x` in evaluation mode."""
         return _float64(self.apply(self.state, self._array(x), None, training=False)[0])
 
-    def save(self) -> Any:
-        return [np.array(leaf) for leaf in jax.tree.leaves(self.state)]
-
-    def load(self, saved: Any) -> None:
-        self.state = jax.tree.unflatten(jax.tree.structure(self.state), saved)
+    def resume(self, saved: Any) -> None:
+        """Loads what another such layer has saved."""
+        arrays = [np.array(leaf) for leaf in jax.tree.leaves(saved.state)]
+        self.state = jax.tree.unflatten(jax.tree.structure(self.state), arrays)
 
     def _array(self, x: np.ndarray) -> Any:
         return jnp.asarray(x, self.dtype)
@@ -236,9 +200,7 @@ class _Torch:
             layer.weight.copy_(torch.tensor(settings.gamma))
             layer.bias.copy_(torch.tensor(settings.beta))
 
-    def train(
-        self, x: np.ndarray, dy: np.ndarray, mask: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def train(self, x: np.ndarray, dy: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = self._tensor(x).requires_grad_()
         y = self.layer.train()(inputs)
         y.backward(self._tensor(dy).to(y.dtype))
@@ -251,11 +213,8 @@ class _Torch:
         stats = {"mean": self.layer.running_mean, "var": self.layer.running_var}
         return {name: _float64(value.clone()) for name, value in stats.items()}
 
-    def save(self) -> Any:
-        return {name: value.clone() for name, value in self.layer.state_dict().items()}
-
-    def load(self, saved: Any) -> None:
-        self.layer.load_state_dict(saved)
+    def resume(self, saved: Any) -> None:
+        self.layer.load_state_dict(saved.layer.state_dict())
 
     def _tensor(self, x: np.ndarray) -> Any:
         import torch
@@ -266,13 +225,16 @@ class _Torch:
         return _float64(y.detach().double()).swapaxes(1, 2)
 
 
-def _ours(adapter: type[_Linen] | type[_Nnx], cls: Any, settings: Settings) -> Layer:
+Layer = _Jax | _Torch
+
+
+def _ours(adapter: Callable[..., Layer], settings: Settings) -> Layer:
     limits = {"r_max": settings.r_max, "d_max": settings.d_max}
     if not settings.ramp:
-        return adapter(cls, settings, **limits)
+        return adapter(settings, **limits)
     ends = {"warmup": 5 / 30, "r_max_end": 20 / 30, "d_max_end": 15 / 30}
     schedules = bnrepro.renorm_schedules(30, **limits, **ends)
-    return adapter(cls, settings, **dict(zip(limits, schedules, strict=True)))
+    return adapter(settings, **dict(zip(limits, schedules, strict=True)))
 
 
 def _keras_renorm(settings: Settings) -> Layer:
@@ -290,7 +252,7 @@ def _torch(settings: Settings) -> Layer:
 def _sbx(settings: Settings) -> Layer:
     from sbx.common.jax_layers import BatchRenorm
 
-    # Its limits are constants of the code, the 3 and 5 of the golden vectors.
+    # Its limits are constants of the code, the 3 and 5 of the golden file.
     return _Linen(BatchRenorm, settings, warmup_steps=settings.warmup)
 
 
@@ -308,12 +270,23 @@ def _torchrl(settings: Settings) -> Layer:
     return _Torch(settings, layer)
 
 
+class Implementation(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    package: str  # that pip installs
+    make: Callable[[Settings], Layer]
+    renorm: bool = False
+    # The golden file's rule that it follows by design, if not the papers'.
+    own_rule: str | None = None
+    warmup: str | None = None  # "switch": Batch Norm until a step; "ramp": the paper's
+    masks: bool = False
+
+
 _OURS: dict[str, Any] = {"renorm": True, "warmup": "ramp", "masks": True}
 _SWITCHED: dict[str, Any] = {"renorm": True, "warmup": "switch"}
-_LINEN, _NNX = (
-    partial(_ours, _Linen, bnrepro.BatchRenorm),
-    partial(_ours, _Nnx, bnrepro.nnx.BatchRenorm),
-)
+_LINEN = partial(_ours, partial(_Linen, bnrepro.BatchRenorm))
+_NNX = partial(_ours, partial(_Nnx, bnrepro.nnx.BatchRenorm))
 
 IMPLEMENTATIONS = (
     Implementation("bnrepro.BatchNorm", "bnrepro", partial(_Linen, bnrepro.BatchNorm), masks=True),
