@@ -15,9 +15,8 @@ sweep: trials per minute of one worker that trains them in groups, as sweeps do,
 and against launching each separately.
 """
 
-import argparse
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import make_parser, publish
@@ -30,36 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("layers", "train", "depth", "inception", "sweep"):
         add = benchmarks.add_parser(name).add_argument
         add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
-        if name != "sweep":
-            add("--rounds", type=_at_least(1), default=31, help="readings (default: %(default)s)")
+        if name == "sweep":
+            text = "number of grouped trials (default: %(default)s)"
+            add("--trials", type=int, default=32, help=text)
+        else:
+            add("--rounds", type=int, default=31, help="readings (default: %(default)s)")
         if name == "inception":
             add("--network", choices=("inception", "resnet"), default="inception")
             add("--dtype", choices=("float32", "bfloat16"), default="float32")
-        if name == "sweep":
-            shown = " (default: %(default)s)"
-            add("--trials", type=_at_least(1), default=32, help="number of grouped trials" + shown)
-            one_by_one = "number one by one; the first does not count"
-            add("--alone", type=_at_least(2), default=8, help=one_by_one + shown)
-            add("--launched", type=_at_least(1), default=4, help="number launched" + shown)
-            add("--repeats", type=_at_least(1), default=3, help="of each, in turn" + shown)
-            add("--steps", type=_at_least(1), default=2_000, help="of a trial" + shown)
     options = parser.parse_args(arguments)
 
-    def page() -> str:
-        # Imported only now, so that --help need not wait for JAX.
-        module = importlib.import_module(f"scripts.benchmark_{options.benchmark}")
-        return str(module.page(options))
-
-    publish(options.output, page)
-
-
-def _at_least(lowest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"must be a number of at least {lowest}, got {text!r}")
-        return int(text)
-
-    return parse
+    # Imported only then, so that --help need not wait for JAX.
+    module = f"scripts.benchmark_{options.benchmark}"
+    publish(options.output, lambda: importlib.import_module(module).page(options))
 
 
 if __name__ == "__main__":

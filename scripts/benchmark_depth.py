@@ -7,6 +7,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -36,18 +37,16 @@ def config_of(depth: int, normalizer: str) -> dict[str, Any]:
     return with_settings(variant, {"model.hidden": (100,) * depth})
 
 
-def measured(rounds: int) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Milliseconds of a step, read in turn, and seconds of compiling, by depth and normalizer."""
+def measured(rounds: int) -> "tuple[pd.DataFrame, pd.Series[float]]":
+    """Milliseconds of a step, read in turn, and seconds of compiling, by normalizer and depth."""
     dataset = noise()
     # The first network that a process compiles also waits for what JAX loads once: not counted.
     _prepare(config_of(1, NORMALIZERS[0]), dataset)
     calls, compiling = [], {}
-    for depth in DEPTHS:
-        for normalizer in NORMALIZERS:
-            name = f"{depth} {normalizer}"
-            call, compiling[name] = _prepare(config_of(depth, normalizer), dataset)
-            calls.append((name, call))
-    return measure(calls, rounds) / STEPS, compiling
+    for depth, normalizer in product(DEPTHS, NORMALIZERS):
+        call, compiling[normalizer, depth] = _prepare(config_of(depth, normalizer), dataset)
+        calls.append(((normalizer, depth), call))
+    return measure(calls, rounds) / STEPS, pd.Series(compiling)
 
 
 def _prepare(config: Mapping[str, Any], dataset: Dataset) -> tuple[Call, float]:
@@ -71,18 +70,14 @@ def _prepare(config: Mapping[str, Any], dataset: Dataset) -> tuple[Call, float]:
 def page(options: argparse.Namespace) -> str:
     """Times by depth, the lines through them, and a figure, which is written beside the page."""
     timings, compiling = measured(options.rounds)
-    steps = {
-        f"{norm}, ms": {depth: _cell(timings[f"{depth} {norm}"]) for depth in DEPTHS}
-        for norm in NORMALIZERS
-    }
-    seconds = {
-        f"{norm}, s to compile": {depth: f"{compiling[f'{depth} {norm}']:.1f}" for depth in DEPTHS}
-        for norm in NORMALIZERS
-    }
-    times = pd.DataFrame(steps | seconds).rename_axis("hidden layers")
+    quartiles = timings.quantile([0.25, 0.5, 0.75])
+    steps = quartiles.apply(lambda of: "{1:.2f} ({0:.2f} to {2:.2f})".format(*of)).unstack(0)
+    seconds = compiling.map("{:.1f}".format).unstack(0)
+    columns = [steps.add_suffix(", ms"), seconds.add_suffix(", s to compile")]
+    times = pd.concat(columns, axis=1).rename_axis("hidden layers")
     lines, rows = {}, {}
     for norm in NORMALIZERS:
-        medians = timings[[f"{depth} {norm}" for depth in DEPTHS]].median()
+        medians = quartiles[norm].loc[0.5]
         lines[norm] = line = np.poly1d(np.polyfit(DEPTHS, medians, 1))
         rows[norm] = {
             "intercept, ms": f"{line[0]:.2f}",
@@ -101,32 +96,26 @@ the medians by least squares; the largest deviation of a median is relative to t
     picture = Picture(
         options.output.stem,
         "Milliseconds of a training step, and seconds of compiling, against hidden layers.",
-        partial(_draw, timings, compiling, lines),
+        partial(_draw, quartiles, compiling, lines),
     )
     save(picture, options.output.parent)
     shown = f"![{picture.alt}]({picture.name}.png)"
     return signed_page("Training against depth", times, fits, text, shown)
 
 
-def _cell(readings: "pd.Series[float]") -> str:
-    low, median, high = readings.quantile([0.25, 0.5, 0.75])
-    return f"{median:.2f} ({low:.2f} to {high:.2f})"
-
-
 def _draw(
-    timings: pd.DataFrame, compiling: Mapping[str, float], lines: Mapping[str, np.poly1d]
+    quartiles: pd.DataFrame, compiling: "pd.Series[float]", lines: Mapping[str, np.poly1d]
 ) -> Figure:
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     of_steps, of_compiling = figure.subplots(1, 2)
     for normalizer, (colour, _) in looks({norm: norm for norm in NORMALIZERS}).items():
-        names = [f"{depth} {normalizer}" for depth in DEPTHS]
-        low, medians, high = timings[names].quantile([0.25, 0.5, 0.75]).to_numpy()
+        low, medians, high = quartiles[normalizer].to_numpy()
         look: dict[str, Any] = {"color": colour, "marker": "o", "ms": 4, "label": normalizer}
         bars = medians - low, high - medians
         of_steps.errorbar(DEPTHS, medians, bars, ls="none", capsize=2, **look)
         ends_of_line = np.array([0, DEPTHS[-1]])
         of_steps.plot(ends_of_line, lines[normalizer](ends_of_line), color=colour, lw=1)
-        of_compiling.plot(DEPTHS, [compiling[name] for name in names], **look)
+        of_compiling.plot(DEPTHS, compiling[normalizer], **look)
     of_steps.set(ylabel="training step, ms (bars: quartiles)")
     of_compiling.set(ylabel="compiling, s")
     for axes in (of_steps, of_compiling):

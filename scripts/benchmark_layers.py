@@ -5,7 +5,7 @@ import statistics
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,38 +24,28 @@ _ITERATIONS = 20
 Call = Callable[[int], None]  # computes that often, and waits for the last
 
 
-class Network(NamedTuple):
-    """Blocks of an operation, a normalization and a ReLU."""
-
-    operation: str  # of `_model`
-    depth: int
-    shape: tuple[int, ...]  # of the input, features last
-
-    def __str__(self) -> str:
-        return f"{self.depth} x {self.operation}, {joined(self.shape)}"
-
-
+# Blocks of an operation of `_model`, a normalization and a ReLU: how many, and the input's shape.
 NETWORKS = (
-    Network("dense", 18, (64, 100)),
-    Network("dense", 18, (512, 100)),
-    Network("dense", 6, (1024, 256)),
-    Network("3x3 convolution", 3, (32, 16, 16, 16)),
-    Network("3x3 convolution", 3, (32, 32, 32, 64)),
-    Network("multiplication", 18, (64, 100)),
-    Network("multiplication", 18, (512, 100)),
-    Network("multiplication", 18, (32, 16, 16, 16)),
+    ("dense", 18, (64, 100)),
+    ("dense", 18, (512, 100)),
+    ("dense", 6, (1024, 256)),
+    ("3x3 convolution", 3, (32, 16, 16, 16)),
+    ("3x3 convolution", 3, (32, 32, 32, 64)),
+    ("multiplication", 18, (64, 100)),
+    ("multiplication", 18, (512, 100)),
+    ("multiplication", 18, (32, 16, 16, 16)),
 )
 _BASELINE = "flax.linen"
 _SECONDS = 0.02  # of calls between two readings of the clock
 
 
-def measure(calls: Sequence[tuple[str, Call]], rounds: int) -> pd.DataFrame:
+def measure(calls: Sequence[tuple[Any, Call]], rounds: int) -> pd.DataFrame:
     """Milliseconds of each call, in a column, and in each round, in a row; calls take turns."""
     number = {}
     for name, call in calls:
         call(1)  # compiles
         number[name] = max(1, round(_SECONDS / max(_seconds(call, 3) / 3, 1e-7)))
-    readings: dict[str, list[float]] = {name: [] for name, _ in calls}
+    readings: dict[Any, list[float]] = {name: [] for name, _ in calls}
     for _ in range(rounds):
         for name, call in calls:
             readings[name].append(1e3 * _seconds(call, number[name]) / number[name])
@@ -104,13 +94,13 @@ def layer_calls(shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     return [*calls, ("copy", copy), *_torch_calls(shape)]
 
 
-def network_calls(network: Network) -> list[tuple[str, Call]]:
+def network_calls(operation: str, depth: int, shape: tuple[int, ...]) -> list[tuple[str, Call]]:
     """By layer: forward and backward through the network, its output kept."""
     rng = np.random.default_rng(0)
-    x, dy = (jax.device_put(rng.normal(size=network.shape).astype(np.float32)) for _ in range(2))
+    x, dy = (jax.device_put(rng.normal(size=shape).astype(np.float32)) for _ in range(2))
     calls: list[tuple[str, Call]] = []
     for name, layer in _layers().items():
-        model = _model(network, layer)
+        model = _model(operation, depth, shape[-1], layer)
         variables = model.init(jax.random.key(0), x)
         step = jax.jit(partial(training_step, model, True))
         operands = (variables["params"], variables["batch_stats"], x, dy)
@@ -118,16 +108,13 @@ def network_calls(network: Network) -> list[tuple[str, Call]]:
     return calls
 
 
-def _model(network: Network, layer: Any) -> Any:
-    features = network.shape[-1]
+def _model(operation: str, depth: int, features: int, layer: Any) -> Any:
     operations: dict[str, Callable[[], Callable[[Any], Any]]] = {
         "dense": lambda: nn.Dense(features),
         "3x3 convolution": lambda: nn.Conv(features, (3, 3)),
         "multiplication": lambda: lambda x: 1.01 * x,
     }
-    blocks = (
-        (operations[network.operation](), layer.clone(), nn.relu) for _ in range(network.depth)
-    )
+    blocks = ((operations[operation](), layer.clone(), nn.relu) for _ in range(depth))
     return nn.Sequential([part for block in blocks for part in block])
 
 
@@ -210,7 +197,12 @@ def page(options: argparse.Namespace) -> str:
     """A table of layers, a column for each shape, and one of networks, a row for each."""
     rounds = options.rounds
     layers = {joined(shape): measure(layer_calls(shape), rounds) for shape in SHAPES}
-    networks = {str(network): measure(network_calls(network), rounds) for network in NETWORKS}
+    networks = {
+        f"{depth} x {operation}, {joined(shape)}": measure(
+            network_calls(operation, depth, shape), rounds
+        )
+        for operation, depth, shape in NETWORKS
+    }
     suffixes, ours, torch = (*KEPT, _LOOP), ("BatchNorm", "BatchRenorm"), "PyTorch, with y"
     to_flax = {f"{n} / flax{s}": (n + s, _BASELINE + s) for n in ours for s in suffixes}
     has_torch = all(torch in timings for timings in layers.values())

@@ -21,21 +21,22 @@ from scripts import signed_page
 
 # Trials differ in the learning rate, within a range at which all networks train.
 _LOW, _HIGH = 0.01, 0.3
-_CHANGES = {"seeds": 1, "normalizer.name": "batch_norm"}
+SETTINGS = {"seeds": 1, "normalizer.name": "batch_norm", "steps": 2_000, "eval_every": 2_000}
+LAUNCHED, ALONE, REPEATS = 4, 8, 3
 
 
 def page(options: argparse.Namespace) -> str:
     """The table of trials a minute."""
     trials = {
-        "each launched by itself": options.launched,
-        "one by one": options.alone,
+        "each launched by itself": LAUNCHED,
+        "one by one": ALONE,
         "grouped": options.trials,
     }
     readings = []
-    for _ in range(options.repeats):
-        launched = _launches_a_minute(options.launched, options.steps)
-        alone, dataset = _trials_a_minute(options.alone, 1, options.steps)
-        grouped, dataset = _trials_a_minute(options.trials, None, options.steps)
+    for _ in range(REPEATS):
+        launched = _launches_a_minute()
+        alone, dataset = _trials_a_minute(ALONE, 1)
+        grouped, dataset = _trials_a_minute(options.trials, None)
         readings.append((launched, alone, grouped))
     rates = pd.DataFrame(readings, columns=[*trials])
     medians = rates.median()
@@ -50,31 +51,40 @@ def page(options: argparse.Namespace) -> str:
     text = f"""\
 Grouped is {to_one:.1f} times as fast as one by one, and {to_launched:.1f} times as fast as
 launching each by itself with experiments.train (ratios of the medians). A trial is one seed of the
-3 x 100 network of configs/small_batch.py with Batch Norm, {options.steps:,} steps of 64 images of
-{dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one
+3 x 100 network of configs/small_batch.py with Batch Norm, {SETTINGS["steps"]:,} steps of 64 images
+of {dataset}, two evaluations; trials differ in their learning rate. One worker, which uses one
 compiled program for all of its trials. The time to load data and to compile counts for the grouped
 ones and for those launched; those one by one are counted from the end of the first."""
     title = "Sweeps: grouped against one by one"
     return signed_page(title, table, text, packages=("jax", "optuna"))
 
 
-def _launches_a_minute(trials: int, steps: int) -> float:
+def _launches_a_minute() -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "experiments.train", "--novariants"]
         command += ["--config=configs/small_batch.py"]
-        settings = {**_CHANGES, "steps": steps, "eval_every": steps}
-        command += [f"--config.{key}={value}" for key, value in settings.items()]
+        command += [f"--config.{key}={value}" for key, value in SETTINGS.items()]
         begin = time.time()
-        for i, rate in enumerate(np.geomspace(_LOW, _HIGH, trials)):
+        for i, rate in enumerate(np.geomspace(_LOW, _HIGH, LAUNCHED)):
             own = [f"--workdir={folder}/{i}", f"--config.optimizer.learning_rate={rate:g}"]
             subprocess.run([*command, *own], check=True, capture_output=True)
-        return 60 * trials / (time.time() - begin)
+        return 60 * LAUNCHED / (time.time() - begin)
 
 
-def _trials_a_minute(trials: int, at_once: int | None, steps: int) -> tuple[float, str]:
+def _trials_a_minute(trials: int, at_once: int | None) -> tuple[float, str]:
     """The rate, and the name of the data set."""
+    config = with_settings(common_config(small_batch.get_config().to_dict()), SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
-        plan = _plan(trials, at_once, steps, folder)
+        plan = Plan(
+            config=config,
+            space=make_space(config, {"optimizer.learning_rate": f"log({_LOW},{_HIGH})"}),
+            sampler="random",
+            trials=trials,
+            storage=f"sqlite:///{folder}/sweep.db",
+            name="benchmark",
+            checkpoints=Path(folder, "checkpoints"),
+            at_once=at_once,
+        )
         with SharedStudy(plan) as study:
             study.refill()
             begin = time.time()
@@ -85,18 +95,3 @@ def _trials_a_minute(trials: int, at_once: int | None, steps: int) -> tuple[floa
     if at_once == 1:
         return 60 * (len(ends) - 1) / (ends[-1] - ends[0]), dataset
     return 60 * len(ends) / (ends[-1] - begin), dataset
-
-
-def _plan(trials: int, at_once: int | None, steps: int, folder: str) -> Plan:
-    config: Any = common_config(small_batch.get_config().to_dict())
-    config = with_settings(config, {**_CHANGES, "steps": steps, "eval_every": steps})
-    return Plan(
-        config=config,
-        space=make_space(config, {"optimizer.learning_rate": f"log({_LOW},{_HIGH})"}),
-        sampler="random",
-        trials=trials,
-        storage=f"sqlite:///{folder}/sweep.db",
-        name="benchmark",
-        checkpoints=Path(folder, "checkpoints"),
-        at_once=at_once,
-    )

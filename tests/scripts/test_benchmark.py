@@ -16,9 +16,10 @@ from scripts import (
     benchmark_depth,
     benchmark_inception,
     benchmark_layers,
+    benchmark_sweep,
     benchmark_train,
 )
-from tests.commands import code_of, refusal
+from tests.commands import refusal
 from tests.small_dataset import small_dataset
 
 
@@ -38,9 +39,12 @@ def measured(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_table_of_sweeps_has_each_way_and_the_machine(measured):
-    sizes = ("--trials=3", "--alone=2", "--launched=1", "--repeats=2", "--steps=20")
-    text, table = measured("sweep", *sizes)
+def test_the_table_of_sweeps_has_each_way_and_the_machine(measured, monkeypatch):
+    few = benchmark_sweep.SETTINGS | {"steps": 20, "eval_every": 20}
+    monkeypatch.setattr(benchmark_sweep, "SETTINGS", few)
+    for name, number in (("LAUNCHED", 1), ("ALONE", 2), ("REPEATS", 2)):
+        monkeypatch.setattr(benchmark_sweep, name, number)
+    text, table = measured("sweep", "--trials=3")
     ways = {name: cells for name, *cells in table[2:]}
     assert {name: cells[0] for name, cells in ways.items()} == {
         "each launched by itself": "1",
@@ -58,7 +62,7 @@ def test_the_table_of_sweeps_has_each_way_and_the_machine(measured):
 def test_the_table_of_layers_has_each_shape_and_the_machine(measured, monkeypatch):
     monkeypatch.setattr(benchmark_layers, "SHAPES", ((6, 4), (4, 3, 3, 8)))
     networks = (("dense", (6, 4)), ("3x3 convolution", (4, 3, 3, 8)), ("multiplication", (6, 4)))
-    networks = [benchmark_layers.Network(name, 2, shape) for name, shape in networks]
+    networks = [(operation, 2, shape) for operation, shape in networks]
     monkeypatch.setattr(benchmark_layers, "NETWORKS", networks)
     text, lines = measured("layers", "--rounds=3")
     header, _, *rows = lines[:-5]
@@ -155,14 +159,4 @@ def test_without_its_data_set_inception_is_not_timed(tmp_path, monkeypatch, caps
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     said = refusal(capsys, benchmark.main, "inception", f"--output={tmp_path / 'inception.md'}")
     assert said.startswith("The data set 'tiny_imagenet/100' is not in")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [("--trials=0", "at least 1"), ("--alone=1", "at least 2"), ("--steps=many", "got 'many'")],
-)
-def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
-    assert code_of(benchmark.main, "sweep", f"--output={tmp_path / 'sweep.md'}", option) == 2
-    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
