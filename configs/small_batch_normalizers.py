@@ -36,41 +36,21 @@ from ml_collections import ConfigDict
 from configs import small_batch, small_batch_cnn
 
 MICROBATCH_SIZES = (64, 8, 4, 2, 1)
-# By configs/small_batch_normalizers_rates.py.
+# Of the networks in turn, by configs/small_batch_normalizers_rates.py.
+_OWN_RATES = {
+    "batch_norm": (0.3, 0.3, 0.03),
+    "batch_renorm": (0.1, 3.0, 0.01),
+    "group_norm": (1.0, 1.0, 0.01),
+    "group_norm standardized": (1.0, 1.0, 0.1),
+    "layer_norm": (0.3, 0.3, 0.01),
+    "filter_response_norm": (0.3, 0.3, 0.03),
+    "evonorm_s0": (0.1, 1.0, 0.01),
+    "moving_average_batch_norm": (0.3, 0.3, 0.1),
+    "none": (0.3, 1.0, 0.01),
+}
 OWN_RATES = {
-    "mlp": {
-        "batch_norm": 0.3,
-        "batch_renorm": 0.1,
-        "group_norm": 1.0,
-        "group_norm standardized": 1.0,
-        "layer_norm": 0.3,
-        "filter_response_norm": 0.3,
-        "evonorm_s0": 0.1,
-        "moving_average_batch_norm": 0.3,
-        "none": 0.3,
-    },
-    "cnn": {
-        "batch_norm": 0.3,
-        "batch_renorm": 3.0,
-        "group_norm": 1.0,
-        "group_norm standardized": 1.0,
-        "layer_norm": 0.3,
-        "filter_response_norm": 0.3,
-        "evonorm_s0": 1.0,
-        "moving_average_batch_norm": 0.3,
-        "none": 1.0,
-    },
-    "tiny": {
-        "batch_norm": 0.03,
-        "batch_renorm": 0.01,
-        "group_norm": 0.01,
-        "group_norm standardized": 0.1,
-        "layer_norm": 0.01,
-        "filter_response_norm": 0.03,
-        "evonorm_s0": 0.01,
-        "moving_average_batch_norm": 0.1,
-        "none": 0.01,
-    },
+    network: {name: rates[i] for name, rates in _OWN_RATES.items()}
+    for i, network in enumerate(("mlp", "cnn", "tiny"))
 }
 # Those of the comparisons of Batch Norm and Batch Renorm alone; on Tiny ImageNet, where there is
 # none, the rate with which Batch Norm ends highest.
