@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bnrepro.comparison.keys import KEYS
 from bnrepro.errors import UserError, exit_codes
 from scripts import make_parser, signed_page
 
@@ -121,8 +122,8 @@ class Bench:
     def __init__(self, folder: Path, *changes: str) -> None:
         """Does the undisturbed run."""
         self.folder, self.changes, self.whole = folder, changes, folder / "whole"
-        self.seconds = self.finish(self.whole)
-        self.steps = json.loads((self.whole / "config.json").read_text())["steps"]
+        self.seconds = self._finish(self.whole)
+        self.steps = _newest_step(self.whole)
 
     def command(self, workdir: Path, *more: str) -> list[str]:
         """The run's command line."""
@@ -134,30 +135,25 @@ class Bench:
         pipe = subprocess.PIPE
         return subprocess.Popen(self.command(workdir, *more), stdout=pipe, stderr=pipe, text=True)
 
-    def finish(self, workdir: Path) -> float:
-        """Runs it to its end; returns the seconds from its first file to its last.
+    def resumes(self, workdir: Path) -> bool:
+        """Whether the same command ends with the undisturbed run's records and final states."""
+        from bnrepro.training.checkpoints import restore
 
-        Raises:
-          RuntimeError: it failed.
-        """
+        self._finish(workdir)
+        pair = (self.whole, workdir)
+        return len({(folder / "metrics.csv").read_bytes() for folder in pair}) == 1 and all(
+            _equal(*(restore(w / "checkpoints" / name, self.steps, None)[0] for w in pair))
+            for name in _NAMES
+        )
+
+    def _finish(self, workdir: Path) -> float:
+        """Runs it to its end; returns the seconds from its first file to its last."""
         with self.start(workdir) as process:
             began = _begin(process, workdir)
             _, stderr = process.communicate()
         if process.returncode:
             raise RuntimeError(stderr)
         return time.perf_counter() - began
-
-    def is_whole(self, workdir: Path) -> bool:
-        """Whether a finished run has the records and final states of the undisturbed one."""
-        from bnrepro.training.checkpoints import restore
-
-        pair = (self.whole, workdir)
-        if len({(folder / "metrics.csv").read_bytes() for folder in pair}) > 1:
-            return False
-        return all(
-            _equal(*(restore(w / "checkpoints" / name, self.steps, None)[0] for w in pair))
-            for name in _NAMES
-        )
 
 
 def killed(bench: Bench, count: int) -> Result:
@@ -170,8 +166,7 @@ def killed(bench: Bench, count: int) -> Result:
             time.sleep(moments.uniform(0, bench.seconds))
             process.kill()
         at.append(_newest_step(workdir))
-        bench.finish(workdir)
-        passed += bench.is_whole(workdir)
+        passed += bench.resumes(workdir)
         shutil.rmtree(workdir)
     seen = f"killed with checkpoints up to step {', '.join(map(str, sorted(at)))}"
     return Result("kill -9 at a random moment, then the same command", passed, count, seen)
@@ -187,12 +182,10 @@ def told_to_end(bench: Bench, count: int) -> Result:
             while _newest_step(workdir) < step and process.poll() is None:
                 time.sleep(0.02)
             before = time.perf_counter()
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             process.communicate()
         took.append(time.perf_counter() - before)
-        ended = process.returncode == 75 and took[-1] < 10
-        bench.finish(workdir)
-        passed += ended and bench.is_whole(workdir)
+        passed += bench.resumes(workdir) and process.returncode == 75 and took[-1] < 10
         shutil.rmtree(workdir)
     seen = f"ended within {max(took):.1f} s"
     return Result("SIGTERM: saves, exit code 75, then the same command", passed, count, seen)
@@ -250,8 +243,7 @@ def full_disk(bench: Bench) -> Result:
         clear = clear and process.returncode == 2 and "Traceback" not in stderr
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
         before = _newest_step(workdir)
-        bench.finish(workdir)
-        passed = clear and bench.is_whole(workdir)
+        passed = bench.resumes(workdir) and clear
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     return Result(trial, int(passed), 1, f"resumed from step {before}")
@@ -408,11 +400,9 @@ def _newest_step(workdir: Path) -> int:
 def _equal(tree: object, other: object) -> bool:
     import jax
 
-    leaves, others = jax.tree.leaves(tree), jax.tree.leaves(other)
     # Leaves may be random keys, which NumPy cannot compare.
-    return len(leaves) == len(others) and all(
-        x.shape == y.shape and bool((x == y).all()) for x, y in zip(leaves, others, strict=True)
-    )
+    same = jax.tree.map(lambda x, y: bool((x == y).all()), tree, other)
+    return bool(jax.tree.all(same))
 
 
 def _truncate(path: Path, chance: random.Random) -> None:
@@ -433,26 +423,22 @@ _DAMAGES: dict[str, Callable[[Path, random.Random], object]] = {
 }
 
 
+# In the place of any value of its type.
+_WRONG = {bool: "maybe", int: "-1", float: "nan", str: "unheard_of", tuple: "(-1,)"}
 # Arguments that follow those of `RUN`, and override them.
 MISTAKES: list[list[str]] = [
     *(
+        [f"--config.{key}={_WRONG[type(known.default)]}"]
+        for key, known in KEYS.items()
+        if key != "data_dir"  # which a set would be downloaded to
+    ),
+    *(
         [f"--config.{change}"]
         for change in (
-            "steps=0", "steps=-30", "steps=3001", "steps=abc", "steps=1.5", "steps=1e3",
-            "steps=99999999999", "seeds=0", "seeds=-1", "seeds=100000", "seeds=two",
-            "first_seed=-1", "eval_every=0", "eval_every=-30", "batch_size=0", "batch_size=65",
-            "batch_size=-64", "batch_size=4194304", "microbatch_size=0", "microbatch_size=3",
-            "microbatch_size=1", "ema_decay=1.0", "ema_decay=-0.1", "ema_decay=nan",
-            "optimizer.learning_rate=0", "optimizer.learning_rate=-0.1",
-            "optimizer.learning_rate=nan", "optimizer.learning_rate=inf",
-            "optimizer.learning_rate=fast", "optimizer.name=sdg", "optimizer.momentum=1.0",
-            "normalizer.epsilon=0.0", "normalizer.epsilon=-1.0", "normalizer.momentum=2.0",
-            "normalizer.r_max=0.5", "normalizer.r_max=nan", "normalizer.d_max=-1.0",
-            "normalizer.warmup=0.9", "model.name=vgg", "model.init=xavier", "model.init_std=0.0",
-            "model.activation=swish", "model.hidden=(0,)", "model.hidden=(100,-1)",
-            "sampler.name=epoch", "dataset=no_such_set", "dataset=", "baseline=none",
-            "checkpoint.every=-1", "checkpoint.keep=0", "devices.strategy=tpu",
-            "devices.seeds=3", "devices.data=-1", "evaluation.train_examples=-1", "stepss=3",
+            "steps=3001", "steps=1.5", "steps=99999999999", "seeds=100000", "batch_size=65",
+            "batch_size=4194304", "microbatch_size=3", "microbatch_size=1", "ema_decay=1.0",
+            "optimizer.learning_rate=inf", "normalizer.epsilon=0.0", "normalizer.warmup=0.9",
+            "dataset=", "baseline=none", "devices.seeds=3", "stepss=3",
         )
     ),
     ["--config=configs/none.py"],

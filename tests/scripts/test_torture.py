@@ -39,23 +39,20 @@ def test_a_run_survives(bench, trial, size):
     assert result.passed == result.of, result
 
 
-def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path, capsys):
-    kept = tmp_path / "run" / "config.json"
-    kept.parent.mkdir()
-    kept.touch()
-    assert code_of(torture.main, f"--workdir={tmp_path}") == 2
-    assert f"--workdir={tmp_path} must be a new or an empty folder" in capsys.readouterr().err
-    assert kept.exists()
-
-
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
         ("--trials=kiled", "--trials names no trial: 'kiled'"),
-        ("--output=README.md/x", "cannot write to README.md"),
+        ("--output=held/file/x", "cannot write to held/file"),
+        ("--workdir=held", "--workdir=held must be a new or an empty folder"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_trained(tmp_path, capsys, option, sentence):
-    assert code_of(torture.main, f"--workdir={tmp_path / 'new'}", option) == 2
+def test_a_mistake_is_told_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, option, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "file").touch()
+    assert code_of(torture.main, "--workdir=new", option) == 2
     assert sentence in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert {path.name for path in tmp_path.rglob("*")} == {"held", "file"}
