@@ -48,21 +48,13 @@ OUTSIDE = "batch_norm, XLA's convolutions, not in a loop"
 
 
 class Timed(NamedTuple):
-    """An arm, ready to be timed.
+    """An arm, ready to be timed."""
 
-    Attributes:
-      call: trains a number of dispatches.
-      reader: of a stream, only reads their minibatches.
-      seconds: from the config to the end of the first: reading, compiling and its steps.
-      memory: bytes that its compiled program needs.
-      flops: of a step.
-    """
-
-    call: Call
-    reader: Call | None
-    seconds: float
-    memory: int
-    flops: float
+    call: Call  # trains a number of dispatches
+    reader: Call | None  # of a stream, only reads their minibatches
+    seconds: float  # from the config to the end of the first: reading, compiling and its steps
+    memory: int  # bytes that its compiled program needs
+    flops: float  # of a step
 
 
 def config_of(network: str, dtype: str) -> dict[str, Any]:

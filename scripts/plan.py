@@ -37,19 +37,12 @@ if TYPE_CHECKING:
 
 
 class Chip(NamedTuple):
-    """What a chip can do at best, as cloud.google.com/tpu/docs publishes it.
+    """What a chip can do at best, as cloud.google.com/tpu/docs publishes it."""
 
-    Attributes:
-      memory: in bytes.
-      flops: bfloat16, per second; products of float32 matrices are computed in it by default.
-      bandwidth: of the memory, in bytes per second.
-      interconnect: bytes per second to other chips: half of the published sum of both directions.
-    """
-
-    memory: float
-    flops: float
-    bandwidth: float
-    interconnect: float
+    memory: float  # in bytes
+    flops: float  # bfloat16, per second; products of float32 matrices are computed in it by default
+    bandwidth: float  # of the memory, in bytes per second
+    interconnect: float  # bytes per second to others: half of the published sum of both directions
 
 
 CHIPS = {
