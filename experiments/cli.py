@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from bnrepro.comparison.config import common_config, variant_configs
 from bnrepro.comparison.keys import KEYS
 from bnrepro.errors import Preempted, UserError, exit_codes, fail
+from bnrepro.records import Run
+from bnrepro.report.report import Report, write
+from bnrepro.report.tables import print_table
 
 if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.report import Report
     from bnrepro.trackers import Tracker
 
 _told = threading.Event()
 _ABSL = frozenset(flags.FLAGS)  # which --help leaves out
 
 # Makes the report of a finished run.
-Reporter = Callable[["Run"], "Report"]
+Reporter = Callable[[Run], Report]
 # Raises a ConfigError if a config, as plain dicts, cannot be reported.
 Check = Callable[[dict[str, Any]], None]
 
@@ -277,7 +280,7 @@ def train(
     workdir: Path,
     overwrite: bool = False,
     trackers: "Sequence[Tracker]" = (),
-) -> "Run | None":
+) -> Run | None:
     """Runs the comparison with a progress bar; returns its records in the process that writes."""
     import jax
 
@@ -300,9 +303,6 @@ def train(
 @contextmanager
 def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[str, int], None]]:
     """A bar over the steps of all variants, with the time left; called with (variant, steps)."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
-
     columns = *Progress.get_default_columns(), TextColumn("left")
     done = dict.fromkeys(config["variants"], 0)
     # On stderr, so that only the table is piped on.
@@ -323,11 +323,8 @@ def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[s
             bar.stop()
 
 
-def show(run: "Run", report: "Report", most: int | None = None) -> None:
+def show(run: Run, report: Report, most: int | None = None) -> None:
     """Writes and shows a report, or as many rows of its table, and says where everything is."""
-    from bnrepro.report.report import write
-    from bnrepro.report.tables import print_table
-
     end_if_told()
     write(run, report)
     end_if_told()  # figures take a while

@@ -8,20 +8,14 @@ Shows test accuracy with moving averages and with the minibatches' own statistic
 accuracy, and the paper's ImageNet figures for comparison.
 """
 
-from typing import TYPE_CHECKING
-
+from bnrepro.records import Run
+from bnrepro.report.report import Report
 from experiments import cli
 from experiments.non_iid import PAPER, curves, list_by_minibatches
 
-if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.report import Report
 
-
-def report(run: "Run") -> "Report":
+def report(run: Run) -> Report:
     """Accuracies beside the paper's, and curves."""
-    from bnrepro.report.report import Report
-
     entries, table = list_by_minibatches(run)
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     return Report.of(

@@ -9,25 +9,19 @@ curves of the deepest network in the form of the paper's figure 3, and the paper
 for comparison.
 """
 
-from typing import TYPE_CHECKING
-
+from bnrepro.records import Run
+from bnrepro.report import figures
+from bnrepro.report.entries import Entry
+from bnrepro.report.report import Report
 from experiments import cli
 from experiments.non_iid import PAPER, curves, list_by_minibatches
 
-if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.entries import Entry
-    from bnrepro.report.report import Report
 
-
-def report(run: "Run") -> "Report":
+def report(run: Run) -> Report:
     """Accuracies beside the paper's, curves of the deepest networks, and a figure against a number.
 
     That is the number of labels if it varies, else depth.
     """
-    from bnrepro.report import figures
-    from bnrepro.report.report import Report
-
     depths = {name: len(run.settings(name)["model.hidden"]) for name in run.variants}
     kinds = {name: name.removeprefix(f"{depth} ") for name, depth in depths.items()}
     entries, table = list_by_minibatches(run)

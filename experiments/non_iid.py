@@ -9,17 +9,15 @@ own statistics, training accuracy, and the paper's ImageNet figures for comparis
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from bnrepro.records import Run
+from bnrepro.report.entries import Entry
+from bnrepro.report.figures import Picture, accuracy_figure
+from bnrepro.report.report import Report, list_variants
 from experiments import cli
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from bnrepro.records import Run
-    from bnrepro.report.entries import Entry
-    from bnrepro.report.figures import Picture
-    from bnrepro.report.report import Report
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.3; 4.1 for i.i.d.; 4.2 for microbatches
 # of 4).
@@ -41,10 +39,8 @@ SPLITS = {
 }
 
 
-def report(run: "Run") -> "Report":
+def report(run: Run) -> Report:
     """Accuracies beside the paper's, and curves as in figure 3 of [BRN]."""
-    from bnrepro.report.report import Report
-
     entries, table = list_by_minibatches(run)
     table = table.loc[sorted(table.index, key=lambda name: _place(run.settings(name), name))]
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
@@ -68,23 +64,19 @@ def report(run: "Run") -> "Report":
     )
 
 
-def list_by_minibatches(run: "Run") -> "tuple[list[Entry], pd.DataFrame]":
+def list_by_minibatches(run: Run) -> tuple[list[Entry], pd.DataFrame]:
     """As `list_variants`, with differences to Batch Norm on the same minibatches, in whole."""
-    from bnrepro.report.report import list_variants
-
     minibatches = {name: name.removesuffix(" halves").rpartition(" ")[0] for name in run.variants}
     baselines = {name: f"{kind} batch_norm" for name, kind in minibatches.items()}
     entries, table = list_variants(run, baseline="batch_norm", baselines=baselines)
     return entries, table.drop(columns="steps to batch_norm's best")
 
 
-def curves(run: "Run", variants: Sequence[str]) -> "Picture":
+def curves(run: Run, variants: Sequence[str]) -> Picture:
     """Accuracy over training of these variants, on all of `SPLITS` that were measured."""
-    from bnrepro.report import figures
-
     measured = set(run.metrics["split"])
     splits = {split: title for split, title in SPLITS.items() if split in measured}
-    return figures.accuracy_figure(run, variants, splits=splits)
+    return accuracy_figure(run, variants, splits=splits)
 
 
 def _place(settings: Mapping[str, Any], name: str) -> tuple[float, int, str]:

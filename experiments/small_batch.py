@@ -9,13 +9,14 @@ final accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and
 ImageNet figures for comparison.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bnrepro.comparison.config import variant_configs
+from bnrepro.comparison.keys import ConfigError
+from bnrepro.records import Run
+from bnrepro.report import figures, tables
+from bnrepro.report.report import Report, list_variants
 from experiments import cli
-
-if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.report import Report
 
 # Top-1 accuracy, %, of Inception-v3 on ImageNet ([BRN] 4.1, 4.2): Batch Norm, Batch Renorm.
 PAPER = {"32": "78.3, 78.5", "4": "74.2, 76.5"}
@@ -30,9 +31,6 @@ def check(config: dict[str, Any]) -> None:
     Raises:
       ConfigError: two have the same.
     """
-    from bnrepro.comparison.config import variant_configs
-    from bnrepro.comparison.keys import ConfigError
-
     places: dict[tuple[str, int], str] = {}
     for name, variant in variant_configs(config).items():
         title = _title(variant["normalizer"]["name"], variant["model"]["kernel"])
@@ -44,11 +42,8 @@ def check(config: dict[str, Any]) -> None:
             )
 
 
-def report(run: "Run") -> "Report":
+def report(run: Run) -> Report:
     """Accuracy by microbatch size and normalizer, and Batch Renorm's lead over Batch Norm."""
-    from bnrepro.report import figures, tables
-    from bnrepro.report.report import Report, list_variants
-
     variants = variants_by_size(run)
     renorm, norm = (variants.get(f"batch_{name}", {}) for name in ("renorm", "norm"))
     # Batch Renorm is compared with Batch Norm at the same size.
@@ -97,7 +92,7 @@ def report(run: "Run") -> "Report":
     return Report.of(run, entries, table, pictures, *remarks)
 
 
-def variants_by_size(run: "Run") -> dict[str, dict[int, str]]:
+def variants_by_size(run: Run) -> dict[str, dict[int, str]]:
     """The variant of each normalizer at each microbatch size."""
     variants: dict[str, dict[int, str]] = {}
     for name in run.variants:

@@ -11,15 +11,14 @@ what is not finished.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
+from bnrepro.records import Run
+from bnrepro.report import figures
+from bnrepro.report.report import Report, list_variants
 from experiments import cli
-
-if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.report import Report
 
 _SINGLE = "single"
 
@@ -29,11 +28,8 @@ def alone(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "variants": {_SINGLE: {}}, "baseline": _SINGLE}
 
 
-def report(run: "Run", steps_to: Sequence[float] = ()) -> "Report":
+def report(run: Run, steps_to: Sequence[float] = ()) -> Report:
     """Each variant's accuracies, the steps to some of them, and its difference to the baseline."""
-    from bnrepro.report import figures
-    from bnrepro.report.report import Report, list_variants
-
     entries, table = list_variants(run, steps_to)
     if len(run.variants) == 1:
         table = table.loc[:, ~table.columns.str.contains(" − |'s best")]

@@ -22,15 +22,20 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pandas as pd
 from absl import flags
 from ml_collections import config_flags
 
+from bnrepro.comparison.config import check_config, variant_configs, with_settings
+from bnrepro.comparison.keys import STEMS, check_setting
 from bnrepro.errors import UserError, exit_codes
+from bnrepro.records import check_output, complete_file
+from bnrepro.report import commands
+from bnrepro.report.tables import print_table
 from experiments import cli
 
 if TYPE_CHECKING:
     import jax
-    import pandas as pd
 
     from bnrepro.comparison.run import Job
     from bnrepro.data.datasets import Dataset
@@ -79,13 +84,7 @@ def main() -> None:
     chosen = {**config, "variants": {variant: variants[variant]}, "baseline": variant}
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
-    import pandas as pd
-
-    from bnrepro.comparison.config import variant_configs, with_settings
     from bnrepro.data.descriptions import describe_dataset
-    from bnrepro.records import check_output, complete_file
-    from bnrepro.report import commands
-    from bnrepro.report.tables import print_table
 
     cli.quiet_logging()
     settings = variant_configs(chosen)[variant]
@@ -133,8 +132,6 @@ def _points(
     config: dict[str, Any], varied: Sequence[str], overrides: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """All combinations of the values that --vary gives, in which the last key varies fastest."""
-    from bnrepro.comparison.config import check_config, with_settings
-    from bnrepro.comparison.keys import check_setting
     from bnrepro.sweep.space import Range, grid, parse_values, values_by_key
 
     space = {}
@@ -170,9 +167,7 @@ def plan(
     import jax
 
     from bnrepro.comparison import footprint
-    from bnrepro.comparison.config import with_settings
     from bnrepro.comparison.run import make_job
-    from bnrepro.report import commands
 
     chip = CHIPS.get(topology.partition(":")[0])
     devices = _described(topology) if chip else jax.devices()
@@ -251,7 +246,6 @@ def _smaller(job: "Job") -> dict[str, Any] | None:
 
     Those that change results least come first.
     """
-    from bnrepro.comparison.keys import STEMS
     from bnrepro.training.devices import DATA, SEEDS
 
     config, mesh = job.config, job.devices.mesh.shape
@@ -270,7 +264,7 @@ def _smaller(job: "Job") -> dict[str, Any] | None:
     return None
 
 
-def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
+def report(records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The table for a reader, a column for each topology, and its caption.
 
     Of one setting it shows all numbers. Several have a row each, named by the keys in which they
@@ -279,8 +273,6 @@ def report(records: "pd.DataFrame") -> "tuple[pd.DataFrame, str]":
     Args:
       records: the rows of `plan`, also as read from a file.
     """
-    import pandas as pd
-
     # A file has nothing where a text is empty.
     texts = {"overrides": "", "changes": "", "collectives": ""}
     records = records.astype(dict.fromkeys(texts, object)).fillna(texts)
@@ -367,8 +359,6 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _micro(seconds: float | None) -> str:
-    import pandas as pd
-
     return "unknown" if pd.isna(seconds) else f"{1e6 * seconds:,.1f}"
 
 
