@@ -70,18 +70,6 @@ def edit(path, change):
     path.write_text(json.dumps(content))
 
 
-def damage(checkpoint):
-    """Flips a bit of the largest file of a checkpoint."""
-    path = max(
-        (path for path in checkpoint.rglob("*") if path.is_file()),
-        key=lambda path: path.stat().st_size,
-    )
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    return path
-
-
 def add_divergence(workdir, seed, step):
     """Records that a seed of batch_norm diverged."""
     with (workdir / "metrics.csv").open("a") as metrics:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -114,11 +113,12 @@ def test_two_processes_of_two_devices_do_what_one_process_of_four_does(together,
     assert tables[0] == tables[1] > 0
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """The workdir of two processes that were told to end after a checkpoint, and what they said."""
-    folder = tmp_path_factory.mktemp("told")
-    workdir = folder / "two"
+@pytest.mark.slow
+def test_told_to_end_both_processes_save_and_resumed_they_end_as_if_nothing_had_been(
+    together, tmp_path
+):
+    workdir = tmp_path / "two"
+    checkpoints = workdir / "checkpoints" / "brn"
     # JAX looks once a second whether it was told to end: by then, all would be done.
     slowly = patched(
         "import time\n"
@@ -127,28 +127,17 @@ def told(tmp_path_factory):
         "Checkpoints.save = lambda *args, **kwargs: (time.sleep(1), save(*args, **kwargs))"
     )
     command = launch("-n", "2", "--", *REPORT, *slowly, f"--workdir={workdir}")
-    with start(command, 2, folder) as process:
+    with start(command, 2, tmp_path) as process:
         latest = time.monotonic() + 100
-        while not list(workdir.glob("checkpoints/brn/*.json")) and time.monotonic() < latest:
+        while not list(checkpoints.glob("*.json")) and time.monotonic() < latest:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        return workdir, finish(process)
-
-
-@pytest.mark.slow
-def test_told_to_end_both_processes_save_and_exit_with_code_75(told):
-    workdir, said = told
+        said = finish(process)
     assert said.returncode == 75, said.stderr
     assert said.stdout.count("exit code 75") == 2, said.stdout
-    checkpoints = workdir / "checkpoints" / "brn"
     last = max(saved_steps(checkpoints))
     assert 5 <= last < 50
     assert find_damage(checkpoints, last) is None
-
-
-@pytest.mark.slow
-def test_told_to_end_and_gone_on_with_they_end_as_if_nothing_had_been(told, together, tmp_path):
-    workdir = shutil.copytree(told[0], tmp_path / "two")
     said = run(launch("-n", "2", "--", *RUN, "--resume", f"--workdir={workdir}"), 2, tmp_path)
     assert said.returncode == 0, said.stderr
     assert metrics(workdir) == metrics(together[0])
