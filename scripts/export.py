@@ -43,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = read_run(options.workdir)
     restored.check_variant(run, name)
     config = restored.checked_configs(run)[name]
-    if not options.output.name:
-        raise UserError(f"--output must name a file, got {options.output}")
     normalizer = config["normalizer"]["name"]
     if options.linen and normalizer not in _STATISTICS:
         raise UserError(

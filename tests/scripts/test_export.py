@@ -127,7 +127,7 @@ def test_of_seeds_that_diverged_none_is_exported(copied, capsys):
             ["run", "batch_norm", "--layout=torchvision"],
             "--layout=torchvision needs model.name resnet, got mlp\n",
         ),
-        (["run", "batch_norm", "--output="], "--output must name a file, got .\n"),
+        (["run", "batch_norm", "--output="], "cannot write .: Is a directory\n"),
         (["run", "batch_norm", "--output=no/x"], "cannot write no/x: No such file or directory\n"),
     ],
 )
