@@ -2,33 +2,33 @@ r"""Compares public implementations of Batch Norm and Batch Renorm with the pape
 
     python -m scripts.conformance --output=results/conformance.md
 
-Each implementation trains for 30 steps on the inputs of tests/layers/golden.npz, and what it gives
-is compared with the float64 values there. requirements-peers.txt lists what to install; the row of
-an implementation that is not installed says so.
+Each implementation trains for 30 steps on the inputs of tests/layers/golden.py, and what it gives
+is compared with the float64 values from there. requirements-peers.txt lists what to install; the
+row of an implementation that is not installed says so.
 """
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from scripts import make_parser, publish, signed_page
 from scripts.conformance_peers import IMPLEMENTATIONS, Implementation, Settings
+from tests.layers import golden
 
-Golden = Mapping[str, np.ndarray]
-_GOLDEN = Path(__file__).parents[1] / "tests/layers/golden.npz"
 _UNEXPLAINED = " unexplained"  # behind a deviation, in its cell
 
 
 class Case(NamedTuple):
     """A column of the table."""
 
-    name: str  # that of its data in the golden file, unless `warmup` is given
+    name: str  # that of its inputs, unless `warmup` is given
     title: str
     about_renorm: bool = False
     warmup: int | None = None  # steps of Batch Norm, where an implementation has a schedule
@@ -36,14 +36,14 @@ class Case(NamedTuple):
 
     @property
     def data(self) -> str:
-        """Its data in the golden file."""
+        """The name of its inputs."""
         return self.name if self.warmup is None else "inside"
 
-    def trajectory(self, implementation: Implementation) -> str:
-        """What is expected in the golden file, with the implementation's own schedule."""
+    def limits(self, implementation: Implementation) -> Any:
+        """r_max and d_max of each step, by the implementation's own schedule."""
         if self.warmup is None or implementation.warmup is None:
-            return self.data
-        return "ramp" if implementation.warmup == "ramp" else f"switch_{self.warmup}"
+            return golden.switched(0)
+        return golden.RAMP if implementation.warmup == "ramp" else golden.switched(self.warmup)
 
     def supported(self, implementation: Implementation) -> bool:
         """Whether the implementation has what the case is about."""
@@ -175,69 +175,54 @@ class Result(NamedTuple):
         return [text for text, cases in found.items() if cases] if explained else None
 
 
-def load_golden() -> Golden:
-    """The golden vectors by key; see tests/layers/golden.py."""
-    with np.load(_GOLDEN, allow_pickle=False) as file:
-        return dict(file)
-
-
-def measure(implementation: Implementation, case: Case, golden: Golden) -> Result:
+def measure(implementation: Implementation, case: Case) -> Result:
     """Runs one implementation through one case."""
-    observed = _observe(implementation, case, golden)
-    papers = "batch_renorm" if implementation.renorm else "batch_norm"
+    observed = _observe(implementation, case)
 
     def deviation(rule: str) -> float:
-        values = []
-        for quantity, value in observed.items():
-            keys = [f"{case.trajectory(implementation)}/{r}/{quantity}" for r in (rule, papers)]
-            # Values that a rule does not change are stored only under the papers'.
-            expected = golden[keys[0] if keys[0] in golden else keys[1]]
-            values.append(np.max(np.abs(value - expected)) / np.max(np.abs(expected)))
+        expected = golden.expected(rule, case.data, case.limits(implementation))
+        values = [
+            np.max(np.abs(value - expected[quantity])) / np.max(np.abs(expected[quantity]))
+            for quantity, value in observed.items()
+        ]
         largest = float(np.max(values))  # NaN where there is one
-        return 0 if largest <= tolerance(case, golden) else largest
+        return 0 if largest <= tolerance(case) else largest
 
     own = implementation.own_rule
-    return Result(deviation(papers), deviation(own) if own else None)
+    papers = deviation("batch_renorm" if implementation.renorm else "batch_norm")
+    return Result(papers, deviation(own) if own else None)
 
 
-def tolerance(case: Case, golden: Golden) -> float:
+def tolerance(case: Case) -> float:
     """The largest deviation that counts as exact; the table's caption gives the reasons."""
     if case.name == "bfloat16":
         return 2.0**-7
-    x = np.float64(golden[f"{case.data}/x"])
-    counts = golden.get(f"{case.data}/mask", np.ones(x.shape[:-1], bool))[..., None]
-    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + golden["epsilon"])
+    x, mask = golden.INPUTS[case.data]
+    x, counts = np.float64(x), mask[..., None]
+    sigma = np.sqrt(np.var(x, (1, 2), where=counts) + golden.EPSILON)
     return 1e-5 + 2.0**-23 * float(np.max(np.max(np.abs(x * counts), (1, 2)) / sigma))
 
 
-def _observe(implementation: Implementation, case: Case, golden: Golden) -> dict[str, np.ndarray]:
-    """All that is compared, by the golden file's names; with a mask, zero where it is false."""
-    schedule = None if case.warmup is None else implementation.warmup
+def _observe(implementation: Implementation, case: Case) -> dict[str, np.ndarray]:
+    """All that is compared, by its name in `golden`; with a mask, zero where it is false."""
     settings = Settings(
-        momentum=float(golden["momentum"]),
-        epsilon=float(golden["epsilon"]),
-        gamma=golden["gamma"],
-        beta=golden["beta"],
-        r_max=float(golden["r_max"]),
-        d_max=float(golden["d_max"]),
-        ramp=schedule == "ramp",
-        warmup=case.warmup if case.warmup and schedule == "switch" else 0,
+        warmup=case.warmup or 0,
         dtype="bfloat16" if case.name == "bfloat16" else "float32",
     )
-    x, mask = golden[f"{case.data}/x"], golden.get(f"{case.data}/mask")
-    counts = np.ones(x.shape[:-1]) if mask is None else mask
-    counts = counts[..., None].astype(np.float32)
+    x, mask = golden.INPUTS[case.data]
+    counts = mask[..., None].astype(np.float32)
     layer = implementation.make(settings)
     steps = []
     for t in range(len(x)):
         if t == case.resumed_at:
             saved, layer = layer, implementation.make(settings)
             layer.resume(saved)
-        y, dx = layer.train(x[t], golden["dy"][t] * counts[t], None if mask is None else mask[t])
+        counted = mask[t] if case.name == "mask" else None
+        y, dx = layer.train(x[t], golden.DY[t] * counts[t], counted)
         steps.append({"y": y * counts[t], "dx": dx * counts[t], **layer.statistics()})
     observed = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     if implementation.renorm and "var" in observed:
-        observed["std"] = np.sqrt(observed.pop("var") + settings.epsilon)
+        observed["std"] = np.sqrt(observed.pop("var") + golden.EPSILON)
     return {**observed, "evaluation": layer.evaluate(x[0]) * counts[0]}
 
 
@@ -249,23 +234,23 @@ def compare(
     Returns:
       Cells by row and column, and the notes that they refer to.
     """
-    golden, rows, notes = load_golden(), {}, dict[str, int]()
+    rows, notes = {}, dict[str, int]()
     for implementation in implementations:
         row = rows[implementation.name] = {"version": "not installed"}
         row |= {case.title: "" for case in CASES}
         with suppress(PackageNotFoundError):
             row["version"] = version(implementation.package)
-            row |= {case.title: _cell(implementation, case, golden, notes) for case in CASES}
+            row |= {case.title: _cell(implementation, case, notes) for case in CASES}
     return rows, list(notes)
 
 
-def _cell(implementation: Implementation, case: Case, golden: Golden, notes: dict[str, int]) -> str:
+def _cell(implementation: Implementation, case: Case, notes: dict[str, int]) -> str:
     """The text of a cell; adds to the notes, which are numbered."""
     if case.about_renorm and not implementation.renorm:
         return "–"
     if not case.supported(implementation):
         return "not supported"
-    result = measure(implementation, case, golden)
+    result = measure(implementation, case)
     texts = result.explanations(implementation.name, case.name)
     if texts is None:
         return f"{result}{_UNEXPLAINED}"
@@ -275,8 +260,8 @@ def _cell(implementation: Implementation, case: Case, golden: Golden, notes: dic
 
 _CAPTION = """\
 Each implementation trains for 30 steps on inputs [2, 2, 3] (batch, length, features). Momentum is
-{momentum:g}, epsilon {epsilon:g}, the scale is not 1, the bias is not 0, and Batch Renorm's limits
-are r_max = {r_max:g} and d_max = {d_max:g}; other options keep their defaults. Compared with the
+{MOMENTUM:g}, epsilon {EPSILON:g}, the scale is not 1, the bias is not 0, and Batch Renorm's limits
+are r_max = {R_MAX:g} and d_max = {D_MAX:g}; other options keep their defaults. Compared with the
 papers' formulas in float64 (tests/layers/reference.py) are, at each step, the output, the gradient
 with respect to the input and both moving statistics, and at the end the evaluation output. A number
 is the largest deviation among them: of each, the largest |value - golden| over all steps and
@@ -298,12 +283,9 @@ steps. mask: one value in four is 100 and does not count, nor does the loss depe
 
 def report(rows: dict[str, dict[str, str]], notes: list[str]) -> str:
     """The Markdown text."""
-    import pandas as pd
-
-    golden = load_golden()
-    tolerances = {case.name: tolerance(case, golden) for case in CASES if case.name != "bfloat16"}
+    tolerances = {case.name: tolerance(case) for case in CASES if case.name != "bfloat16"}
     caption = _CAPTION.format(
-        **golden, offset=tolerances.pop("offset"), others=max(tolerances.values())
+        **vars(golden), offset=tolerances.pop("offset"), others=max(tolerances.values())
     )
     listed = "\n".join(f"{number}. {text}" for number, text in enumerate(notes, 1))
     packages = dict.fromkeys(peer.package for peer in IMPLEMENTATIONS)

@@ -16,19 +16,13 @@ from flax import nnx
 
 import bnrepro
 import bnrepro.nnx
+from tests.layers.golden import BETA, D_MAX, EPSILON, GAMMA, MOMENTUM, R_MAX
 
 
 class Settings(NamedTuple):
-    """The settings of a layer."""
+    """What varies between layers of an implementation."""
 
-    momentum: float  # decay of the averages
-    epsilon: float
-    gamma: np.ndarray
-    beta: np.ndarray
-    r_max: float
-    d_max: float
-    ramp: bool  # let the limits grow as in the paper: Batch Norm for 5 of 30 steps, r_max until 20
-    warmup: int  # steps of Batch Norm before the full limits
+    warmup: int  # steps of Batch Norm before the full limits; in ours, the paper's ramp if not 0
     dtype: str  # of inputs: "float32" or "bfloat16"
 
 
@@ -91,10 +85,10 @@ class _Linen(_Jax):
     """A layer of flax.linen, or one with its interface."""
 
     def __init__(self, cls: Any, settings: Settings, **options: Any):
-        self.module = cls(momentum=settings.momentum, epsilon=settings.epsilon, **options)
-        like = np.zeros((2, 2, settings.gamma.size), np.float32)
+        self.module = cls(momentum=MOMENTUM, epsilon=EPSILON, **options)
+        like = np.zeros((2, 2, GAMMA.size), np.float32)
         variables = self.module.init(jax.random.key(0), like, use_running_average=False)
-        params = {"scale": np.float32(settings.gamma), "bias": np.float32(settings.beta)}
+        params = {"scale": np.float32(GAMMA), "bias": np.float32(BETA)}
         super().__init__(settings, {**variables, "params": params})
 
     def apply(self, state: Any, x: Any, mask: Any, *, training: bool) -> Any:
@@ -115,10 +109,10 @@ class _Nnx(_Jax):
     """A layer of flax.nnx, or one with its interface."""
 
     def __init__(self, cls: Any, settings: Settings, **options: Any):
-        options |= {"momentum": settings.momentum, "epsilon": settings.epsilon}
-        layer = cls(settings.gamma.size, rngs=nnx.Rngs(0), **options)
-        layer.scale[...] = np.float32(settings.gamma)
-        layer.bias[...] = np.float32(settings.beta)
+        options |= {"momentum": MOMENTUM, "epsilon": EPSILON}
+        layer = cls(GAMMA.size, rngs=nnx.Rngs(0), **options)
+        layer.scale[...] = np.float32(GAMMA)
+        layer.bias[...] = np.float32(BETA)
         self.graph, state = nnx.split(layer)
         super().__init__(settings, state)
 
@@ -138,12 +132,10 @@ class _Keras(_Jax):
         os.environ["KERAS_BACKEND"] = "jax"  # read when Keras is imported
         import keras
 
-        self.layer = keras.layers.BatchNormalization(
-            momentum=settings.momentum, epsilon=settings.epsilon, **options
-        )
-        self.layer.build((None, 2, settings.gamma.size))
-        self.layer.gamma.assign(settings.gamma)
-        self.layer.beta.assign(settings.beta)
+        self.layer = keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **options)
+        self.layer.build((None, 2, GAMMA.size))
+        self.layer.gamma.assign(GAMMA)
+        self.layer.beta.assign(BETA)
         groups = self.layer.trainable_variables, self.layer.non_trainable_variables
         super().__init__(settings, [[variable.value for variable in group] for group in groups])
 
@@ -166,13 +158,13 @@ class _Equinox(_Jax):
         import equinox as eqx
 
         layer, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(
-            settings.gamma.size,
+            GAMMA.size,
             axis_name="batch",
-            eps=settings.epsilon,
-            momentum=settings.momentum,
+            eps=EPSILON,
+            momentum=MOMENTUM,
             mode="batch",
         )
-        affine = np.float32(settings.gamma), np.float32(settings.beta)
+        affine = np.float32(GAMMA), np.float32(BETA)
         self.layer = eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, affine)
         super().__init__(settings, state)
 
@@ -197,8 +189,8 @@ class _Torch:
 
         self.layer, self.dtype = layer, getattr(torch, settings.dtype)
         with torch.no_grad():
-            layer.weight.copy_(torch.tensor(settings.gamma))
-            layer.bias.copy_(torch.tensor(settings.beta))
+            layer.weight.copy_(torch.tensor(GAMMA))
+            layer.bias.copy_(torch.tensor(BETA))
 
     def train(self, x: np.ndarray, dy: np.ndarray, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = self._tensor(x).requires_grad_()
@@ -229,8 +221,8 @@ Layer = _Jax | _Torch
 
 
 def _ours(adapter: Callable[..., Layer], settings: Settings) -> Layer:
-    limits = {"r_max": settings.r_max, "d_max": settings.d_max}
-    if not settings.ramp:
+    limits = {"r_max": R_MAX, "d_max": D_MAX}
+    if not settings.warmup:
         return adapter(settings, **limits)
     ends = {"warmup": 5 / 30, "r_max_end": 20 / 30, "d_max_end": 15 / 30}
     schedules = bnrepro.renorm_schedules(30, **limits, **ends)
@@ -238,15 +230,14 @@ def _ours(adapter: Callable[..., Layer], settings: Settings) -> Layer:
 
 
 def _keras_renorm(settings: Settings) -> Layer:
-    limits = {"rmax": settings.r_max, "rmin": 1 / settings.r_max, "dmax": settings.d_max}
-    return _Keras(settings, renorm=True, renorm_clipping=limits, renorm_momentum=settings.momentum)
+    limits = {"rmax": R_MAX, "rmin": 1 / R_MAX, "dmax": D_MAX}
+    return _Keras(settings, renorm=True, renorm_clipping=limits, renorm_momentum=MOMENTUM)
 
 
 def _torch(settings: Settings) -> Layer:
     from torch.nn import BatchNorm1d
 
-    momentum = 1 - settings.momentum
-    return _Torch(settings, BatchNorm1d(settings.gamma.size, settings.epsilon, momentum))
+    return _Torch(settings, BatchNorm1d(GAMMA.size, EPSILON, 1 - MOMENTUM))
 
 
 def _sbx(settings: Settings) -> Layer:
@@ -260,11 +251,11 @@ def _torchrl(settings: Settings) -> Layer:
     from torchrl.modules.models.batchrenorm import BatchRenorm1d
 
     layer = BatchRenorm1d(
-        settings.gamma.size,
-        momentum=1 - settings.momentum,
-        eps=settings.epsilon,
-        max_r=settings.r_max,
-        max_d=settings.d_max,
+        GAMMA.size,
+        momentum=1 - MOMENTUM,
+        eps=EPSILON,
+        max_r=R_MAX,
+        max_d=D_MAX,
         warmup_steps=settings.warmup,
     )
     return _Torch(settings, layer)
@@ -277,7 +268,7 @@ class Implementation(NamedTuple):
     package: str  # that pip installs
     make: Callable[[Settings], Layer]
     renorm: bool = False
-    # The golden file's rule that it follows by design, if not the papers'.
+    # The rule of tests/layers/golden.py that it follows by design, if not the papers'.
     own_rule: str | None = None
     warmup: str | None = None  # "switch": Batch Norm until a step; "ramp": the paper's
     masks: bool = False
