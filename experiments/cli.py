@@ -31,8 +31,6 @@ _ABSL = frozenset(flags.FLAGS)  # which --help leaves out
 
 # Makes the report of a finished run.
 Reporter = Callable[[Run], Report]
-# Raises a ConfigError if a config, as plain dicts, cannot be reported.
-Check = Callable[[dict[str, Any]], None]
 
 
 @exit_codes(resumes=True)
@@ -40,7 +38,6 @@ def launch(
     report: Reporter,
     *,
     doc: str,
-    check: Check = lambda config: None,
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
 ) -> None:
     """Parses the command line, runs the comparison of the adapted config, and reports it.
@@ -48,7 +45,6 @@ def launch(
     Args:
       report: see `Reporter`.
       doc: shown before the flags by --help.
-      check: see `Check`.
       adapt: turns the config that is given into the config that is run.
 
     Exit codes: 0 done; 2 a usage error, reported in one sentence on stderr before anything is
@@ -96,7 +92,7 @@ def launch(
         heed_sigterm()
     # Only the first process writes, and needs the package and the account.
     trackers = make_trackers() if jax.process_index() == 0 else []
-    run(config, workdir, overwrite_flag.value, trackers, report=report, check=check)
+    run(config, workdir, overwrite_flag.value, trackers, report=report)
 
 
 def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -266,10 +262,8 @@ def run(
     trackers: "Sequence[Tracker]",
     *,
     report: Reporter,
-    check: Check = lambda config: None,
 ) -> None:
     """Runs the comparison; the process that writes also writes and shows its report."""
-    check(config)
     result = train(config, workdir, overwrite, trackers)
     if result is not None:
         show(result, report(result))

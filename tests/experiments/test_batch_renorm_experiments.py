@@ -5,12 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from bnrepro.comparison.keys import ConfigError
 from configs import few_labels_tiny as few_labels_tiny_config
 from configs import labels_and_depth as labels_and_depth_config
 from configs import non_iid as non_iid_config
 from configs import small_batch as small_batch_config
-from experiments import cli, labels_and_depth, non_iid, small_batch
+from experiments import labels_and_depth, non_iid, small_batch
 from tests.records_fixtures import small_run
 
 
@@ -64,21 +63,6 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
 def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
     run = measured(tmp_path, small_batch_config, {"batch_norm 64": (0.9, 0.9)})
     assert drawn(small_batch.report(run)) == ["accuracy_against"]
-
-
-def test_small_batch_refuses_two_variants_in_one_place_of_its_table(tmp_path):
-    config = small_batch_config.get_config().to_dict()
-    config["variants"]["another"] = config["variants"]["none"] | {"ema_decay": 0.9}
-    with pytest.raises(ConfigError, match="none and another both have none at a microbatch size"):
-        cli.run(
-            config,
-            tmp_path / "w",
-            False,
-            (),
-            report=small_batch.report,
-            check=small_batch.check,
-        )
-    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(
