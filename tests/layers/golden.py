@@ -90,12 +90,11 @@ def expected(rule, data, limits):
                 valid, mu, sigma, r_max, d_max, GAMMA, BETA, epsilon=EPSILON, momentum=MOMENTUM
             )
             y, r, d = step.y, step.r, step.d
-            gradients = reference.batch_renorm_gradients(
-                valid, dy_t[mask_t], r, d, GAMMA, epsilon=EPSILON
-            )
         else:
-            y = reference.batch_norm(valid, GAMMA, BETA, epsilon=EPSILON)
-            gradients = reference.batch_norm_gradients(valid, dy_t[mask_t], GAMMA, epsilon=EPSILON)
+            y, r, d = reference.batch_norm(valid, GAMMA, BETA, epsilon=EPSILON), 1, 0
+        gradients = reference.batch_renorm_gradients(
+            valid, dy_t[mask_t], r, d, GAMMA, epsilon=EPSILON
+        )
         bessel = size / (size - 1) if average == "unbiased" else 1
         mu = reference.moved(mu, mean, MOMENTUM)
         var = reference.moved(var, batch_var * bessel, MOMENTUM)
