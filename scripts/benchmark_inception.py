@@ -5,7 +5,6 @@ its preset tiny. The data set must be there.
 """
 
 import argparse
-import importlib
 import resource
 import sys
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from bnrepro.comparison.footprint import allocated
 from bnrepro.comparison.program import Program, make_program
 from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import Feed
+from bnrepro.models import network
 from bnrepro.training.loop import TrainSteps
 from configs import inception
 from scripts import signed_page
@@ -57,13 +57,13 @@ class Timed(NamedTuple):
     flops: float  # of a step
 
 
-def config_of(network: str, dtype: str) -> dict[str, Any]:
+def config_of(name: str, dtype: str) -> dict[str, Any]:
     """The variant with i.i.d. minibatches and Batch Norm of the preset for this machine."""
     preset = "narrow" if jax.default_backend() == "cpu" else "tiny"
     config = inception.get_config(preset).to_dict()
     settings = {"seeds": 1, "measures": (), "evaluation.train_examples": 0}
-    settings |= {"model.name": network, "model.dtype": dtype}
-    if network == "resnet":
+    settings |= {"model.name": name, "model.dtype": dtype}
+    if name == "resnet":
         settings |= {"model.stem_stride": 1, "model.width": 1.0}
     return with_settings(variant_configs(config)["iid batch_norm"], settings)
 
@@ -124,7 +124,7 @@ def _prepare(config: Mapping[str, Any], *, outside: bool = False) -> Timed:
     program = make_program(*make_job("benchmark", dict(config), dataset_of(config)))
     fed, train_steps = Feed(program)([0], 0, steps), cast(Any, program.train_steps)
     states = program.init(np.arange(1), {})
-    with _compilers_convolutions(config["model"]["name"]) if outside else nullcontext():
+    with _compilers_convolutions() if outside else nullcontext():
         train_steps = _single(train_steps) if outside else train_steps
         lowered = train_steps.lower(states, program.arrays, fed, 0, steps)
     compiled = lowered.compile()
@@ -141,10 +141,9 @@ def _prepare(config: Mapping[str, Any], *, outside: bool = False) -> Timed:
     return Timed(call, reader, seconds, allocated(compiled), lowered.cost_analysis()["flops"])
 
 
-def _compilers_convolutions(network: str) -> Any:
+def _compilers_convolutions() -> Any:
     """Networks that are traced within it leave their convolutions to the compiler."""
-    module = importlib.import_module(f"bnrepro.models.{network}")
-    return mock.patch.object(module, "convolution", jax.lax.conv_general_dilated)
+    return mock.patch.object(network, "convolution", jax.lax.conv_general_dilated)
 
 
 def _single(train_steps: TrainSteps) -> Any:

@@ -150,7 +150,7 @@ def test_a_step_is_taken_out_of_the_loop():
         return text[text.index("\nENTRY") :]
 
     # Otherwise, CPUs get products.
-    with benchmark_inception._compilers_convolutions("cnn"):
+    with benchmark_inception._compilers_convolutions():
         assert "convolution(" not in entry(program.train_steps)
         assert "convolution(" in entry(benchmark_inception._single(program.train_steps))
 

@@ -220,7 +220,6 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
     ("arguments", "message"),
     [
         ([*CONFIG, f"--vary={RATE}=1,2", "--at-once=0"], "must be auto or a number of trials"),
-        ([*CONFIG, f"--vary={RATE}=1,2", "--storage=sqlite:///{}/no/x"], "cannot use the storage"),
         # As where a shell's variable is not set: machines would share nothing.
         ([*CONFIG, f"--vary={RATE}=1,2", "--storage="], "cannot use the storage : Could not parse"),
         (["--config={}/c.py:full"], "get_sweep() of {}/c.py failed: NameError: no such list"),
@@ -235,6 +234,13 @@ def test_mistakes_end_with_code_2_and_nothing_written(tmp_path, arguments, messa
     )
     config = [argument.format(tmp_path) for argument in arguments]
     assert message.format(tmp_path) in sentence_of(*sweep(tmp_path / "w", config=config))
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_storage_that_cannot_be_used_leaves_no_workdir(tmp_path):
+    storage = f"--storage=sqlite:///{tmp_path}/no/x"
+    code, out, err = sweep(tmp_path / "w", f"--vary={RATE}=1,2", storage)
+    assert (code, out) == (2, "") and "error: cannot use the storage" in err
     assert not (tmp_path / "w").exists()
 
 

@@ -57,7 +57,7 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({"evaluation.holdout": "0,10"}, "evaluation.holdout is common to all trials"),
         ({"digits": "1,2"}, "digits is common to all trials"),
         ({"batch_size": "uniform(2.5,10)"}, "integer"),
-        ({NAME: "none,batch_norm", "microbatch_size": "1,60"}, "normalize a microbatch of 1"),
+        ({NAME: "none,batch_norm", "microbatch_size": "50,60"}, "a multiple of microbatch_size"),
         # Both ends go, and what lies between does not.
         ({"microbatch_size": "log(2,60)"}, "with microbatch_size=7: batch_size must be a multiple"),
         ({}, "say what to vary"),
