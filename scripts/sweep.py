@@ -12,17 +12,16 @@ ignored. The same command again, also on other machines, continues the sweep.
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
 from bnrepro.errors import UserError, exit_codes
+from bnrepro.records import CHECKPOINTS, Run, open_sweep
+from bnrepro.report.report import Report, list_variants, summarize
+from bnrepro.report.sweep import Sweep
+from bnrepro.report.sweep_figures import sweep_figures
 from experiments import cli
-
-if TYPE_CHECKING:
-    from bnrepro.records import Run
-    from bnrepro.report.report import Report
 
 
 @exit_codes(resumes=True)
@@ -60,8 +59,6 @@ def main() -> None:
         raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
-    from bnrepro.records import CHECKPOINTS, open_sweep
-    from bnrepro.report.sweep import Sweep
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan
     from bnrepro.sweep.progress import BEST, Display, check_storage, collect
@@ -109,12 +106,8 @@ def main() -> None:
         print(f"  {command}")
 
 
-def report(run: "Run") -> "Report":
+def report(run: Run) -> Report:
     """All trials, the best first, and accuracy against the varied settings."""
-    from bnrepro.report.report import Report, list_variants, summarize
-    from bnrepro.report.sweep import Sweep
-    from bnrepro.report.sweep_figures import sweep_figures
-
     sweep = Sweep(run)
     entries, _ = list_variants(run)
     return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
