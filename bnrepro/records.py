@@ -164,6 +164,8 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
             lock.acquire()
     except Timeout:
         raise RecordsError(f"{workdir} is in use by another process that trains into it") from None
+    except OSError as error:
+        raise RecordsError(f"cannot write to {workdir}: {error.strerror}") from error
     try:
         yield
     finally:
@@ -245,7 +247,7 @@ def check_data(run: Run, found: Mapping[str, str]) -> None:
         raise RecordsError(
             f"{run.workdir} holds results on {held['dataset']}, but the data found is "
             f"{found['dataset']}{other}: set data_dir or TFDS_DATA_DIR to the folder that has the "
-            "former, or choose another workdir"
+            "former, or choose another workdir (in training, --overwrite replaces this one)"
         )
 
 

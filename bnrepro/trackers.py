@@ -88,6 +88,7 @@ class TensorBoard(_Live):
         try:
             self._tell(run, variant, folder)
         except OSError as error:
+            self._open.pop(folder, None)  # the next call starts anew
             raise RecordsError(f"cannot write {folder}: {error.strerror}") from error
 
     def _begin(self, run: Run, settings: dict[str, Any], folder: Path) -> tuple[Path, Any]:

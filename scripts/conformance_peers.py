@@ -243,7 +243,7 @@ def _torch(settings: Settings) -> Layer:
 def _sbx(settings: Settings) -> Layer:
     from sbx.common.jax_layers import BatchRenorm
 
-    # Its limits are constants of the code, the 3 and 5 of the golden file.
+    # Its limits are constants of the code, R_MAX and D_MAX.
     return _Linen(BatchRenorm, settings, warmup_steps=settings.warmup)
 
 

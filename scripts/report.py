@@ -8,6 +8,7 @@ Exit codes: 0 done; 2 a usage error, reported in one sentence.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,13 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
 
-    workdirs = sorted(path.parent for path in root.rglob(CONFIG))
+    workdirs, ledgers = list[Path](), list[Path]()
+    for name, folders, names in os.walk(root):  # goes on where a run removes a checkpoint
+        workdirs += [Path(name)] * (CONFIG in names)
+        ledgers += [Path(name, LEDGER)] * (LEDGER in names)
+        if CONFIG in names:
+            folders.clear()
     runs = {}
-    for workdir in workdirs:
+    for workdir in sorted(workdirs):
         with bad_left_out(workdir, skip_bad):
             runs[workdir] = read_run(workdir)
     comparisons = _comparisons(runs, root, skip_bad)
-    claims = _claims(sorted(root.rglob(LEDGER)), runs, comparisons, skip_bad)
+    claims = _claims(sorted(ledgers), runs, comparisons, skip_bad)
     if not comparisons and not claims:
         which = "workdir of which a report can be made" if workdirs else "workdir"
         raise UserError(f"no {which} was found in {root}")

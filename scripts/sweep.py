@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bnrepro.errors import UserError, exit_codes
-from bnrepro.records import CHECKPOINTS, Run, open_sweep
+from bnrepro.records import CHECKPOINTS, CONFIG, Run, open_sweep
 from bnrepro.report.report import Report, list_variants, summarize
 from bnrepro.report.sweep import Sweep
 from bnrepro.report.sweep_figures import sweep_figures
@@ -69,7 +69,8 @@ def main() -> None:
     cli.heed_sigterm()
     plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
-    if engine is run_local:  # a cluster's data may be elsewhere; its workers check them
+    # A cluster's data may be elsewhere. Its workers check them, and those of a sweep that goes on.
+    if engine is run_local and not (workdir / CONFIG).exists():
         check_data(plan)
     trackers = cli.make_trackers()
     open_sweep(workdir)

@@ -401,8 +401,10 @@ def _equal(tree: object, other: object) -> bool:
     import jax
 
     # Leaves may be random keys, which NumPy cannot compare.
-    same = jax.tree.map(lambda x, y: bool((x == y).all()), tree, other)
-    return bool(jax.tree.all(same))
+    leaves, others = jax.tree.leaves(tree), jax.tree.leaves(other)
+    return len(leaves) == len(others) and all(
+        x.shape == y.shape and bool((x == y).all()) for x, y in zip(leaves, others, strict=True)
+    )
 
 
 def _truncate(path: Path, chance: random.Random) -> None:

@@ -273,6 +273,7 @@ def read_rows(path: Path) -> pd.DataFrame:
             raise ValueError
         ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].replace("", "nan").astype(float)
         ledger["n"] = ledger["n"].astype(int)
+        ledger["values"].str.split().explode().astype(float)
     except (OSError, ValueError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
     return ledger

@@ -114,6 +114,7 @@ def _make_jobs(
             jobs[name] = make_job(name, variant, dataset)
         except ConfigError as error:
             # A variant that fits the requested data is not wrong if a small set stands in for it.
+            # The warnings also tell what is wrong with all variants.
             if not dataset.stand_in:
                 raise
             _log.warning("left out: %s", error)

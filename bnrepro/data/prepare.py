@@ -123,13 +123,16 @@ def prepare(
       The folder of the set in data_dir, such as `mnist/3.0.1`.
 
     Raises:
-      DatasetError: a downloaded file does not match TFDS's checksum.
+      DatasetError: a downloaded file does not match TFDS's checksum, or something else is where
+        the set should be.
       OSError: the download failed, or data_dir cannot be written.
     """
     data_dir = pathlib.Path(data_dir).expanduser()
     folder = data_dir / builder_class.name / (config or "") / str(builder_class.VERSION)
     if (folder / "dataset_info.json").exists():
         return folder
+    if folder.exists():
+        raise DatasetError(f"{folder} has no dataset_info.json: move it away to prepare the set.")
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=data_dir) as workdir:
         _download(builder_class.url_infos, pathlib.Path(workdir))

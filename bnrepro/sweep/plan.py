@@ -158,7 +158,7 @@ def make_plan(
         storage, name = url.render_as_string(), "sweep"
     try:
         sqlalchemy.make_url(storage)
-    except sqlalchemy.exc.ArgumentError as error:
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise SweepError(f"cannot use the storage {storage}: {first_line(error)}") from None
     return Plan(
         config=common,

@@ -295,7 +295,7 @@ class SharedStudy:
     def finish(
         self, claim: Claim, score: float | None, rows: Sequence[Row], seconds: float
     ) -> None:
-        """Stores a trial's result; one without a score was pruned."""
+        """Stores a trial's result: no score if it was pruned, and the seconds of this worker."""
         result = {"rows": [row[1:] for row in rows], "seconds": round(seconds, 1)}
         state = TrialState.PRUNED if score is None else TrialState.COMPLETE
         claim.trial.set_user_attr("result", result)

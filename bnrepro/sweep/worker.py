@@ -3,6 +3,7 @@
 Engines start python -m bnrepro.sweep.worker, which reads the pickled plan from stdin.
 """
 
+import logging
 import os
 import pickle
 import shutil
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -34,6 +35,8 @@ from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import examples
 from bnrepro.sweep.study import Claim, SharedStudy
 from bnrepro.training.checkpoints import Checkpoints, find_damage, saved_steps
+
+_log = logging.getLogger(__name__)
 
 # TPE and pruning learn from finished trials, so a sweep with either has at least this many rounds.
 _ROUNDS = 8
@@ -75,10 +78,6 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       CheckpointError: a checkpoint cannot be written.
     """
     dataset = _load(plan)
-    try:
-        plan.checkpoints.mkdir(parents=True, exist_ok=True)
-    except OSError:  # perhaps this machine of a Ray cluster does not have the workdir's disk
-        plan = replace(plan, checkpoints=Path(tempfile.mkdtemp()))
 
     # Each holds its data set on the device.
     @lru_cache(maxsize=4)
@@ -96,7 +95,15 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         fair_share = -(-unfinished // plan.workers)
         return min(room_for(group), fair_share)
 
-    with SharedStudy(plan) as study, study.alive():
+    with ExitStack() as stack:
+        try:
+            plan.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # this machine of a Ray cluster may not have the workdir's disk
+            _log.warning("no other worker can resume this one's trials: %s", error)
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            plan = replace(plan, checkpoints=Path(folder))
+        study = stack.enter_context(SharedStudy(plan))
+        stack.enter_context(study.alive())
         study.register(trained_on(dataset))
         while not should_end() and (claims := study.claim(how_many)):
             by_name = {claim.name: claim for claim in claims}

@@ -13,9 +13,10 @@ import pytest
 
 from bnrepro.comparison import program as program_module
 from bnrepro.comparison import run as run_module
+from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.restored import restore_variant
-from bnrepro.comparison.run import run_comparison
+from bnrepro.comparison.run import make_job, run_comparison
 from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.errors import Preempted
 from bnrepro.records import RecordsError, read_run, write_run
@@ -349,6 +350,12 @@ def test_a_single_image_is_normalized_if_all_layers_leave_several_values_of_it(t
             run_with(**model)
     assert not (tmp_path / "w").exists()
     assert run_with(name="cnn", channels=(2,)).finished("one")
+
+
+def test_a_single_image_will_do_for_averages_over_microbatches():
+    own = {"normalizer": {"name": "moving_average_batch_norm"}, "microbatch_size": 1}
+    variants = variant_configs(config(variants={"one": own}, baseline="one"))
+    assert make_job("one", variants["one"], small_dataset())
 
 
 def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkeypatch, caplog):

@@ -130,6 +130,12 @@ def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     assert message == "no_such_set cannot be prepared: Dataset no_such_set not found\n"
 
 
+def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"mnist/3\.0\.1 has no dataset_info\.json"):
+        prepare.prepare(prepare.Mnist, tmp_path)
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "file").touch()
     said = refusal(capsys, prepare_data.main, "mnist", f"--data_dir={tmp_path / 'file'}")
