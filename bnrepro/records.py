@@ -326,7 +326,14 @@ def read_run(workdir: Path) -> Run:
         raise RecordsError(f"{path} must have the columns {', '.join(METRIC_COLUMNS)}")
     if metrics.duplicated(list(METRIC_COLUMNS[:-1])).any():
         raise RecordsError(f"{path} has two values for one metric, seed and step")
-    return Run(workdir, _read_json(workdir / CONFIG), metrics, _read_json(workdir / PROVENANCE))
+    config, provenance = _read_json(workdir / CONFIG), _read_json(workdir / PROVENANCE)
+    _check_config(config, workdir / CONFIG)
+    if unknown := set(metrics["variant"]) - set(config["variants"]):
+        raise RecordsError(f"{path} has a variant that {CONFIG} lacks: {min(unknown)!r}")
+    # Before anything is measured, there is no provenance.
+    if (provenance or len(metrics)) and not isinstance(provenance.get("dataset"), str):
+        raise RecordsError(f"{workdir / PROVENANCE} must name the dataset")
+    return Run(workdir, config, metrics, provenance)
 
 
 def metric_rows(rows: list[Row]) -> pd.DataFrame:
@@ -370,6 +377,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RecordsError(f"cannot read {path}: it must hold one JSON object")
     return content
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Checks what every reader of records relies on; the rest is up to the experiment."""
+    for key, default in (("steps", None), ("seeds", None), ("digits", 1)):
+        if type(value := config.get(key, default)) is not int:
+            raise RecordsError(f"{path} must have an integer {key}, got {value!r}")
+    variants = config.get("variants")
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        raise RecordsError(f"{path} must have variants, an object of objects")
+    if config.get("baseline") not in list(variants):
+        raise RecordsError(f"{path} must name one of its variants as baseline")
 
 
 def differences(

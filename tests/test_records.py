@@ -180,6 +180,7 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
 
 
 HEADER = "variant,seed,step,split,metric,value\n"
+VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
 
 
 @pytest.mark.parametrize(
@@ -187,10 +188,18 @@ HEADER = "variant,seed,step,split,metric,value\n"
     [
         ("config.json", "{", "config.json"),
         ("config.json", "[]", "one JSON object"),
+        ("config.json", '{"seeds": "3", "steps": 1}', "an integer seeds, got '3'"),
+        ("config.json", '{"seeds": 1}', "an integer steps, got None"),
+        ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
+        ("config.json", VARIANTS + "3}}", "an object of objects"),
+        ("config.json", VARIANTS + '{}}, "baseline": ["a"]}', "one of its variants as baseline"),
+        ("config.json", VARIANTS + '{}}, "baseline": "b"}', "one of its variants as baseline"),
         ("metrics.csv", HEADER + "plain,0,1", "is cut short"),
         ("metrics.csv", HEADER + "a,0,1,b,c,?\n", "metrics.csv"),
         ("metrics.csv", HEADER + f"a,{10**30},1,b,c,1\n", "metrics.csv"),
         ("metrics.csv", HEADER + 2 * "a,0,1,b,c,1\n", "two values for one metric"),
+        ("metrics.csv", HEADER + "a,0,1,b,c,1\n", r"a variant that config\.json lacks: 'a'"),
+        ("provenance.json", "{}", "must name the dataset"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),
         ("metrics.csv", "", "metrics.csv"),
         ("provenance.json", "", "provenance.json"),
