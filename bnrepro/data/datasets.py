@@ -242,10 +242,18 @@ def parse_name(name: str) -> Reference:
 
 
 def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
-    """The folders that may hold prepared sets: only `data_dir`, if given, or TFDS's in order."""
+    """The folders that may hold prepared sets: only `data_dir`, if given, or TFDS's in order.
+
+    Raises:
+      DatasetError: one is below a home directory that cannot be found.
+    """
     candidates = (data_dir,) if data_dir else (os.environ.get("TFDS_DATA_DIR"), _TFDS_FOLDER)
     named = dict.fromkeys(folder for folder in candidates if folder)
-    return [pathlib.Path(folder).expanduser() for folder in named]
+    try:
+        return [pathlib.Path(folder).expanduser() for folder in named]
+    except RuntimeError as error:  # there is no such user
+        where = " or ".join(map(str, named))
+        raise DatasetError(f"{where} cannot be found: {first_line(error)}.") from error
 
 
 def find_prepared(

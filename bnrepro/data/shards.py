@@ -153,6 +153,9 @@ class Shards:
 
     Attributes:
       shape: height, width and channels; None for those that differ between images.
+
+    Raises:
+      DatasetError: the system lets this process open too few files.
     """
 
     def __init__(
@@ -219,14 +222,21 @@ class Shards:
         return f"{path}, record {self._first + index - ends[shard] + length:,},"
 
 
+def _allow_open_files(count: int) -> None:
+    """Raises the process's own limit, often 1,024: each shard stays open, and ImageNet has more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise DatasetError(f"The set needs {count:,} open files: raise `ulimit -n` from {hard:,}.")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
 def _record_source(files: list[tuple[str, int]]) -> typing.Any:
     """All records of some files by number, read when asked for."""
     from array_record.python import array_record_data_source
 
-    # Each shard stays open, and ImageNet has more than the 1,024 files that are often allowed.
-    count, (soft, hard) = len(files) + _OTHER_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    _allow_open_files(len(files) + _OTHER_FILES)
 
     # TFDS could also parse and decode, but takes twice as long.
     return array_record_data_source.ArrayRecordDataSource([path for path, _ in files])

@@ -193,9 +193,14 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
 
 
 def test_a_set_may_have_more_files_than_a_process_may_usually_open(monkeypatch):
-    asked = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 4_096))
+    """The limits are those of many systems, and of one whose own is as low."""
+    limits, asked = [(1_024, 4_096), (1_024, 1_024)], []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits.pop(0))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: asked.append(limit))
-    monkeypatch.setattr(array_record_data_source, "ArrayRecordDataSource", lambda paths: None)
-    Shards([("none", 1)] * 1_100, np.zeros(1_100, np.int32), (8, 8, 3))
+    files = [("none", 1)] * 1_100
+    source = array_record_data_source, "ArrayRecordDataSource"
+    monkeypatch.setattr(*source, lambda paths: None)
+    Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))
     assert asked == [(2_124, 4_096)]
+    with pytest.raises(DatasetError, match=r"needs 2,124 open files: raise `ulimit -n` from 1,024"):
+        Shards(files, np.zeros(1_100, np.int32), (8, 8, 3))
