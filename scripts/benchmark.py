@@ -15,6 +15,7 @@ sweep: trials per minute of one worker that trains them in groups, as sweeps do,
 and against launching each separately.
 """
 
+import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add("--output", type=Path, required=True, metavar="FILE", help="a Markdown file")
         if name == "sweep":
             text = "number of grouped trials (default: %(default)s)"
-            add("--trials", type=int, default=32, help=text)
+            add("--trials", type=_positive, default=32, help=text)
         else:
-            add("--rounds", type=int, default=31, help="readings (default: %(default)s)")
+            add("--rounds", type=_positive, default=31, help="readings (default: %(default)s)")
         if name == "inception":
             add("--network", choices=("inception", "resnet"), default="inception")
             add("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -42,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported only then, so that --help need not wait for JAX.
     module = f"scripts.benchmark_{options.benchmark}"
     publish(options.output, lambda: importlib.import_module(module).page(options))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

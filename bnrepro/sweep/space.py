@@ -78,7 +78,15 @@ def parse_values(key: str, values: Any) -> Range | list[Any]:
         raise SweepError(f"{key} must have a range or a list of values, got {values!r}")
     # JSON has no NumPy numbers.
     listed = [value.item() if isinstance(value, np.generic) else value for value in values]
-    return list(json.loads(json.dumps(listed)))
+    try:
+        plain: list[Any] = json.loads(json.dumps(listed))
+    except (TypeError, ValueError) as error:
+        raise SweepError(
+            f"{key} has a value that cannot be stored in the records: {error}"
+        ) from None
+    if any(value in plain[:i] for i, value in enumerate(plain)):
+        raise SweepError(f"{key} has a value twice: {values}")
+    return plain
 
 
 def _range(key: str, log: bool, bounds: str, text: str) -> Range:

@@ -19,7 +19,7 @@ from scripts import (
     benchmark_sweep,
     benchmark_train,
 )
-from tests.commands import refusal
+from tests.commands import code_of, refusal
 from tests.small_dataset import small_dataset
 
 
@@ -159,4 +159,13 @@ def test_without_its_data_set_inception_is_not_timed(tmp_path, monkeypatch, caps
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     said = refusal(capsys, benchmark.main, "inception", f"--output={tmp_path / 'inception.md'}")
     assert said.startswith("The data set 'tiny_imagenet/100' is not in")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("--trials=0", "at least 1"), ("--trials=many", "got 'many'")]
+)
+def test_a_size_that_cannot_be_is_refused(option, message, tmp_path, capsys):
+    assert code_of(benchmark.main, "sweep", f"--output={tmp_path / 'sweep.md'}", option) == 2
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
