@@ -8,7 +8,7 @@ import pandas as pd
 
 from bnrepro.records import Run
 from bnrepro.report import tables
-from bnrepro.report.entries import Entry, check_keys, find_entries, in_order
+from bnrepro.report.entries import Entry, check_keys, find_entries, in_order, setting_text
 from bnrepro.report.question import Question
 from bnrepro.report.statistics import estimate, estimate_columns, holm
 from bnrepro.report.tables import Cell
@@ -141,8 +141,9 @@ def _caption(
     on = pd.DataFrame({"set": [e.dataset for e in entries], "run": [e.run for e in entries]})
     names = on.drop_duplicates().groupby("set", sort=False)["run"].agg(", ".join)
     remarks.append("Data: " + "; ".join(f"{data} ({of})" for data, of in names.items()))
-    previews = [name for name, run in runs.items() if run.config.get("preview")]
-    stand_ins = [name for name, run in runs.items() if run.provenance.get("stand_in")]
+    named = {setting_text(name): run for name, run in runs.items()}
+    previews = [name for name, run in named.items() if run.config.get("preview")]
+    stand_ins = [name for name, run in named.items() if run.provenance.get("stand_in")]
     warnings = []
     if previews:
         warnings.append(f"PREVIEW, fewer steps than the experiment has: {', '.join(previews)}")

@@ -102,9 +102,10 @@ def find_entries(runs: Mapping[str, Run], question: Question) -> list[Entry]:
 
 
 def setting_text(value: Any) -> str:
-    """A setting as shown in tables."""
+    """A setting or a name as shown in tables, in one line."""
     short = f"{value:g}" if isinstance(value, float) else ""
-    return short if short and float(short) == value else str(value)
+    text = short if short and float(short) == value else str(value)
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def short_text(value: Any) -> str:
@@ -143,7 +144,7 @@ def in_order(entries: Sequence[Entry], keys: Sequence[str]) -> list[Entry]:
 
     def place(entry: Entry, key: str) -> tuple[bool, float, str]:
         value = entry.settings.get(key, MISSING)
-        number = isinstance(value, int | float)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
         return (not number, value if number else 0, setting_text(value))
 
     return sorted(entries, key=lambda entry: [place(entry, key) for key in keys])
@@ -156,17 +157,18 @@ def _entries(label: str, run: Run, question: Question) -> list[Entry]:
     steps = chosen.groupby("variant")["step"].agg(frozenset).to_dict()
     seeds: Any = {name: own.droplevel("variant") for name, own in table.groupby(level="variant")}
     diverged, parts = failure_counts(run), dict(iter(run.metrics.groupby("variant")))
+    dataset, called = setting_text(run.provenance["dataset"]), setting_text(label)
     entries = []
     for variant in run.variants:
-        own = seeds.get(variant, table[:0].droplevel("variant"))
+        name, own = setting_text(variant), seeds.get(variant, table[:0].droplevel("variant"))
         values, failed = own["value"][np.isfinite(own["value"])], diverged.get(variant, 0)
         rest = replace(run, metrics=parts.get(variant, run.metrics[:0]))
         entries.append(
             Entry(
-                run=label,
-                variant=variant,
-                dataset=run.provenance["dataset"],
-                settings=run.settings(variant) | {"run": label, "variant": variant},
+                run=called,
+                variant=name,
+                dataset=dataset,
+                settings=run.settings(variant) | {"run": called, "variant": name},
                 finished=rest.finished(variant),
                 # Of accuracy, seeds that diverged have a value, too.
                 trained=len(values) - failed * question.is_accuracy,

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from bnrepro.records import Run, repeating_command
+from bnrepro.report.entries import setting_text
 from bnrepro.report.figures import Picture, inline_svg, measurement_figure
 from bnrepro.report.report import Report
 from bnrepro.report.statistics import estimate
@@ -47,7 +48,7 @@ class Section(NamedTuple):
         """The section of a run, with the figures drawn."""
         drawings = [Drawing.of(one, f"{id}f{i}") for i, one in enumerate(report.pictures)]
         command, where = repeating_command(run.provenance), _environment(run.provenance)
-        return cls(id, title, report, drawings, command, where)
+        return cls(id, setting_text(title), report, drawings, command, where)
 
 
 def render(

@@ -440,3 +440,8 @@ def test_a_pivot_wider_than_the_terminal_is_shown_in_parts():
 def test_a_name_longer_than_the_terminal_is_wide_is_folded_not_cut():
     run = a_run({50 * "@": flat(0.9)})
     assert on_terminal(compare({"w": run}, Question()), 40).count("@") == 50
+
+
+def test_a_name_stays_on_its_line():
+    run = a_run({"plain": flat(0.9), "two\nlines\x1b[31m": flat(0.8)})
+    assert "two�lines�[31m" in formats.render(compare({"w": run}, Question()), "text")
