@@ -352,10 +352,15 @@ def test_a_single_image_is_normalized_if_all_layers_leave_several_values_of_it(t
     assert run_with(name="cnn", channels=(2,)).finished("one")
 
 
-def test_a_single_image_will_do_for_averages_over_microbatches():
-    own = {"normalizer": {"name": "moving_average_batch_norm"}, "microbatch_size": 1}
-    variants = variant_configs(config(variants={"one": own}, baseline="one"))
-    assert make_job("one", variants["one"], small_dataset())
+def test_a_single_image_will_do_for_averages_over_microbatches_and_not_without_a_gradient():
+    def job(name):
+        own = {"normalizer": {"name": name}, "microbatch_size": 1}
+        variants = variant_configs(config(variants={"one": own}, baseline="one"))
+        return make_job("one", variants["one"], small_dataset())
+
+    assert job("moving_average_batch_norm")
+    with pytest.raises(ConfigError, match="batch_norm_stop_gradient cannot normalize"):
+        job("batch_norm_stop_gradient")
 
 
 def test_a_stand_in_leaves_out_what_does_not_fit_it_and_says_so(tmp_path, monkeypatch, caplog):
