@@ -8,9 +8,11 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from bnrepro.errors import exit_codes
 from bnrepro.records import read_run
+from experiments import cli, mnist_sigmoid
 from tests import commands, xla_flags
 from tests.commands import ROOT, sentence_of
 from tests.small_shards import write_set
@@ -26,6 +28,14 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
     assert "--workdir" in result.stdout
     assert "normalizer.epsilon = 1e-05: added to the variance (number in (0, 1,000" in result.stdout
     assert " jax\n" not in result.stderr
+
+
+@pytest.fixture
+def own_flags():
+    """Removes the flags that a command defines, which the next one defines again."""
+    known = set(flags.FLAGS)
+    yield
+    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +67,17 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config.steps=-500"], "steps must be in"),
     ],
 )
+@pytest.mark.usefixtures("own_flags")
 def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
-    tmp_path, arguments, message
+    tmp_path, monkeypatch, capsys, arguments, message
 ):
     workdir = tmp_path / "w"
     config = [] if arguments[0].startswith("--config=") else [CONFIG]
-    result = run(*config, f"--workdir={workdir}", *arguments, TFDS_DATA_DIR=str(tmp_path))
-    assert message in sentence_of(result.returncode, result.stdout, result.stderr)
+    monkeypatch.setattr("sys.argv", ["", *config, f"--workdir={workdir}", *arguments])
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(SystemExit) as exit_:
+        cli.launch(mnist_sigmoid.report, doc="")
+    assert message in sentence_of(exit_.value.code, *capsys.readouterr())
     assert not workdir.exists()
 
 

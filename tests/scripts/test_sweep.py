@@ -55,18 +55,33 @@ def sweep(workdir, *arguments, **options):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A workdir, and how the command that swept into it ended."""
+    """A workdir, the checkpoints that an earlier command left there, and how the sweep ended.
+
+    The earlier command asked for one more trial, and was interrupted in it.
+    """
     workdir = tmp_path_factory.mktemp("swept") / "rates"
-    arguments = (f"--vary={RATE}=log(0.01,1)", f"--vary={NAME}=none,batch_norm", "--trials=6")
-    return workdir, sweep(workdir, *arguments, "--workers=1")
+    vary = [f"{RATE}=log(0.01,1)", f"{NAME}=none,batch_norm"]
+    flags = {"vary": vary, "sampler": "random", "seeds": 1, "trials": 7}
+    plan = plan_of(workdir, config=with_settings(MNIST, SMALL), **flags)
+    workdir.mkdir()
+    with SharedStudy(plan) as study:
+        study.refill()
+        with study.alive():
+            claims = [claim for _ in range(2) for claim in study.claim(lambda *_: 7)]
+            (last,) = (claim for claim in claims if claim.index == 6)
+            checkpoints = workdir / "checkpoints" / study.begin([last])
+            checkpoints.mkdir(parents=True)
+    arguments = [f"--vary={values}" for values in vary]
+    arguments += ["--sampler=random", "--trials=6", "--workers=1"]
+    return workdir, checkpoints, sweep(workdir, *arguments)
 
 
 def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swept):
-    workdir, (code, out, err) = swept
-    assert (code, "6 of 6 trials" in err) == (0, True)
+    workdir, _, (code, out, err) = swept
+    assert (code, "6 of 6 trials" in err) == (0, True), err
     run = read_run(workdir)
     assert len(run.variants) == 6
-    assert {run.settings(name)[RATE] for name in run.variants} == {0.01, 0.1, 1.0}
+    assert all(0.01 <= run.settings(name)[RATE] <= 1 for name in run.variants)
     assert (workdir / "summary.md").exists()
     assert {path.suffix for path in (workdir / "figures").iterdir()} == {".png", ".svg"}
     assert (workdir / "tensorboard" / "trial 5" / "seed_0").is_dir()
@@ -94,19 +109,8 @@ def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(t
     assert len(read_run(tmp_path).variants) == 2
 
 
-def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(tmp_path):
-    workdir, vary = tmp_path / "w", f"{RATE}=log(0.01,1)"
-    config = with_settings(MNIST, SMALL)
-    plan = plan_of(workdir, config=config, vary=[vary], seeds=1, trials=2, sampler="random")
-    workdir.mkdir()
-    with SharedStudy(plan) as study:
-        study.refill()
-        with study.alive():
-            _, second = study.claim(lambda group, unfinished: 2)
-            checkpoints = workdir / "checkpoints" / study.begin([second])
-            checkpoints.mkdir(parents=True)
-    code, _, err = sweep(workdir, f"--vary={vary}", "--sampler=random", "--trials=1", "--workers=1")
-    assert code == 0, err
+def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(swept):
+    _, checkpoints, _ = swept
     assert checkpoints.exists()
 
 
