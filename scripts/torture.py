@@ -208,7 +208,7 @@ def damaged(bench: Bench, count: int) -> Result:
             files = sorted(path for path in (copy / str(step)).rglob("*") if path.is_file())
             _DAMAGES[kind](chance.choice([path for path in files if path.stat().st_size]), chance)
         try:
-            restored = Checkpoints(copy, keep=2).restore(None)
+            restored = Checkpoints(copy, keep=2).restore(lambda notes: None)
             if restored is not None and restored[0] == steps[-2] and len(hit) == 1:
                 passed += _equal(restored[1], expected)
         except CheckpointError as error:

@@ -50,13 +50,24 @@ def train_variants(
     # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces:
     # joining them each time would take quadratic time.
     history: list[dict[str, np.ndarray]] = []
-    restored = checkpoints and checkpoints.restore(_abstract_fields(program, *arguments))
+
+    def saved_fields(notes: Mapping[str, Any]) -> Any:
+        # More may have been trained together. Earlier versions do not say.
+        count = len(notes.get("runs", runs))
+        saved = jax.tree.map(lambda x: np.zeros(count, x.dtype), arguments)
+        return _abstract_fields(program, *saved)
+
+    restored = checkpoints and checkpoints.restore(saved_fields)
     if restored:
         step, fields, notes = restored
-        states = TrainState(**fields)
-        rows, score = [tuple(row) for row in notes["rows"]], notes["score"]
+        states, saved = TrainState(**fields), [tuple(run) for run in notes.get("runs", runs)]
+        where = [saved.index(run) for run in runs]
+        if saved != runs:
+            states = devices.select(states, where)
+        rows = [tuple(row) for row in notes["rows"] if row[0] in variants]
+        score = notes["score"]
         if notes["history"]:
-            history = [{metric: np.array(kept) for metric, kept in notes["history"].items()}]
+            history = [{metric: np.array(x)[where] for metric, x in notes["history"].items()}]
         yield step, rows
     else:
         states = program.init(*arguments)
@@ -65,7 +76,7 @@ def train_variants(
         if checkpoints is not None:
             kept = {metric: values.tolist() for metric, values in _joined(history).items()}
             # A copy: they are written in the background, while more rows come.
-            notes = {"rows": list(rows), "history": kept, "score": score}
+            notes = {"rows": list(rows), "history": kept, "score": score, "runs": runs}
             checkpoints.save(step, vars(states), notes, score)
 
     steps, every = config["steps"], config["checkpoint"]["every"]

@@ -2,14 +2,14 @@
 
 Every trial has an index below the number of trials. Several trials have the same index if one was
 retried or two machines enqueued it at once; the first that did not fail counts. Only trials whose
-workers died have failed. Trials that are trained together are a group, and keep its name when they
-are retried.
+workers died have failed. Trials that are trained together are a group, and keep its name, that of
+the folder of their checkpoints, when they are retried.
 """
 
 import re
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -38,7 +38,6 @@ HEARTBEAT = 20
 MAX_RETRIES = 10
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_SETTLED = (TrialState.WAITING, *FINISHED)
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 
 
@@ -50,13 +49,13 @@ class Claim:
       index: of the trial.
       settings: by flat key.
       trial: Optuna's.
-      group: name and size of the group that the trial was part of when its last worker ended.
+      group: that the trial was part of when its last worker ended.
     """
 
     index: int
     settings: dict[str, Any]
     trial: optuna.Trial
-    group: tuple[str, int] | None
+    group: str | None
 
     @property
     def name(self) -> str:
@@ -168,27 +167,12 @@ class SharedStudy:
 
     def waiting(self) -> int:
         """How many trials there are to take."""
-        groups, singles = self._waiting(self.trials())
-        return sum(map(len, groups)) + len(singles)
+        return len(self._waiting(self.trials()))
 
-    def _waiting(
-        self, trials: Mapping[int, FrozenTrial]
-    ) -> tuple[list[list[FrozenTrial]], list[FrozenTrial]]:
-        """Waiting trials: whole groups whose workers died, and single trials."""
-        by_group = defaultdict[tuple[str, int] | None, list[FrozenTrial]](list)
+    def _waiting(self, trials: Mapping[int, FrozenTrial]) -> list[FrozenTrial]:
         # An earlier command may have asked for more trials.
-        for index in range(self.plan.count):
-            if trial := trials.get(index):
-                by_group[_group(trial)].append(trial)
-        groups, singles = list[list[FrozenTrial]](), list[FrozenTrial]()
-        for group, members in by_group.items():
-            waiting = [trial for trial in members if trial.state == TrialState.WAITING]
-            if group and len(waiting) == group[1]:
-                groups.append(waiting)
-            # The missing trials of a group may soon be retried.
-            elif not group or all(trial.state in _SETTLED for trial in members):
-                singles += waiting
-        return groups, sorted(singles, key=lambda trial: int(trial.user_attrs["index"]))
+        wanted = (trial for index, trial in trials.items() if index < self.plan.count)
+        return [trial for trial in wanted if trial.state == TrialState.WAITING]
 
     def claim(self, how_many: Callable[[Group, int], int]) -> list[Claim]:
         """Takes trials out of the queue, so that no other worker gets them.
@@ -198,19 +182,15 @@ class SharedStudy:
             not finished.
 
         Returns:
-          A whole group whose worker died, or else trials that share a program if their settings
+          Trials of one group whose worker ended, or of none; they share a program if their settings
           are known beforehand. Empty if there is nothing to take.
         """
         trials = self.trials()
-        groups, singles = self._waiting(trials)
-        for leader, *followers in groups:
-            # The worker that gets the first of a group gets the others.
-            if claim := self._take(leader):
-                return [claim, *filter(None, map(self._take, followers))]
-        waiting = iter(singles)
+        waiting = iter(self._waiting(trials))
         first = next(filter(None, map(self._take, waiting)), None)
         if first is None:
             return []
+        waiting = (trial for trial in waiting if _group(trial) == first.group)
         group, points = self._group_of(first.settings), self.plan.points
         if points:
             waiting = (t for t in waiting if self._group_of(points[t.user_attrs["index"]]) == group)
@@ -274,12 +254,10 @@ class SharedStudy:
                 if trial_id := self._held.pop(number, None):
                     self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
-    def begin(self, claims: Sequence[Claim]) -> str:
-        """Makes these trials a group, and returns its name."""
-        group = uuid4().hex, len(claims)
+    def begin(self, claims: Sequence[Claim], group: str) -> None:
+        """Makes these trials a group of that name."""
         for claim in claims:
             claim.trial.set_user_attr("group", group)
-        return group[0]
 
     def report(self, claims: Sequence[Claim], step: int) -> None:
         """Reports the progress of trials that are trained together: their steps, at the first."""
@@ -333,18 +311,16 @@ def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
 def groups_at_work(trials: Mapping[int, FrozenTrial]) -> dict[str, str]:
     """The group of each trial that is being trained or was interrupted, both by name."""
     return {
-        trial_name(index): group[0]
+        trial_name(index): group
         for index, trial in trials.items()
         if trial.state not in FINISHED and (group := _group(trial))
     }
 
 
-def _group(trial: FrozenTrial) -> tuple[str, int] | None:
-    # It names a folder and comes from a shared storage: accept only names that `begin` makes.
-    match trial.user_attrs.get("group"):
-        case [str(name), int(size)] if re.fullmatch("[0-9a-f]{32}", name):
-            return name, size
-    return None
+def _group(trial: FrozenTrial) -> str | None:
+    # It names a folder and comes from a shared storage: accept only names of the form of ours.
+    name = trial.user_attrs.get("group")
+    return name if isinstance(name, str) and re.fullmatch("[0-9a-f]{32}", name) else None
 
 
 def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:

@@ -18,6 +18,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from threading import Event
 from time import perf_counter
+from uuid import uuid4
 
 import jax
 from optuna.exceptions import UpdateFinishedTrialError
@@ -33,8 +34,8 @@ from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import examples
-from bnrepro.sweep.study import Claim, SharedStudy
-from bnrepro.training.checkpoints import Checkpoints, find_damage, saved_steps
+from bnrepro.sweep.study import Claim, SharedStudy, groups_at_work
+from bnrepro.training.checkpoints import Checkpoints, copy_newest
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def _train(
     start, plan = perf_counter(), study.plan
     steps, eval_every = plan.config["steps"], plan.config["eval_every"]
     training, pruned = {claim.name: claim for claim in claims}, set[str]()
-    folder = _folder(study, claims)
+    folder = _begin(study, claims)
 
     def finish(name: str, rows: list[Row], score: float | None) -> None:
         seconds = (perf_counter() - start) / len(claims)
@@ -165,14 +166,19 @@ def _train(
     return True
 
 
-def _folder(study: SharedStudy, claims: Sequence[Claim]) -> Path:
-    """Where the checkpoints are: if these trials are a whole group with an intact one, its own."""
-    group = claims[0].group
-    if group and [claim.group for claim in claims] == [group] * group[1]:
-        folder = study.plan.checkpoints / group[0]
-        if None in (find_damage(folder, step) for step in saved_steps(folder)):
-            return folder
-    return study.plan.checkpoints / study.begin(claims)
+def _begin(study: SharedStudy, claims: Sequence[Claim]) -> Path:
+    """Makes these trials a group, with the last checkpoint of the one that they were part of.
+
+    Others of that one may have ended, or may go to other workers.
+    """
+    name, earlier = uuid4().hex, claims[0].group
+    folder = study.plan.checkpoints / name
+    if earlier:
+        copy_newest(study.plan.checkpoints / earlier, folder)
+    study.begin(claims, name)
+    if earlier and earlier not in groups_at_work(study.trials()).values():
+        shutil.rmtree(study.plan.checkpoints / earlier, ignore_errors=True)
+    return folder
 
 
 def _by_trial(rows: Sequence[Row]) -> defaultdict[str, list[Row]]:

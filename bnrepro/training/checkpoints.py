@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from operator import itemgetter
@@ -62,13 +62,16 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
-    def restore(self, states: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore(
+        self, states: Callable[[Mapping[str, Any]], Any]
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest intact checkpoint: its step, the states, and the notes saved with them.
 
         Damaged ones are removed, with a warning.
 
         Args:
-          states: shapes, types and shardings of the states (`jax.ShapeDtypeStruct`).
+          states: returns shapes, types and shardings of the states (`jax.ShapeDtypeStruct`), given
+            the notes.
 
         Returns:
           None if no checkpoint was ever completed.
@@ -90,7 +93,10 @@ class Checkpoints:
                 _log.warning(why, path, damage[step], max(whole))
             if jax.process_index() == 0:
                 shutil.rmtree(path)
-        return (max(whole), *restore(self._folder, max(whole), states)) if whole else None
+        if not whole:
+            return None
+        notes = _read(self._folder, step := max(whole), notes=ocp.args.JsonRestore()).notes
+        return step, *restore(self._folder, step, states(notes))
 
     def due(self) -> bool:
         """Whether to save one when the config says so; it is saved anyway when training stops."""
@@ -197,6 +203,19 @@ def restore(folder: Path, step: int, states: Any) -> tuple[Any, dict[str, Any]]:
         folder, step, states=ocp.args.StandardRestore(states), notes=ocp.args.JsonRestore()
     )
     return restored.states, restored.notes
+
+
+def copy_newest(folder: Path, to: Path) -> None:
+    """Copies the newest intact checkpoint, if there is one, to another folder.
+
+    Raises:
+      CheckpointError: it cannot be copied.
+    """
+    if whole := [step for step in saved_steps(folder) if find_damage(folder, step) is None]:
+        newest = folder / str(max(whole))
+        with _in_one_sentence(f"copy {newest} to {to}"):
+            shutil.copytree(newest, to / newest.name)
+            shutil.copy(newest.with_suffix(".json"), to)
 
 
 def newest_notes(folder: Path) -> dict[str, Any] | None:

@@ -69,7 +69,8 @@ def swept(tmp_path_factory):
         with study.alive():
             claims = [claim for _ in range(2) for claim in study.claim(lambda *_: 7)]
             (last,) = (claim for claim in claims if claim.index == 6)
-            checkpoints = workdir / "checkpoints" / study.begin([last])
+            study.begin([last], name := uuid4().hex)
+            checkpoints = workdir / "checkpoints" / name
             checkpoints.mkdir(parents=True)
     arguments = [f"--vary={values}" for values in vary]
     arguments += ["--sampler=random", "--trials=6", "--workers=1"]

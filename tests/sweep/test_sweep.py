@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -479,20 +480,48 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("fast_heart")
-def test_trials_start_anew_where_their_group_is_broken_up_or_its_checkpoints_are_unusable(
-    tmp_path, opened, resumed
-):
+def test_trials_that_were_trained_together_may_go_on_apart(tmp_path, opened, resumed, undisturbed):
     study, asked = opened(long_plan(tmp_path)), itertools.count()
     work(study.plan, lambda: next(asked) >= 5)
     # There is no room for both at once any more.
-    work(dataclasses.replace(study.plan, at_once=1), lambda: len(resumed) == 2)
+    work(dataclasses.replace(study.plan, at_once=1))
+    assert resumed == [0, 40, 40]
+    found = collect(study, tmp_path).metrics
+    pd.testing.assert_frame_equal(found, undisturbed, rtol=1e-3)
+    assert not [*(tmp_path / "checkpoints").iterdir()]
+
+
+@pytest.mark.usefixtures("fast_heart")
+def test_a_trial_goes_on_that_was_trained_together_with_one_that_was_pruned(
+    tmp_path, opened, resumed, undisturbed, monkeypatch
+):
+    def hopeless(self, claim, score, step):
+        return claim.index == 0
+
+    monkeypatch.setattr(SharedStudy, "hopeless", hopeless)
+    plan, asked = dataclasses.replace(long_plan(tmp_path), prune=True, at_once=2), itertools.count()
+    study = opened(plan)
+    work(plan, lambda: next(asked) >= 5)
+    assert progress_of(plan, study.trials()).text.startswith("1 of 2 trials, 1 pruned")
+    work(plan)
+    assert resumed == [0, 40]
+    found = collect(study, tmp_path).metrics
+    other = undisturbed[undisturbed["variant"] == "trial 1"].reset_index(drop=True)
+    found = found[found["variant"] == "trial 1"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, other, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_heart")
+def test_trials_start_anew_where_their_checkpoints_are_unusable(tmp_path, opened, resumed):
+    study, asked = opened(long_plan(tmp_path)), itertools.count()
+    work(study.plan, lambda: next(asked) >= 5)
     for file in tmp_path.glob("checkpoints/*/*/states/**/*"):
         if file.is_file():
             file.write_bytes(b"")
     work(study.plan)
-    assert resumed == [0, 0, 0, 0]
+    assert resumed == [0, 0]
     assert len(finished(study.trials())) == 2
 
 
@@ -501,9 +530,9 @@ def test_a_worker_takes_its_fair_share_at_most_also_without_the_workdirs_disk(tm
     (tmp_path / "file").touch()
     study = opened(dataclasses.replace(plan, checkpoints=tmp_path / "file" / "checkpoints"))
     work(study.plan)
-    sizes = [trial.user_attrs["group"][1] for trial in study.trials().values()]
+    groups = Counter(trial.user_attrs["group"] for trial in study.trials().values())
     # By itself, it would take four of two seeds each at once.
-    assert sizes == [2, 2, 1, 1]
+    assert [*groups.values()] == [2, 1, 1]
 
 
 @pytest.mark.parametrize(("visible", "gpus"), [("", []), ("-1", []), ("3,5", ["3", "5"])])

@@ -32,7 +32,7 @@ def states(step):
     }
 
 
-def abstract():
+def abstract(*_):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), states(0)
@@ -48,7 +48,7 @@ def written(tmp_path_factory):
     """Steps 1 to 5 were saved; 2 has the best score."""
     folder = tmp_path_factory.mktemp("checkpoints") / "plain"
     checkpoints = Checkpoints(folder, keep=2)
-    assert checkpoints.restore(abstract()) is None
+    assert checkpoints.restore(abstract) is None
     for step, score in enumerate((0.5, 0.9, 0.7, 0.8, 0.6), start=1):
         checkpoints.save(step, states(step), notes(step), score)
     checkpoints.close()
@@ -61,13 +61,13 @@ def folder(written, tmp_path):
 
 
 def restore(folder):
-    return Checkpoints(folder, keep=2).restore(abstract())
+    return Checkpoints(folder, keep=2).restore(abstract)
 
 
 def restore_and_save(folder, keep):
     """Restores the newest, and saves one of step 6."""
     checkpoints = Checkpoints(folder, keep=keep)
-    _, restored, said = checkpoints.restore(abstract())
+    _, restored, said = checkpoints.restore(abstract)
     checkpoints.save(6, restored, said, 0.1)
     checkpoints.close()
 
@@ -107,7 +107,7 @@ def test_saving_continues_after_restoring(folder):
 
 def test_none_is_removed_before_a_newer_one_has_its_checksums(folder, monkeypatch):
     checkpoints = Checkpoints(folder, keep=1)
-    _, restored, said = checkpoints.restore(abstract())
+    _, restored, said = checkpoints.restore(abstract)
 
     def fail(path):
         raise OSError("the disk is gone")
