@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder = prepare.prepare(prepare.Mnist, target)
             elif wanted in datasets.TINY_IMAGENET:
                 folder = prepare.prepare(prepare.TinyImagenet, target, wanted.config)
+            elif wanted.name == prepare.TinyImagenet.name:  # which TFDS does not know
+                raise UserError("choose tiny_imagenet/100 or tiny_imagenet/200")
             else:
                 builder = tfds.builder(options.name, data_dir=target)
                 builder.download_and_prepare(file_format="array_record")

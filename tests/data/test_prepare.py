@@ -125,9 +125,16 @@ def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
     assert (len(asked_for), names(tmp_path)) == (4, ["mnist"])
 
 
-def test_an_unknown_name_is_one_sentence_and_exit_code_2(tmp_path, capsys):
-    message = refusal(capsys, prepare_data.main, "no_such_set", f"--data_dir={tmp_path}")
-    assert message == "no_such_set cannot be prepared: Dataset no_such_set not found\n"
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_set", "Dataset no_such_set not found"),
+        ("tiny_imagenet", "choose tiny_imagenet/100 or tiny_imagenet/200"),
+    ],
+)
+def test_an_unknown_name_is_one_sentence_and_exit_code_2(name, why, tmp_path, capsys):
+    message = refusal(capsys, prepare_data.main, name, f"--data_dir={tmp_path}")
+    assert message == f"{name} cannot be prepared: {why}\n"
 
 
 def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
