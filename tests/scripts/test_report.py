@@ -118,6 +118,7 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     [
         ("one/metrics.csv", ",2.85\n", ",2", "is cut short"),
         ("claims/ledger.csv", "claim,measurement", "claim,what", "is not a ledger of claims"),
+        ("claims/ledger.csv", "-1 -1.1 -0.9", "-1 <b>", "is not a ledger of claims"),
         (
             "claims/ledger.csv",
             "final accuracy, batch_norm less plain",
