@@ -59,19 +59,22 @@ def main() -> None:
         raise UserError(f"get_sweep() of {path} must return a dict of key: values, got {varied!r}")
 
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
+    import jax
+
     from bnrepro.sweep.engines import run_local, run_ray
     from bnrepro.sweep.plan import make_plan
     from bnrepro.sweep.progress import BEST, Display, check_storage, collect
     from bnrepro.sweep.study import SharedStudy, groups_at_work
-    from bnrepro.sweep.worker import check_data
+    from bnrepro.sweep.worker import load_data
 
     cli.quiet_logging()
     cli.heed_sigterm()
+    jax.config.update("jax_platforms", "cpu")  # GPUs and TPUs are for the workers
     plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
     # A cluster's data may be elsewhere. Its workers check them, and those of a sweep that goes on.
     if engine is run_local and not (workdir / CONFIG).exists():
-        check_data(plan)
+        load_data(plan)
     trackers = cli.make_trackers()
     open_sweep(workdir)
     try:

@@ -20,7 +20,6 @@ from threading import Event
 from time import perf_counter
 from uuid import uuid4
 
-import jax
 from optuna.exceptions import UpdateFinishedTrialError
 
 from bnrepro.comparison.config import check_config
@@ -45,18 +44,13 @@ _ROUNDS = 8
 SAVE_EVERY = 30
 
 
-def check_data(plan: Plan) -> None:
-    """Makes sure that there is a data set that all trials fit; leaves GPUs and TPUs to the workers.
+def load_data(plan: Plan) -> Dataset:
+    """The data set of a sweep, which all of its trials fit.
 
     Raises:
       ConfigError: a config does not fit the data set.
       DatasetError: the data set cannot be loaded.
     """
-    jax.config.update("jax_platforms", "cpu")
-    _load(plan)
-
-
-def _load(plan: Plan) -> Dataset:
     dataset = dataset_of(plan.config)
     for group in plan.groups(examples(plan.space)):
         make_job(group.name, dict(group.config), dataset)
@@ -78,7 +72,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       RecordsError: the storage holds another sweep, or other workers have another data set.
       CheckpointError: a checkpoint cannot be written.
     """
-    dataset = _load(plan)
+    dataset = load_data(plan)
 
     # Each holds its data set on the device.
     @lru_cache(maxsize=4)

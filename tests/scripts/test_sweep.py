@@ -36,6 +36,8 @@ CONFIG = ("--config=configs/mnist_sigmoid.py", "--seeds=1",
           *(f"--config.{key}={value}" for key, value in SMALL.items()))  # fmt: skip
 MNIST = mnist_sigmoid.get_config().to_dict()
 RATE, NAME = "optimizer.learning_rate", "normalizer.name"
+VARIED = f"{RATE}=log(0.01,1)", f"{NAME}=none,batch_norm"
+SWEPT = (*(f"--vary={values}" for values in VARIED), "--sampler=random", "--trials=6")
 FLAGS = {"seeds": None, "vary": (), "sampler": "grid", "trials": None, "prune": False,
          "at-once": "auto", "storage": None}  # fmt: skip
 
@@ -60,8 +62,7 @@ def swept(tmp_path_factory):
     The earlier command asked for one more trial, and was interrupted in it.
     """
     workdir = tmp_path_factory.mktemp("swept") / "rates"
-    vary = [f"{RATE}=log(0.01,1)", f"{NAME}=none,batch_norm"]
-    flags = {"vary": vary, "sampler": "random", "seeds": 1, "trials": 7}
+    flags = {"vary": VARIED, "sampler": "random", "seeds": 1, "trials": 7}
     plan = plan_of(workdir, config=with_settings(MNIST, SMALL), **flags)
     workdir.mkdir()
     with SharedStudy(plan) as study:
@@ -72,9 +73,7 @@ def swept(tmp_path_factory):
             study.begin([last], name := uuid4().hex)
             checkpoints = workdir / "checkpoints" / name
             checkpoints.mkdir(parents=True)
-    arguments = [f"--vary={values}" for values in vary]
-    arguments += ["--sampler=random", "--trials=6", "--workers=1"]
-    return workdir, checkpoints, sweep(workdir, *arguments)
+    return workdir, checkpoints, sweep(workdir, *SWEPT, "--workers=1")
 
 
 def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swept):
@@ -92,6 +91,14 @@ def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swep
     assert sorted(commands) == ["batch_norm", "none"]
     assert out.count(f"--config.{RATE}=") == 2
     assert out.count("--config.seeds=1") == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_that_goes_on_leaves_gpus_to_its_workers(swept):
+    code = "from scripts import sweep; sweep.main(); import jax; print(jax.config.jax_platforms)"
+    command = [sys.executable, "-c", code, *CONFIG, f"--workdir={swept[0]}", *SWEPT]
+    env = os.environ | {"JAX_PLATFORMS": "cuda"}
+    assert subprocess.check_output(command, env=env, text=True).splitlines()[-1] == "cpu"
 
 
 @pytest.mark.slow

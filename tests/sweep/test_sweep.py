@@ -32,7 +32,7 @@ from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.progress import check_storage, collect, progress_of
 from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
-from bnrepro.sweep.worker import check_data, work
+from bnrepro.sweep.worker import load_data, work
 from scripts.sweep import report as sweep_report
 from tests.programs import made_once
 from tests.small_dataset import small_config, small_dataset
@@ -363,7 +363,7 @@ def test_a_worker_with_other_data_is_refused(tmp_path, opened):
 def test_what_does_not_fit_the_data_set_is_found_before_the_first_trial(tmp_path):
     small, large = CONFIG["batch_size"], 10_000 * CONFIG["microbatch_size"]
     with pytest.raises(ConfigError, match=f"batch_size={large}: batch_size must be"):
-        check_data(make_plan(tmp_path, {"batch_size": [small, large]}))
+        load_data(make_plan(tmp_path, {"batch_size": [small, large]}))
 
 
 def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
