@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sqlalchemy
 from filelock import FileLock, Timeout
 from flax.traverse_util import unflatten_dict
 from optuna.trial import FrozenTrial, TrialState
@@ -83,8 +84,10 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
             # An earlier command may have asked for more trials.
             "sweep": plan.described | {"trials": max(plan.count, *(i + 1 for i in begun))},
         }
-        # Workers are started by other commands.
-        command = shlex.join(["python", "-m", "scripts.sweep", *sys.argv[1:]])
+        # Workers are started by other commands. Records are shown to others: no password.
+        shown = sqlalchemy.make_url(plan.storage).render_as_string()
+        arguments = [argument.replace(plan.storage, shown) for argument in sys.argv[1:]]
+        command = shlex.join(["python", "-m", "scripts.sweep", *arguments])
         provenance = study.provenance() | {"command": command, "seconds": seconds}
         run = Run(workdir, config, metric_rows(rows), provenance)
         write_run(run)

@@ -133,6 +133,16 @@ def test_the_records_of_a_sweep_have_every_trial_as_a_variant(swept):
     assert read.config["sweep"]["trials"] == plan.trials
 
 
+def test_the_recorded_command_has_no_password(tmp_path, opened, monkeypatch):
+    study, url = opened(make_plan(tmp_path)), "postgresql://me:secret@host/x"
+    finish(study, take(study, 1)[0])
+    study.register({"dataset": "mnist", "started": "1"})
+    study.plan = dataclasses.replace(study.plan, storage=url)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", f"--storage={url}", "--prune"])
+    command = collect(study, tmp_path).provenance["command"]
+    assert command == "python -m scripts.sweep '--storage=postgresql://me:***@host/x' --prune"
+
+
 def test_of_machines_that_share_a_workdir_one_tells_the_trackers(tmp_path, opened):
     study, told = opened(make_plan(tmp_path)), []
     finish(study, take(study, 1)[0])
