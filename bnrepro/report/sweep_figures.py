@@ -89,7 +89,8 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
     alone = not sweep.varied.keys() - {key, NORMALIZER}
     bars = alone and sweep.run.config["seeds"] > 1
     shown = [trial for trial in sweep.trials if trial.trained]
-    ends = [100 * trial.mean.ends[1] for trial in _unpruned(shown)] if bars else []
+    means = [trial.mean for trial in _unpruned(shown)] if bars else []
+    ends = [100 * mean.ends[1] for mean in means]
     low, high = _limits(map(percent, shown), ends)
 
     def place(trial: Entry) -> float:
@@ -99,7 +100,9 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
         return int(np.searchsorted(axis.parts(_PARTS), place(trial), "right"))
 
     group: Callable[[Entry], float] = place
-    text = "line through the trials that finished" + ", bars: 95% interval over seeds" * bars
+    text = "line through the trials that finished"
+    if spans := {"95% interval" if mean.has_interval else "minimum to maximum" for mean in means}:
+        text += f", bars: {' or '.join(sorted(spans))} over seeds"
     if not alone:
         where = "at each value"
         if not sweep.recurs(key):

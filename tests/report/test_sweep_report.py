@@ -363,6 +363,14 @@ def test_bars_show_the_interval_over_seeds_where_but_one_number_varies(draw, oth
     assert not hasattr(band, "get_segments")
 
 
+def test_bars_of_two_seeds_that_share_no_variance_are_minimum_to_maximum(draw):
+    trials = [({RATE: 0.1}, 0.94, 0.90), ({RATE: 0.3}, 0.95, DIVERGED)]
+    (axes,) = draw(RATES, trials)[AGAINST_RATE].axes
+    assert "bars: minimum to maximum over seeds" in axes.get_title()
+    (axes,) = draw(RATES, [*trials, ({RATE: 0.5}, 0.93, 0.91)])[AGAINST_RATE].axes
+    assert "bars: 95% interval or minimum to maximum over seeds" in axes.get_title()
+
+
 def cells(axes):
     """Colour and text by the middle of each cell."""
     patches = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
