@@ -249,11 +249,14 @@ def data_folders(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
     """
     candidates = (data_dir,) if data_dir else (os.environ.get("TFDS_DATA_DIR"), _TFDS_FOLDER)
     named = dict.fromkeys(folder for folder in candidates if folder)
+    return [_expanded(folder) for folder in named]
+
+
+def _expanded(folder: str | os.PathLike[str]) -> pathlib.Path:
     try:
-        return [pathlib.Path(folder).expanduser() for folder in named]
+        return pathlib.Path(folder).expanduser()
     except RuntimeError as error:  # there is no such user
-        where = " or ".join(map(str, named))
-        raise DatasetError(f"{where} cannot be found: {first_line(error)}.") from error
+        raise DatasetError(f"{folder} cannot be found: {first_line(error)}.") from error
 
 
 def find_prepared(
@@ -302,7 +305,7 @@ def _cached(
     files = (path for path in folder.rglob("*") if path.is_file())
     stats = {str(path.relative_to(folder)): path.stat() for path in files}
     fingerprint = json.dumps([(n, s.st_size, s.st_mtime_ns) for n, s in sorted(stats.items())])
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bnrepro"
+    home = _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bnrepro"
     cache = home / f"{name.replace('/', '-')}.npz"
     try:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as cached:

@@ -46,9 +46,11 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_default(tmp_p
         load_dataset("squares:9.0.0", tmp_path / "data")
 
 
-def test_a_folder_of_nobody_is_an_error():
-    with pytest.raises(DatasetError, match=r"^~nobody_here/data cannot be found: Could not"):
-        load_dataset("mnist", "~nobody_here/data")
+def test_a_folder_of_nobody_is_an_error(data_dir, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody_here/cache")
+    for folder, wrong in (("~nobody_here/data", "data"), (data_dir, "cache")):
+        with pytest.raises(DatasetError, match=f"^~nobody_here/{wrong} cannot be found: Could not"):
+            load_dataset("squares", folder)
 
 
 def test_the_highest_version_is_taken_by_number_where_none_is_named(data_dir):
