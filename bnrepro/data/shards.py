@@ -91,7 +91,10 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     splits = {"train": "train", "test": "test" if labelled else "validation"}
     for split in splits.values():
         if not shards.get(split):
-            raise DatasetError(f"{folder / INFO} has no examples in a split named {split}.")
+            raise DatasetError(
+                f"{folder / INFO} must have examples in a split named train and in one named test "
+                f"or validation, but has none in {split}."
+            )
         for shard, length in shards[split]:
             _check_shard(shard, length)
     files = {split: shards[stored] for split, stored in splits.items()}

@@ -191,7 +191,6 @@ def test_an_example_unlike_the_others_is_an_error_that_names_its_shard(
         ("dataset_info.json", lambda text: "{}"),
         ("dataset_info.json", lambda text: text.replace('"squares"', '"circles"')),
         ("dataset_info.json", lambda text: text.replace('"train"', '"unlabelled"')),
-        ("dataset_info.json", lambda text: text.replace('"validation"', '"unlabelled"')),
         ("dataset_info.json", lambda text: text.replace('"12"', '"0"')),
         ("dataset_info.json", lambda text: text.replace("{DATASET}", "{DATA}")),
         ("dataset_info.json", lambda text: text.replace("array_record", "tfrecord")),
@@ -215,6 +214,13 @@ def test_a_description_that_is_not_one_is_named(folder, file, change):
         assert changed != path.read_text()
         path.write_text(changed)
     with pytest.raises(DatasetError, match=file):
+        load_dataset("squares", folder.parents[1])
+
+
+def test_a_set_without_images_to_test_on_is_told_what_it_lacks(folder):
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace('"validation"', '"unlabelled"'))
+    with pytest.raises(DatasetError, match="in a split named train and in one named test or valid"):
         load_dataset("squares", folder.parents[1])
 
 
