@@ -236,7 +236,7 @@ def open_workdir(
 
 
 def check_data(run: Run, found: Mapping[str, str]) -> None:
-    """Makes sure that a run was trained on a data set, by `dataset` and perhaps `sha256`.
+    """Makes sure that a run was trained on a data set, by `dataset` and `sha256`.
 
     Raises:
       RecordsError: it was another one, such as a stand-in.

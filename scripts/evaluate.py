@@ -51,14 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in names
         if (checkpoint := restored.restore_variant(run, name, configs[name], options.checkpoint))
     }
+    missing = {name: restored.why_none(run, name) for name in names if name not in found}
     if not found:
-        raise UserError(f"{run.workdir} has no intact checkpoint")
+        raise UserError(f"{run.workdir}: {', '.join(sorted({*missing.values()}))}")
     # The config's data folder may be on another machine, and is not to be trusted.
     common = common_config(run.config)
     dataset = dataset_of({**common, "data_dir": options.data_dir})
-    check_data(run, {"dataset": dataset.name})
+    check_data(run, {"dataset": dataset.name, "sha256": dataset.sha256})
 
-    rows = {name: ["no intact checkpoint", "–", "–", "–"] for name in names}
+    rows = {name: [missing.get(name), "–", "–", "–"] for name in names}
     for name, checkpoint in found.items():
         values = reevaluate(checkpoint, configs[name], dataset, options.statistics)
         diverged = np.isnan(values["accuracy"])

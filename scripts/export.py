@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     checkpoint = restored.restore_variant(run, name, config, options.checkpoint)
     if checkpoint is None:
-        raise UserError(f"{run.workdir} has no intact checkpoint of {name}")
+        raise UserError(f"{name} of {run.workdir}: {restored.why_none(run, name)}")
     example, classes = restored.network_ends(run, config)
     restored.check_model(checkpoint, make_model(config, classes), example)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import pandas as pd
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int
 
@@ -110,6 +111,12 @@ def restore_variant(
     return _restore(run, variant, config, int(which))
 
 
+def why_none(run: Run, variant: str) -> str:
+    """Why `restore_variant` returns None."""
+    diverged = len(_divergences(run, variant)) == run.config["seeds"]
+    return "all seeds diverged before a checkpoint" if diverged else "no intact checkpoint"
+
+
 def network_ends(
     run: Run, config: Mapping[str, Any]
 ) -> tuple[Float[Array, "one height width channels"], int]:
@@ -162,12 +169,16 @@ def _restore(run: Run, variant: str, config: Mapping[str, Any], step: int) -> Re
     # Those that diverged after the last evaluation are not in the records yet.
     at = dict(zip(seeds.tolist(), np.asarray(state.diverged_at).tolist(), strict=False))
     unrecorded = {seed for seed, diverged_at in at.items() if diverged_at != NOT_DIVERGED}
-    rows = run.metrics
-    rows = rows[(rows["variant"] == variant) & (rows["metric"] == "diverged")]
+    rows = _divergences(run, variant)
     recorded = rows.loc[rows["step"] <= step, "seed"]
     return Restored(
         path, step, seeds, frozenset({*recorded, *unrecorded}), state.evaluated, notes["score"]
     )
+
+
+def _divergences(run: Run, variant: str) -> pd.DataFrame:
+    rows = run.metrics
+    return rows[(rows["variant"] == variant) & (rows["metric"] == "diverged")]
 
 
 def _saved_shapes(path: Path) -> Any:

@@ -230,7 +230,11 @@ def test_damaged_checkpoints_are_named_and_never_used(copied, capsys):
     assert f"{checkpoints}/10 is damaged and is not used: it has no checksums.\n" in err
     assert {path.name for path in checkpoints.iterdir()} == {"10", "20", "20.json"}
     assert code_of(evaluate.main, str(copied), "--variants=batch_norm") == 2
-    assert capsys.readouterr().err.endswith("error: run has no intact checkpoint\n")
+    assert capsys.readouterr().err.endswith("error: run: no intact checkpoint\n")
+    for seed in (3, 4):
+        add_divergence(copied, seed, step=5)
+    table, *_ = output(capsys, copied)
+    assert table["batch_norm"] == ["all seeds diverged before a checkpoint", "–", "–", "–"]
 
 
 def test_seeds_that_had_diverged_are_at_chance(copied, capsys):
@@ -334,6 +338,9 @@ def test_data_that_is_not_there_or_is_other_data_is_one_sentence(copied, capsys,
     assert "holds results on small/1.0.0, but the data found is digits: " in refusal(
         capsys, evaluate.main, copied
     )
+    load_other(sha256="0")
+    message = refusal(capsys, evaluate.main, copied)
+    assert "but the data found is small/1.0.0 with other content: " in message
     larger = {split: np.zeros((60, 8, 8, 1), np.uint8) for split in ("train_images", "test_images")}
     load_other(**larger, train_labels=small_dataset().test_labels)
     message = refusal(capsys, evaluate.main, copied, "--variants=batch_norm")

@@ -145,7 +145,7 @@ def test_linen_has_no_layer_for_another_normalizer(copied, capsys):
 def test_a_variant_without_a_whole_checkpoint_is_refused(copied, capsys):
     (copied / "checkpoints" / "batch_norm").rename("elsewhere")
     message = mistake(capsys, "run", "batch_norm", "--output=x")
-    assert message == "run has no intact checkpoint of batch_norm\n"
+    assert message == "batch_norm of run: no intact checkpoint\n"
 
 
 @pytest.mark.parametrize(
