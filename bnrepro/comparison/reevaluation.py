@@ -103,17 +103,21 @@ def with_population_statistics(
         # Statistics have the shape of the variables, so the microbatches come before the seeds.
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(microbatches, variables)
 
-    def batches() -> Iterator[Float[Array, "microbatches size h w c"]]:
-        read = data.source.read
-        arrays = jax.device_put(examples.arrays) if read is None else ()
-        for index in _microbatches(len(labels), config["batch_size"], config["microbatch_size"]):
-            drawn = jax.tree.map(lambda x, index=index: x[index], examples.drawn)
-            if read is not None:
-                drawn = jax.device_put(read(examples.arrays, drawn, np.ones(index.shape, bool)))
-            yield data.source.take(arrays, drawn)["images"]
+    read, sizes = data.source.read, (config["batch_size"], config["microbatch_size"])
+    arrays = jax.device_put(examples.arrays) if read is None else ()
+
+    class Batches:
+        """Made anew in each pass: all images of a stream may not fit in memory."""
+
+        def __iter__(self) -> Iterator[Float[Array, "microbatches size h w c"]]:
+            for index in _microbatches(len(labels), *sizes):
+                drawn = jax.tree.map(lambda x, index=index: x[index], examples.drawn)
+                if read is not None:
+                    drawn = jax.device_put(read(examples.arrays, drawn, np.ones(index.shape, bool)))
+                yield data.source.take(arrays, drawn)["images"]
 
     with np.errstate(all="ignore"):  # seeds that diverged
-        return {**variables, "batch_stats": population_statistics(apply, variables, batches())}
+        return {**variables, "batch_stats": population_statistics(apply, variables, Batches())}
 
 
 def _microbatches(

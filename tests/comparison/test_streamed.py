@@ -13,6 +13,7 @@ from bnrepro.comparison.run import run_comparison
 from bnrepro.comparison.variant import Feed
 from bnrepro.data import streams
 from bnrepro.data.datasets import load_dataset
+from bnrepro.data.shards import Shards
 from tests.small_dataset import small_config
 from tests.small_shards import write_set
 
@@ -72,15 +73,28 @@ def test_a_streamed_run_reads_each_step_once_and_records_what_a_resident_one_doe
     np.testing.assert_allclose(streamed["value"], resident["value"], rtol=1e-4, atol=1e-6)
 
 
-def test_population_statistics_are_those_of_the_whole_streamed_training_set(data_dir):
+@pytest.mark.parametrize(("name", "passes"), [("batch_norm", 1), ("batch_renorm", 3)])
+def test_population_statistics_are_those_of_the_whole_streamed_training_set(
+    data_dir, monkeypatch, name, passes
+):
+    """Its images are read in each pass: one for each of two layers, and one to check."""
+
+    def spied(shards, index):
+        read.append(index)
+        return image(shards, index)
+
+    image = Shards.image
+    monkeypatch.setattr(Shards, "image", spied)
     statistics = []
     for stream in (False, True):
         dataset = load_dataset("squares", data_dir, stream=stream)
         common = common_config(config(data_dir, stream=stream))
-        common["normalizer"]["name"] = "batch_norm"
+        common["normalizer"]["name"] = name
         data, model = make_data(common, dataset), make_model(common, 3)
         variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=True)
         variables = jax.tree.map(lambda x: x[None], dict(variables))  # of one seed
+        read = []
         found = with_population_statistics(variables, common, data, model)
         statistics.append(found["batch_stats"])
+    assert sorted(read) == sorted(passes * list(range(21)))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *statistics)
