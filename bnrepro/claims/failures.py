@@ -147,8 +147,8 @@ FAILURES = (
         "2.10% and 53.67 ± 2.16%. The few labels thus cost it 5 points, and Batch Norm 6.5. In "
         "Inception-v3 at a quarter of its width (configs/inception.py:narrow, two seeds) they cost "
         "Batch Norm 14.24 points, from 22.86 to 8.62%, and Batch Renorm gets 9.93%; with momentum "
-        "0.9 and another seed, they get 8.32 and 12.56%. With 16 labels x 2 images, the repair is "
-        "not settled here and plain with more seeds and steps (configs/labels_and_depth.py, ten "
+        "0.9 and two other seeds, they get 8.47 and 10.93%. With 16 labels x 2 images, the repair "
+        "is not settled here and plain with more seeds and steps (configs/labels_and_depth.py, ten "
         "seeds, 30,000 steps): Batch Norm gets 88.28 ± 0.67% on i.i.d. minibatches and 73.79 ± "
         "7.50% on these, Batch Renorm 87.49 ± 0.59%.",
         figures=(
