@@ -352,7 +352,8 @@ TRAINING = (
         "where accuracy still swings by half a point between evaluations: the best of after (0.3) "
         "is ahead of before at 10 by 0.64 ± 0.28 points here (1.14 ± 0.35 at a registration "
         "before, on other seeds) and by 0.27 ± 0.34 there, and of before at 3 by 0.25 ± 0.32 "
-        "there.",
+        "there. In either place, hidden layers have no bias of their own: with the normalizer "
+        "after it, the first nonlinearity has none.",
         figures=(pictures.accuracy("placement"),),
     ),
     claim(

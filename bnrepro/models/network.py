@@ -18,7 +18,8 @@ from bnrepro.models.normalizers import Normalizer
 class Network(nn.Module):
     """Hidden layers, whose outputs are normalized, and a linear layer `logits` to the classes.
 
-    Where there is a normalizer, its bias replaces that of the layer before it ([BN] 3.2).
+    Where there is a normalizer, its bias replaces that of the layer before it ([BN] 3.2), also if
+    it comes after the nonlinearity, the first of which then has no bias.
 
     Attributes:
       num_classes: number of logits.
