@@ -67,9 +67,9 @@ def launch(
     process_flag = flags.DEFINE_integer("process_id", None, "With --coordinator: index, from 0.")
     config, workdir = parse(doc)
     config = adapt(config)
-    variant_configs(config)  # finds mistakes
     if only_flag.value is not None:
         config = only(config, only_flag.value)
+    variant_configs(config)  # finds mistakes
     check_overrides(config, config_flags.get_override_values(flags.FLAGS["config"]))
     if resume_flag.value and overwrite_flag.value:
         raise UserError("--resume continues the workdir, --overwrite replaces it: choose one")
@@ -96,19 +96,20 @@ def launch(
 
 
 def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The config with only these variants; if the baseline is not among them, the first becomes it.
+    """The config with only these variants; the first takes the place of a baseline left out.
 
     Raises:
       UserError: there is no such variant, or no name.
     """
-    variants = config["variants"]
+    variants, baseline = config.get("variants") or {}, config.get("baseline")
     if not names:
         raise UserError(f"--only must name variants; the config has {', '.join(variants)}")
     for name in names:
         if name not in variants:
             known = ", ".join(variants)
             raise UserError(f"--only names an unknown variant: {name!r}; the config has {known}")
-    baseline = config["baseline"] if config["baseline"] in names else names[0]
+    if baseline in variants and baseline not in names:
+        baseline = names[0]
     chosen = {name: variants[name] for name in variants if name in names}
     return {**config, "variants": chosen, "baseline": baseline}
 

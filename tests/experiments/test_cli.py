@@ -58,7 +58,12 @@ def own_flags():
         ),
         (["--only=plain,batchnorm"], "--only names an unknown variant: 'batchnorm'"),
         (["--only="], "--only must name variants; the config has batch_norm, "),
-        (["--resume"], "--resume found nothing to resume"),
+        (["--only=plain", "--config.baseline=bn"], "baseline must be one of the variants (plain)"),
+        # A variant that was not asked for may be wrong.
+        (
+            ["--only=plain", "--config.variants.batch_norm.normalizer.name=x", "--resume"],
+            "--resume found nothing to resume",
+        ),
         (["--resume", "--overwrite"], "--resume continues the workdir, --overwrite replaces it"),
         (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),
         (["--wandb="], "--wandb=PROJECT"),
