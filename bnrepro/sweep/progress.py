@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,7 +197,9 @@ class Display:
         if self.live.console.is_terminal:
             self.live.update(Group(_table(progress), progress.text, self._bar), refresh=True)
         elif progress.finished != self._finished:
-            print(progress.text, file=sys.stderr)
+            left = self._bar.tasks[0].time_remaining
+            text = progress.text + (f", {timedelta(seconds=left)} left" if left else "")
+            print(text, file=sys.stderr)
         now = time.monotonic()
         if progress.done != self._done and now - self._written > _WRITE_EVERY:
             collect(self._study, self._workdir, self._trackers)
