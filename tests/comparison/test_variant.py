@@ -1,5 +1,7 @@
 """Variants that differ in numbers are one program, and each is what it is alone."""
 
+from contextlib import closing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.training.checkpoints import Checkpoints
+from bnrepro.training.checkpoints import Checkpoints, copy_newest
 from tests.small_dataset import small_config, small_dataset
 
 # Two values of each traced number, far enough apart to be seen after 20 steps.
@@ -90,6 +92,25 @@ def test_dropped_variants_are_trained_no_further_and_the_others_as_if_nothing_ha
     np.testing.assert_allclose(finals, trained[kept][0], rtol=2e-4, atol=2e-5)
     # Loss and accuracy of two seeds, at the end of one variant.
     assert counts == [4 * len(variants), 4 * len(variants), 4]
+
+
+@pytest.mark.parametrize("name", ["base", "all"])
+def test_a_variant_goes_on_alone_that_was_trained_together_with_another(
+    name, program, together, tmp_path
+):
+    variants = {"base": BASE, "all": HIGH}
+    # Between two evaluations.
+    often = program._replace(source=program.source._replace(steps_at_once=5))
+    with closing(Checkpoints(tmp_path / "both", keep=1)) as both:
+        list(train_variants(often, variants, checkpoints=both, should_stop=lambda step: step == 15))
+    copy_newest(tmp_path / "both", tmp_path / "copy")
+    with closing(Checkpoints(tmp_path / "copy", keep=1)) as copy:
+        alone = list(train_variants(program, {name: variants[name]}, checkpoints=copy))
+    assert [step for step, _ in alone] == [15, 20]
+    _, rows = alone[-1]
+    assert {row[0] for row in rows} == {name}
+    found = [[row[5] for row in rows if row[1] == seed] for seed in (0, 1)]
+    np.testing.assert_allclose(found, together[1][name], rtol=2e-4, atol=2e-5)
 
 
 def test_when_all_are_dropped_the_training_ends(program):
