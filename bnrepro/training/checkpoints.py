@@ -95,8 +95,10 @@ class Checkpoints:
                 shutil.rmtree(path)
         if not whole:
             return None
-        notes = _read(self._folder, step := max(whole), notes=ocp.args.JsonRestore()).notes
-        return step, *restore(self._folder, step, states(notes))
+        folder, step = self._folder, max(whole)
+        notes = _read(folder, step, notes=ocp.args.JsonRestore()).notes
+        fields = _read(folder, step, states=ocp.args.StandardRestore(states(notes))).states
+        return step, fields, notes
 
     def due(self) -> bool:
         """Whether to save one when the config says so; it is saved anyway when training stops."""
@@ -211,11 +213,13 @@ def copy_newest(folder: Path, to: Path) -> None:
     Raises:
       CheckpointError: it cannot be copied.
     """
-    if whole := [step for step in saved_steps(folder) if find_damage(folder, step) is None]:
-        newest = folder / str(max(whole))
-        with _in_one_sentence(f"copy {newest} to {to}"):
-            shutil.copytree(newest, to / newest.name)
-            shutil.copy(newest.with_suffix(".json"), to)
+    for step in sorted(saved_steps(folder), reverse=True):
+        if find_damage(folder, step) is None:
+            path = folder / str(step)
+            with _in_one_sentence(f"copy {path} to {to}"):
+                shutil.copytree(path, to / path.name)
+                shutil.copy(path.with_suffix(".json"), to)
+            return
 
 
 def newest_notes(folder: Path) -> dict[str, Any] | None:
