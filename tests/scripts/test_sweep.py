@@ -36,8 +36,7 @@ CONFIG = ("--config=configs/mnist_sigmoid.py", "--seeds=1",
           *(f"--config.{key}={value}" for key, value in SMALL.items()))  # fmt: skip
 MNIST = mnist_sigmoid.get_config().to_dict()
 RATE, NAME = "optimizer.learning_rate", "normalizer.name"
-VARIED = f"{RATE}=log(0.01,1)", f"{NAME}=none,batch_norm"
-SWEPT = (*(f"--vary={values}" for values in VARIED), "--sampler=random", "--trials=6")
+SWEPT = f"--vary={RATE}=log(0.01,1)", f"--vary={NAME}=none,batch_norm", "--trials=6"
 FLAGS = {"seeds": None, "vary": (), "sampler": "grid", "trials": None, "prune": False,
          "at-once": "auto", "storage": None}  # fmt: skip
 
@@ -57,31 +56,17 @@ def sweep(workdir, *arguments, **options):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A workdir, the checkpoints that an earlier command left there, and how the sweep ended.
-
-    The earlier command asked for one more trial, and was interrupted in it.
-    """
+    """A workdir, and how the command that swept into it ended."""
     workdir = tmp_path_factory.mktemp("swept") / "rates"
-    flags = {"vary": VARIED, "sampler": "random", "seeds": 1, "trials": 7}
-    plan = plan_of(workdir, config=with_settings(MNIST, SMALL), **flags)
-    workdir.mkdir()
-    with SharedStudy(plan) as study:
-        study.refill()
-        with study.alive():
-            claims = [claim for _ in range(2) for claim in study.claim(lambda *_: 7)]
-            (last,) = (claim for claim in claims if claim.index == 6)
-            study.begin([last], name := uuid4().hex)
-            checkpoints = workdir / "checkpoints" / name
-            checkpoints.mkdir(parents=True)
-    return workdir, checkpoints, sweep(workdir, *SWEPT, "--workers=1")
+    return workdir, sweep(workdir, *SWEPT, "--workers=1")
 
 
 def test_a_sweep_ends_with_records_a_table_figures_and_the_best_as_commands(swept):
-    workdir, _, (code, out, err) = swept
+    workdir, (code, out, err) = swept
     assert (code, "6 of 6 trials" in err) == (0, True), err
     run = read_run(workdir)
     assert len(run.variants) == 6
-    assert all(0.01 <= run.settings(name)[RATE] <= 1 for name in run.variants)
+    assert {run.settings(name)[RATE] for name in run.variants} == {0.01, 0.1, 1.0}
     assert (workdir / "summary.md").exists()
     assert {path.suffix for path in (workdir / "figures").iterdir()} == {".png", ".svg"}
     assert (workdir / "tensorboard" / "trial 5" / "seed_0").is_dir()
@@ -117,8 +102,20 @@ def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(t
     assert len(read_run(tmp_path).variants) == 2
 
 
-def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(swept):
-    _, checkpoints, _ = swept
+def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(tmp_path):
+    workdir, vary = tmp_path / "w", f"{RATE}=log(0.01,1)"
+    config = with_settings(MNIST, SMALL)
+    plan = plan_of(workdir, config=config, vary=[vary], seeds=1, trials=2, sampler="random")
+    workdir.mkdir()
+    with SharedStudy(plan) as study:
+        study.refill()
+        with study.alive():
+            _, second = study.claim(lambda group, unfinished: 2)
+            study.begin([second], name := uuid4().hex)
+            checkpoints = workdir / "checkpoints" / name
+            checkpoints.mkdir(parents=True)
+    code, _, err = sweep(workdir, f"--vary={vary}", "--sampler=random", "--trials=1", "--workers=1")
+    assert code == 0, err
     assert checkpoints.exists()
 
 
