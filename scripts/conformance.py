@@ -10,7 +10,6 @@ row of an implementation that is not installed says so.
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,9 +237,11 @@ def compare(
     for implementation in implementations:
         row = rows[implementation.name] = {"version": "not installed"}
         row |= {case.title: "" for case in CASES}
-        with suppress(PackageNotFoundError):
+        try:
             row["version"] = version(implementation.package)
-            row |= {case.title: _cell(implementation, case, notes) for case in CASES}
+        except PackageNotFoundError:
+            continue
+        row |= {case.title: _cell(implementation, case, notes) for case in CASES}
     return rows, list(notes)
 
 

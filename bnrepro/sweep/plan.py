@@ -12,7 +12,6 @@ import sqlalchemy
 from bnrepro.comparison.config import check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.plan import Group, group_variants
-from bnrepro.errors import first_line
 from bnrepro.records import CHECKPOINTS, DATABASE
 from bnrepro.report.commands import command_line
 from bnrepro.sweep.space import (
@@ -158,8 +157,12 @@ def make_plan(
         storage, name = url.render_as_string(), "sweep"
     try:
         sqlalchemy.make_url(storage)
-    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise SweepError(f"cannot use the storage {storage}: {first_line(error)}") from None
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # Not the text itself, which may have a password.
+        raise SweepError(
+            "--storage must be the URL of a database, as in postgresql://USER@HOST/DATABASE or "
+            "sqlite:///FILE"
+        ) from None
     return Plan(
         config=common,
         space=space,

@@ -137,19 +137,24 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
         images = ("digits", "evaluation.holdout")
         if key.split(".")[0] in (*COMMON, "devices") or key in images:
             raise SweepError(f"{key} is common to all trials and cannot be varied")
-    for text, settings in examples(space).items():
+    for settings in examples(space):
         try:
             check_config(with_settings(config, settings))
         except ConfigError as error:
-            raise ConfigError(f"a trial with {text}: {error}") from None
+            raise ConfigError(f"a trial with {described(settings)}: {error}") from None
     return space
 
 
-def examples(space: Space) -> dict[str, dict[str, Any]]:
-    """The settings, by how errors name them, of trials to check before any is trained.
+def described(settings: Mapping[str, Any]) -> str:
+    """How errors name a trial with these settings."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def examples(space: Space) -> list[dict[str, Any]]:
+    """The settings of trials to check before any is trained; at most 10,000.
 
     They have all values of lists and the ends of ranges; of integers also those between, since some
-    keys must divide others, which both ends may do alone. At most 10,000 trials.
+    keys must divide others, which both ends may do alone.
     """
     along: list[Sequence[Any]] = []
     for key, values in space.items():
@@ -160,8 +165,7 @@ def examples(space: Space) -> dict[str, dict[str, Any]]:
             along.append(range(low, min(high, low + _CHECKED) + 1))
         else:
             along.append(values[:2])
-    trials = (dict(zip(space, own, strict=True)) for own in islice(product(*along), _CHECKED))
-    return {", ".join(f"{key}={value}" for key, value in own.items()): own for own in trials}
+    return [dict(zip(space, own, strict=True)) for own in islice(product(*along), _CHECKED)]
 
 
 def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:

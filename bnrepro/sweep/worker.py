@@ -32,7 +32,7 @@ from bnrepro.data.datasets import Dataset
 from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import examples
+from bnrepro.sweep.space import described, examples
 from bnrepro.sweep.study import Claim, SharedStudy, groups_at_work
 from bnrepro.training.checkpoints import Checkpoints, copy_newest
 
@@ -52,7 +52,8 @@ def load_data(plan: Plan) -> Dataset:
       DatasetError: the data set cannot be loaded.
     """
     dataset = dataset_of(plan.config)
-    for group in plan.groups(examples(plan.space)):
+    trials = plan.points or examples(plan.space)
+    for group in plan.groups({described(settings): settings for settings in trials}):
         make_job(group.name, dict(group.config), dataset)
     return dataset
 

@@ -230,7 +230,11 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
     [
         ([*CONFIG, f"--vary={RATE}=1,2", "--at-once=0"], "must be auto or a number of trials"),
         # As where a shell's variable is not set: machines would share nothing.
-        ([*CONFIG, f"--vary={RATE}=1,2", "--storage="], "cannot use the storage : Could not parse"),
+        ([*CONFIG, f"--vary={RATE}=1,2", "--storage="], "--storage must be the URL of a"),
+        (
+            [*CONFIG, f"--vary={RATE}=1,2", "--storage=postgresql://me:secret@host:port/x"],
+            "--storage must be the URL of a database, as in postgresql://USER@HOST/DATABASE",
+        ),
         (["--config={}/c.py:full"], "get_sweep() of {}/c.py failed: NameError: no such list"),
         ([*CONFIG, f"--vary={RATE}=1,2", "--config.dataset=mnits"], "mnits"),
     ],
@@ -242,7 +246,9 @@ def test_mistakes_end_with_code_2_and_nothing_written(tmp_path, arguments, messa
         "    raise NameError('no such list')\n"
     )
     config = [argument.format(tmp_path) for argument in arguments]
-    assert message.format(tmp_path) in sentence_of(*sweep(tmp_path / "w", config=config))
+    sentence = sentence_of(*sweep(tmp_path / "w", config=config))
+    assert message.format(tmp_path) in sentence
+    assert "secret" not in sentence
     assert not (tmp_path / "w").exists()
 
 

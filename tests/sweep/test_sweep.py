@@ -376,6 +376,15 @@ def test_what_does_not_fit_the_data_set_is_found_before_the_first_trial(tmp_path
         load_data(make_plan(tmp_path, {"batch_size": [small, large]}))
 
 
+def test_of_a_random_design_only_its_own_trials_are_checked_against_the_data(tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(worker_module, "make_job", lambda _, config, *__: checked.append(config))
+    plan = make_plan(tmp_path, {"normalizer.window": "uniform(1,10000)"}, "random", 3)
+    load_data(plan)
+    windows = [config["normalizer"]["window"] for config in checked]
+    assert windows == [point["normalizer.window"] for point in plan.points]
+
+
 def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     relu = with_settings(CONFIG, {"model.activation": "relu", "model.init": "lecun_normal"})
     plan = make_plan(tmp_path, {RATE: [0.1, 1.0, 1e-6]}, config=relu, prune=True, at_once=1)
