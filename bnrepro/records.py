@@ -117,7 +117,8 @@ class Run:
         """Accuracy of a guess, in (0, 1], at which a run that diverged counts."""
         classes = self.provenance.get("classes", _CLASSES)
         # With several digits side by side, each combination is a label.
-        return classes ** -self.settings(variant).get("digits", 1)
+        own = self.config["variants"][variant]
+        return classes ** -own.get("digits", self.config.get("digits", 1))
 
     def finished(self, variant: str) -> bool:
         """Whether all seeds of a variant have finished or diverged."""

@@ -83,11 +83,12 @@ def test_names_are_escaped_and_nothing_is_loaded(runs):
 
 def test_a_claim_has_the_figures_of_its_records_with_their_numbers(runs, capsys):
     write_run(small_run(runs / "claims" / "percentiles"))
-    section = re.search(r'<h3 id="B1">.*?</section>', page_of(runs), re.DOTALL)[0]
+    page = page_of(runs)
+    section = re.search(r'<h3 id="B1">.*?</section>', page, re.DOTALL)[0]
     # As in `ACCURACY`: 94, 90 and 92; 96, 93 and 95.
     assert "Means at the end: plain 92; batch_norm 94.67.</figcaption>" in section
     # B2 has two; there are no records for C2 and C3.
-    assert page_of(runs).count("<figcaption>") == 3
+    assert page.count("<figcaption>") == 3
     metrics = runs / "claims" / "percentiles" / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("sigmoid_input", "other"))
     capsys.readouterr()
