@@ -61,15 +61,17 @@ def against(
     """
 
     def draw(run: Run) -> Picture:
-        values = readings.final_values(run, metric) * (100 if metric == readings.ACCURACY else 1)
+        percent = metric == readings.ACCURACY
+        values = readings.final_values(run, metric) * (100 if percent else 1)
         points: dict[str, dict[Any, Estimate]] = defaultdict(dict)
-        variants = {}
-        for match, variant in _found(run, pattern):
+        variants, found = {}, _found(run, pattern)
+        for match, variant in found:
             variants[match["line"]] = variant
             x = match["x"] or "none"
             x = float(x) if re.fullmatch(r"[\d.]+", x) else x
             points[match["line"]][x] = estimate(values[variant])
-        lines = Lines(points, variants, xlabel, ylabel, **look)
+        failed = figures.failures_among(run, [name for _, name in found]) if percent else 0
+        lines = Lines(points, variants, xlabel, ylabel, failed=failed, **look)
         return figures.lines_figure(run, "lines", lines)
 
     return ClaimFigure(comparison, draw)

@@ -228,8 +228,6 @@ TRAINING = (
                 "depth",
                 r"sigmoid (?P<x>\d+) (?P<line>.*)",
                 "hidden layers",
-                "final test accuracy, %",
-                scale="linear",
                 threshold=50,
             ),
         ),

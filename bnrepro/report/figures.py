@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from bnrepro.records import Run, complete_file, shown_name
@@ -36,9 +39,10 @@ _NORMALIZERS = {
 }
 # For lines that the normalizer does not tell apart.
 _COLOURS = ("#6A5ACD", "#44AA99", "#CC6677", "#555555", "#A6A62A", "#AA4499", "#A0522D")
-# Of points, by the colour of their line.
-_MARKERS = dict(zip((*_NORMALIZERS.values(), *_COLOURS), "osDv^<>XP*osDv^<>", strict=True))
+_MARKERS = "osDv^<>XP*"  # of points, a line each
 _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+# Of further lines of a normalizer, how far their colours are from its own to white.
+_TINTS = (0.0, 0.4, 0.65)
 # More lines than this cannot be distinguished.
 MOST_LINES = len(_COLOURS) * len(_STYLES)
 TEST = {"test": "test accuracy, %"}
@@ -106,21 +110,20 @@ def _draw_accuracy(
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
     styles = looks_of(run, {name: name for name in names})
-    wide = False
+    wide, lines = False, []
     for axes, (title, accuracy) in zip(panels, tables.items(), strict=True):
         for variant, (colour, style) in styles.items():
             of_variant = accuracy.loc[:, accuracy.columns.get_level_values("variant") == variant]
-            look = {"ls": style, "color": colour, "label": names[variant]}
-            wide |= _plot_mean(axes, of_variant, look, band=band)
+            means, passes = _plot_mean(axes, of_variant, style, colour, band=band)
+            lines.append(means)
+            wide |= passes
         axes.set(xlabel="training steps")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if len(splits) > 1:
             axes.set_title(title, fontsize=9)
     # The start, near chance, would flatten the rest.
     low = min(_lower_limit(table.to_numpy()) for table in tables.values())
-    handles, shown = panels[0].get_legend_handles_labels()
-    means = [line.get_ydata() for axes in panels for line in axes.get_legend_handles_labels()[0]]
-    highest = np.nanmax(np.concatenate(means), initial=0)
+    highest = np.nanmax(np.concatenate([line.get_ydata() for line in lines]), initial=0)
     label = next(iter(splits.values())) if len(splits) == 1 else "accuracy, %"
     if highest > 90:
         set_log_error_scale(panels[0], low, 100 - 0.6 * max(100 - highest, 0.01))
@@ -129,14 +132,14 @@ def _draw_accuracy(
         panels[0].set_ylim(low, 10 * np.ceil((highest + 1) / 10) if highest > 9 else None)
     panels[0].set(ylabel=label)
     legend: dict[str, Any] = {"fontsize": 8 if len(names) > 5 else None, "ncols": columns}
-    figure.legend(handles, shown, loc="outside right upper", **legend)
+    figure.legend(lines[: len(names)], list(names.values()), loc="outside right upper", **legend)
     text, ends = f"{about}, " * bool(about) + f"{seeds} seed{'s' * (seeds > 1)}", []
     if seeds > 1:
         ends.append(f"{'band' if band else 'bars at the end'}: {_ends(seeds)}")
     if wide:
         ends[-1] += " or, where that passes 100%, thin: each seed"
-    if failed := sum(count for name, count in failure_counts(run).items() if name in names):
-        ends.append(f"{failed} run{'s' * (failed > 1)} diverged: at chance")
+    if failed := failures_among(run, names):
+        ends.append(_at_chance(failed))
     text += ("\n" if ends else "") + ", ".join(ends)
     figure.suptitle(figure_title(run, text), x=0.01, ha="left", fontsize=9)
     return figure
@@ -154,17 +157,19 @@ def _accuracy(run: Run, split: str, names: Collection[str]) -> pd.DataFrame:
     return pd.concat([accuracy, pd.DataFrame(level, accuracy.index, failed)], axis=1)
 
 
-def _plot_mean(axes: Axes, accuracy: pd.DataFrame, look: Mapping[str, Any], *, band: bool) -> bool:
+def _plot_mean(
+    axes: Axes, accuracy: pd.DataFrame, style: Any, colour: str, *, band: bool
+) -> tuple[Line2D, bool]:
     """Draws a line for the mean over seeds and, around it or at its end, the 95% interval.
 
     Returns:
-      Whether the interval goes beyond 100%, so that the seeds themselves are drawn instead.
+      The line, and whether the interval goes beyond 100%, so that the seeds themselves are drawn
+      instead.
     """
     means = [estimate(row) for row in accuracy.to_numpy()]
-    axes.plot(accuracy.index, [one.mean for one in means], **look)
+    (line,) = axes.plot(accuracy.index, [one.mean for one in means], ls=style, color=colour)
     low, high = np.array([one.ends for one in means]).reshape(-1, 2).T
     wide = bool(band and (high > 100).any())
-    colour = look["color"]
     if wide:
         axes.plot(accuracy.index, accuracy, color=colour, lw=0.5, alpha=0.5)
     elif band:
@@ -172,7 +177,16 @@ def _plot_mean(axes: Axes, accuracy: pd.DataFrame, look: Mapping[str, Any], *, b
     elif means:
         end, bars = means[-1].mean, np.array([[low[-1]], [high[-1]]])
         axes.errorbar(accuracy.index[-1:], [end], abs(bars - end), ls="", color=colour, capsize=2)
-    return wide
+    return line, wide
+
+
+def failures_among(run: Run, variants: Collection[str]) -> int:
+    """How many runs of these variants diverged."""
+    return sum(count for name, count in failure_counts(run).items() if name in variants)
+
+
+def _at_chance(failed: int) -> str:
+    return f"{failed} run{'s' * (failed > 1)} diverged: at chance"
 
 
 def _ends(seeds: int) -> str:
@@ -192,6 +206,7 @@ class Lines(NamedTuple):
       median: shows medians with minimum and maximum, not means with intervals.
       threshold: a level to mark, if any.
       about: the first line of the title.
+      failed: how many of the runs diverged, which are at chance.
     """
 
     points: Mapping[str, Mapping[Any, Estimate]]
@@ -203,6 +218,7 @@ class Lines(NamedTuple):
     median: bool = True
     threshold: float | None = None
     about: str = ""
+    failed: int = 0
 
     def shown(self, one: Estimate) -> tuple[float, float, float]:
         """What is drawn of an estimate: its middle, and the lower and upper end."""
@@ -232,13 +248,15 @@ def accuracy_against_figure(
     run: Run, lines: Mapping[str, Mapping[int, Entry]], xlabel: str
 ) -> Picture:
     """Final accuracy against a number: one line per title, {title: {number: variant}}."""
+    entries = {one for of in lines.values() for one in of.values()}
+    percent = {one: estimate(100 * np.array(one.mean.sample)) for one in entries}
     points = {
-        title: {number: estimate(100 * np.array(one.mean.sample)) for number, one in of.items()}
-        for title, of in lines.items()
+        title: {number: percent[one] for number, one in of.items()} for title, of in lines.items()
     }
     variants = {title: next(iter(of.values())).variant for title, of in lines.items()}
-    best = max(one.mean for of in points.values() for one in of.values())
-    drawn = Lines(points, variants, xlabel, LOG_ERROR_LABEL, median=False)
+    best = max(one.mean for one in percent.values())
+    failed = sum(one.diverged for one in entries)
+    drawn = Lines(points, variants, xlabel, LOG_ERROR_LABEL, median=False, failed=failed)
     if not best > 90:
         drawn = drawn._replace(ylabel="final test accuracy, %", scale="linear")
     return lines_figure(run, "accuracy_against", drawn)
@@ -254,28 +272,28 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
     ticks = [2.0**i for i in range(len(numbers))] if by_kind else numbers
     places = dict(zip(numbers, ticks, strict=True))
     styles = looks_of(run, lines.variants)
-    trained_once, shown = False, []
+    trained_once, shown, drawn = False, [], []
     for i, (title, (colour, line_style)) in enumerate(styles.items()):
         points = sorted(lines.points[title].items())
         middle, low, high = np.array([lines.shown(one) for _, one in points]).T
         shown.append((middle, low, high))
         if lines.over:
             at = [number for number, _ in points]
-            axes.plot(at, middle, ls=line_style, color=colour, label=title)
+            drawn += axes.plot(at, middle, ls=line_style, color=colour, label=title)
             axes.fill_between(at, low, high, color=colour, alpha=0.25, lw=0)
             continue
         # Side by side, since lines may coincide.
         apart = min(0.009, 0.03 / max(len(styles) - 1, 1))
         shift = (ticks[-1] / ticks[0]) ** (apart * (i - (len(styles) - 1) / 2))
         at = [shift * places[number] for number, _ in points]
-        once = len(points) > 1 and len({one for _, one in points}) == 1
+        once = len(points) > 1 and len({id(one) for _, one in points}) == 1
         trained_once |= once
         bars = np.abs([middle - low, high - middle])
         if once:
             bars[:, 1:] = np.nan
-        look: dict[str, Any] = {"color": colour, "marker": _MARKERS[colour], "ms": 5}
+        look: dict[str, Any] = {"color": colour, "marker": _MARKERS[i % len(_MARKERS)], "ms": 5}
         look["mfc"] = "white" if once else colour
-        axes.plot(at, middle, ls="none" if by_kind else line_style, label=title, **look)
+        drawn += axes.plot(at, middle, ls="none" if by_kind else line_style, label=title, **look)
         # The points again, above the lines that are drawn later.
         axes.errorbar(at, middle, bars, ls="none", capsize=2, zorder=3, **look)
     if lines.over:
@@ -296,12 +314,15 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
     if lines.threshold is not None:
         axes.axhline(lines.threshold, color=_NORMALIZERS["none"], lw=0.8, ls=(0, (1, 2)))
     axes.set(xlabel=lines.xlabel, ylabel=lines.ylabel)
-    figure.legend(loc="outside right upper")
+    # Named here, since of lines alone a legend leaves out those whose title begins with "_".
+    figure.legend(drawn, list(styles), loc="outside right upper")
     fewest = min(one.n for points in lines.points.values() for one in points.values())
     over = f"minimum to maximum of {fewest}" if lines.median else f"{_ends(fewest)} over"
     text = f"\n{'band' if lines.over else 'bars'}: {over} seeds"
     if trained_once:
         text += ", hollow: trained once"
+    if lines.failed:
+        text += f", {_at_chance(lines.failed)}"
     about = f"{lines.about}\n" * bool(lines.about)
     title = figure_title(run, f"{run.config['steps']:,} steps")
     axes.set_title(about + title + text, fontsize=9)
@@ -404,19 +425,23 @@ def looks(kinds: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Colour and line style of each name, given its normalizer.
 
     Each normalizer has its own colour. If it has several lines, their style tells what else their
-    names say, such as how minibatches are drawn: the same for all normalizers.
+    names say, such as how minibatches are drawn: the same for all normalizers. With more of these
+    than there are styles, they come in lighter tints.
 
-    With more styles than there are, or an unknown normalizer, names get looks in order: seven
-    other colours, then the same dashed, dotted, and so on.
+    With more than that, or an unknown normalizer, names get looks in order: seven other colours,
+    then the same dashed, dotted, and so on.
     """
     several = {kind for kind, count in Counter(kinds.values()).items() if count > 1}
     rest = {name: name.replace(kind, "").strip() for name, kind in kinds.items() if kind in several}
-    styles = dict(zip(dict.fromkeys(rest.values()), _STYLES, strict=False))
-    if set(kinds.values()) <= _NORMALIZERS.keys() and styles.keys() >= set(rest.values()):
-        found = {
-            name: (_NORMALIZERS[kind], styles[rest[name]] if kind in several else _STYLES[0])
-            for name, kind in kinds.items()
-        }
+    tints_and_styles = dict(
+        zip(dict.fromkeys(rest.values()), product(_TINTS, _STYLES), strict=False)
+    )
+    if set(kinds.values()) <= _NORMALIZERS.keys() and tints_and_styles.keys() >= {*rest.values()}:
+        found = {}
+        for name, kind in kinds.items():
+            tint, style = tints_and_styles[rest[name]] if kind in several else (0.0, _STYLES[0])
+            red, green, blue = ((1 - tint) * x + tint for x in to_rgb(_NORMALIZERS[kind]))
+            found[name] = to_hex((red, green, blue)).upper(), style
         if len(set(found.values())) == len(found):
             return found
     return {

@@ -279,8 +279,8 @@ def _cells(
             legend["has the best single trial"] = Rectangle((0, 0), 1, 1, fc="none", **outline)
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, **outline))
         dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.5
-        # Not "black", which pages replace by the colour of their text.
-        ink = "white" if dark else "#111111"
+        # Not black and white, which pages replace by the colours of their text and paper.
+        ink = "#fefefe" if dark else "#111111"
         axes.text(x, y, text, ha="center", va="center", color=ink, fontsize=7, zorder=3)
 
 

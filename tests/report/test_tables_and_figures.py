@@ -117,6 +117,23 @@ def test_many_lines_of_one_kind_are_told_apart(kind):
     assert len(set(found.values())) == 20
 
 
+def test_of_more_lines_than_styles_a_normalizers_are_in_tints_of_its_colour():
+    kinds = {f"{i} {kind}": kind for kind in ("batch_norm", "batch_renorm") for i in range(7)}
+    found = figures.looks(kinds)
+    assert len(set(found.values())) == 14
+    assert found["0 batch_norm"] == ("#0072B2", "-") and found["0 batch_renorm"][0] == "#D55E00"
+    # Two fifths of the way to white.
+    assert found["5 batch_norm"] == ("#66AAD1", "-")
+    assert found["5 batch_renorm"][1] == "-" != found["6 batch_renorm"][1]
+
+
+def test_a_line_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path):
+    accuracy = {("_x", seed): (0.1, 0.5, 0.6) for seed in range(3)}
+    run = small_run(tmp_path, accuracy, baseline="_x")
+    (legend,) = figures.accuracy_figure(run).draw().legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_x"]
+
+
 def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
     run = small_run(tmp_path)
     (plain, batch_norm), _ = list_variants(run)
@@ -128,8 +145,8 @@ def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
     at_two = [line.get_xdata()[0] for line in drawn]
     assert len(set(at_two)) == 3
     assert at_two == pytest.approx([2, 2, 2], rel=0.02)
-    once, each, other = drawn
-    assert once.get_marker() == each.get_marker() != other.get_marker()
+    once, each, _ = drawn
+    assert len({line.get_marker() for line in drawn}) == 3
     assert once.get_markerfacecolor() == "white" != each.get_markerfacecolor()
 
 
