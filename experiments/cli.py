@@ -16,8 +16,8 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from bnrepro.comparison.config import common_config, variant_configs
-from bnrepro.comparison.keys import KEYS
+from bnrepro.comparison.config import common_config, setting, variant_configs, with_settings
+from bnrepro.comparison.keys import KEYS, may_be_swept
 from bnrepro.errors import Preempted, UserError, exit_codes, fail
 from bnrepro.records import Run
 from bnrepro.report.report import Report, write
@@ -124,10 +124,10 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     for key in overrides:
         section, _, field = key.rpartition(".")
         if all(field in (own.get(section, {}) if section else own) for own in variants.values()):
+            other = f", or try other values with python -m scripts.sweep --vary={key}=A,B"
             raise UserError(
                 f"--config.{key} would change nothing: all variants set it "
-                f"({', '.join(variants)}); choose among them with --only, or try other values "
-                f"with python -m scripts.sweep --vary={key}=A,B"
+                f"({', '.join(variants)}); choose among them with --only{other * may_be_swept(key)}"
             )
 
 
@@ -184,7 +184,8 @@ def parse_config(doc: str) -> dict[str, Any]:
 class _ConfigFile(flags.ArgumentParser):
     """Reads `FILE` or `FILE:ARGUMENT`: that of ml_collections shows tracebacks.
 
-    Adds the keys that a config file leaves out, so that flags can change them.
+    Adds the keys that a config file leaves out, and gives numbers and lists the types of their
+    keys, so that flags can change them: ml_collections takes the type of what is there.
     """
 
     def parse(self, argument: str) -> ConfigDict:
@@ -196,9 +197,13 @@ class _ConfigFile(flags.ArgumentParser):
             raise UserError(
                 f"get_config() of {argument} must return a ConfigDict, got {config!r:.50}"
             )
-        with config.unlocked():
-            config.update(common_config(config.to_dict()))
-        return config.lock()
+        given = config.to_dict()
+        own = given | common_config(given)
+        for key, (_, default, _) in KEYS.items():
+            kind, value = type(default), setting(own, key)
+            if (kind, type(value)) in ((float, int), (tuple, list)):
+                own = with_settings(own, {key: kind(value)})
+        return ConfigDict(own).lock()
 
 
 def call(path: str, function: str, *arguments: str, default: Any = None) -> Any:
@@ -214,7 +219,7 @@ def call(path: str, function: str, *arguments: str, default: Any = None) -> Any:
         if default is None:
             raise ValueError("it is not defined")
         return default
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{function}() of {':'.join([path, *arguments])} failed: {why}") from error
 

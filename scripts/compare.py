@@ -8,6 +8,7 @@ python -m scripts.compare runs/small_batch --rows=microbatch_size --columns=norm
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bnrepro.errors import UserError, exit_codes
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported only now, so that --help need not wait for pandas.
     from rich.console import Console
 
+    from bnrepro.comparison.config import common_config
     from bnrepro.records import complete_file, read_run
     from bnrepro.report import formats
     from bnrepro.report.compare import compare
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for label, workdir in run_labels(options.workdirs).items():
         with bad_left_out(workdir, options.skip_bad):
             run = read_run(workdir)
+            # Of an earlier version, it may lack keys.
+            run = replace(run, config={**run.config, **common_config(run.config)})
             check_run(run, question)
             runs[label] = run
     if not runs:

@@ -43,9 +43,10 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         require(
             isinstance(name, str)
             and re.fullmatch(r"[\w+=.,-][\w+=., -]*", name) is not None
+            and len(name.encode()) <= 200
             and name not in (".", ".."),
-            f"variants must have names of letters, digits, spaces and _+=.,- (folders are named "
-            f"after them), got {name!r}",
+            f"variants must have names of letters, digits, spaces and _+=.,- of 200 bytes at most "
+            f"(folders are named after them), got {name!r}",
         )
         require(
             isinstance(overrides, Mapping), f"variants.{name} must be a dict, got {overrides!r}"

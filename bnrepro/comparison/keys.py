@@ -345,6 +345,12 @@ def check_setting(key: str, value: Any) -> None:
         raise ConfigError(f"{key} {fault}")
 
 
+def may_be_swept(key: str) -> bool:
+    """Whether trials may differ in it: all are trained alike and ranked on the same images."""
+    shared = {*COMMON, "devices", "digits", "evaluation.holdout"}
+    return not {key, key.partition(".")[0]} & shared
+
+
 def is_integer(key: str) -> bool:
     """Whether a config key takes only integers."""
     return KEYS[key].rule.integer

@@ -18,8 +18,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from bnrepro.comparison.config import COMMON, check_config, with_settings
-from bnrepro.comparison.keys import ConfigError, check_setting, is_integer
+from bnrepro.comparison.config import check_config, with_settings
+from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, may_be_swept
 from bnrepro.errors import UserError
 
 # At most this many combinations are checked before the sweep starts.
@@ -133,9 +133,7 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
     for key, values in space.items():
         for value in values[:2] if isinstance(values, Range) else values:
             check_setting(key, value)
-        # All trials are ranked on the same images.
-        images = ("digits", "evaluation.holdout")
-        if key.split(".")[0] in (*COMMON, "devices") or key in images:
+        if not may_be_swept(key):
             raise SweepError(f"{key} is common to all trials and cannot be varied")
     for settings in examples(space):
         try:

@@ -6,6 +6,7 @@ evaluations, None), the outputs of modules by name, shaped (microbatches, size, 
 the model and optimizer. It returns named numbers.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,10 @@ _DISTANCES = (0.5, 1, 2, 4)
 
 def gradient_norms(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:
     """`grad_norm/LAYER`: of the gradient of all parameters of each layer."""
-    return {f"grad_norm/{name}": optax.tree.norm(layer) for name, layer in grads.items()}
+    layers = defaultdict[str, list[Array]](list)
+    for path, value in flatten_dict(grads).items():
+        layers["/".join(path[:-1])].append(value)
+    return {f"grad_norm/{name}": optax.tree.norm(layer) for name, layer in layers.items()}
 
 
 def parameter_norms(state: Any, grads: Any, captured: Any, batch: Any, task: Task) -> Numbers:

@@ -91,6 +91,7 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants": {}}, "at least one variant"),
         ({"variants": {"../plain": {}}}, "names of letters, digits.*got '../plain'"),
         ({"variants": {64: {}}}, "names of letters, digits.*got 64"),
+        ({"variants": {101 * "é": {}}}, "names of letters, digits.*200 bytes.*got 'é"),
         ({"variants": {"plain": 3}}, "variants.plain must be a dict"),
         ({"variants": {"plain": {64: {}}}}, "variants.plain.64 is not a config key"),
         ({"variants": {"plain": {"modle": {}}}}, "plain.modle is not .*; did you mean model?"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from bnrepro.errors import exit_codes
+from bnrepro.errors import UserError, exit_codes
 from bnrepro.records import read_run
 from experiments import cli, mnist_sigmoid
 from tests import commands, xla_flags
@@ -48,6 +48,7 @@ def own_flags():
         (["--config=configs/none.py"], "configs/none.py"),
         (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
         (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
+        (["--config=tests/experiments/broken_config.py:exit"], "failed: SystemExit: no"),
         # Keys that a file leaves out can be changed.
         (["--config=tests/experiments/broken_config.py:bare", "--config.steps=0"], "steps must be"),
         (["--config=tests/experiments/broken_config.py:bare"], "variants must name at least one"),
@@ -84,6 +85,23 @@ def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
         cli.launch(mnist_sigmoid.report, doc="")
     assert message in sentence_of(exit_.value.code, *capsys.readouterr())
     assert not workdir.exists()
+
+
+@pytest.mark.usefixtures("own_flags")
+def test_flags_change_numbers_and_lists_to_all_that_their_keys_take(monkeypatch):
+    config = "--config=tests/experiments/broken_config.py:plain"
+    changes = ["--config.optimizer.learning_rate=0.3", "--config.model.hidden=(4,)"]
+    monkeypatch.setattr("sys.argv", ["", config, *changes])
+    config = cli.parse_config("")
+    assert (config["optimizer"]["learning_rate"], config["model"]["hidden"]) == (0.3, (4,))
+
+
+def test_a_sweep_is_offered_only_of_what_it_may_vary():
+    variants = {"a": {"devices": {"strategy": "jit"}, "batch_size": 6}}
+    for key, offered in (("devices.strategy", False), ("batch_size", True)):
+        with pytest.raises(UserError, match="with --only") as caught:
+            cli.check_overrides({"variants": variants}, {key: 1})
+        assert (f"--vary={key}" in str(caught.value)) == offered
 
 
 def test_what_saves_nothing_does_not_say_so(capsys):

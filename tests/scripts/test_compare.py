@@ -42,6 +42,11 @@ def test_any_number_of_runs_is_compared_with_all_that_is_asked(runs, capsys):
     assert "test/accuracy, %, last evaluation" in shown
 
 
+def test_a_run_of_an_earlier_version_has_the_defaults_of_later_keys(runs, capsys):
+    shown = output(capsys, "runs/one", "--rows=variant,model.norm_placement")
+    assert "│ plain " in shown and shown.count("│ before ") == 2
+
+
 def test_the_width_is_that_of_the_terminal_or_all_that_a_pipe_needs(runs, capsys, monkeypatch):
     shutil.copytree("runs/one", "runs/a_name_that_is_longer_than_others")
     arguments = ["runs/one", "runs/a_name_that_is_longer_than_others", "--baseline=plain"]

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from bnrepro.training.evaluation import measure_once
-from bnrepro.training.measures import MEASURES, make_measure
+from bnrepro.training.measures import MEASURES, gradient_norms, make_measure
 from bnrepro.training.step import train_step
 from tests.training.test_loop import DATA, MICROBATCH, SEEDS, STEPS, made, of_run, take
 
@@ -65,6 +65,14 @@ def test_norms_of_gradients_and_parameters():
         for name, value in state.params[layer].items():
             right = np.linalg.norm(value)
             np.testing.assert_allclose(metrics[f"param_norm/{layer}/{name}"], right, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_norms_of_gradients_are_of_each_layer_within_a_block():
+    grads = {"block": {"conv": {"kernel": jnp.array([3.0, 4.0])},
+                       "norm": {"scale": jnp.array([12.0]), "bias": jnp.array([5.0])}}}  # fmt: skip
+    norms = gradient_norms(None, grads, None, None, None)
+    assert norms == {"grad_norm/block/conv": 5, "grad_norm/block/norm": 13}
 
 
 def test_percentiles_of_normalizers_and_shares_near_zero():
