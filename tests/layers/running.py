@@ -84,6 +84,20 @@ def assert_same(found, right, tolerance, scaled=False):
         np.testing.assert_allclose(value, expected, rtol=own, atol=own * scale)
 
 
+def assert_output_and_gradients(function, formula, *arguments):
+    """In float64, y and the gradients of sum(dy * y) are those of `formula(dy, *arguments)`.
+
+    The formula does not sum a gradient over the axes that its argument is broadcast along.
+    """
+    with jax.enable_x64(True):
+        y, vjp = jax.vjp(jax.jit(function), *arguments)
+        dy = normal(*y.shape, seed=1, dtype=np.float64)
+        found = y, *vjp(dy)
+    pairs = zip(formula(dy, *arguments), found, strict=True)
+    right = tuple(value.reshape(-1, *like.shape).sum(0) for value, like in pairs)
+    assert_same(found, right, 1e-12)
+
+
 def statistics_of(model):
     """The moving averages of an NNX module."""
     return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))

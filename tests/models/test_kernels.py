@@ -6,28 +6,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from bnrepro.models.kernels import centred, standardized
-from tests.layers.running import normal
+from tests.layers.running import assert_output_and_gradients, normal
 from tests.models.test_models import named
 
+SHAPES = pytest.mark.parametrize("shape", [(7, 3), (2, 3, 2, 3)], ids=["dense", "convolution"])
 
-@pytest.mark.parametrize("shape", [(7, 3), (2, 3, 2, 3)], ids=["dense", "convolution"])
+
+def without_mean(kernel):
+    return kernel - kernel.reshape(-1, 3).mean(0)
+
+
+@SHAPES
 def test_standardized_weights_have_mean_0_and_variance_1_and_their_gradient(shape):
+    def weight_standardization(dw, kernel):
+        """Qiao et al. 2019, equation 10."""
+        std = np.sqrt(kernel.reshape(-1, 3).var(0) + 1e-5)
+        w = without_mean(kernel) / std
+        return w, (without_mean(dw) - w * (dw * w).reshape(-1, 3).mean(0)) / std
+
     kernel = normal(*shape, mean=0.5, std=0.1, dtype=np.float64)
-    flat = kernel.reshape(-1, 3)
-    right = ((flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)).reshape(shape)
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(standardized(jnp.asarray(kernel)), right)
-        check_grads(jax.jit(standardized), (kernel,), order=1)
+    assert_output_and_gradients(standardized, weight_standardization, kernel)
 
 
-def test_centred_weights_and_their_gradient_have_mean_0():
-    kernel, cotangent = normal(2, 3, 2, 3, mean=0.5), normal(2, 3, 2, 3, seed=1)
-    treated, vjp = jax.vjp(centred, jnp.asarray(kernel))
-    for found, given in ((treated, kernel), (vjp(cotangent)[0], cotangent)):
-        np.testing.assert_allclose(found, given - given.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+@SHAPES
+def test_centred_weights_and_their_gradient_have_mean_0(shape):
+    def centred_weights(dw, kernel):
+        """Yan et al. 2020, section 4."""
+        return without_mean(kernel), without_mean(dw)
+
+    kernel = normal(*shape, mean=0.5, dtype=np.float64)
+    assert_output_and_gradients(centred, centred_weights, kernel)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
