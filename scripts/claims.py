@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -112,7 +113,9 @@ def _measure(options: argparse.Namespace) -> None:
     here, names = here_and_now(), [claim.id for claim in claims]
     rows = [row for row in older if row["claim"] not in names]
     for claim in claims:
-        evidence = [_evidence(one, runs, given, dataset, here) for one in claim.measurements]
+        evidence = [
+            _evidence(one, runs, given, dataset, here, workdir) for one in claim.measurements
+        ]
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
         commit = "" if other else _registered(claim.id, current[claim.id])
         registered = commit if commit and _came_first(commit, evidence) else ""
@@ -150,7 +153,31 @@ def _given(texts: Sequence[str], configs: Mapping[str, Any]) -> dict[str, Run]:
         run = runs[name] = records.read_run(Path(workdir))
         if not all(map(run.finished, run.variants)):
             raise UserError(f"{workdir} has not finished")
+        if differing := _differences(run, configs[name]):
+            raise UserError(
+                f"{workdir} has another config than configs/claims/{name}.py: "
+                f"{'; '.join(differing[:3])}"
+            )
     return runs
+
+
+def _differences(run: Run, config: dict[str, Any]) -> list[str]:
+    """The settings in which variants differ from those of a comparison.
+
+    Seeds may be others, and what is evaluated besides the test set, and how often.
+    """
+    claimed, found = dataclasses.replace(run, config=config), dict[str, None]()
+    for name in run.config["variants"].keys() & config["variants"].keys():
+        there, here = (
+            {
+                key: value
+                for key, value in one.settings(name).items()
+                if key not in ("seeds", "first_seed", "eval_every") and "evaluation." not in key
+            }
+            for one in (run, claimed)
+        )
+        found |= dict.fromkeys(records.differences(there, here, DEFAULTS))
+    return list(found)
 
 
 def comparisons(claims: Sequence[Claim], length: str) -> dict[str, dict[str, Any]]:
@@ -176,20 +203,23 @@ def _registered(claim: str, digits: str) -> str:
 
 def _came_first(registered: str, evidence: Sequence[Evidence]) -> bool:
     """Whether the commit that registered a claim is part of the history of its runs."""
-    commits = {one.commit.partition(",")[0] for one in evidence} - {""}
+    commits = {text for one in evidence for text in one.commit.split(", ")}
+    commits -= {"", "uncommitted changes"}
     return all(git("rev-list", "--count", f"{run}..{registered}") == "0" for run in commits)
 
 
 def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of a workdir's ledger of claims as they are; none if it is missing or damaged.
+    """The rows of a workdir's ledger of claims as they are; none if there is no ledger.
 
     Raises:
-      UserError: they are of another length.
+      UserError: they are of another length, or the file is not a ledger.
     """
+    if not any((workdir / name).exists() for name in (ledger.LEDGER, ledger.LEDGER_MD)):
+        return []
     try:
         older: Any = ledger.read_rows(workdir / ledger.LEDGER).to_dict("records")
-    except records.RecordsError:
-        return []
+    except records.RecordsError as error:
+        raise UserError(f"{error}, and would be replaced: choose another --workdir") from error
     if older[0]["length"] != length:
         raise UserError(
             f"{workdir} holds the ledger of a run with{'out' * (length == 'fast')} --fast; choose "
@@ -244,22 +274,26 @@ def _evidence(
     given: Mapping[str, Run],
     dataset: Dataset,
     here: dict[str, Any],
+    workdir: Path,
 ) -> Evidence:
     """The evidence of a measurement, from records or, if it reads none, from the data set.
+
+    If it has no value for runs that diverged, those of the others are none of the whole.
 
     Raises:
       UserError: records that were given, which may be of anything, lack what it reads.
     """
     cli.end_if_told()  # some take seconds
-    comparison, diverged = measurement.comparison, ""
+    comparison, diverged, where = measurement.comparison, "", ""
     if not comparison:
         started = time.process_time()
         found = measurement.measure(dataset)
         seconds, commit = time.process_time() - started, _commit(here)
     elif comparison not in runs:
-        return Evidence(estimate([]), 0.0, "", "")
+        return Evidence(estimate([]), 0.0, "", "", comparison)
     else:
         run = runs[comparison]
+        where = Path(os.path.relpath(run.workdir, workdir)).as_posix()
         try:
             seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
             diverged = _diverged(run, measurement)
@@ -271,11 +305,17 @@ def _evidence(
                 what = measurement.what
                 raise UserError(f"{run.workdir} lacks what is read for: {what}") from error
             found = estimate([])  # if all runs diverged at once, nothing can be read
-    return Evidence(found, round(seconds / 60, 2), commit, diverged)
+        if diverged and found.n < run.config["seeds"]:
+            found = estimate([])
+    return Evidence(found, round(seconds / 60, 2), commit, diverged, where)
 
 
 def _commit(provenance: Mapping[str, Any]) -> str:
-    return str(provenance["commit"]) + ", uncommitted changes" * provenance["uncommitted_changes"]
+    """All commits that it was run at, as in "abc, def, uncommitted changes"."""
+    parts = [provenance, *provenance.get("resumed", [])]
+    commits = dict.fromkeys(str(part["commit"]) for part in parts)
+    changed = any(part["uncommitted_changes"] for part in parts)
+    return ", ".join([*commits, *["uncommitted changes"] * changed])
 
 
 def _diverged(run: Run, measurement: Measurement) -> str:

@@ -127,19 +127,29 @@ def _claims(
         print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
     claims = by_claim(CLAIMS.values(), found[folder])
     drawings: dict[str, list[Drawing]] = {judged.claim.id: [] for judged in claims}
-    for name, drawn in drawings.items():
-        for i, figure in enumerate(CLAIMS[name].figures):
-            if run := runs.get(folder / figure.comparison):
+    sections: dict[str, str] = {}
+    for one in claims:
+        name = one.claim.id
+        read = {line["comparison"]: line["records"] for line in one.lines}
+        for i, figure in enumerate(one.claim.figures):
+            if run := runs.get(_at(folder, read[figure.comparison])):
                 with bad_left_out(run.workdir, skip_bad):
-                    drawn.append(Drawing.of(figure.picture(run), f"{name}f{i}"))
+                    drawings[name].append(Drawing.of(figure.picture(run), f"{name}f{i}"))
+        for text in read.values():
+            if section := comparisons.get(_at(folder, text)):
+                sections[text] = section.id
     return {
         "claims": claims,
         "caption": caption(CLAIMS.values(), found[folder]),
         "drawings": drawings,
-        "records": {
-            path.name: one.id for path, one in comparisons.items() if path.parent == folder
-        },
+        "records": sections,
+        "commands": {one.claim.id: one.command(folder) for one in claims},
     }
+
+
+def _at(folder: Path, records: str) -> Path:
+    """The workdir that a ledger in this folder names."""
+    return Path(os.path.normpath(folder / records))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The ledger: what was measured for each claim, and the verdict that follows."""
 
 import math
+import os
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +22,8 @@ _NUMBERS = (
     "mean", "ci95_low", "ci95_high", "n", "low", "high", "p_value", "p_holm", "core_minutes",
 )  # fmt: skip
 COLUMNS = (
-    "claim", "measurement", "comparison", "mean", "ci95_low", "ci95_high", "n", "low", "high",
-    "p_value", "p_holm", "verdict", "core_minutes", "fingerprint", "registered", "commit",
+    "claim", "measurement", "comparison", "records", "mean", "ci95_low", "ci95_high", "n", "low",
+    "high", "p_value", "p_holm", "verdict", "core_minutes", "fingerprint", "registered", "commit",
     "length", "values", "diverged",
 )  # fmt: skip
 
@@ -34,12 +36,14 @@ class Evidence(NamedTuple):
       core_minutes: the time of its comparison, or its computation, on one core.
       commit: at which it was run.
       diverged: the runs of its comparison that did, as in "plain 2 of 10"; "" if none did.
+      records: the workdir of its comparison, relative to the ledger's folder.
     """
 
     estimate: Estimate
     core_minutes: float
     commit: str
     diverged: str
+    records: str
 
 
 def rows_of(
@@ -64,6 +68,7 @@ def rows_of(
             "claim": claim.id,
             "measurement": measurement.what,
             "comparison": measurement.comparison,
+            "records": one.records,
             **estimate_columns(found),
             "n": found.n,
             "low": rule.low,
@@ -132,8 +137,24 @@ class Judged:
     @property
     def diverged(self) -> list[str]:
         """A sentence for each comparison in which runs diverged."""
-        found = dict.fromkeys(line["diverged"] for line in self.lines)
-        return [f"diverged, and counted as failures: {runs}" for runs in found if runs]
+        found = dict.fromkeys(
+            f"diverged, {'and counted as failures' if line['n'] else 'so that it has no value'}: "
+            f"{line['diverged']}"
+            for line in self.lines
+            if line["diverged"]
+        )
+        return list(found)
+
+    def command(self, folder: Path) -> str:
+        """The command that measures it again, from the records that it read; `folder` has them."""
+        given = {
+            f"{line['comparison']}={os.path.normpath(folder / line['records'])}": None
+            for line in self.lines
+            if line["records"] != line["comparison"]
+        }
+        words = ["python", "-m", "scripts.claims", f"--only={self.claim.id}"]
+        words += ["--fast"] * (self.lines[0]["length"] == "fast")
+        return shlex.join([*words, *(f"--records={one}" for one in given)])
 
     @property
     def registered(self) -> str:
@@ -143,7 +164,7 @@ class Judged:
     @property
     def commits(self) -> str:
         """The commits at which it was run, in seven digits."""
-        texts = {re.sub(r"^(\w{7})\w*", r"\1", line["commit"]) for line in self.lines}
+        texts = {re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", line["commit"]) for line in self.lines}
         return ", ".join(sorted(texts - {""}))
 
 
@@ -269,11 +290,13 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     try:
         ledger = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if "records" not in ledger:  # of an earlier version
+            ledger.insert(COLUMNS.index("records"), "records", ledger["comparison"])
         if list(ledger.columns) != list(COLUMNS) or ledger.empty:
             raise ValueError
         ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].replace("", "nan").astype(float)
         ledger["n"] = ledger["n"].astype(int)
         ledger["values"].str.split().explode().astype(float)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
     return ledger

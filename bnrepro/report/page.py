@@ -58,6 +58,7 @@ def render(
     caption: str = "",
     drawings: Mapping[str, Sequence[Drawing]] = MappingProxyType({}),
     records: Mapping[str, str] = MappingProxyType({}),
+    commands: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The page as HTML. Text from records is escaped, and only the page's own script runs.
 
@@ -67,7 +68,8 @@ def render(
       claims: those of the ledger, as `bnrepro.claims.ledger.Judged`; empty if there is none.
       caption: of the ledger.
       drawings: the figures of each claim, by its id.
-      records: the id of the section of each comparison that claims read, by its name.
+      records: the id of the section of each comparison that claims read, by its workdir.
+      commands: that measure each claim again, by its id.
     """
     templates = files("bnrepro.report") / "templates"
     script = (templates / "page.js").read_text(encoding="utf-8")
@@ -87,6 +89,7 @@ def render(
         caption=caption,
         drawings=drawings,
         records=records,
+        commands=commands,
         measurement=_measurement,
         verdicts=list(dict.fromkeys(claim.verdict for claim in claims)),
         environments=environments,

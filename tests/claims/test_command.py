@@ -2,14 +2,18 @@
 
 import csv
 import dataclasses
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from bnrepro.claims import CLAIMS
+from bnrepro.claims import CLAIMS, readings
+from bnrepro.claims.claim import Measurement
 from bnrepro.comparison import run as run_module
 from bnrepro.data import datasets
 from bnrepro.records import Run, lock_workdir, metric_rows, read_run, write_run
+from bnrepro.report.statistics import Rule
 from configs.claims import cost, counterexamples
 from scripts import claims
 from tests.commands import refusal
@@ -73,7 +77,8 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
     assert [row["claim"] for row in again] == [row["claim"] for row in rows]
     assert "27 of 30 claims are not in this ledger" in (folder / "ledger.md").read_text()
 
-    # Of another version, some of whose claims were others.
+    # Of another version, some of whose claims were others, and which did not say what was read.
+    rows = [{key: row[key] for key in row if key != "records"} for row in rows]
     other, *same = rows
     other |= {"measurement": "something else", "fingerprint": "0" * 12}
     with (folder / "ledger.csv").open("w") as file:
@@ -99,9 +104,32 @@ def test_where_all_runs_diverged_at_once_there_is_no_value_and_still_a_ledger():
     ]
     provenance = {"seconds": {}, "commit": "abc", "uncommitted_changes": False}
     run = Run(Path(), config, metric_rows(rows), provenance)
-    found = claims._evidence(explosion, {"depth": run}, {}, small_dataset(), {})
+    found = claims._evidence(explosion, {"depth": run}, {}, small_dataset(), {}, Path())
     assert found.estimate.n == 0
     assert found.diverged == "relu 20 batch_norm 5 of 5, relu 20 none 5 of 5"
+
+
+def test_where_some_seeds_diverged_the_others_are_no_evidence_without_a_value_for_them():
+    one = Measurement(
+        "norm",
+        Rule(low=0),
+        "a reason",
+        partial(readings.contrast, terms=((1, "plain", "train/norm"),)),
+        "some",
+    )
+    norms = [("plain", seed, 20, "train", "norm", 1.0) for seed in range(2)]
+    run = small_run(Path("there"), extra=norms)
+    run.provenance.update(seconds={}, commit="abc", uncommitted_changes=False)
+    run.provenance["resumed"] = [{"commit": "def", "uncommitted_changes": True}]
+
+    def found(run):
+        return claims._evidence(one, {"some": run}, {}, small_dataset(), {}, Path())
+
+    assert found(run).estimate.n == 2
+    rows = metric_rows([("plain", 2, 3, "train", "diverged", 1.0)])
+    failed = found(dataclasses.replace(run, metrics=pd.concat([run.metrics, rows])))
+    assert (failed.estimate.n, failed.diverged) == (0, "plain 1 of 3")
+    assert (failed.commit, failed.records) == ("abc, def, uncommitted changes", "there")
 
 
 def test_without_git_no_claim_is_registered(monkeypatch):
@@ -145,20 +173,18 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     assert "takes COMPARISON=WORKDIR, got 'some'" in refusal(capsys, *again, "--records=some")
     said = refusal(capsys, *again, "--records=counterexamples=there")
     assert said == "there is not a workdir: it has no config.json\n"
-    run = small_run(tmp_path / "other")
-    run.provenance.update(seconds={}, commit="", uncommitted_changes=False)
-    write_run(run)
+    # Of something else that has the same names, and of nothing that is read.
+    write_run(small_run(tmp_path / "other"))
+    said = refusal(capsys, claims.main, "--only=B1", "--records=sigmoid=other")
+    assert said.startswith("other has another config than configs/claims/sigmoid.py: binary_input")
     said = refusal(capsys, claims.main, "--only=C3", "--records=microbatches=other")
-    assert said.startswith("other lacks what is read for: ")
-    write_run(dataclasses.replace(run, config=run.config | {"eval_every": "often"}))
-    said = refusal(capsys, claims.main, "--only=C9", "--records=schedules=other")
     assert said.startswith("other lacks what is read for: ")
     # Of the stand-in, whether named or trained there by another command.
     trained = read_run(tmp_path / "there" / "counterexamples")
-    for one in (run, trained):
-        one.provenance["stand_in"] = True
-        write_run(one)
-    for chosen in (["--only=C3", "--records=microbatches=other"], ["--only=B8", "--workdir=there"]):
+    trained.provenance["stand_in"] = True
+    write_run(trained)
+    named = "--records=counterexamples=there/counterexamples"
+    for chosen in (["--only=B8", named], ["--only=B8", "--workdir=there"]):
         said = refusal(capsys, claims.main, *chosen)
         assert said.endswith(" is of the stand-in digits, and the claims are about MNIST\n")
     trained.provenance["stand_in"] = False
@@ -175,6 +201,12 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     said = refusal(capsys, claims.main, "--only=B77")
     assert said.startswith("--only names an unknown claim: 'B77'; did you mean B7")
     assert not list(tmp_path.iterdir())
+    mine = tmp_path / "mine" / "ledger.csv"
+    mine.parent.mkdir()
+    mine.write_text("date,amount")
+    said = refusal(capsys, claims.main, "--only=A3", "--workdir=mine")
+    assert said.startswith("mine/ledger.csv is not a ledger of claims, and would be replaced")
+    assert mine.read_text() == "date,amount"
     (tmp_path / "file").write_text("mine")
     said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
     assert said.startswith("cannot write to file")

@@ -1,11 +1,20 @@
 """Verdicts and the ledger, on made-up measurements."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from bnrepro.claims.claim import Claim, Measurement, Quote
-from bnrepro.claims.ledger import Evidence, caption, claims_table, combined, judged, rows_of
+from bnrepro.claims.ledger import (
+    Evidence,
+    by_claim,
+    caption,
+    claims_table,
+    combined,
+    judged,
+    rows_of,
+)
 from bnrepro.report.statistics import Estimate, Rule, estimate
 
 
@@ -20,7 +29,7 @@ def measurement(rule, comparison="some"):
 def ledger_of(claims, estimates, diverged=""):
     rows = []
     for one in claims:
-        evidence = [Evidence(found, 1.5, "abc", diverged) for found in estimates[one.id]]
+        evidence = [Evidence(found, 1.5, "abc", diverged, "") for found in estimates[one.id]]
         rows += rows_of(one, evidence, "f00", "def", "full")
     return judged(rows)
 
@@ -70,3 +79,19 @@ def test_claims_that_read_one_comparison_share_its_cost_and_name_once_what_diver
     number = "number: 1 [0.752, 1.25], n = 3; above 0, p = 0.00995: holds"
     diverged = "diverged, and counted as failures: plain 2 of 3"
     assert table.loc["B1", "measured"].splitlines() == [number, number, diverged]
+    ledger = ledger_of(claims, {"B1": [estimate([])] * 2, "B2": [found]}, diverged="plain 2 of 3")
+    _, _, diverged = claims_table(claims, ledger).loc["B1", "measured"].splitlines()
+    assert diverged == "diverged, so that it has no value: plain 2 of 3"
+
+
+def test_what_read_other_records_is_repeated_with_them_and_shows_all_commits():
+    one = claim("B1", measurement(Rule(low=0)), measurement(Rule(low=0), "other"))
+    commit = f"{'abcdef1' * 5}, {'1234567' * 5}, uncommitted changes"
+    evidence = [
+        Evidence(estimate([1.0, 1.1, 0.9]), 1.5, commit, "", read) for read in ("some", "../run")
+    ]
+    rows = rows_of(one, evidence, "f00", "def", "fast")
+    (shown,) = by_claim([one], judged(rows))
+    command = "python -m scripts.claims --only=B1 --fast --records=other=runs/run"
+    assert shown.command(Path("runs", "claims")) == command
+    assert shown.commits == "abcdef1, 1234567, uncommitted changes"

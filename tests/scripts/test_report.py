@@ -37,8 +37,8 @@ def runs(tmp_path, monkeypatch):
     rows = []
     for name, samples in VALUES.items():
         evidence = [
-            Evidence(estimate(values), MINUTES[name], "abcdef0123", "plain 1 of 3")
-            for values in samples
+            Evidence(estimate(values), MINUTES[name], "abcdef0123", "plain 1 of 3", one.comparison)
+            for values, one in zip(samples, CLAIMS[name].measurements, strict=True)
         ]
         rows += rows_of(CLAIMS[name], evidence, "f00", "fedcba9876", "full")
     judged(rows).to_csv(folder / "ledger.csv", index=False)
