@@ -141,8 +141,10 @@ def test_what_is_damaged_is_named_and_can_be_left_out(runs, capsys, file, old, n
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_in_a_browser_it_filters_sorts_links_and_fits_a_phone(runs):
+def test_in_a_browser_it_filters_sorts_links_and_fits_a_phone_and_paper(runs):
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    name = 9 * "moving_average_"
+    write_run(small_run(runs / "wide", {(name, 0): (0.1, 0.9, 0.9)}, baseline=name))
     report.main([f"--runs={runs}"])
     shots = Path(__file__).parents[2] / "runs" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
@@ -180,8 +182,18 @@ def test_in_a_browser_it_filters_sorts_links_and_fits_a_phone(runs):
         assert paper() != light
         page.screenshot(path=shots / "report_dark.png")
 
+        # A4 at 96 dots an inch, within margins of 1 cm.
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 718, "height": 1047})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 718
+        assert page.get_by_text("1 of 4 statements").is_visible()
+
+        page.emulate_media(media="screen")
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.get_by_label("Source").select_option("")
+        page.get_by_role("button", name="Core-minutes").click(timeout=5_000)
+        assert rows.all_inner_texts() == ["B2", "B1"]
         page.screenshot(path=shots / "report_phone.png", full_page=True)
         browser.close()
     assert errors == []
