@@ -9,6 +9,8 @@ final accuracy against microbatch size, Batch Renorm's lead over Batch Norm, and
 ImageNet figures for comparison. Variants are called by normalizer and size, as in "batch_norm 4".
 """
 
+import pandas as pd
+
 from bnrepro.records import Run
 from bnrepro.report import figures, tables
 from bnrepro.report.report import Report, list_variants
@@ -57,7 +59,8 @@ def report(run: Run) -> Report:
     if baselines:
         leads = tables.differences([of[name] for name in baselines])
         found = {str(size): leads.get(of[name]) for size, name in renorm.items()}
-        table["batch_renorm − batch_norm"] = table.index.map(found)
+        # As objects, which keep their seeds.
+        table["batch_renorm − batch_norm"] = pd.Series(found, dtype=object)
     table["ImageNet, [BRN]"] = table.index.map(PAPER)
     remarks.append(
         "The last column is another data set and network: Inception-v3, Batch Norm and Batch Renorm"

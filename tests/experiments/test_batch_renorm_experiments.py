@@ -55,6 +55,7 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
     # Paired by seed: 10 and 12 points.
     lead = table["batch_renorm − batch_norm"]
     assert dict(lead) == {"64": "", "4": "+11.00 (+10.00 to +12.00)", "1": ""}
+    assert lead["4"].seeds == "+10.00, +12.00"
     assert table.loc["4", "ImageNet, [BRN]"] == "74.2, 76.5"
     assert "Inception-v3" in report.caption
     assert drawn(report) == ["accuracy_against", "curves_at_4"]
