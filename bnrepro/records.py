@@ -373,7 +373,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordsError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise RecordsError(f"cannot read {path}: it must hold one JSON object")

@@ -63,7 +63,7 @@ def bad_left_out(folder: Path, skip_bad: bool) -> Iterator[None]:
     try:
         try:
             yield
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"no report can be made of {folder}: {reason}") from error
     except UserError as error:

@@ -188,6 +188,7 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
     [
         ("config.json", "{", "config.json"),
         ("config.json", "[]", "one JSON object"),
+        ("config.json", "[" * 100_000, "config.json"),
         ("config.json", '{"seeds": "3", "steps": 1}', "an integer seeds, got '3'"),
         ("config.json", '{"seeds": 1}', "an integer steps, got None"),
         ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
