@@ -46,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"there is no folder {root}")
 
     workdirs, ledgers = list[Path](), list[Path]()
-    for name, folders, names in os.walk(root):  # goes on where a run removes a checkpoint
+    # Goes on where a run removes a checkpoint.
+    for name, folders, names in os.walk(root, followlinks=True):
         workdirs += [Path(name)] * (CONFIG in names)
         ledgers += [Path(name, LEDGER)] * (LEDGER in names)
+        # A link to a folder that it is in would be followed without end.
+        around = {one.resolve() for one in Path(name, "_").absolute().parents}
+        folders[:] = [one for one in folders if Path(name, one).resolve() not in around]
         if CONFIG in names:
             folders.clear()
     runs = {}
@@ -62,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"no {which} was found in {root}")
     page = render(list(comparisons.values()), DOCUMENTS, **claims)
     with complete_file(output / PAGE) as path:
-        path.write_text(page, encoding="utf-8")
+        # As a reference, HTML shows half a surrogate pair, which JSON may have, as �.
+        path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     print(f"The page is {output / PAGE}.")
 
 

@@ -17,7 +17,7 @@ from bnrepro.report.report import Report
 from bnrepro.report.statistics import estimate
 
 # Identifies our pages.
-GENERATOR = "bnrepro.report"
+GENERATOR = Markup('<meta name="generator" content="bnrepro.report">')
 
 
 class Drawing(NamedTuple):
@@ -105,12 +105,14 @@ def _measurement(line: Mapping[str, Any], name: str) -> Drawing | None:
 
 
 def _environment(origin: Mapping[str, Any]) -> str:
-    """The commit, data set, machine and versions of a provenance, in words."""
+    """The commits, data set, machine and versions of a provenance, in words."""
     machine = origin.get("machine", {})
-    commit = str(origin.get("commit", "unknown"))[:7]
-    commit += ", uncommitted changes" * bool(origin.get("uncommitted_changes"))
+    parts = [origin, *origin.get("resumed", [])]
+    commits = dict.fromkeys(str(part.get("commit", "unknown"))[:7] for part in parts)
+    commit = f"Commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    commit += ", uncommitted changes" * any(part.get("uncommitted_changes") for part in parts)
     devices = " ".join(machine.get("devices", ()))
-    parts = machine.get("processor"), f"{machine.get('cores')} cores", devices
-    where = ", ".join(str(part) for part in parts if part)
+    hardware = machine.get("processor"), f"{machine.get('cores')} cores", devices
+    where = ", ".join(str(part) for part in hardware if part)
     versions = ", ".join(f"{name} {one}" for name, one in origin.get("versions", {}).items())
-    return f"Commit {commit}, {origin['dataset']}; {where}; {versions}"
+    return f"{commit}, {origin['dataset']}; {where}; {versions}"

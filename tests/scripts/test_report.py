@@ -45,8 +45,8 @@ def runs(tmp_path, monkeypatch):
     return Path("runs")
 
 
-def page_of(runs):
-    report.main([f"--runs={runs}"])
+def page_of(runs, *flags):
+    report.main([f"--runs={runs}", *flags])
     return (runs / "report" / "index.html").read_text(encoding="utf-8")
 
 
@@ -112,6 +112,47 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     said = refusal(capsys, report.main, "--runs=runs", "--output=mine")
     assert said.startswith("mine holds something other than our page (thesis.txt)")
     assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
+    Path("mine", "thesis.txt").rename("mine/index.html")
+    Path("mine", "index.html").write_text("<p>Made like those of bnrepro.report.</p>")
+    said = refusal(capsys, report.main, "--runs=runs", "--output=mine")
+    assert said.startswith("mine holds something other than our page (index.html)")
+
+
+def test_workdirs_behind_links_are_seen_and_a_link_to_a_folder_around_it_is_not_followed(runs):
+    shutil.move(runs / "one", "elsewhere")
+    (runs / "linked").symlink_to(Path("elsewhere").resolve())
+    (runs / "claims" / "back").symlink_to("..")
+    titles = re.findall(r'<h3 id="c\d">(.*?)</h3>', page_of(runs))
+    assert titles == ["claims/sigmoid", "linked"]
+
+
+def test_the_environment_names_each_commit_and_is_left_out_where_nothing_was_compared(runs):
+    run = small_run(runs / "one")
+    later = [{"commit": "b" * 40, "uncommitted_changes": True}, {"commit": "a" * 40}]
+    run.provenance.update(commit="a" * 40, resumed=later)
+    write_run(run)
+    page = page_of(runs)
+    assert "Commits aaaaaaa, bbbbbbb, uncommitted changes, mnist/3.0.1;" in page
+    assert "Commit unknown, mnist/3.0.1;" in page
+    shutil.rmtree(runs / "one")
+    shutil.rmtree(runs / "claims" / "sigmoid")
+    assert "Environment" not in page_of(runs)
+
+
+def test_half_a_surrogate_pair_is_shown_as_a_replacement_character(runs):
+    run = small_run(runs / "one")
+    run.provenance["command"] = "train --workdir=\ud800"
+    write_run(run)
+    # By the standard of HTML, the replacement character.
+    assert "train --workdir=&#55296;" in page_of(runs)
+
+
+def test_a_config_too_deep_to_read_is_named_and_can_be_left_out(runs, capsys):
+    path = runs / "one" / "config.json"
+    deep = '{"a": ' * 5_000 + "0" + "}" * 5_000
+    path.write_text(path.read_text().replace("{", f'{{"deep": {deep},', 1))
+    assert str(path.parent) in refusal(capsys, report.main, f"--runs={runs}")
+    assert ">one<" not in page_of(runs, "--skip-bad")
 
 
 @pytest.mark.parametrize(
