@@ -22,6 +22,7 @@ from bnrepro.records import Run, complete_file, shown_name
 from bnrepro.report.entries import Entry, setting_text
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
 from bnrepro.report.summary import evaluations, failure_counts, failures, unit_percentiles
+from bnrepro.report.sweep_axes import Axis
 
 # The same in all figures. First come Okabe and Ito's colours, which the colour-blind can also
 # distinguish.
@@ -55,6 +56,8 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "font.size": 10,
     "legend.frameon": False,
+    # Names may have dollars, which are no mathematics.
+    "text.parse_math": False,
     # Equal figures give equal files.
     "svg.hashsalt": "bnrepro",
 }
@@ -302,17 +305,19 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
     else:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [setting_text(number) for number in numbers])
+    if lines.threshold is not None:
+        axes.axhline(lines.threshold, color=_NORMALIZERS["none"], lw=0.8, ls=(0, (1, 2)))
     if lines.scale == "error":
         errors = np.nan_to_num(100 - np.concatenate([np.ravel(one) for one in shown]), nan=50)
         # An interval may go beyond 100%.
         errors = errors.clip(0.5 * np.nanmin(100 - np.concatenate([one[0] for one in shown])), 100)
         set_log_error_scale(axes, max(0, 100 - 1.2 * errors.max()), 100 - 0.8 * errors.min())
-    else:
-        axes.set_yscale(lines.scale)
-        if not lines.median:  # accuracies
-            axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
-    if lines.threshold is not None:
-        axes.axhline(lines.threshold, color=_NORMALIZERS["none"], lw=0.8, ls=(0, (1, 2)))
+    elif lines.scale == "log":
+        axes.set_yscale("log")
+        # Matplotlib's own labels would be mathematics.
+        Axis(*axes.get_ylim(), log=True).apply(axes, "y")
+    elif not lines.median:  # accuracies
+        axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
     axes.set(xlabel=lines.xlabel, ylabel=lines.ylabel)
     # Named here, since of lines alone a legend leaves out those whose title begins with "_".
     figure.legend(drawn, list(styles), loc="outside right upper")

@@ -1,10 +1,13 @@
 """What a person sees: cells, captions and figures."""
 
+import re
+
 import pytest
 from matplotlib.image import imread
 
 from bnrepro.report import figures, tables
 from bnrepro.report.report import Report, caption, list_variants, summarize, write
+from bnrepro.report.statistics import estimate
 from tests.records_fixtures import ACCURACY, small_run
 
 # Of plain: 0.92, 0.93 and 0.94 at the last step.
@@ -132,6 +135,24 @@ def test_a_line_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path):
     run = small_run(tmp_path, accuracy, baseline="_x")
     (legend,) = figures.accuracy_figure(run).draw().legends
     assert [text.get_text() for text in legend.get_texts()] == ["_x"]
+
+
+def test_names_with_dollars_are_shown_as_they_are(tmp_path):
+    names = "a$b$c", r"a$\foo$ b"
+    accuracy = {(name, seed): (0.1, 0.5, 0.6) for name in names for seed in range(3)}
+    run = small_run(tmp_path, accuracy, baseline=names[0])
+    drawn = [figures.accuracy_figure(run), figures.sigmoid_input_figure(run)]
+    for picture in drawn:
+        assert all(name in figures.inline_svg(picture, "f") for name in names)
+
+
+def test_a_logarithmic_axis_has_plain_numbers(tmp_path):
+    points = {number: estimate([10.0**-number] * 3) for number in (0, 1, 2)}
+    lines = figures.Lines({"norms": points}, {"norms": "plain"}, "layer", "norm", "log", over=True)
+    picture = figures.lines_figure(small_run(tmp_path), "norms", lines)
+    svg = figures.inline_svg(picture, "f")
+    # Text of a tick.
+    assert {"0.01", "0.1", "1"} <= set(re.findall(r"<text[^>]*>([\d.]+)</text>", svg))
 
 
 def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
