@@ -14,7 +14,8 @@ from scripts import make_parser
 
 _STATISTICS = {
     "moving": "the stored moving averages",
-    "minibatch": "each microbatch's own statistics, in minibatches of test images like those of "
+    "minibatch": "as in training, each microbatch's own statistics (in Batch Renorm, within its "
+    "limits of r and d, the moving averages), in minibatches of test images like those of "
     "training's evaluations",
     "population": "statistics of the whole training set ([BN] Algorithm 2)",
 }

@@ -284,7 +284,7 @@ KEYS: dict[str, Key] = {
         _EXAMPLES, 0, "training images, from the first, to also evaluate on (train_set)"
     ),
     "evaluation.minibatches": Key(
-        _SIZE_OR_0, 0, "test minibatches to evaluate with their own statistics (test_minibatches)"
+        _SIZE_OR_0, 0, "test minibatches to evaluate as in training (test_minibatches)"
     ),
     "evaluation.labels_per_batch": Key(
         _SIZE_OR_0, 0, "of these minibatches, with sampler labels; 0: as in training"

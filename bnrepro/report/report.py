@@ -25,8 +25,9 @@ from bnrepro.report.tables import (
 _EXPLANATIONS = {
     "holdout": "holdout: final accuracy on training images that were held out",
     "train_set": "training set: final accuracy on it, with moving averages",
-    "test_minibatches": "own statistics: final accuracy on minibatches of test images, made as "
-    "for training and normalized by their own statistics",
+    "test_minibatches": "own statistics: final accuracy in training mode, on minibatches of test "
+    "images made as for training, which Batch Norm normalizes by their own statistics and Batch "
+    "Renorm, within its limits of r and d, by the moving averages",
 }
 
 
@@ -124,8 +125,9 @@ def caption(run: Run, table: pd.DataFrame, *remarks: str) -> str:
         notes += difference_notes(deltas)
     notes += [text for split, text in _EXPLANATIONS.items() if SPLITS[split] in table]
     labels = config["evaluation"].get("labels_per_batch") if "evaluation" in config else 0
-    if labels and SPLITS["test_minibatches"] in table:
-        notes[-1] += f", but of {labels} labels"
+    few = any(run.settings(name).get("sampler.name") == "labels" for name in run.variants)
+    if labels and few and SPLITS["test_minibatches"] in table:
+        notes[-1] += f"; those of few labels have {labels}"
     if table.columns.str.startswith("steps to").any():
         notes.append(
             f"steps are to the first evaluation, of one every {config['eval_every']:,}, that got "
