@@ -32,8 +32,8 @@ class Restored(NamedTuple):
       seeds: the seeds trained.
       diverged: the seeds that had diverged by then.
       variables: what the model is evaluated with, with seeds stacked along the first axis.
-      score: mean accuracy at the last evaluation before, on held-out images if there are any,
-        else on the test set; 0 for a seed that diverged.
+      score: mean accuracy on held-out images if there are any, else on the test set, with 0 for a
+        seed that diverged; -1 between two evaluations.
     """
 
     path: Path
@@ -97,7 +97,6 @@ def restore_variant(
         return None
     if which == "best":
         found = [_restore(run, variant, config, step) for step in steps]
-        # The first of equals: one saved between two evaluations has the score of the one before.
         return max(found, key=lambda restored: restored.score)
     if which == "last":
         return _restore(run, variant, config, steps[-1])

@@ -18,6 +18,8 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Metrics of every step; measures are taken only at some.
 _EVERY_STEP = ("loss", "accuracy")
+# The score of a state that was not evaluated: below that of any that was.
+_NOT_EVALUATED = -1.0
 
 
 def train_variants(
@@ -45,7 +47,7 @@ def train_variants(
     numbers = {key: np.array([variants[name][key] for name, _ in runs], np.float32) for key in keys}
     arguments = np.array([seed for _, seed in runs]), numbers
 
-    step, score, split = 0, -1.0, choosing_split(config)
+    step, score, split = 0, _NOT_EVALUATED, choosing_split(config)
     rows: list[Row] = []
     # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces:
     # joining them each time would take quadratic time.
@@ -129,7 +131,7 @@ def train_variants(
                     for metric, values in new.items()
                 }
             )
-            step += count
+            step, score = step + count, _NOT_EVALUATED
 
 
 class Feed:

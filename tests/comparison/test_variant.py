@@ -12,7 +12,7 @@ from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
-from bnrepro.training.checkpoints import Checkpoints, copy_newest
+from bnrepro.training.checkpoints import Checkpoints, copy_newest, saved_steps
 from tests.small_dataset import small_config, small_dataset
 
 # Two values of each traced number, far enough apart to be seen after 20 steps.
@@ -142,6 +142,27 @@ def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows(tmp_path):
     assert sorted(begun) == [5, 10, 15, 20]
     for step, notes in begun.items():
         assert max(row[2] for row in notes["rows"]) == step
+
+
+def test_the_best_checkpoint_is_one_that_was_evaluated(program, tmp_path):
+    """Not one between two evaluations, though it is the first to be saved."""
+    often = program._replace(source=program.source._replace(steps_at_once=5))
+    scores = {}
+
+    class Scores(Checkpoints):
+        def save(self, step, states, notes, score):
+            scores[step] = score
+            super().save(step, states, notes, score)
+
+    for stops in ([15], []):
+        with closing(Scores(tmp_path, keep=1)) as checkpoints:
+            *_, (_, rows) = train_variants(
+                often, {"a": BASE}, checkpoints=checkpoints, should_stop=stops.__contains__
+            )
+    finals = [row[5] for row in rows if row[2:5] == (20, "test", "accuracy")]
+    assert scores[15] < 0
+    assert scores[20] == np.mean(finals)
+    assert saved_steps(tmp_path) == [20]
 
 
 def test_test_minibatches_may_have_another_number_of_labels_than_those_of_training():
