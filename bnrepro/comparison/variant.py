@@ -96,7 +96,7 @@ def train_variants(
                     for metric, values in _joined(history).items()
                     if values.shape[1]  # steps without a measure between two evaluations
                 }
-                rows += _rows(runs, step, splits, fetch(states.diverged_at), rows)
+                rows += _rows(runs, step, splits, split, fetch(states.diverged_at), rows)
                 history = []
                 yield step, rows
                 finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
@@ -185,6 +185,7 @@ def _rows(
     runs: Sequence[tuple[str, int]],
     step: int,
     splits: Mapping[str, Mapping[str, np.ndarray]],
+    choosing: str,
     diverged_at: np.ndarray,
     before: list[Row],
 ) -> list[Row]:
@@ -195,7 +196,7 @@ def _rows(
         if (name, seed) in out:
             continue
         # At step 0, moving averages are not yet those of the network, whose output may overflow.
-        failed = step > 0 and not math.isfinite(splits["test"]["loss"][i])
+        failed = step > 0 and not math.isfinite(splits[choosing]["loss"][i])
         if failed or diverged_at[i] != NOT_DIVERGED:
             at = step if diverged_at[i] == NOT_DIVERGED else int(diverged_at[i])
             rows.append((name, seed, at, "train", "diverged", 1.0))

@@ -165,6 +165,19 @@ def test_the_best_checkpoint_is_one_that_was_evaluated(program, tmp_path):
     assert saved_steps(tmp_path) == [20]
 
 
+@pytest.mark.parametrize(("split", "count"), [("test", 0), ("holdout", 2)])
+def test_with_a_holdout_its_loss_tells_what_has_diverged_and_not_the_test_sets(split, count):
+    program = make(with_settings(config(), {"evaluation.holdout": 20}))
+
+    def spoilt(*args):
+        splits = program.evaluate(*args)
+        splits[split] = splits[split] | {"loss": jnp.array([jnp.inf, jnp.inf])}
+        return splits
+
+    *_, (_, rows) = train_variants(program._replace(evaluate=spoilt), {"a": BASE})
+    assert sum(row[4] == "diverged" for row in rows) == count
+
+
 def test_test_minibatches_may_have_another_number_of_labels_than_those_of_training():
     """With batches of two minibatches of 2 labels x 3 images, normalized in whole, in training."""
     own = with_settings(
