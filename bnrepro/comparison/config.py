@@ -17,6 +17,12 @@ from bnrepro.errors import nearest
 
 # By flat key.
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
+ON_ONE_DEVICE = {
+    "devices.strategy": "single",
+    "devices.seeds": 0,
+    "devices.data": 0,
+    "devices.synchronized": False,
+}
 
 
 def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from bnrepro.comparison.config import of_test_minibatches, with_settings
+from bnrepro.comparison.config import ON_ONE_DEVICE, of_test_minibatches, with_settings
 from bnrepro.comparison.keys import ConfigError, require
 from bnrepro.comparison.program import Data, example_input, make_data, make_evaluate, make_model
 from bnrepro.comparison.restored import Restored, check_model
@@ -41,8 +41,7 @@ def reevaluate(
     covering = math.ceil(len(dataset.test_labels) / of_test_minibatches(config)["batch_size"])
     minibatches = (config["evaluation"]["minibatches"] or covering) * (statistics == "minibatch")
     asked = {"evaluation.train_examples": 0, "evaluation.minibatches": minibatches, "measures": ()}
-    asked |= {"devices.strategy": "single", "devices.seeds": 1, "devices.data": 1}
-    config = with_settings(config, asked)
+    config = with_settings(config, asked | ON_ONE_DEVICE)
     try:
         data = make_data(config, dataset)._replace(others={})
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy
 
-from bnrepro.comparison.config import check_config, common_config, with_settings
+from bnrepro.comparison.config import ON_ONE_DEVICE, check_config, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.plan import Group, group_variants
 from bnrepro.records import CHECKPOINTS, DATABASE
@@ -98,8 +98,9 @@ class Plan:
         Args:
           settings: of the trials, by their names.
         """
-        single = {"devices.strategy": "single"}
-        configs = {k: with_settings(self.config, {**own, **single}) for k, own in settings.items()}
+        configs = {
+            k: with_settings(self.config, {**own, **ON_ONE_DEVICE}) for k, own in settings.items()
+        }
         return group_variants(configs, self.traced)
 
 

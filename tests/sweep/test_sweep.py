@@ -376,6 +376,11 @@ def test_what_does_not_fit_the_data_set_is_found_before_the_first_trial(tmp_path
         load_data(make_plan(tmp_path, {"batch_size": [small, large]}))
 
 
+def test_trials_train_on_one_device_each_however_many_a_single_run_spreads_over(tmp_path):
+    devices = {"devices.data": 2, "devices.seeds": 2, "devices.synchronized": True}
+    load_data(make_plan(tmp_path, config=with_settings(CONFIG, devices)))
+
+
 def test_of_a_random_design_only_its_own_trials_are_checked_against_the_data(tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(worker_module, "make_job", lambda _, config, *__: checked.append(config))
