@@ -559,6 +559,16 @@ def test_a_worker_takes_its_fair_share_at_most_also_without_the_workdirs_disk(tm
     assert [*groups.values()] == [2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("tasks", "workers"), [("16", 32), ("0", 2), ("-3", 2), ("many", 2), ("", 2)]
+)
+def test_the_workers_of_all_tasks_of_a_slurm_array_share_the_trials(
+    tasks, workers, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", tasks)
+    assert engines._shared(make_plan(tmp_path), 2).workers == workers
+
+
 @pytest.mark.parametrize(("visible", "gpus"), [("", []), ("-1", []), ("3,5", ["3", "5"])])
 def test_the_gpus_of_local_workers_are_those_that_cuda_shows(monkeypatch, visible, gpus):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
