@@ -9,7 +9,7 @@ A workdir holds
 - `tensorboard/`, `wandb/`: settings and metrics as trackers write them, a folder per variant;
 - `checkpoints/`: states to resume from, a folder per variant; `.lock`: held while writing;
 - for a sweep, whose trials are its variants, `sweep.db`: their state; until all have ended, a
-  folder of checkpoints for each group of trials that run together.
+  folder of checkpoints and rows for each group of trials that run together.
 
 A file is complete or absent: it is written under another name and renamed.
 """

@@ -43,9 +43,9 @@ Progress = Callable[[str, int], None]
 
 _log = logging.getLogger(__name__)
 
-# After new rows are written, wait this many times as long as the writing took, or until a variant
-# ends.
-_PAUSE = 20
+# After new rows are written, wait this many times as long as the writing took. In a comparison,
+# those of a variant that ends are written at once.
+PAUSE = 20
 
 
 class Job(NamedTuple):
@@ -216,7 +216,7 @@ def _train(
                     for name, track in product(list(rows), trackers):
                         track(current, name)
                     written, now = number, perf_counter()
-                    next_time = now + _PAUSE * (now - start)
+                    next_time = now + PAUSE * (now - start)
         except BaseException:
             # Also when interrupted, keep what was measured: at once, in case a second Ctrl-C
             # cuts the waiting short, and again with the last evaluations.

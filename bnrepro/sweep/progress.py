@@ -1,5 +1,6 @@
 """The results of a sweep so far: as records, as numbers, and as a live table."""
 
+import json
 import shlex
 import sys
 import time
@@ -20,6 +21,7 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from bnrepro.comparison.config import common_config
+from bnrepro.comparison.run import PAUSE
 from bnrepro.records import (
     CONFIG,
     LOCK,
@@ -35,20 +37,17 @@ from bnrepro.records import (
 from bnrepro.report.entries import short_text
 from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import decode
-from bnrepro.sweep.study import SharedStudy, finished, groups_at_work, trial_name
+from bnrepro.sweep.study import ROWS, SharedStudy, finished, groups_at_work, trial_name
 from bnrepro.trackers import Tracker
-from bnrepro.training.checkpoints import newest_notes
 
 # How many of the best trials are shown.
 BEST = 10
-# Seconds between writes of the records while the sweep runs.
-_WRITE_EVERY = 30
 
 
 def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ()) -> Run | None:
     """Writes the records of the trials, and returns them; None if there are none yet.
 
-    A trial that is being trained, or was interrupted, has the rows of its last checkpoint.
+    A trial that is being trained, or was interrupted, has its rows so far.
 
     Args:
       study: the study of the sweep.
@@ -69,8 +68,8 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
             seconds[name] = result["seconds"]
         groups = groups_at_work(trials)
         for group in set(groups.values()):
-            if notes := newest_notes(plan.checkpoints / group):
-                rows += [tuple(row) for row in notes["rows"] if groups.get(row[0]) == group]
+            found = _rows_so_far(plan.checkpoints / group / ROWS)
+            rows += [row for row in found if groups.get(row[0]) == group]
         if not rows:
             return None
         indices = {trial_name(index): index for index in trials}
@@ -99,6 +98,14 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
             for track in trackers:
                 track(run, name)
     return run
+
+
+def _rows_so_far(path: Path) -> list[Row]:
+    """The rows that a worker has written; none if the file is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError, OverflowError):
+        rows = metric_rows([tuple(row) for row in json.loads(path.read_text("utf-8"))])
+        return list(rows.itertuples(index=False, name=None))
+    return []
 
 
 @cache
@@ -188,11 +195,12 @@ class Display:
         columns = *bars.Progress.get_default_columns(), bars.TextColumn("left")
         self._bar = bars.Progress(*columns, speed_estimate_period=3600)
         self._task = self._bar.add_task("", total=1.0)
-        self._written, self._finished, self._done = time.monotonic(), -1, 0.0
+        self._next_time, self._finished, self._written = 0.0, -1, dict[int, Any]()
 
     def update(self) -> bool:
         """Requeues dead workers' trials, shows the progress, and returns whether all are done."""
-        progress = progress_of(self._study.plan, self._study.refill())
+        trials = self._study.refill()
+        progress = progress_of(self._study.plan, trials)
         self._bar.update(self._task, completed=progress.done)
         if self.live.console.is_terminal:
             self.live.update(Group(_table(progress), progress.text, self._bar), refresh=True)
@@ -200,10 +208,13 @@ class Display:
             left = self._bar.tasks[0].time_remaining
             text = progress.text + (f", {timedelta(seconds=left)} left" if left else "")
             print(text, file=sys.stderr)
-        now = time.monotonic()
-        if progress.done != self._done and now - self._written > _WRITE_EVERY:
+        # A trial's steps are reported after its rows are written, also at step 0.
+        reported = {i: (trial.state, trial.user_attrs.get("steps")) for i, trial in trials.items()}
+        start = time.monotonic()
+        if reported != self._written and start >= self._next_time:
             collect(self._study, self._workdir, self._trackers)
-            self._written, self._done = time.monotonic(), progress.done
+            now = time.monotonic()
+            self._next_time, self._written = now + PAUSE * (now - start), reported
         self._finished = progress.finished
         return progress.finished == self._study.plan.count
 

@@ -38,6 +38,8 @@ HEARTBEAT = 20
 MAX_RETRIES = 10
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+# A group's rows so far, as JSON beside its checkpoints, where a name in .json is of checksums.
+ROWS = "rows"
 _STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
 
 

@@ -3,6 +3,7 @@
 Engines start python -m bnrepro.sweep.worker, which reads the pickled plan from stdin.
 """
 
+import json
 import logging
 import os
 import pickle
@@ -30,10 +31,10 @@ from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import Dataset
 from bnrepro.errors import exit_codes
-from bnrepro.records import Row, choosing_split
+from bnrepro.records import Row, choosing_split, complete_file
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import described, examples
-from bnrepro.sweep.study import Claim, SharedStudy, groups_at_work
+from bnrepro.sweep.study import ROWS, Claim, SharedStudy, groups_at_work
 from bnrepro.training.checkpoints import Checkpoints, copy_newest
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
       SweepError: the storage cannot be used.
       ConfigError: a config does not fit the data set.
       DatasetError: the data set cannot be loaded.
-      RecordsError: the storage holds another sweep, or other workers have another data set.
+      RecordsError: the storage holds another sweep, other workers have another data set, or rows
+        cannot be written.
       CheckpointError: a checkpoint cannot be written.
     """
     dataset = load_data(plan)
@@ -141,6 +143,9 @@ def _train(
             should_stop=lambda step: should_end(),
             dropped=pruned,
         ):
+            # Before the report, which tells others that there is something new to read.
+            with complete_file(folder / ROWS) as path:
+                path.write_text(json.dumps(rows), "utf-8")
             study.report(list(training.values()), step)
             # A checkpoint may lie between two evaluations.
             if plan.prune and 0 < step < steps and step % eval_every == 0:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -220,18 +220,6 @@ def copy_newest(folder: Path, to: Path) -> None:
                 shutil.copytree(path, to / path.name)
                 shutil.copy(path.with_suffix(".json"), to)
             return
-
-
-def newest_notes(folder: Path) -> dict[str, Any] | None:
-    """The notes of the newest complete checkpoint, of a training that may be going on.
-
-    They are not compared with their checksum. None if there is no checkpoint, or if it was removed
-    meanwhile.
-    """
-    steps = [step for step in saved_steps(folder) if (folder / f"{step}.json").exists()]
-    with suppress(CheckpointError):
-        return _read(folder, max(steps), notes=ocp.args.JsonRestore()).notes if steps else None
-    return None
 
 
 def _read(folder: Path, step: int, **items: Any) -> Any:

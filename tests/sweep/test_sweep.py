@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import pickle
 import signal
 import subprocess
@@ -24,12 +25,13 @@ from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.run import run_comparison
-from bnrepro.records import RecordsError, read_run
+from bnrepro.records import RecordsError, complete_file, read_run
 from bnrepro.sweep import engines
+from bnrepro.sweep import progress as progress_module
 from bnrepro.sweep import study as study_module
 from bnrepro.sweep import worker as worker_module
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.progress import check_storage, collect, progress_of
+from bnrepro.sweep.progress import Display, check_storage, collect, progress_of
 from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import load_data, work
@@ -405,6 +407,41 @@ def test_hopeless_trials_are_pruned_and_say_when(tmp_path, monkeypatch, opened):
     pruned = run.metrics[run.metrics["variant"] == "trial 2"]
     assert pruned["step"].max() == 10
     assert not run.finished("trial 2")
+
+
+def test_the_records_get_each_evaluation_when_it_happens(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(progress_module, "PAUSE", 0)
+    config = with_settings(CONFIG, {"checkpoint.every": 0})
+    study = opened(make_plan(tmp_path, {RATE: [0.1, 1.0]}, config=config))
+    display, last_steps = Display(study, tmp_path, []), []
+
+    def look():
+        display.update()
+        if (tmp_path / "config.json").exists():
+            last_steps.append(read_run(tmp_path).metrics.groupby("variant")["step"].max().to_dict())
+        return False
+
+    work(study.plan, look)
+    assert last_steps == [{"trial 0": step, "trial 1": step} for step in (0, 10, 20)]
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "[[", "3", "[[]]", '[["trial 0", 0]]', '[["trial 0", 0, [], "test", "x", 1]]']
+)
+def test_rows_that_cannot_be_read_or_are_of_other_groups_are_left_out(damaged, tmp_path, opened):
+    study = opened(make_plan(tmp_path))
+    study.register({"dataset": "mnist", "started": "1"})
+    names = ["0" * 32, "1" * 32]
+    for claim, name in zip(take(study, 2), names, strict=True):
+        study.begin([claim], name)
+    files = [tmp_path / "checkpoints" / name / "rows" for name in names]
+    rows = [[trial, 0, 10, "test", "accuracy", 0.5] for trial in ("trial 0", "trial 1", "x")]
+    with complete_file(files[1]) as path:
+        path.write_text(json.dumps(rows))
+    assert collect(study, tmp_path).variants == ["trial 1"]
+    with complete_file(files[0]) as path:
+        path.write_text(damaged)
+    assert collect(study, tmp_path).variants == ["trial 1"]
 
 
 def long_plan(folder):

@@ -18,7 +18,6 @@ from bnrepro.training.checkpoints import (
     CheckpointError,
     Checkpoints,
     find_damage,
-    newest_notes,
     saved_steps,
 )
 
@@ -87,15 +86,6 @@ def test_states_and_notes_come_back_to_the_last_bit(written):
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
     assert said["rows"] == notes(5)["rows"]
     assert np.isnan(said["nothing"])
-
-
-def test_notes_can_be_read_while_others_write_and_remove_checkpoints(folder):
-    assert newest_notes(folder)["rows"] == notes(5)["rows"]
-    (folder / "5.json").unlink()  # as if it was not yet complete
-    assert newest_notes(folder)["rows"] == notes(4)["rows"]
-    shutil.rmtree(folder / "4" / "notes")  # as if it was about to be removed
-    assert newest_notes(folder) is None
-    assert newest_notes(folder / "none") is None
 
 
 def test_saving_continues_after_restoring(folder):
