@@ -115,7 +115,9 @@ def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Makes sure that no value on the command line is one that all variants set themselves.
+    """Makes sure that each value on the command line is one that some variant takes.
+
+    It does not if it sets that key itself or, of the sizes of few labels, draws otherwise.
 
     Raises:
       UserError: a value would change nothing.
@@ -123,12 +125,21 @@ def check_overrides(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     variants = config["variants"]
     for key in overrides:
         section, _, field = key.rpartition(".")
-        if all(field in (own.get(section, {}) if section else own) for own in variants.values()):
+        if all(
+            field in (own.get(section, {}) if section else own)
+            or (section == "sampler" and field != "name" and not _of_few_labels(config, own))
+            for own in variants.values()
+        ):
             other = f", or try other values with python -m scripts.sweep --vary={key}=A,B"
             raise UserError(
-                f"--config.{key} would change nothing: all variants set it "
+                f"--config.{key} would change nothing: all variants set it or do not use it "
                 f"({', '.join(variants)}); choose among them with --only{other * may_be_swept(key)}"
             )
+
+
+def _of_few_labels(config: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a variant with these overrides draws minibatches of few labels."""
+    return bool({**config["sampler"], **own.get("sampler", {})}["name"] == "labels")
 
 
 def parse(doc: str) -> tuple[dict[str, Any], Path]:

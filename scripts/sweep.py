@@ -12,6 +12,7 @@ ignored. The same command again, also on other machines, continues the sweep.
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from absl import flags
 from ml_collections import config_flags
@@ -113,7 +114,8 @@ def main() -> None:
 def report(run: Run) -> Report:
     """All trials, the best first, and accuracy against the varied settings."""
     sweep = Sweep(run)
-    entries, _ = list_variants(run)
+    means = {trial.variant: trial.mean for trial in sweep.tested}
+    entries = [replace(one, mean=means.get(one.variant, one.mean)) for one in list_variants(run)[0]]
     return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
 
 

@@ -281,7 +281,10 @@ KEYS: dict[str, Key] = {
     "sampler.repeat_labels": Key(_BOOL, False, "draw labels with replacement"),
     # --- evaluation and measures ---
     "evaluation.train_examples": Key(
-        _EXAMPLES, 0, "training images, from the first, to also evaluate on (train_set)"
+        _EXAMPLES,
+        0,
+        "training images, from the first, or pictures of several digits, to also evaluate on "
+        "(train_set)",
     ),
     "evaluation.minibatches": Key(
         _SIZE_OR_0, 0, "test minibatches to evaluate as in training (test_minibatches)"

@@ -87,15 +87,18 @@ def make_draw(sampler: Sampler, *, flip: bool, crop: bool) -> Draw:
 def fixed_examples(images: Any, labels: np.ndarray, count: int, digits: int) -> Examples:
     """The first `count` examples, or all; with several images side by side, `count` pictures.
 
-    The pictures go through all labels in turn; their images are drawn once and then fixed.
+    The pictures go through all labels in turn, or through some of them, drawn without replacement,
+    if there are fewer pictures than labels; their images are drawn once and then fixed.
     """
     if digits == 1:
         first = images[:count], labels[:count]
         return Examples(first, {"index": np.arange(len(first[1]))})
     classes, sizes = np.unique(labels, return_counts=True)
     order, firsts = np.argsort(labels, kind="stable"), np.cumsum(sizes) - sizes
-    of_position = np.arange(count)[:, None] // len(classes) ** np.arange(digits)[::-1]
-    of_position %= len(classes)
+    number, all_labels = np.arange(count), len(classes) ** digits
+    if count < all_labels:
+        number = np.random.default_rng(1).permutation(all_labels)[:count]
+    of_position = number[:, None] // len(classes) ** np.arange(digits)[::-1] % len(classes)
     places = np.random.default_rng(0).integers(sizes[of_position])
     return Examples((images, labels), {"index": order[firsts[of_position] + places]})
 

@@ -29,6 +29,7 @@ class Sweep:
       varied: the part of the space that has more than one value.
       chosen_by: the split whose accuracy ranks the trials: "holdout" if there is one, else "test".
       trials: those that have ended, by number, with that accuracy.
+      tested: the same with test accuracy.
       by_normalizer: the trials of each normalizer; some may have none.
     """
 
@@ -37,6 +38,7 @@ class Sweep:
         self.space: dict[str, Any] = run.config["sweep"]["vary"]
         self.varied = {key: values for key, values in self.space.items() if len(values) > 1}
         self.trials = _trials(run, self.chosen_by)
+        self.tested = self.trials if self.chosen_by == "test" else _trials(run, "test")
         names = self.space.get(NORMALIZER) or [run.config["normalizer"]["name"]]
         self.by_normalizer = {
             name: [trial for trial in self.trials if trial.settings[NORMALIZER] == name]
@@ -55,7 +57,7 @@ class Sweep:
         the step at which a trial was pruned.
         """
         held, rows = self.chosen_by == "holdout", {}
-        tested = {t.variant: t.mean for t in (_trials(self.run, "test") if held else self.trials)}
+        tested = {trial.variant: trial.mean for trial in self.tested}
         for trial in sorted(self.trials, key=_rank):
             rows[trial.variant] = {key: short_text(trial.settings[key]) for key in self.space} | {
                 **({"holdout, %": mean_cell(trial.mean)} if held else {}),

@@ -95,6 +95,12 @@ def test_a_fixed_set_of_pictures_has_each_label_in_turn_and_is_always_the_same()
     assert len(np.unique(fixed_examples(IMAGES, LABELS, 200, 2).drawn["index"])) == 15
 
 
+def test_fewer_fixed_pictures_than_labels_are_of_different_ones_from_the_whole_range():
+    labels = taken(fixed_examples(IMAGES, LABELS, 6, 2).drawn, 2)["labels"]
+    assert len(np.unique(labels)) == 6
+    assert set(labels // 3) == set(labels % 3) == {0, 1, 2}
+
+
 def test_a_fixed_set_of_single_images_is_the_first_ones():
     examples = fixed_examples(IMAGES, LABELS, 4, 1)
     np.testing.assert_array_equal(examples.arrays[0], IMAGES[:4])

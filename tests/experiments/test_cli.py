@@ -55,7 +55,7 @@ def own_flags():
         (["--config=configs/__init__.py"], "get_config"),
         (
             ["--config.normalizer.name=layer_norm"],
-            "--config.normalizer.name would change nothing: all variants set it (",
+            "--config.normalizer.name would change nothing: all variants set it or do not use it (",
         ),
         (["--only=plain,batchnorm"], "--only names an unknown variant: 'batchnorm'"),
         (["--only="], "--only must name variants; the config has batch_norm, "),
@@ -102,6 +102,15 @@ def test_a_sweep_is_offered_only_of_what_it_may_vary():
         with pytest.raises(UserError, match="with --only") as caught:
             cli.check_overrides({"variants": variants}, {key: 1})
         assert (f"--vary={key}" in str(caught.value)) == offered
+
+
+def test_sizes_of_few_labels_are_refused_if_no_variant_draws_by_them():
+    own = {"name": "labels", "labels_per_batch": 2}
+    config = {"sampler": {"name": "epochs"}, "variants": {"iid": {}, "few": {"sampler": own}}}
+    with pytest.raises(UserError, match="would change nothing: all variants set it or do not use"):
+        cli.check_overrides(config, {"sampler.labels_per_batch": 3})
+    cli.check_overrides(config, {"sampler.examples_per_label": 3})
+    cli.check_overrides(config, {"sampler.name": "with_replacement"})
 
 
 def test_what_saves_nothing_does_not_say_so(capsys):
