@@ -168,17 +168,18 @@ class Shards:
         shape: tuple[int | None, ...],
     ):
         self.shape = shape
-        self._files, self._labels, self._first = files, labels, 0
+        # A view has the labels of the whole split: a damaged image is replaced by the same one in
+        # all views.
+        self._files, self._labels, self._numbers = files, labels, range(len(labels))
         self._records = _record_source(files)
         self._damaged: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._numbers)
 
     def __getitem__(self, part: slice) -> "Shards":
         view = copy.copy(self)
-        view._labels = self._labels[part]
-        view._first += range(len(self))[part].start
+        view._numbers = self._numbers[part]
         return view
 
     def image(self, index: int) -> "Image.Image":
@@ -187,28 +188,28 @@ class Shards:
         Raises:
           DatasetError: more than one image in a thousand is damaged, or all of this label.
         """
+        number = self._numbers[index]
         try:
-            return self._image(index)
+            return self._image(number)
         except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
-            self._report(index, error)
-        alike = np.flatnonzero(self._labels == self._labels[index])
-        for other in np.roll(alike, -1 - int(np.searchsorted(alike, index)))[:-1]:
+            self._report(number, error)
+        alike = np.flatnonzero(self._labels == self._labels[number])
+        for other in np.roll(alike, -1 - int(np.searchsorted(alike, number)))[:-1].tolist():
             try:
-                return self._image(int(other))
+                return self._image(other)
             except Exception as error:
-                self._report(int(other), error)
-        raise DatasetError(f"{self._where(index)} and all others of its label are damaged.")
+                self._report(other, error)
+        raise DatasetError(f"{self._where(number)} and all others of its label are damaged.")
 
-    def _image(self, index: int) -> "Image.Image":
-        encoded, _ = _parse(self._records[self._first + index])
+    def _image(self, number: int) -> "Image.Image":
+        encoded, _ = _parse(self._records[number])
         return decode(encoded, self.shape)
 
-    def _report(self, index: int, error: Exception) -> None:
-        number = self._first + index
+    def _report(self, number: int, error: Exception) -> None:
         if number in self._damaged:
             return
         self._damaged.add(number)
-        where, why = self._where(index), first_line(error)
+        where, why = self._where(number), first_line(error)
         most = max(1, sum(length for _, length in self._files) // 1000)
         if len(self._damaged) > most:
             raise DatasetError(
@@ -218,11 +219,11 @@ class Shards:
         count = f"{len(self._damaged):,} of at most {most:,}"
         _log.warning("%s is damaged (%s), %s: others of its label replace it.", where, why, count)
 
-    def _where(self, index: int) -> str:
+    def _where(self, number: int) -> str:
         ends = np.cumsum([length for _, length in self._files])
-        shard = int(np.searchsorted(ends, self._first + index, side="right"))
+        shard = int(np.searchsorted(ends, number, side="right"))
         path, length = self._files[shard]
-        return f"{path}, record {self._first + index - ends[shard] + length:,},"
+        return f"{path}, record {number - ends[shard] + length:,},"
 
 
 def _allow_open_files(count: int) -> None:

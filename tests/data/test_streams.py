@@ -174,6 +174,13 @@ def test_a_damaged_image_is_named_once_and_the_next_of_its_label_takes_its_place
     assert ", 1 of at most 1: " in record.message
 
 
+def test_a_damaged_image_may_be_the_only_one_of_its_label_in_a_part_of_the_set(tmp_path):
+    write_set(tmp_path / "data", damaged=[1])
+    images = load_dataset("squares", tmp_path / "data", stream=True).train_images
+    # Labels are 0, 1, 2 in turn: after 1 comes 4.
+    assert_same(np.asarray(images[:3].image(1)), np.asarray(images.image(4)))
+
+
 def test_more_than_one_damaged_image_in_a_thousand_are_an_error(tmp_path):
     write_set(tmp_path / "data", damaged=[22, 5])
     images = load_dataset("squares", tmp_path / "data", stream=True).train_images
