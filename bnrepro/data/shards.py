@@ -106,35 +106,43 @@ def read_split(
 ) -> tuple[typing.Any, Int32[np.ndarray, "n"]]:
     """All images, uint8 (n, height, width, channels), and labels, in the order of the shards.
 
+    Damaged images are replaced as by `Shards`.
+
     Args:
       prepared: the set.
       split: `train` or `test`.
       images: whether to decode the images; without them, None takes their place.
 
     Raises:
-      DatasetError: an example is damaged, and the message names its shard; images differ in size,
-        or do not fit in memory.
+      DatasetError: a shard is damaged, and the message names it; more images are damaged than may
+        be replaced; images differ in size, or do not fit in memory.
     """
     from bnrepro.data.augment import as_array  # here, since it imports Pillow
 
     files, num_classes = prepared.files[split], len(prepared.class_names)
-    records = _record_source(files)
+    labels = np.empty(sum(length for _, length in files), np.int32)
+    shards = Shards(files, labels, prepared.shape)
     pixels: typing.Any = None
-    labels = np.empty(len(records), np.int32)
+    damaged = []
     end = 0
     for path, length in files:
         start, end = end, end + length
         try:
-            for index, record in enumerate(records.__getitems__(range(start, end)), start):
+            for index, record in enumerate(shards.records.__getitems__(range(start, end)), start):
                 encoded, label = _parse(record)
                 if not 0 <= label < num_classes:
                     raise ValueError(f"label {label} is not in [0, {num_classes})")
                 labels[index] = label
                 if not images:
                     continue
-                image = as_array(decode(encoded, prepared.shape))
+                try:
+                    image = as_array(decode(encoded, prepared.shape))
+                except Exception as error:
+                    shards.report(index, error)
+                    damaged.append(index)
+                    continue
                 if pixels is None:  # the first image gives a size that features.json leaves out
-                    pixels = np.empty((len(records), *image.shape), np.uint8)
+                    pixels = np.empty((len(labels), *image.shape), np.uint8)
                 if image.shape != pixels.shape[1:]:
                     raise DatasetError("The images differ in size: set stream and image_size.")
                 pixels[index] = image
@@ -145,6 +153,8 @@ def read_split(
             raise DatasetError(message) from error
         except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
             raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
+    for index in damaged:  # now that all labels are known
+        pixels[index] = as_array(shards.image(index))
     return pixels, labels
 
 
@@ -156,6 +166,7 @@ class Shards:
 
     Attributes:
       shape: height, width and channels; None for those that differ between images.
+      records: the examples of the whole split, as written.
 
     Raises:
       DatasetError: the system lets this process open too few files.
@@ -171,7 +182,7 @@ class Shards:
         # A view has the labels of the whole split: a damaged image is replaced by the same one in
         # all views.
         self._files, self._labels, self._numbers = files, labels, range(len(labels))
-        self._records = _record_source(files)
+        self.records = _record_source(files)
         self._damaged: set[int] = set()
 
     def __len__(self) -> int:
@@ -192,20 +203,21 @@ class Shards:
         try:
             return self._image(number)
         except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
-            self._report(number, error)
+            self.report(number, error)
         alike = np.flatnonzero(self._labels == self._labels[number])
         for other in np.roll(alike, -1 - int(np.searchsorted(alike, number)))[:-1].tolist():
             try:
                 return self._image(other)
             except Exception as error:
-                self._report(other, error)
+                self.report(other, error)
         raise DatasetError(f"{self._where(number)} and all others of its label are damaged.")
 
     def _image(self, number: int) -> "Image.Image":
-        encoded, _ = _parse(self._records[number])
+        encoded, _ = _parse(self.records[number])
         return decode(encoded, self.shape)
 
-    def _report(self, number: int, error: Exception) -> None:
+    def report(self, number: int, error: Exception) -> None:
+        """Logs that the image of a number in the split is damaged; an error if too many are."""
         if number in self._damaged:
             return
         self._damaged.add(number)

@@ -169,9 +169,12 @@ def test_a_damaged_image_is_named_once_and_the_next_of_its_label_takes_its_place
     replaced = [np.asarray(images.image(22)) for _ in range(2)]
     # Labels are 0, 1, 2 in turn: after 22 comes, from the start, 1.
     assert_same(replaced, [np.asarray(images.image(1))] * 2)
-    (record,) = caplog.records
-    assert "squares-train.array_record-00001-of-00002, record 10, is damaged" in record.message
-    assert ", 1 of at most 1: " in record.message
+    whole = load_dataset("squares", tmp_path / "data").train_images
+    assert_same(whole[22], whole[1])
+    streamed, resident = (record.message for record in caplog.records)
+    assert "squares-train.array_record-00001-of-00002, record 10, is damaged" in streamed
+    assert ", 1 of at most 1: " in streamed
+    assert resident == streamed
 
 
 def test_a_damaged_image_may_be_the_only_one_of_its_label_in_a_part_of_the_set(tmp_path):
@@ -187,6 +190,8 @@ def test_more_than_one_damaged_image_in_a_thousand_are_an_error(tmp_path):
     images.image(22)
     with pytest.raises(DatasetError, match=r"00000-of-00002, record 5, is damaged .*at most 1 dam"):
         images.image(5)
+    with pytest.raises(DatasetError, match=r"00001-of-00002, record 10, is damaged .*at most 1 d"):
+        load_dataset("squares", tmp_path / "data")
 
 
 def test_images_of_several_sizes_need_a_size(tmp_path):
