@@ -48,12 +48,13 @@ class Chip(NamedTuple):
     flops: float  # bfloat16, per second; products of float32 matrices are computed in it by default
     bandwidth: float  # of the memory, in bytes per second
     interconnect: float  # bytes per second to others: half of the published sum of both directions
+    largest: tuple[int, ...]  # slice: chips along each side, in ascending order
 
 
 CHIPS = {
-    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9),
-    "v5p": Chip(95 * 2**30, 459e12, 2_765e9, 600e9),
-    "v6e": Chip(32 * 2**30, 918e12, 1_600e9, 400e9),
+    "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, (16, 16)),
+    "v5p": Chip(95 * 2**30, 459e12, 2_765e9, 600e9, (16, 16, 24)),
+    "v6e": Chip(32 * 2**30, 918e12, 1_600e9, 400e9, (16, 16)),
 }
 LOCAL = "this machine"
 
@@ -120,10 +121,22 @@ def main() -> None:
 
 
 def _check(topology: str) -> None:
-    chip = topology.partition(":")[0]
+    chip, _, size = topology.partition(":")
     if chip not in CHIPS:
         known = ", ".join(CHIPS)
         raise UserError(f"--topology is CHIP:SIZE with one of {known}, got {topology!r}")
+    # Of other dimensions, the compiler would plan for a slice that does not exist; of a longer
+    # side, it aborts.
+    sides, largest = size.split("x"), CHIPS[chip].largest
+    if (
+        len(sides) != len(largest)
+        or not all(map(str.isdecimal, sides))
+        or any(side > most for side, most in zip(sorted(map(int, sides)), largest, strict=True))
+    ):
+        raise UserError(
+            f"--topology of {chip} is a slice such as {chip}:{'x'.join('4' * len(largest))}, of at "
+            f"most {'x'.join(map(str, largest))} chips, got {topology!r}"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('--topology needs the compiler for TPUs: pip install ".[tpu]"')
 

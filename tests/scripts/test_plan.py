@@ -132,6 +132,27 @@ def test_values_that_cannot_be_planned_with_are_refused(varied, message):
         plan._points(config, varied, {"steps": 6_000})
 
 
+@pytest.mark.parametrize(
+    ("topology", "shown"),
+    [
+        ("v5e", "v5e:4x4, of at most 16x16 chips"),
+        ("v5e:2x32", "v5e:4x4, of at most 16x16 chips"),
+        ("v6e:2x2x2", "v6e:4x4, of at most 16x16 chips"),
+        ("v5p:2x2", "v5p:4x4x4, of at most 16x16x24 chips"),
+        ("v5p:16x24x24", "v5p:4x4x4, of at most 16x16x24 chips"),
+    ],
+)
+def test_a_slice_that_no_one_can_have_is_refused_with_one_that_exists(topology, shown):
+    with pytest.raises(UserError, match=f"is a slice such as {shown}, got '{topology}'"):
+        plan._check(topology)
+
+
+@pytest.mark.parametrize("topology", ["v5e:16x16", "v6e:8x4", "v5p:24x16x16"])
+def test_slices_up_to_the_largest_are_planned(topology, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "a compiler")
+    plan._check(topology)
+
+
 def test_a_topology_needs_the_compiler_for_tpus(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "\.\[tpu\]"'):
