@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnrepro.comparison.keys import (
+    AUXILIARY_CHANNELS,
     CHANNELS,
     COMMON,
     KEYS,
@@ -224,8 +225,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     if name in ("evonorm_s0", "group_norm"):
         groups = flat["normalizer.num_groups"]
         if network in CHANNELS:
-            key = f"the channels of {network}"
-            sizes = tuple(max(1, round(flat["model.width"] * size)) for size in CHANNELS[network])
+            key, channels = f"the channels of {network}", CHANNELS[network]
+            if network == "inception" and flat["model.auxiliary"]:
+                channels = (*channels, AUXILIARY_CHANNELS)
+            sizes = tuple(max(1, round(flat["model.width"] * size)) for size in channels)
         else:
             key = "model.channels" if network == "cnn" else "model.hidden"
             sizes = flat[key]

@@ -29,6 +29,7 @@ SCHEDULES = ("constant", "cosine", "exponential", "step")
 # Channels that are normalized in the networks whose `model.width` multiplies them. (All others of
 # a resnet are multiples of the first.)
 CHANNELS = {"inception": (32, 48, 64, 80, 96, 128, 160, 192, 320, 384, 448), "resnet": (64,)}
+AUXILIARY_CHANNELS = 768  # those of inception's auxiliary head that are not among the above
 # Strides of the stem that each network has, the paper's first, and the smallest images they take.
 STEMS = {"inception": {8: 75, 4: 25, 2: 13}, "resnet": {4: 1, 1: 1}}
 STRATEGIES = ("jit", "pmap", "single")

@@ -125,6 +125,12 @@ def test_variants_differ_in_their_overrides_alone():
             one_variant(GROUP_NORM, name="inception", width=0.25),
             r"num_groups .*channels of inception, got 10 and \(8, 12, ",
         ),
+        (  # 768 channels become 769; the others stay as they are.
+            one_variant(
+                GROUP_NORM | {"num_groups": 16}, name="inception", width=1.001, auxiliary=True
+            ),
+            r"num_groups .*channels of inception, got 16 and \(32, .* 448, 769\)",
+        ),
         (
             one_variant(BATCH_NORM, name="resnet", stem_stride=3),
             "stem_stride of resnet must be 0 or 4 or 1, got 3",
