@@ -20,7 +20,7 @@ from bnrepro.data.sources import Examples, Source, fixed_examples, make_draw, ta
 from bnrepro.data.streams import stream
 from bnrepro.models import make_network, make_normalizer
 from bnrepro.models.networks import DTYPES
-from bnrepro.training.devices import DATA, Devices
+from bnrepro.training.devices import DATA, Devices, all_or_none
 from bnrepro.training.evaluation import Batches, Totals, evaluate, in_batches, measure_once
 from bnrepro.training.loop import TrainSteps, make_train_steps
 from bnrepro.training.measures import make_measure
@@ -358,7 +358,9 @@ def make_evaluate(
             for start in range(0, len(present), spread):
                 part = slice(start, start + spread)
                 here = devices.placed_here(*present[part].shape)
-                some = read(sets[split].arrays, jax.tree.map(lambda x, i=part: x[i], drawn), here)
+                indices = jax.tree.map(lambda x, i=part: x[i], drawn)
+                with all_or_none():
+                    some = read(sets[split].arrays, indices, here)
                 # The devices evaluated the batches before meanwhile; they keep only one.
                 jax.block_until_ready(totals)
                 batch = devices.place(Batches(some, present[part]), spread=True)

@@ -13,7 +13,7 @@ import numpy as np
 from bnrepro.comparison.program import Program
 from bnrepro.records import Row, choosing_split
 from bnrepro.training.checkpoints import Checkpoints
-from bnrepro.training.devices import fetch
+from bnrepro.training.devices import all_or_none, fetch
 from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Metrics of every step; measures are taken only at some.
@@ -152,7 +152,8 @@ class Feed:
         read = self._ahead.get(steps) or self._pool.submit(self._read, *steps)
         steps = tuple(seeds), first + count, ahead
         self._ahead = {steps: self._pool.submit(self._read, *steps)} if ahead else {}
-        return read.result()
+        with all_or_none():
+            return read.result()
 
     def _read(self, seeds: Sequence[int], first: int, count: int) -> Any:
         source, config, devices = self._program.source, self._program.config, self._program.devices

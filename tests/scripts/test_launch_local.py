@@ -20,6 +20,7 @@ from bnrepro.training.checkpoints import find_damage, saved_steps
 from scripts import launch_local
 from tests import xla_flags
 from tests.commands import refusal
+from tests.small_shards import write_set
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
@@ -157,6 +158,38 @@ def test_when_one_process_finds_no_room_for_a_checkpoint_all_end(tmp_path):
     assert len(errors) == 2
     assert "9 are free" in said.stderr
     assert "another process could not" in said.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("intact", [3, 30], ids=["in evaluation", "in training"])
+def test_when_one_process_reads_a_damaged_stream_all_end(tmp_path, intact):
+    write_set(tmp_path / "data")
+    damaged = patched(
+        "import sys\n"
+        "from bnrepro.data.shards import DatasetError, Shards\n"
+        "image, read = Shards.image, []\n"
+        "def failing(shards, index):\n"
+        "    read.append(index)\n"
+        f"    if len(read) > {intact}: raise DatasetError('too many are damaged')\n"
+        "    return image(shards, index)\n"
+        "if sys.argv[-1] == '--process_id=1':\n"
+        "    Shards.image = failing"
+    )
+    settings = (
+        "--config.stream=True",
+        "--config.dataset=squares",
+        f"--config.data_dir={tmp_path / 'data'}",
+        "--config.batch_size=8",
+        "--config.microbatch_size=4",
+    )
+    line = launch("-n", "2", "--", *REPORT, *damaged, *settings, f"--workdir={tmp_path / 'two'}")
+    said = run(line, 2, tmp_path)
+    assert said.stdout.count("exit code 2") == 2, said.stderr
+    errors = sorted(line for line in said.stderr.splitlines() if line.startswith("error: "))
+    assert errors == [
+        "error: another process could not do its part",
+        "error: too many are damaged",
+    ]
 
 
 @pytest.mark.slow
