@@ -178,7 +178,7 @@ def open_workdir(
     config: Mapping[str, Any],
     *,
     defaults: Mapping[str, Any] = MappingProxyType({}),
-    data: Mapping[str, str] = MappingProxyType({}),
+    data: Mapping[str, Any] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> Run:
     """Makes a workdir for runs of `config`, or opens the one that already holds such runs.
@@ -189,7 +189,7 @@ def open_workdir(
       workdir: created if it is missing.
       config: as launched.
       defaults: of settings that a config, such as one of an earlier version, may lack; by flat key.
-      data: `dataset` and `sha256` of the provenance, if the workdir is to be trained into.
+      data: the provenance's part on the data set, if the workdir is to be trained into.
       overwrite: replace what the workdir holds.
 
     Raises:
@@ -236,13 +236,14 @@ def open_workdir(
     return run
 
 
-def check_data(run: Run, found: Mapping[str, str]) -> None:
-    """Makes sure that a run was trained on a data set, by `dataset` and `sha256`.
+def check_data(run: Run, found: Mapping[str, Any]) -> None:
+    """Makes sure that a run was trained on a data set, by what its provenance says of that.
 
     Raises:
       RecordsError: it was another one, such as a stand-in.
     """
-    held = {key: run.provenance.get(key, value) for key, value in found.items()}
+    # Earlier versions recorded less, and no hash of a stream.
+    held = {key: run.provenance.get(key) or value for key, value in found.items()}
     if held != found:
         other = " with other content" * (held["dataset"] == found["dataset"])
         raise RecordsError(

@@ -18,7 +18,9 @@ def small_dataset():
         return images.astype(np.uint8), labels
 
     train, test = split(120), split(60)
-    return Dataset("small/1.0.0", *train, *test, class_names=("top", "bottom"))
+    return Dataset(
+        "small/1.0.0", *train, *test, class_names=("top", "bottom"), sha256="of these bytes"
+    )
 
 
 def small_config(**settings):

@@ -44,13 +44,16 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
 
 def trained_on(dataset: Dataset) -> dict[str, Any]:
     """The provenance of numbers of this process on a data set."""
+    return {**identity(dataset), "stand_in": dataset.stand_in, **here_and_now()}
+
+
+def identity(dataset: Dataset) -> dict[str, Any]:
+    """The part of the provenance by which a data set is known again."""
     return {
         "dataset": dataset.name,
         "sha256": dataset.sha256,
-        "stand_in": dataset.stand_in,
         "classes": len(dataset.class_names),
         "image_shape": list(dataset.train_images.shape[-3:]),  # of shards, that is all of it
-        **here_and_now(),
     }
 
 

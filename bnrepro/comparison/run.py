@@ -20,7 +20,7 @@ from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, group_variants, side_by_side
 from bnrepro.comparison.program import Data, Program, make_data, make_program
-from bnrepro.comparison.provenance import begin
+from bnrepro.comparison.provenance import begin, identity
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import Dataset, load_dataset
 from bnrepro.errors import Preempted
@@ -94,9 +94,12 @@ def run_comparison(
             if _writes():
                 stack.enter_context(lock_workdir(workdir))
                 whole = common | {key: config[key] for key in ("variants", "baseline")}
-                data = {"dataset": dataset.name, "sha256": dataset.sha256}
                 run = open_workdir(
-                    workdir, whole, defaults=DEFAULTS, data=data, overwrite=overwrite
+                    workdir,
+                    whole,
+                    defaults=DEFAULTS,
+                    data=identity(dataset),
+                    overwrite=overwrite,
                 )
         if not _writes():
             run = read_run(workdir)

@@ -111,7 +111,8 @@ def read_split(
     Args:
       prepared: the set.
       split: `train` or `test`.
-      images: whether to decode the images; without them, None takes their place.
+      images: whether to decode the images; without them, the sizes of their files, int32 (n), take
+        their place.
 
     Raises:
       DatasetError: a shard is damaged, and the message names it; more images are damaged than may
@@ -122,7 +123,7 @@ def read_split(
     files, num_classes = prepared.files[split], len(prepared.class_names)
     labels = np.empty(sum(length for _, length in files), np.int32)
     shards = Shards(files, labels, prepared.shape)
-    pixels: typing.Any = None
+    pixels: typing.Any = None if images else np.empty(len(labels), np.int32)
     damaged = []
     end = 0
     for path, length in files:
@@ -134,6 +135,7 @@ def read_split(
                     raise ValueError(f"label {label} is not in [0, {num_classes})")
                 labels[index] = label
                 if not images:
+                    pixels[index] = len(encoded)
                     continue
                 try:
                     image = as_array(decode(encoded, prepared.shape))

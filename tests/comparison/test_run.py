@@ -225,6 +225,7 @@ def test_a_second_ctrl_c_loses_no_more_than_the_first(tmp_path, monkeypatch):
     [
         ({"name": "digits", "stand_in": True}, "digits"),
         ({"sha256": "of other bytes"}, r"small/1\.0\.0 with other content"),  # prepared anew
+        ({"class_names": ("top", "bottom", "left")}, r"small/1\.0\.0 with other content"),
     ],
 )
 def test_results_on_other_data_are_not_resumed(copied, monkeypatch, changes, found):

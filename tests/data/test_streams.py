@@ -137,6 +137,16 @@ def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, monkeypatch
     again = load_dataset("squares", data_dir, stream=True)
     np.testing.assert_array_equal(again.train_labels, np.arange(TRAIN) % CLASSES)
     np.testing.assert_array_equal(again.test_labels, first.test_labels)
+    assert again.sha256 == first.sha256
+
+
+def test_other_images_with_the_same_labels_have_another_hash(tmp_path):
+    hashes = []
+    for name, damaged in (("one", []), ("same", []), ("other", [5])):
+        write_set(tmp_path / name, damaged=damaged)
+        hashes.append(load_dataset("squares", tmp_path / name, stream=True).sha256)
+    one, same, other = hashes
+    assert one == same != other
 
 
 def test_validation_is_the_test_set_of_imagenet_whose_test_set_has_no_labels(tmp_path):
