@@ -12,6 +12,7 @@ import logging
 import os
 import pathlib
 import re
+import shlex
 import tempfile
 import typing
 from collections.abc import Callable, Iterable
@@ -158,10 +159,10 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, stream: bool) -> D
         found = find_prepared(wanted, folders)
     if found is None:
         known = sorted({str(known) for folder in folders for known in _prepared(folder)})
-        there = f" --data_dir={data_dir}" if data_dir else ""
+        there = f" --data_dir={shlex.quote(str(data_dir))}" if data_dir else ""
         raise DatasetError(
             f"The data set {name!r} is not in {where}: prepare it there with `python -m "
-            f"scripts.prepare_data {name}{there}` or TFDS's `tfds build "
+            f"scripts.prepare_data {name}{there}` or TFDS's `tfds build {name} "
             f"--file_format=array_record{there}`, or set data_dir (or, without it, TFDS_DATA_DIR) "
             "to the folder that has it"
             + (f" (prepared there: {', '.join(known)})." if known else ".")

@@ -5,6 +5,7 @@ import io
 import logging
 import pathlib
 import resource
+import shlex
 import typing
 
 import numpy as np
@@ -52,6 +53,9 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     """
     import tensorflow_datasets as tfds  # here, since it takes a second, which a cached set saves
 
+    for file in (INFO, _FEATURES):
+        if not (folder / file).is_file():
+            raise DatasetError(f"{folder / file} is missing: {_how_to_prepare(folder, name)}.")
     try:
         info = tfds.builder_from_directory(folder).info
         shards = {
@@ -64,7 +68,8 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
         }
     except Exception as error:  # TFDS and protobuf raise many kinds
         raise DatasetError(
-            f"{folder / INFO} and {_FEATURES} do not describe a set: {first_line(error)}."
+            f"{folder / INFO} and {_FEATURES} do not describe a set ({first_line(error)}): "
+            f"{_how_to_prepare(folder, name)}."
         ) from error
     if info.full_name != name:
         raise DatasetError(f"{folder / INFO} describes {info.full_name}, not {name}.")
@@ -96,7 +101,8 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
                 f"or validation, but has none in {split}."
             )
         for shard, length in shards[split]:
-            _check_shard(shard, length)
+            if fault := _fault(shard, length):
+                raise DatasetError(f"{shard} {fault}: {_how_to_prepare(folder, name)}.")
     files = {split: shards[stored] for split, stored in splits.items()}
     return Prepared(files, tuple(image.shape), tuple(label.names))
 
@@ -270,17 +276,27 @@ def _parse(record: bytes) -> tuple[bytes, int]:
     return encoded, label
 
 
-def _check_shard(path: str, length: int) -> None:
+def _how_to_prepare(folder: pathlib.Path, full_name: str) -> str:
+    """What to do about a set that is not whole."""
+    name, *config, version = full_name.split("/")
+    ours = name in ("mnist", "tiny_imagenet")
+    command = "python -m scripts.prepare_data" if ours else "tfds build --file_format=array_record"
+    data_dir = shlex.quote(str(folder.parents[1 + len(config)]))
+    reference = f"{'/'.join([name, *config])}:{version}"
+    return f"move {folder} away and run `{command} {reference} --data_dir={data_dir}`"
+
+
+def _fault(path: str, length: int) -> str:
+    """What is wrong with a shard, if anything."""
     from array_record.python import array_record_module
 
     reader = array_record_module.ArrayRecordReader(path)  # never raises
     if not reader.ok():
-        raise DatasetError(f"{path} is missing, cut short, or not an ArrayRecord file.")
+        return "is missing, cut short, or not an ArrayRecord file"
     if reader.num_records() != length:
-        raise DatasetError(
-            f"{path} holds {reader.num_records()} examples, but {INFO} says {length}."
-        )
+        return f"holds {reader.num_records()} examples, but {INFO} says {length}"
     reader.close()
+    return ""
 
 
 def decode(encoded: bytes, shape: tuple[int | None, ...]) -> "Image.Image":

@@ -156,6 +156,27 @@ def test_a_shard_that_is_not_whole_is_named(folder, damage, message):
         load_dataset("squares", folder.parents[1])
 
 
+@pytest.mark.parametrize("file", [TRAIN_SHARD, "features.json"])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("squares/1.0.0", "tfds build --file_format=array_record squares:1.0.0"),
+        ("tiny_imagenet/100/1.0.0", "python -m scripts.prepare_data tiny_imagenet/100:1.0.0"),
+    ],
+)
+def test_where_a_file_is_missing_the_set_is_to_be_prepared_again(tmp_path, name, command, file):
+    folder = write_set(tmp_path / "my data", name)
+    path = folder / file.replace("squares", name.split("/")[0])
+    path.unlink()
+    with pytest.raises(DatasetError) as error:
+        load_dataset(name.rpartition("/")[0], tmp_path / "my data")
+    message = str(error.value)
+    assert message.startswith(f"{path} is missing")
+    assert message.endswith(
+        f": move {folder} away and run `{command} --data_dir='{tmp_path}/my data'`."
+    )
+
+
 def test_a_shard_with_another_number_of_examples_than_described_is_named(folder):
     shutil.copy(folder / TRAIN_SHARD.replace("train", "validation"), folder / TRAIN_SHARD)
     with pytest.raises(DatasetError, match=f"{TRAIN_SHARD} holds 3 examples, but .* says 12"):
