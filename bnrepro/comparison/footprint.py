@@ -4,6 +4,7 @@ Nothing is placed on the devices, so they may only be described (`jax.experiment
 so may the data set (`describe_dataset`).
 """
 
+import dataclasses
 import math
 import re
 import statistics
@@ -118,8 +119,9 @@ def compile_step(job: Job) -> Step:
     parts = config["accumulation_steps"]
     sizes = {"batch_size": config["batch_size"] // parts, "accumulation_steps": 1}
     part = with_settings(config, sizes)
+    devices = dataclasses.replace(job.devices, padding=job.devices.padding // parts)
     streamed, fed = _streamed(part, data)
-    init, counted = _compile(Job(part, streamed, job.devices), fed)
+    init, counted = _compile(Job(part, streamed, devices), fed)
     if config["stream"] and parts == 1:
         return Step(job._replace(data=streamed), init, fed, counted, counted)
     data, fed = _streamed(config, data) if config["stream"] else (data, ())

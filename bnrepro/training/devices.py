@@ -1,5 +1,6 @@
 """Runs the steps of several seeds on one device, on a mesh, or replicated, with equal results."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +33,13 @@ class Devices:
       mesh: devices along the axes `SEEDS` and `DATA`.
       synchronized: spread each microbatch over the devices of `DATA`, which then share statistics,
         instead of whole microbatches.
+      padding: microbatches added to a batch, so that each device of `DATA` gets as many. They
+        repeat others, and `Task.padding` keeps them from counting.
     """
 
     mesh: Mesh
     synchronized: bool
+    padding: int = 0
 
     @property
     def axis_name(self) -> str | None:
@@ -49,6 +53,7 @@ class Devices:
         axis = 2 if self.synchronized else 1
 
         def part(x: Array) -> Array:
+            x = self._padded(x, axis)
             size = x.shape[axis] // self.mesh.shape[DATA]
             return lax.dynamic_slice_in_dim(x, lax.axis_index(DATA) * size, size, axis)
 
@@ -58,8 +63,13 @@ class Devices:
         """The reverse of `share`, for arrays (microbatches, size, ...); for the mapped function."""
         if self.axis_name is None:
             return outputs
-        gather = partial(lax.all_gather, axis_name=self.axis_name, tiled=True)
-        return jax.tree.map(partial(gather, axis=1 if self.synchronized else 0), outputs)
+        axis = 1 if self.synchronized else 0
+
+        def gathered(x: Array) -> Array:
+            x = lax.all_gather(x, self.axis_name, axis=axis, tiled=True)
+            return x[: len(x) - self.padding]
+
+        return jax.tree.map(gathered, outputs)
 
     def train(self, seeds: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles f(states, arrays, fed, first, steps) of a device's seeds; donates the states.
@@ -102,16 +112,24 @@ class Devices:
     def feed(self, batches: Any) -> Any:
         """Moves arrays (runs, steps, microbatches, size, ...) from the host to the devices."""
         sharding = NamedSharding(self.mesh, self._fed)
-        return jax.tree.map(lambda x: _put_own(x, sharding), batches)
+        return jax.tree.map(lambda x: _put_own(self._padded(x, 2), sharding), batches)
 
     def fed_here(self, runs: int, microbatches: int, size: int) -> Bool[np.ndarray, "r m s"]:
         """Which examples of batches that `feed` moves go to devices of this process."""
         fed = NamedSharding(self.mesh, self._fed)
-        return _held(fed, (runs, 1, microbatches, size))[:, 0]
+        held = _held(fed, (runs, 1, microbatches + self.padding, size))[:, 0]
+        # A device may hold only a repetition.
+        repeated = [held[:, first::microbatches].any(1) for first in range(microbatches)]
+        return np.stack(repeated, 1)
 
     def placed_here(self, batches: int, size: int) -> Bool[np.ndarray, "b s"]:
         """Which examples of batches that `place` spreads go to devices of this process."""
         return _held(NamedSharding(self.mesh, P(DATA)), (batches, size))
+
+    def _padded(self, x: Any, axis: int) -> Any:
+        """Repeats the first microbatches, which lie along an axis, after the last."""
+        size = x.shape[axis]
+        return x.take(np.arange(size + self.padding) % size, axis) if self.padding else x
 
     @property
     def _fed(self) -> P:
@@ -133,7 +151,8 @@ class Devices:
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
             )
 
-        return placed(states, P(SEEDS)), placed(arrays, P()), placed(fed, self._fed)
+        padded = jax.eval_shape(partial(jax.tree.map, lambda x: self._padded(x, 2)), fed)
+        return placed(states, P(SEEDS)), placed(arrays, P()), placed(padded, self._fed)
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
@@ -215,8 +234,10 @@ def make_devices(
     With strategy `jit`, they run one program over a mesh of devices; with `pmap`, all but the batch
     is replicated; with `single`, only the first device is used. Seeds are spread over some devices,
     and the microbatches of a batch (of each of its parts, if the gradient is computed in parts)
-    over others. Where the config leaves open how many, as many devices as possible are used and,
-    among these choices, those that spread the seeds most, since they do not communicate.
+    over others, with padding if these do not divide them. Where the config leaves open how many,
+    the choice is the one with which each device has the fewest microbatches to compute; among
+    these, one without padding, then the one with the most devices, then the one that spreads the
+    seeds most, since they do not communicate. Several processes use all devices.
 
     Args:
       config: of the runs.
@@ -242,21 +263,20 @@ def make_devices(
     available = jax.devices() if available is None else available
     if strategy == "single":
         available = available[:1]
-    parts, what = batch_size // microbatch_size, f"microbatches ({batch_size} / {microbatch_size})"
-    if accumulation_steps > 1:
-        parts //= accumulation_steps
-        what = f"microbatches at once ({batch_size} / {microbatch_size} / {accumulation_steps})"
+    several = len({device.process_index for device in available}) > 1
+    parts, what = batch_size // microbatch_size // accumulation_steps, "microbatches at once"
     if synchronized:
         parts, what = microbatch_size, "examples of a microbatch"
     if seeds and num_seeds % seeds:
         raise ValueError(f"devices.seeds must divide the {num_seeds} seeds, got {seeds}")
-    if data and parts % data:
+    if synchronized and data and parts % data:
         raise ValueError(f"devices.data must divide the {parts} {what}, got {data}")
+    possible = _divisors(parts) if synchronized else range(1, len(available) + 1)
     shapes = [
         (along_seeds, along_data)
         for along_seeds, along_data in product(
             [seeds] if seeds else [1] if strategy == "pmap" else _divisors(num_seeds),
-            [data] if data else _divisors(parts),
+            [data] if data else possible,
         )
         if along_seeds * along_data <= len(available)
     ]
@@ -265,15 +285,22 @@ def make_devices(
             f"devices.seeds x devices.data is {max(seeds, 1)} x {max(data, 1)}, but there are "
             f"only {len(available)} devices"
         )
-    shape = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]))
+
+    def preference(shape: tuple[int, int]) -> tuple[int, ...]:
+        each = num_seeds // shape[0] * math.ceil(parts / shape[1])
+        idle = len(available) - shape[0] * shape[1]
+        return several and idle > 0, each, parts % shape[1] > 0, idle, -shape[0]
+
+    shape = min(shapes, key=preference)
     used = shape[0] * shape[1]
-    if used < len(available) and jax.process_count() > 1:
+    if used < len(available) and several:
         raise ValueError(
             f"{num_seeds} seeds and {parts} {what} can be spread over {shape[0]} x {shape[1]} of "
             f"the {len(available)} devices, but with several processes all must be used"
         )
     mesh = Mesh(np.array(available[:used]).reshape(shape), (SEEDS, DATA))
-    return (_Replicas if strategy == "pmap" else Devices)(mesh, synchronized)
+    padding = accumulation_steps * (-parts % shape[1])
+    return (_Replicas if strategy == "pmap" else Devices)(mesh, synchronized, padding)
 
 
 def _divisors(number: int) -> list[int]:

@@ -63,7 +63,8 @@ def make_train_steps(
     ) -> Any:
         model, optimizer = build(state.numbers)
         parts = config["accumulation_steps"]
-        task = Task(model, optimizer, config["ema_decay"], devices.axis_name, parts)
+        axis_name, padding = devices.axis_name, devices.padding
+        task = Task(model, optimizer, config["ema_decay"], axis_name, parts, padding)
         batch = take(arrays, jax.tree.map(lambda x: x[i], drawn))
         measure = make_measure(config["measures"], task)
         if (in_training := measure.in_training) is None:

@@ -41,6 +41,7 @@ class Task(NamedTuple):
       axis_name: mapped axis over which each batch is spread, if any.
       accumulation_steps: parts of as many microbatches each, which are computed one after the
         other, so that only one's activations are in memory.
+      padding: microbatches at the end of the mapped axis that count for nothing.
       captures: modules whose outputs measures need (flax's `capture_intermediates`).
     """
 
@@ -49,6 +50,7 @@ class Task(NamedTuple):
     ema_decay: float = 0.0
     axis_name: str | None = None
     accumulation_steps: int = 1
+    padding: int = 0
     captures: Any = False
 
 
@@ -60,7 +62,9 @@ def loss_and_gradients(
     All but the last are averages over all examples, also over the mapped axis.
     """
     of_part = partial(_of_part, params=params, batch_stats=state.batch_stats, task=task)
-    whole = dict(batch), _dropout_keys(state, len(batch["images"]), task.axis_name)
+    microbatches = len(batch["images"])
+    keys = _dropout_keys(state, microbatches, task.axis_name)
+    whole = dict(batch), keys, _weights(microbatches, task)
     if task.accumulation_steps == 1:
         (metrics, grads, batch_stats), captured = of_part(whole)
     else:
@@ -123,34 +127,39 @@ def forward(
     variables: Any,
     images: Float[Array, "microbatches size ..."],
     dropout_keys: Key[Array, "microbatches"] | None = None,
+    weights: Float[Array, "microbatches"] | None = None,
     *,
     model: nn.Module,
     captures: Any = False,
 ) -> tuple[Float[Array, "microbatches size classes"], Any, Any]:
     """Logits in training mode, new batch_stats, and captured outputs.
 
-    Each microbatch is normalized separately. Without keys nothing is dropped out. Captured are the
-    outputs of the modules that `captures` selects, by name.
+    Each microbatch is normalized separately. Without keys nothing is dropped out. With weights, the
+    new batch_stats are averaged by them. Captured are the outputs of the modules that `captures`
+    selects, by name.
     """
 
-    def one(images: Array, key: Any) -> tuple[Array, Any, Any]:
+    def one(images: Array, key: Any, weight: Any) -> tuple[Array, Any, Any]:
         dropout: Any = {"deterministic": True} if key is None else {"rngs": {"dropout": key}}
         logits, updates = model.apply(
-            variables,
+            variables if weight is None else _with_weighted_backward(variables, weight),
             images,
             train=True,
             mutable=["batch_stats", "intermediates"],
             capture_intermediates=captures,
             **dropout,
         )
-        return logits, updates.get("batch_stats", {}), outputs(updates)
+        batch_stats = updates.get("batch_stats", {})
+        if weight is not None:
+            batch_stats = jax.tree.map(partial(_weighted, weight), batch_stats)
+        return logits, batch_stats, outputs(updates)
 
     if len(images) == 1:
         # A mapped axis of length one would still make each product a batched one.
-        key = None if dropout_keys is None else dropout_keys[0]
-        logits, batch_stats, captured = one(images[0], key)
+        key, weight = jax.tree.map(lambda x: x[0], (dropout_keys, weights))
+        logits, batch_stats, captured = one(images[0], key, weight)
         return logits[None], batch_stats, jax.tree.map(lambda x: x[None], captured)
-    logits, mapped, captured = jax.vmap(one)(images, dropout_keys)
+    logits, mapped, captured = jax.vmap(one)(images, dropout_keys, weights)
     return logits, jax.tree.map(_average, mapped), captured
 
 
@@ -166,9 +175,9 @@ def outputs(collections: Mapping[str, Any]) -> dict[str, Array]:
     }
 
 
-def _of_part(part: tuple[Batch, Any], *, params: Any, batch_stats: Any, task: Task) -> Any:
+def _of_part(part: tuple[Batch, Any, Any], *, params: Any, batch_stats: Any, task: Task) -> Any:
     """Means over a part of the microbatches: ((metrics, grads, batch_stats), captured outputs)."""
-    batch, dropout_keys = part
+    batch, dropout_keys, weights = part
     images, labels = batch["images"], batch["labels"]
     stats = flatten_dict(batch_stats)
     # The loss is a mean over microbatches, whose cotangents are added up.
@@ -177,12 +186,12 @@ def _of_part(part: tuple[Batch, Any], *, params: Any, batch_stats: Any, task: Ta
     def loss_fn(params: Any, backward: Any) -> tuple[Array, Any]:
         variables = {"params": params, "batch_stats": unflatten_dict(stats | backward)}
         logits, batch_stats, captured = forward(
-            variables, images, dropout_keys, model=task.model, captures=task.captures
+            variables, images, dropout_keys, weights, model=task.model, captures=task.captures
         )
-        metrics = loss_and_accuracy(logits, labels)
+        metrics = loss_and_accuracy(logits, labels, weights)
         loss, (weight, name) = metrics["loss"], _AUXILIARY
         if name in captured:
-            loss += weight * loss_and_accuracy(captured[name], labels)["loss"]
+            loss += weight * loss_and_accuracy(captured[name], labels, weights)["loss"]
         return loss, (metrics, batch_stats, captured)
 
     gradient = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
@@ -219,11 +228,49 @@ def _dropout_keys(
     return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(microbatches))
 
 
+def _weights(microbatches: int, task: Task) -> Float[Array, "microbatches"] | None:
+    """0 for padding and equal for the others, with a mean of 1 over all devices.
+
+    None if there is no padding, so that nothing is computed with weights of 1.
+    """
+    if not task.padding:
+        return None
+    padded = lax.axis_size(task.axis_name) * microbatches
+    number = padded - task.padding
+    place = lax.axis_index(task.axis_name) * microbatches + jnp.arange(microbatches)
+    return jnp.where(place < number, padded / number, 0)
+
+
+def _weighted(weight: Array, x: Array) -> Array:
+    """A microbatch's part of a mean; counters are equal in all."""
+    return x if jnp.issubdtype(x.dtype, jnp.integer) else weight.astype(x.dtype) * x
+
+
+def _with_weighted_backward(variables: Any, weight: Array) -> Any:
+    """Variables for a microbatch with a weighted loss.
+
+    The cotangents of the statistics of the backward pass are new values, which have that weight
+    already: another multiplication would square it.
+    """
+    weighted = {
+        path: x + lax.stop_gradient((weight - 1) * x) if path[-1] == _BACKWARD else x
+        for path, x in flatten_dict(variables).items()
+    }
+    return unflatten_dict(weighted)
+
+
 def loss_and_accuracy(
-    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+    logits: Float[Array, "*batch classes"],
+    labels: Int[Array, "*batch"],
+    weights: Float[Array, "microbatches"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Mean cross-entropy, in nats, and the share of examples whose label has the largest logit."""
+    """Mean cross-entropy, in nats, and the share of examples whose label has the largest logit.
+
+    Examples have the weight of their microbatch, if there are weights, whose mean is 1.
+    """
     losses, hits = losses_and_hits(logits, labels)
+    if weights is not None:
+        losses, hits = losses * weights[:, None], hits * weights[:, None]
     return {"loss": losses.mean(), "accuracy": jnp.mean(hits)}
 
 

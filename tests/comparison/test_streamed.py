@@ -47,6 +47,7 @@ def test_the_shape_of_an_image_is_recorded_streamed_or_not(data_dir, stream):
     "devices",
     [
         {"strategy": "jit"},
+        {"strategy": "jit", "data": 3},  # of two microbatches, the first is there twice
         pytest.param({"strategy": "jit", "synchronized": True}, marks=pytest.mark.slow),
         pytest.param({"strategy": "pmap"}, marks=pytest.mark.slow),
     ],

@@ -1,10 +1,12 @@
 """The same step, however it is spread over eight devices."""
 
+from dataclasses import dataclass
 from functools import cache, partial
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from bnrepro.comparison.config import common_config
 from bnrepro.comparison.program import make_program
@@ -83,6 +85,28 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(
 
 
 @pytest.mark.parametrize(
+    ("name", "microbatches", "strategy", "shape", "sizes"),
+    [
+        # At least one of its own for some devices, and for all.
+        ("batch_renorm", 3, "jit", (2, 4), {}),
+        ("batch_norm", 5, "pmap", (1, 4), {}),
+        pytest.param("batch_norm", 3, "pmap", (1, 8), {}, marks=SLOW),
+        pytest.param("batch_renorm", 5, "jit", (1, 8), {}, marks=SLOW),
+        # In parts of three.
+        ("batch_renorm", 6, "jit", (2, 4), {"accumulation_steps": 2}),
+        # Statistics of the backward pass.
+        ("moving_average_batch_norm", 5, "jit", (2, 4), {}),
+    ],
+)
+def test_microbatches_that_do_not_divide_give_what_one_device_gives(
+    name, microbatches, strategy, shape, sizes
+):
+    batch = {"batch_size": 4 * microbatches, "sampler.examples_per_label": 2 * microbatches}
+    spread = after_50_steps(name, "labels", 4, strategy, shape, 0.3, **batch, **sizes)
+    assert_same(spread, alone(name, "labels", 4, dropout=0.3, **batch))
+
+
+@pytest.mark.parametrize(
     ("changes", "shape"),
     [
         ({}, (2, 4)),  # seeds first, then data
@@ -95,19 +119,48 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(
         ({"seeds": 1, "accumulation_steps": 4}, (1, 2)),
         ({"devices.strategy": "pmap"}, (1, 8)),
         ({"devices.strategy": "single"}, (1, 1)),
+        # 7 microbatches on each device, or 25 at once rather than 5 on each of 5.
+        ({"seeds": 1, "batch_size": 200}, (1, 8)),
+        ({"seeds": 1, "batch_size": 200, "accumulation_steps": 2}, (1, 8)),
+        ({"seeds": 1, "batch_size": 40}, (1, 5)),  # 2 on each, as with 8
+        ({"seeds": 1, "devices.data": 3}, (1, 3)),
     ],
 )
-def test_as_many_devices_as_divide_are_used(changes, shape):
+def test_devices_are_chosen_so_that_each_has_the_least_to_compute(changes, shape):
     assert choose(changes).mesh.devices.shape == shape
+
+
+@dataclass(frozen=True)
+class Chip:
+    id: int
+    process_index: int
+
+
+def test_all_devices_of_several_processes_are_used(untyped):
+    """As the 16 chips of a v5e:4x4, for 50 microbatches and for 10, which fewer compute as fast."""
+    chips = [Chip(i, i // 4) for i in range(16)]
+    for microbatches, padding in ((50, 14), (10, 6)):
+        config = small_config(seeds=1, batch_size=4 * microbatches, microbatch_size=4)
+        devices = make_devices(config, chips)
+        assert (devices.mesh.devices.shape, devices.padding) == ((1, 16), padding)
+    whole = small_config(seeds=1, microbatch_size=12, **{"devices.synchronized": True})
+    with pytest.raises(ValueError, match=r"12 examples .* over 1 x 12 of the 16 devices"):
+        make_devices(whole, chips)
+
+
+def test_a_process_reads_what_its_devices_repeat(monkeypatch):
+    """Of 3 microbatches on 4 devices, the last of which has the first again."""
+    chosen = choose({"seeds": 1, "batch_size": 12, "devices.data": 4})
+    last = {jax.devices()[3]: (slice(None), slice(None), slice(3, 4))}
+    monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", lambda *_: last)
+    assert chosen.fed_here(1, 3, 4).tolist() == [[[True] * 4, [False] * 4, [False] * 4]]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"devices.seeds": 3}, "seeds must divide the 2 seeds, got 3"),
-        ({"devices.data": 3}, r"data must divide the 8 microbatches \(32 / 4\), got 3"),
         ({"devices.data": 8, "devices.synchronized": True}, "4 examples of a microbatch, got 8"),
-        ({"devices.data": 4, "accumulation_steps": 4}, r"at once \(32 / 4 / 4\), got 4"),
         ({"devices.seeds": 2, "devices.data": 8}, "is 2 x 8, but there are only 8 devices"),
         ({"devices.strategy": "single", "devices.data": 2}, "single uses one device, got 0 x 2"),
         ({"devices.strategy": "pmap", "devices.seeds": 2}, "pmap does not spread seeds, got .* 2"),
