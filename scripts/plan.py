@@ -13,6 +13,7 @@ combination of the values is planned, and the table has a row for each:
 """
 
 import importlib.util
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -268,10 +269,18 @@ def _smaller(job: "Job") -> dict[str, Any] | None:
     if model["name"] in STEMS and not model["remat"]:
         return {"model.remat": True}
     spread = 1 if config["devices"]["synchronized"] else mesh[DATA]
-    microbatches = config["batch_size"] // config["microbatch_size"] // spread
-    for parts in range(config["accumulation_steps"] + 1, microbatches + 1):
-        if microbatches % parts == 0:
-            return {"accumulation_steps": parts}
+    before = config["accumulation_steps"]
+    microbatches = config["batch_size"] // config["microbatch_size"]
+    # Parts of a batch without padding need none, either. Those of one with padding might otherwise
+    # be spread over fewer chips.
+    multiple, fixed = (1, {"devices.data": spread}) if job.devices.padding else (spread, {})
+
+    def at_once(parts: int) -> int:
+        return math.ceil(microbatches / (parts * spread))
+
+    for parts in range(before + 1, microbatches + 1):
+        if microbatches % (parts * multiple) == 0 and at_once(parts) < at_once(before):
+            return {"accumulation_steps": parts, **fixed}
     if model["dtype"] == "float32":
         return {"model.dtype": "bfloat16"}
     return None

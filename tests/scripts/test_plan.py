@@ -86,7 +86,8 @@ def test_a_step_of_inception_is_compiled_for_chips_that_are_not_there(untyped, m
     assert re.search(r"= bf16\[16,32,32,2\].* convolution\(.*size=3x3", steps[0].compiled.as_text())
 
 
-def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
+@pytest.mark.parametrize(("data", "fixed"), [(1, ""), (3, " --config.devices.data=3")])
+def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch, data, fixed):
     compile_step, asked = footprint.compile_step, []
 
     def compile_on_a_small_device(job):
@@ -96,9 +97,9 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch):
         return compile_step(job)
 
     monkeypatch.setattr(footprint, "compile_step", compile_on_a_small_device)
-    row = planned(plan.LOCAL, **{"devices.seeds": 1, "devices.data": 1})
+    row = planned(plan.LOCAL, **{"devices.seeds": 1, "devices.data": data})
     assert asked == [(2, 1), (1, 1), (1, 2), (1, 4)]
-    assert row["changes"] == "--config.seeds=1 --config.accumulation_steps=4"
+    assert row["changes"] == f"--config.seeds=1 --config.accumulation_steps=4{fixed}"
     table, _ = plan.report(pd.DataFrame([{"config": "c", "overrides": "", "variant": NAME} | row]))
     assert table.loc["does not fit without", plan.LOCAL] == row["changes"]
 
