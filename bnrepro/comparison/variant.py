@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from bnrepro.training.state import NOT_DIVERGED, TrainState
 
 # Metrics of every step; measures are taken only at some.
 _EVERY_STEP = ("loss", "accuracy")
+# Seconds after which a dispatch is too long for a process that may be asked to stop.
+_SLOW = 3.0
 # The score of a state that was not evaluated: below that of any that was.
 _NOT_EVALUATED = -1.0
 
@@ -83,8 +86,10 @@ def train_variants(
 
     steps, every = config["steps"], config["checkpoint"]["every"]
 
+    most, compiled = program.source.steps_at_once, False
+
     def steps_at_once(step: int) -> int:
-        return min(program.source.steps_at_once, config["eval_every"] - step % config["eval_every"])
+        return min(most, config["eval_every"] - step % config["eval_every"])
 
     with closing(Feed(program)) as feed:
         while True:
@@ -112,18 +117,24 @@ def train_variants(
                     return
                 # Fewer runs need another compilation, which only pays off if many were dropped.
                 if 2 * len(kept) <= len(runs):
-                    runs = [runs[i] for i in kept]
+                    runs, compiled = [runs[i] for i in kept], False
                     states = devices.select(states, kept)
             if step == steps:
                 return
             if should_stop(step):
                 save()
                 return
+            start = perf_counter()
             count, seeds = steps_at_once(step), [seed for _, seed in runs]
             ahead = steps_at_once(step + count) if step + count < steps else 0
             fed = feed(seeds, step, count, ahead)
             states, metrics = program.train_steps(states, program.arrays, fed, step, count)
             new = fetch(metrics)
+            # To stop in time. Several processes have to agree on the number of steps.
+            slow = compiled and perf_counter() - start > _SLOW
+            if slow and jax.process_count() == 1:
+                most = max(1, count // 2)
+            compiled = True
             measured = (step + np.arange(count)) % config["measure_every"] == 0
             history.append(
                 {

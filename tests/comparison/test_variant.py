@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnrepro.comparison import variant
 from bnrepro.comparison.config import common_config, of_test_minibatches, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.program import make_program
@@ -61,6 +62,21 @@ def together(program):
     variants = {"base": BASE, "all": HIGH}
     variants |= {key: BASE | {key: high} for key, high in HIGH.items()}
     return variants, values(program, variants)
+
+
+def test_slow_steps_are_fewer_at_once_with_the_same_numbers(program, together, monkeypatch):
+    longer = program._replace(config=program.config | {"steps": 40})
+    variants, found, asked = together[0], [], []
+
+    def should_stop(step):
+        asked.append(step)
+
+    for seconds in (60.0, 0.0):
+        monkeypatch.setattr(variant, "_SLOW", seconds)
+        found.append(values(longer, variants, should_stop=should_stop)["base"])
+    np.testing.assert_array_equal(*found)
+    # Evaluations are 10 steps apart. The first dispatch, which compiles, does not count.
+    assert asked == [*range(0, 40, 10), 0, 10, 20, 25, *range(27, 40)]
 
 
 def test_every_traced_number_does_something(together):
