@@ -128,6 +128,7 @@ def test_the_table_of_inception_compares_both_layers(measured, monkeypatch):
     monkeypatch.setattr(benchmark_inception, "config_of", lambda network, dtype: config)
     arms = {name: benchmark_inception.ARMS[name] for name in ("batch_norm", "batch_renorm")}
     monkeypatch.setattr(benchmark_inception, "ARMS", arms)
+    monkeypatch.setattr(benchmark_inception, "SMOKE", {})
     monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
     monkeypatch.setattr(benchmark_inception, "_length", lambda: 64)
     _, (_, _, *rows) = measured("inception", "--rounds=3")
