@@ -77,7 +77,7 @@ def _trials_a_minute(trials: int, at_once: int | None) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(
             config=config,
-            space=make_space(config, {"optimizer.learning_rate": f"log({_LOW},{_HIGH})"}),
+            space=make_space({"optimizer.learning_rate": f"log({_LOW},{_HIGH})"}),
             sampler="random",
             trials=trials,
             storage=f"sqlite:///{folder}/sweep.db",

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy
 
-from bnrepro.comparison.config import ON_ONE_DEVICE, check_config, common_config, with_settings
+from bnrepro.comparison.config import ON_ONE_DEVICE, common_config, with_settings
 from bnrepro.comparison.keys import TRACED
 from bnrepro.comparison.plan import Group, group_variants
 from bnrepro.records import CHECKPOINTS, DATABASE
@@ -18,7 +18,9 @@ from bnrepro.sweep.space import (
     Range,
     Space,
     SweepError,
+    check_trials,
     drawn,
+    examples,
     grid,
     make_space,
     values_by_key,
@@ -82,6 +84,11 @@ class Plan:
         return grid({key: self.space[key] for key in keys}, self.trials)
 
     @property
+    def to_check(self) -> list[dict[str, Any]]:
+        """The settings of trials to check before any is trained: of all, if they are known."""
+        return self.points or examples(self.space)
+
+    @property
     def count(self) -> int:
         """How many trials there are."""
         return len(self.points or ()) if self.sampler == "grid" else self.trials
@@ -138,8 +145,7 @@ def make_plan(
         config, overrides = ({**old, "seeds": values["seeds"]} for old in (config, overrides))
     # As in JSON, from which others read it.
     common = json.loads(json.dumps(common_config(config)))
-    check_config(common)
-    space = make_space(common, {**varied, **values_by_key(values["vary"])})
+    space = make_space({**varied, **values_by_key(values["vary"])})
     trials = values["trials"]
     if both := [key for key in overrides if key in space]:
         raise SweepError(
@@ -164,7 +170,7 @@ def make_plan(
             "--storage must be the URL of a database, as in postgresql://USER@HOST/DATABASE or "
             "sqlite:///FILE"
         ) from None
-    return Plan(
+    plan = Plan(
         config=common,
         space=space,
         sampler=values["sampler"],
@@ -176,3 +182,5 @@ def make_plan(
         at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
         checkpoints=workdir.absolute() / CHECKPOINTS,
     )
+    check_trials(common, plan.to_check)
+    return plan

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, product
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, may_
 from bnrepro.errors import UserError
 
 # At most this many combinations are checked before the sweep starts.
-_CHECKED = 10_000
+_CHECKED = 1_000
 
 
 class SweepError(UserError):
@@ -116,11 +116,10 @@ def _value(text: str) -> Any:
         return text
 
 
-def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
-    """The space of a sweep, checked.
+def make_space(varied: Mapping[str, Any]) -> Space:
+    """The space of a sweep, each of whose values is valid by itself.
 
     Args:
-      config: without variants.
       varied: values by key, as `parse_values` takes them.
 
     Raises:
@@ -135,12 +134,21 @@ def make_space(config: Mapping[str, Any], varied: Mapping[str, Any]) -> Space:
             check_setting(key, value)
         if not may_be_swept(key):
             raise SweepError(f"{key} is common to all trials and cannot be varied")
-    for settings in examples(space):
+    return space
+
+
+def check_trials(config: Mapping[str, Any], trials: Iterable[Mapping[str, Any]]) -> None:
+    """Makes sure that a config is valid with the settings of each trial.
+
+    Raises:
+      ConfigError: it is not, or not with those of the trial that the message names.
+    """
+    check_config(config)
+    for settings in trials:
         try:
             check_config(with_settings(config, settings))
         except ConfigError as error:
             raise ConfigError(f"a trial with {described(settings)}: {error}") from None
-    return space
 
 
 def described(settings: Mapping[str, Any]) -> str:
@@ -149,7 +157,7 @@ def described(settings: Mapping[str, Any]) -> str:
 
 
 def examples(space: Space) -> list[dict[str, Any]]:
-    """The settings of trials to check before any is trained; at most 10,000.
+    """The settings of trials to check before any is trained; at most 1,000.
 
     They have all values of lists and the ends of ranges; of integers also those between, since some
     keys must divide others, which both ends may do alone.

@@ -33,7 +33,7 @@ from bnrepro.data.datasets import Dataset
 from bnrepro.errors import exit_codes
 from bnrepro.records import Row, choosing_split, complete_file
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import described, examples
+from bnrepro.sweep.space import described
 from bnrepro.sweep.study import ROWS, Claim, SharedStudy, groups_at_work
 from bnrepro.training.checkpoints import Checkpoints, copy_newest
 
@@ -53,8 +53,7 @@ def load_data(plan: Plan) -> Dataset:
       DatasetError: the data set cannot be loaded.
     """
     dataset = dataset_of(plan.config)
-    trials = plan.points or examples(plan.space)
-    for group in plan.groups({described(settings): settings for settings in trials}):
+    for group in plan.groups({described(settings): settings for settings in plan.to_check}):
         make_job(group.name, dict(group.config), dataset)
     return dataset
 

@@ -199,9 +199,9 @@ def test_when_the_first_process_refuses_the_workdir_all_end(tmp_path):
     (two / "notes.txt").write_text("of someone else")
     said = run(launch("-n", "2", "--", *REPORT, *RUN, f"--workdir={two}"), 2, tmp_path)
     assert said.stdout.count("exit code 2") == 2, said.stderr
-    errors = sorted(line for line in said.stderr.splitlines() if line.startswith("error: "))
-    assert "no run of ours wrote: notes.txt" in errors[0]
-    assert errors[1] == "error: another process could not do its part"
+    # Lines of both may come in pieces.
+    assert "no run of ours wrote: notes.txt" in said.stderr
+    assert said.stderr.count("error: another process could not do its part") == 1
 
 
 @pytest.mark.slow
@@ -318,5 +318,6 @@ def test_an_interrupt_ends_those_that_wait_for_one_that_has_failed(tmp_path):
     with launched(stuck) as process:
         (tmp_path / "fail").touch()
         assert process.stdout.readline() == "told\n"
+        time.sleep(1)  # until it waits
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(8) == 7  # sooner than after the time that they are given

@@ -9,10 +9,12 @@ from bnrepro.comparison.keys import ConfigError
 from bnrepro.sweep.space import (
     Range,
     SweepError,
+    check_trials,
     decode,
     distributions,
     drawn,
     encode,
+    examples,
     grid,
     make_space,
     parse_values,
@@ -67,7 +69,7 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
 )
 def test_what_cannot_be_varied_so_is_refused_with_the_reason(varied, message):
     with pytest.raises((SweepError, ConfigError), match=message):
-        make_space(CONFIG, varied)
+        check_trials(CONFIG, examples(make_space(varied)))
 
 
 def test_a_grid_has_every_combination_once_and_what_varies_last_goes_fastest():

@@ -57,7 +57,7 @@ CONFIG = common_config(small_config(**{"model.hidden": [6]}))
 
 
 def make_plan(folder, varied=GRID, sampler="grid", trials=None, config=CONFIG, **changes):
-    space = make_space(config, varied)
+    space = make_space(varied)
     settings = {"trials": trials or len(grid(space, None)), "name": "sweep"}
     settings |= {"storage": f"sqlite:///{folder}/sweep.db", "checkpoints": folder / "checkpoints"}
     return Plan(config, space, sampler, **settings | changes)
