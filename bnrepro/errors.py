@@ -25,9 +25,9 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     Args:
       resumes: whether the same command resumes what was interrupted.
     """
+    but = ", without --overwrite," * ("--overwrite" in sys.argv)
     saved = (
-        ": all progress is saved in the workdir; the same command, without --overwrite, resumes "
-        "from there"
+        f": all progress is saved in the workdir; the same command{but} resumes from there"
     ) * resumes
     try:
         yield

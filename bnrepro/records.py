@@ -211,7 +211,8 @@ def open_workdir(
         if differing:
             raise RecordsError(
                 f"{workdir} holds the results of another config ({'; '.join(differing)}); choose "
-                "another --workdir, use the same config to resume, or --overwrite to replace it"
+                "another --workdir, or use the same config to resume (in training, --overwrite "
+                "replaces it)"
             )
         check_data(run, data)
         if known != config:
