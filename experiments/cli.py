@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from bnrepro.comparison.config import common_config, setting, variant_configs, with_settings
 from bnrepro.comparison.keys import KEYS, may_be_swept
@@ -24,6 +24,7 @@ from bnrepro.report.report import Report, write
 from bnrepro.report.tables import print_table
 
 if TYPE_CHECKING:
+    from bnrepro.comparison.run import Progress
     from bnrepro.trackers import Tracker
 
 _told = threading.Event()
@@ -312,18 +313,19 @@ def train(
 
 
 @contextmanager
-def progress_bar(config: Mapping[str, Any], shown: bool) -> Iterator[Callable[[str, int], None]]:
-    """A bar over the steps of all variants, with the time left; called with (variant, steps)."""
-    columns = *Progress.get_default_columns(), TextColumn("left")
+def progress_bar(config: Mapping[str, Any], shown: bool) -> "Iterator[Progress]":
+    """A bar over the steps of all variants, with the last accuracy and the time left."""
+    columns = *bars.Progress.get_default_columns(), bars.TextColumn("left")
     done = dict.fromkeys(config["variants"], 0)
     # On stderr, so that only the table is piped on.
-    bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
+    bar = bars.Progress(*columns, console=Console(stderr=True), disable=not shown)
     task = bar.add_task("", total=config["steps"] * len(done))
 
-    def progress(variant: str, step: int) -> None:
+    def progress(variant: str, step: int, accuracy: float | None) -> None:
         bar.start()
         done[variant] = step
         text = f"{variant}, step {step:,} of {config['steps']:,}"
+        text += "" if accuracy is None else f", {100 * accuracy:.2f}%"
         bar.update(task, completed=sum(done.values()), description=text)
 
     try:

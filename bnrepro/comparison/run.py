@@ -28,6 +28,7 @@ from bnrepro.records import (
     CHECKPOINTS,
     Row,
     Run,
+    choosing_split,
     lock_workdir,
     metric_rows,
     open_workdir,
@@ -38,8 +39,9 @@ from bnrepro.trackers import TensorBoard, Tracker
 from bnrepro.training.checkpoints import Checkpoints
 from bnrepro.training.devices import Devices, all_or_none, make_devices
 
-# Called with the variant at work and its steps done so far.
-Progress = Callable[[str, int], None]
+# Called with the variant at work, its steps so far and, if it was evaluated there, its accuracy on
+# the split that chooses: a mean over the seeds that did not diverge.
+Progress = Callable[[str, int, float | None], None]
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def run_comparison(
     config: Mapping[str, Any],
     workdir: Path,
     *,
-    progress: Progress = lambda variant, step: None,
+    progress: Progress = lambda variant, step, accuracy: None,
     trackers: Sequence[Tracker] | None = None,
     overwrite: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
@@ -137,7 +139,7 @@ def _train(
     if not unfinished:
         _log.warning("%s is finished: there is nothing left to train", run.workdir)
     for name in set(run.variants) - set(unfinished):
-        progress(name, run.config["steps"])
+        progress(name, run.config["steps"], None)
         # Tracking that was interrupted, or is requested only now.
         if run.finished(name):
             for track in trackers:
@@ -184,11 +186,13 @@ def _train(
                 # Before the rows, so that these are never written without it.
                 seconds[name] = round(earlier.get(name, 0) + perf_counter() - start, 1)
                 rows[name] = list(all_rows)
-                progress(name, step)
+                reached = (step, choosing_split(job.config), "accuracy")
+                found = [row[5] for row in all_rows if row[2:5] == reached]
+                progress(name, step, sum(found) / len(found) if found else None)
         finally:
             checkpoints.close()
         if step < run.config["steps"] and not stop.is_set():  # every seed diverged
-            progress(name, run.config["steps"])
+            progress(name, run.config["steps"], None)
 
     def write_rows() -> Run:
         current = _with_rows(run, dict(rows), dict(seconds))  # threads still add to them

@@ -54,7 +54,7 @@ def finished(tmp_path_factory):
     run_comparison(
         config(),
         workdir,
-        progress=lambda variant, step: progress.append((variant, step)),
+        progress=lambda *at: progress.append(at),
     )
     return workdir, progress
 
@@ -79,7 +79,15 @@ def test_records_hold_every_metric_of_every_evaluation_of_every_seed(finished):
     layers = {"plain": 3, "batch_norm": 5}
     assert len(metrics) == sum(2 * (2 * (2 + count) + 3 * 5) for count in layers.values())
     for name in ("plain", "batch_norm"):
-        assert [step for variant, step in progress if variant == name] == [0, 10, 20]
+        accuracy = metrics[
+            (metrics["variant"] == name)
+            & (metrics["split"] == "test")
+            & (metrics["metric"] == "accuracy")
+        ]
+        means = accuracy.groupby("step")["value"].mean()
+        assert list(means.index) == [0, 10, 20]
+        told = [(name, step, pytest.approx(mean)) for step, mean in means.items()]
+        assert [at for at in progress if at[0] == name] == told
     assert (run.provenance["dataset"], run.provenance["classes"]) == ("small/1.0.0", 2)
     assert set(run.provenance["seconds"]) == {"plain", "batch_norm"}
     assert {"commit", "versions", "machine", "command", "started"} <= set(run.provenance)
@@ -110,7 +118,7 @@ def test_a_variant_that_ends_leaves_the_rows_of_the_others_on_disk(tmp_path, mon
     monkeypatch.setattr(run_module, "side_by_side", lambda jobs: 2)
     seen = []
 
-    def look(variant, step):
+    def look(variant, step, accuracy):
         if (variant, step) != ("batch_norm", 10):
             return
         for _ in range(300):
@@ -133,7 +141,7 @@ def assert_same_records(workdir, finished):
 def run_until(step, settings, workdir):
     """Has a comparison die at an evaluation."""
 
-    def die(variant, at):
+    def die(variant, at, accuracy):
         if at == step:
             raise KeyboardInterrupt
 
@@ -153,7 +161,7 @@ def test_a_comparison_that_dies_is_resumed_from_its_last_checkpoint(tmp_path):
     before = half.provenance | {"seconds": {"batch_norm": 1e6}, "commit": "of the start"}
     write_run(dataclasses.replace(half, provenance=before))
 
-    run = run_comparison(settings, workdir, progress=lambda variant, step: steps.append(step))
+    run = run_comparison(settings, workdir, progress=lambda variant, step, _: steps.append(step))
     assert run.provenance["seconds"]["batch_norm"] > 1e6
     provenance = read_run(workdir).provenance
     assert (provenance["commit"], len(provenance["resumed"])) == ("of the start", 1)
@@ -185,7 +193,7 @@ def test_a_key_that_a_config_lacks_has_its_default_in_the_records(finished, tmp_
 
 
 def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
-    def second(variant, step):
+    def second(variant, step, accuracy):
         with pytest.raises(RecordsError, match="is in use by another process"):
             run_comparison(config(), tmp_path / "w")
         raise KeyboardInterrupt
@@ -262,7 +270,7 @@ def test_of_a_config_with_further_variants_only_these_are_trained(copied):
     run = run_comparison(
         config(variants=PLAIN | BATCH_NORM | rates), copied, progress=lambda *at: told.append(at)
     )
-    assert {name for name, step in told if step < 20} == rates.keys()
+    assert {name for name, step, _ in told if step < 20} == rates.keys()
     assert all(map(run.finished, run.variants))
     old = run.metrics[run.metrics["variant"].isin(before.variants)]
     assert old.reset_index(drop=True).equals(before.metrics)
