@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,12 +142,23 @@ def shown_name(variant: str) -> str:
 
 def repeating_command(provenance: Mapping[str, Any]) -> str:
     """The command that repeats a workdir: the last, since its config may have got variants."""
-    return str([provenance, *provenance.get("resumed", [])][-1].get("command", ""))
+    return str(parts_of(provenance)[-1].get("command", ""))
+
+
+def parts_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The provenance of each part of a run: of the first, and of those that resumed it."""
+    return [provenance, *provenance.get("resumed", [])]
 
 
 def choosing_split(config: Mapping[str, Any]) -> str:
     """The split whose accuracy chooses settings and checkpoints."""
     return "holdout" if config.get("evaluation", {}).get("holdout") else "test"
+
+
+def choosing_accuracies(config: Mapping[str, Any], rows: Iterable[Row], step: int) -> list[float]:
+    """The accuracies at a step on that split, of the seeds that did not diverge."""
+    chosen = (step, choosing_split(config), "accuracy")
+    return [row[5] for row in rows if row[2:5] == chosen]
 
 
 @contextmanager

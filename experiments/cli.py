@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from rich import progress as bars
 from rich.console import Console
 
-from bnrepro.comparison.config import common_config, setting, variant_configs, with_settings
+from bnrepro.comparison.config import setting, variant_configs, with_defaults, with_settings
 from bnrepro.comparison.keys import KEYS, may_be_swept
 from bnrepro.errors import Preempted, UserError, exit_codes, fail
 from bnrepro.records import Run
@@ -209,8 +209,7 @@ class _ConfigFile(flags.ArgumentParser):
             raise UserError(
                 f"get_config() of {argument} must return a ConfigDict, got {config!r:.50}"
             )
-        given = config.to_dict()
-        own = given | common_config(given)
+        own = with_defaults(config.to_dict())
         for key, (_, default, _) in KEYS.items():
             kind, value = type(default), setting(own, key)
             if (kind, type(value)) in ((float, int), (tuple, list)):

@@ -312,7 +312,7 @@ def _evidence(
 
 def _commit(provenance: Mapping[str, Any]) -> str:
     """All commits that it was run at, as in "abc, def, uncommitted changes"."""
-    parts = [provenance, *provenance.get("resumed", [])]
+    parts = records.parts_of(provenance)
     commits = dict.fromkeys(str(part["commit"]) for part in parts)
     changed = any(part["uncommitted_changes"] for part in parts)
     return ", ".join([*commits, *["uncommitted changes"] * changed])

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Imported only now, so that --help need not wait for pandas.
     from rich.console import Console
 
-    from bnrepro.comparison.config import common_config
+    from bnrepro.comparison.config import with_defaults
     from bnrepro.records import complete_file, read_run
     from bnrepro.report import formats
     from bnrepro.report.compare import compare
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with bad_left_out(workdir, options.skip_bad):
             run = read_run(workdir)
             # Of an earlier version, it may lack keys.
-            run = replace(run, config={**run.config, **common_config(run.config)})
+            run = replace(run, config=with_defaults(run.config))
             check_run(run, question)
             runs[label] = run
     if not runs:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from bnrepro.comparison import restored
     from bnrepro.comparison.config import common_config
-    from bnrepro.comparison.provenance import identity
+    from bnrepro.comparison.provenance import dataset_identity
     from bnrepro.comparison.reevaluation import reevaluate
     from bnrepro.comparison.run import dataset_of
     from bnrepro.records import check_data, read_run
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The config's data folder may be on another machine, and is not to be trusted.
     common = common_config(run.config)
     dataset = dataset_of({**common, "data_dir": options.data_dir})
-    check_data(run, identity(dataset))
+    check_data(run, dataset_identity(dataset))
 
     rows = {name: [missing.get(name), "–", "–", "–"] for name in names}
     for name, checkpoint in found.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 from bnrepro.claims import CLAIMS
 from bnrepro.claims.claim import DOCUMENTS
-from bnrepro.claims.ledger import LEDGER, by_claim, caption, read_ledger
+from bnrepro.claims.ledger import LEDGER, by_claim, caption, read_ledger, workdir_of
 from bnrepro.errors import UserError, exit_codes
 from bnrepro.records import CONFIG, Run, complete_file, read_run, repeating_command
 from bnrepro.report.page import GENERATOR, Drawing, Section, render
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, folders, names in os.walk(root, followlinks=True):
         workdirs += [Path(name)] * (CONFIG in names)
         ledgers += [Path(name, LEDGER)] * (LEDGER in names)
+        if CONFIG in names:
+            folders.clear()
         # A link to a folder that it is in would be followed without end.
         around = {one.resolve() for one in Path(name, "_").absolute().parents}
         folders[:] = [one for one in folders if Path(name, one).resolve() not in around]
-        if CONFIG in names:
-            folders.clear()
     runs = {}
     for workdir in sorted(workdirs):
         with bad_left_out(workdir, skip_bad):
@@ -137,11 +137,11 @@ def _claims(
         name = one.claim.id
         read = {line["comparison"]: line["records"] for line in one.lines}
         for i, figure in enumerate(one.claim.figures):
-            if run := runs.get(_at(folder, read[figure.comparison])):
+            if run := runs.get(workdir_of(folder, read[figure.comparison])):
                 with bad_left_out(run.workdir, skip_bad):
                     drawings[name].append(Drawing.of(figure.picture(run), f"{name}f{i}"))
         for text in read.values():
-            if section := comparisons.get(_at(folder, text)):
+            if section := comparisons.get(workdir_of(folder, text)):
                 sections[text] = section.id
     return {
         "claims": claims,
@@ -150,11 +150,6 @@ def _claims(
         "records": sections,
         "commands": {one.claim.id: one.command(folder) for one in claims},
     }
-
-
-def _at(folder: Path, records: str) -> Path:
-    """The workdir that a ledger in this folder names."""
-    return Path(os.path.normpath(folder / records))
 
 
 if __name__ == "__main__":

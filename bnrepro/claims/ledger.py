@@ -148,7 +148,7 @@ class Judged:
     def command(self, folder: Path) -> str:
         """The command that measures it again, from the records that it read; `folder` has them."""
         given = {
-            f"{line['comparison']}={os.path.normpath(folder / line['records'])}": None
+            f"{line['comparison']}={workdir_of(folder, line['records'])}": None
             for line in self.lines
             if line["records"] != line["comparison"]
         }
@@ -166,6 +166,11 @@ class Judged:
         """The commits at which it was run, in seven digits."""
         texts = {re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", line["commit"]) for line in self.lines}
         return ", ".join(sorted(texts - {""}))
+
+
+def workdir_of(folder: Path, records: str) -> Path:
+    """The workdir that the column `records` of a ledger in this folder names."""
+    return Path(os.path.normpath(folder / records))
 
 
 def by_claim(claims: Iterable[Claim], ledger: pd.DataFrame) -> list[Judged]:

@@ -92,6 +92,12 @@ def common_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return common
 
 
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, with any variants that it has, and the defaults of keys that it lacks."""
+    own = {key: config[key] for key in ("variants", "baseline") if key in config}
+    return common_config(config) | own
+
+
 def setting(config: Mapping[str, Any], key: str) -> Any:
     """The value of a flat key."""
     section, _, field = key.rpartition(".")

@@ -44,10 +44,10 @@ def begin(before: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
 
 def trained_on(dataset: Dataset) -> dict[str, Any]:
     """The provenance of numbers of this process on a data set."""
-    return {**identity(dataset), "stand_in": dataset.stand_in, **here_and_now()}
+    return {**dataset_identity(dataset), "stand_in": dataset.stand_in, **here_and_now()}
 
 
-def identity(dataset: Dataset) -> dict[str, Any]:
+def dataset_identity(dataset: Dataset) -> dict[str, Any]:
     """The part of the provenance by which a data set is known again."""
     return {
         "dataset": dataset.name,

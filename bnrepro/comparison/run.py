@@ -16,11 +16,11 @@ import jax
 import pandas as pd
 from jax.experimental import multihost_utils
 
-from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs
+from bnrepro.comparison.config import DEFAULTS, common_config, variant_configs, with_defaults
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.plan import Group, group_variants, side_by_side
 from bnrepro.comparison.program import Data, Program, make_data, make_program
-from bnrepro.comparison.provenance import begin, identity
+from bnrepro.comparison.provenance import begin, dataset_identity
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import Dataset, load_dataset
 from bnrepro.errors import Preempted
@@ -28,7 +28,7 @@ from bnrepro.records import (
     CHECKPOINTS,
     Row,
     Run,
-    choosing_split,
+    choosing_accuracies,
     lock_workdir,
     metric_rows,
     open_workdir,
@@ -95,12 +95,11 @@ def run_comparison(
             dataset, jobs = _make_jobs(variants, common)
             if _writes():
                 stack.enter_context(lock_workdir(workdir))
-                whole = common | {key: config[key] for key in ("variants", "baseline")}
                 run = open_workdir(
                     workdir,
-                    whole,
+                    with_defaults(config),
                     defaults=DEFAULTS,
-                    data=identity(dataset),
+                    data=dataset_identity(dataset),
                     overwrite=overwrite,
                 )
         if not _writes():
@@ -186,8 +185,7 @@ def _train(
                 # Before the rows, so that these are never written without it.
                 seconds[name] = round(earlier.get(name, 0) + perf_counter() - start, 1)
                 rows[name] = list(all_rows)
-                reached = (step, choosing_split(job.config), "accuracy")
-                found = [row[5] for row in all_rows if row[2:5] == reached]
+                found = choosing_accuracies(job.config, all_rows, step)
                 progress(name, step, sum(found) / len(found) if found else None)
         finally:
             checkpoints.close()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bnrepro.comparison.program import Program
-from bnrepro.records import Row, choosing_split
+from bnrepro.records import Row, choosing_accuracies, choosing_split
 from bnrepro.training.checkpoints import Checkpoints
 from bnrepro.training.devices import all_or_none, fetch
 from bnrepro.training.state import NOT_DIVERGED, TrainState
@@ -50,7 +50,7 @@ def train_variants(
     numbers = {key: np.array([variants[name][key] for name, _ in runs], np.float32) for key in keys}
     arguments = np.array([seed for _, seed in runs]), numbers
 
-    step, score, split = 0, _NOT_EVALUATED, choosing_split(config)
+    step, score = 0, _NOT_EVALUATED
     rows: list[Row] = []
     # Loss and accuracy of the steps since the last evaluation, (runs, steps) each, in pieces:
     # joining them each time would take quadratic time.
@@ -101,10 +101,11 @@ def train_variants(
                     for metric, values in _joined(history).items()
                     if values.shape[1]  # steps without a measure between two evaluations
                 }
-                rows += _rows(runs, step, splits, split, fetch(states.diverged_at), rows)
+                choosing = choosing_split(config)
+                rows += _rows(runs, step, splits, choosing, fetch(states.diverged_at), rows)
                 history = []
                 yield step, rows
-                finals = [row[5] for row in rows if row[2:5] == (step, split, "accuracy")]
+                finals = choosing_accuracies(config, rows, step)
                 if not finals:  # all diverged
                     return
                 score = sum(finals) / len(runs)  # one that diverged counts as 0, as in a sweep

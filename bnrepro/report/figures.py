@@ -19,10 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from bnrepro.records import Run, complete_file, shown_name
+from bnrepro.report.axes import Axis
 from bnrepro.report.entries import Entry, setting_text
 from bnrepro.report.statistics import FEWEST, Estimate, estimate
 from bnrepro.report.summary import evaluations, failure_counts, failures, unit_percentiles
-from bnrepro.report.sweep_axes import Axis
 
 # The same in all figures. First come Okabe and Ito's colours, which the colour-blind can also
 # distinguish.

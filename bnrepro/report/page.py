@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from bnrepro.records import Run, repeating_command
+from bnrepro.records import Run, parts_of, repeating_command
 from bnrepro.report.entries import setting_text
 from bnrepro.report.figures import Picture, inline_svg, measurement_figure
 from bnrepro.report.report import Report
@@ -107,7 +107,7 @@ def _measurement(line: Mapping[str, Any], name: str) -> Drawing | None:
 def _environment(origin: Mapping[str, Any]) -> str:
     """The commits, data set, machine and versions of a provenance, in words."""
     machine = origin.get("machine", {})
-    parts = [origin, *origin.get("resumed", [])]
+    parts = parts_of(origin)
     commits = dict.fromkeys(str(part.get("commit", "unknown"))[:7] for part in parts)
     commit = f"Commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
     commit += ", uncommitted changes" * any(part.get("uncommitted_changes") for part in parts)

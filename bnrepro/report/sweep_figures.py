@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from bnrepro.report.axes import are_numbers, axis_of
 from bnrepro.report.entries import Entry
 from bnrepro.report.figures import (
     LOG_ERROR_LABEL,
@@ -27,7 +28,6 @@ from bnrepro.report.figures import (
     to_accuracy,
 )
 from bnrepro.report.sweep import NORMALIZER, Sweep, outcome, percent, winner
-from bnrepro.report.sweep_axes import are_numbers, axis_of
 
 # Parts of the axis of a continuous range, of which a line shows the medians.
 _PARTS = 8

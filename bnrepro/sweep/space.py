@@ -148,10 +148,10 @@ def check_trials(config: Mapping[str, Any], trials: Iterable[Mapping[str, Any]])
         try:
             check_config(with_settings(config, settings))
         except ConfigError as error:
-            raise ConfigError(f"a trial with {described(settings)}: {error}") from None
+            raise ConfigError(f"a trial with {in_words(settings)}: {error}") from None
 
 
-def described(settings: Mapping[str, Any]) -> str:
+def in_words(settings: Mapping[str, Any]) -> str:
     """How errors name a trial with these settings."""
     return ", ".join(f"{key}={value}" for key, value in settings.items())
 

@@ -31,9 +31,9 @@ from bnrepro.comparison.run import dataset_of, make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.data.datasets import Dataset
 from bnrepro.errors import exit_codes
-from bnrepro.records import Row, choosing_split, complete_file
+from bnrepro.records import Row, choosing_accuracies, complete_file
 from bnrepro.sweep.plan import Plan
-from bnrepro.sweep.space import described
+from bnrepro.sweep.space import in_words
 from bnrepro.sweep.study import ROWS, Claim, SharedStudy, groups_at_work
 from bnrepro.training.checkpoints import Checkpoints, copy_newest
 
@@ -53,7 +53,7 @@ def load_data(plan: Plan) -> Dataset:
       DatasetError: the data set cannot be loaded.
     """
     dataset = dataset_of(plan.config)
-    for group in plan.groups({described(settings): settings for settings in plan.to_check}):
+    for group in plan.groups({in_words(settings): settings for settings in plan.to_check}):
         make_job(group.name, dict(group.config), dataset)
     return dataset
 
@@ -194,8 +194,7 @@ def _score(plan: Plan, rows: Sequence[Row], step: int) -> float:
     Reports count it at chance accuracy. Here trials are only ranked, and 0 keeps the search away
     from settings that diverge.
     """
-    chosen = (step, choosing_split(plan.config), "accuracy")
-    return sum(row[5] for row in rows if row[2:5] == chosen) / plan.config["seeds"]
+    return sum(choosing_accuracies(plan.config, rows, step)) / plan.config["seeds"]
 
 
 def main() -> None:

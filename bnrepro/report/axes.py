@@ -1,4 +1,4 @@
-"""The axes on which figures place the values of a varied key."""
+"""Axes of figures: of a range, linear or logarithmic, or of choices."""
 
 import math
 from collections.abc import Sequence
