@@ -68,7 +68,7 @@ def get_config(length: str = "full") -> ConfigDict:
     shown = ("iid batch_norm", "16x2 batch_norm", "16x2 batch_renorm")
     if length in ("preview", "long"):
         kinds = shown if config.preview else _KINDS
-        variants = {f"18 {kind}": _depth(18) | _KINDS[kind] for kind in kinds}
+        variants = {f"18 {kind}": _KINDS[kind] for kind in kinds}
     elif length == "labels":
         variants = {
             f"{depth} {10**digits} labels {kind}": _depth(depth) | {"digits": digits} | _KINDS[kind]

@@ -10,7 +10,7 @@ from bnrepro.claims.ledger import Evidence, markdown, read_ledger
 from bnrepro.claims.registration import fingerprint
 from bnrepro.comparison.config import DEFAULTS, variant_configs
 from bnrepro.comparison.provenance import git
-from bnrepro.records import read_run
+from bnrepro.records import differences, read_run
 from bnrepro.report.statistics import Rule, Verdict, estimate
 from scripts import claims as commands
 from scripts.claims import REGISTERED, comparisons, fingerprints
@@ -103,6 +103,11 @@ def test_the_ledger_is_what_its_records_give():
         "log2 of the largest rate that trains, batch_norm to plain, relu": "116 of 260 runs of "
         "sensitivity"
     }
+
+
+def test_a_claim_reads_the_committed_records_as_those_of_its_config():
+    for name, config in comparisons(list(CLAIMS.values()), "full").items():
+        assert not differences(read_run(REGISTERED.with_name(name)).config, config, DEFAULTS)
 
 
 def test_the_page_of_the_ledger_is_what_its_rows_give():
