@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Int32
 
-from bnrepro.data.shards import INFO, DatasetError, Shards, open_prepared, read_split
+from bnrepro.data.shards import INFO, DatasetError, Shards, open_prepared, read_labels
 from bnrepro.errors import first_line
 
 _log = logging.getLogger(__name__)
@@ -180,8 +180,10 @@ def _read_prepared(folder: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     """The arrays of a set, with its names of classes and `Dataset.sha256`."""
     prepared = open_prepared(folder, name)
     arrays = {"class_names": np.array(prepared.class_names)}
-    for split in ("train", "test"):
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = read_split(prepared, split)
+    for split, files in prepared.files.items():
+        labels, _ = read_labels(prepared, split)
+        images = Shards(files, labels, prepared.shape).decoded()
+        arrays |= {f"{split}_labels": labels, f"{split}_images": images}
     # Once, since it takes longer than to read the cache.
     return arrays | {"sha256": _hash(*(arrays[key] for key in _ARRAYS))}
 
@@ -197,24 +199,17 @@ def _open_stream(folder: pathlib.Path, name: str) -> Dataset:
     prepared = open_prepared(folder, name)
 
     def read() -> dict[str, np.ndarray]:
-        splits = [read_split(prepared, split, images=False) for split in ("train", "test")]
-        sizes, labels = zip(*splits, strict=True)
+        splits = [read_labels(prepared, split) for split in prepared.files]
+        labels, sizes = zip(*splits, strict=True)
         return dict(zip(_LABELS, labels, strict=True)) | {"sha256": _hash(*labels, *sizes)}
 
     labels = _cached(folder, f"{name}-labels", (*_LABELS, "sha256"), read)
     sha256 = labels.pop("sha256").item()
-    train, test = (
-        Shards(files, labels[f"{split}_labels"], prepared.shape)
+    images: dict[str, typing.Any] = {
+        f"{split}_images": Shards(files, labels[f"{split}_labels"], prepared.shape)
         for split, files in prepared.files.items()
-    )
-    return Dataset(
-        name,
-        train_images=train,
-        test_images=test,
-        **labels,
-        class_names=prepared.class_names,
-        sha256=sha256,
-    )
+    }
+    return Dataset(name, **images, **labels, class_names=prepared.class_names, sha256=sha256)
 
 
 def _resized(dataset: Dataset, size: int) -> Dataset:

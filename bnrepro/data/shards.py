@@ -9,7 +9,7 @@ import shlex
 import typing
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, UInt8
 
 from bnrepro.errors import UserError, first_line
 
@@ -53,9 +53,8 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     """
     import tensorflow_datasets as tfds  # here, since it takes a second, which a cached set saves
 
-    for file in (INFO, _FEATURES):
-        if not (folder / file).is_file():
-            raise DatasetError(f"{folder / file} is missing: {_how_to_prepare(folder, name)}.")
+    if not (folder / _FEATURES).is_file():
+        raise DatasetError(f"{folder / _FEATURES} is missing: {_how_to_prepare(folder, name)}.")
     try:
         info = tfds.builder_from_directory(folder).info
         shards = {
@@ -107,63 +106,33 @@ def open_prepared(folder: pathlib.Path, name: str) -> Prepared:
     return Prepared(files, tuple(image.shape), tuple(label.names))
 
 
-def read_split(
-    prepared: Prepared, split: str, *, images: bool = True
-) -> tuple[typing.Any, Int32[np.ndarray, "n"]]:
-    """All images, uint8 (n, height, width, channels), and labels, in the order of the shards.
-
-    Damaged images are replaced as by `Shards`.
+def read_labels(
+    prepared: Prepared, split: str
+) -> tuple[Int32[np.ndarray, "n"], Int32[np.ndarray, "n"]]:
+    """All labels, and the sizes of the images' files, in the order of the shards.
 
     Args:
       prepared: the set.
       split: `train` or `test`.
-      images: whether to decode the images; without them, the sizes of their files, int32 (n), take
-        their place.
 
     Raises:
-      DatasetError: a shard is damaged, and the message names it; more images are damaged than may
-        be replaced; images differ in size, or do not fit in memory.
+      DatasetError: a shard is damaged; the message names it.
     """
-    from bnrepro.data.augment import as_array  # here, since it imports Pillow
-
     files, num_classes = prepared.files[split], len(prepared.class_names)
-    labels = np.empty(sum(length for _, length in files), np.int32)
-    shards = Shards(files, labels, prepared.shape)
-    pixels: typing.Any = None if images else np.empty(len(labels), np.int32)
-    damaged = []
-    end = 0
+    records = _record_source(files)
+    labels: list[int] = []
+    sizes: list[int] = []
     for path, length in files:
-        start, end = end, end + length
+        places = range(len(labels), len(labels) + length)
         try:
-            for index, record in enumerate(shards.records.__getitems__(range(start, end)), start):
-                encoded, label = _parse(record)
+            for encoded, label in map(_parse, records.__getitems__(places)):
                 if not 0 <= label < num_classes:
                     raise ValueError(f"label {label} is not in [0, {num_classes})")
-                labels[index] = label
-                if not images:
-                    pixels[index] = len(encoded)
-                    continue
-                try:
-                    image = as_array(decode(encoded, prepared.shape))
-                except Exception as error:
-                    shards.report(index, error)
-                    damaged.append(index)
-                    continue
-                if pixels is None:  # the first image gives a size that features.json leaves out
-                    pixels = np.empty((len(labels), *image.shape), np.uint8)
-                if image.shape != pixels.shape[1:]:
-                    raise DatasetError("The images differ in size: set stream and image_size.")
-                pixels[index] = image
-        except DatasetError:
-            raise
-        except MemoryError as error:
-            message = "The images do not fit in memory: set stream and image_size."
-            raise DatasetError(message) from error
-        except Exception as error:  # array_record, protobuf, TFDS and PIL raise a dozen kinds
+                labels.append(label)
+                sizes.append(len(encoded))
+        except Exception as error:  # array_record, protobuf and TFDS raise a dozen kinds
             raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
-    for index in damaged:  # now that all labels are known
-        pixels[index] = as_array(shards.image(index))
-    return pixels, labels
+    return np.array(labels, np.int32), np.array(sizes, np.int32)
 
 
 class Shards:
@@ -174,7 +143,6 @@ class Shards:
 
     Attributes:
       shape: height, width and channels; None for those that differ between images.
-      records: the examples of the whole split, as written.
 
     Raises:
       DatasetError: the system lets this process open too few files.
@@ -190,7 +158,7 @@ class Shards:
         # A view has the labels of the whole split: a damaged image is replaced by the same one in
         # all views.
         self._files, self._labels, self._numbers = files, labels, range(len(labels))
-        self.records = _record_source(files)
+        self._records = _record_source(files)
         self._damaged: set[int] = set()
 
     def __len__(self) -> int:
@@ -211,21 +179,41 @@ class Shards:
         try:
             return self._image(number)
         except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
-            self.report(number, error)
+            self._report(number, error)
         alike = np.flatnonzero(self._labels == self._labels[number])
         for other in np.roll(alike, -1 - int(np.searchsorted(alike, number)))[:-1].tolist():
             try:
                 return self._image(other)
             except Exception as error:
-                self.report(other, error)
+                self._report(other, error)
         raise DatasetError(f"{self._where(number)} and all others of its label are damaged.")
 
+    def decoded(self) -> UInt8[np.ndarray, "n height width channels"]:
+        """All images, in memory.
+
+        Raises:
+          DatasetError: they differ in size, or do not fit in memory; as `image`.
+        """
+        from bnrepro.data.augment import as_array  # here, since it imports Pillow
+
+        first = as_array(self.image(0))  # gives a size that features.json leaves out
+        try:
+            pixels = np.empty((len(self), *first.shape), np.uint8)
+        except MemoryError as error:
+            message = "The images do not fit in memory: set stream and image_size."
+            raise DatasetError(message) from error
+        for index in range(len(self)):
+            image = as_array(self.image(index))
+            if image.shape != first.shape:
+                raise DatasetError("The images differ in size: set stream and image_size.")
+            pixels[index] = image
+        return pixels
+
     def _image(self, number: int) -> "Image.Image":
-        encoded, _ = _parse(self.records[number])
+        encoded, _ = _parse(self._records[number])
         return decode(encoded, self.shape)
 
-    def report(self, number: int, error: Exception) -> None:
-        """Logs that the image of a number in the split is damaged; an error if too many are."""
+    def _report(self, number: int, error: Exception) -> None:
         if number in self._damaged:
             return
         self._damaged.add(number)

@@ -133,7 +133,7 @@ def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, monkeypatch
     from bnrepro.data import datasets
 
     first = load_dataset("squares", data_dir, stream=True)
-    monkeypatch.setattr(datasets, "read_split", None)
+    monkeypatch.setattr(datasets, "read_labels", None)
     again = load_dataset("squares", data_dir, stream=True)
     np.testing.assert_array_equal(again.train_labels, np.arange(TRAIN) % CLASSES)
     np.testing.assert_array_equal(again.test_labels, first.test_labels)
