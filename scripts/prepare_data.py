@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 shards.open_prepared(*found)
             elif wanted in datasets.MNIST:
                 folder = prepare.prepare(prepare.Mnist, target)
-            elif wanted in datasets.TINY_IMAGENET:
-                folder = prepare.prepare(prepare.TinyImagenet, target, wanted.config)
             elif wanted.name == prepare.TinyImagenet.name:  # which TFDS does not know
-                raise UserError("choose tiny_imagenet/100 or tiny_imagenet/200")
+                if wanted.config not in ("100", "200") or wanted.version not in (None, "1.0.0"):
+                    raise UserError("choose tiny_imagenet/100 or tiny_imagenet/200")
+                folder = prepare.prepare(prepare.TinyImagenet, target, wanted.config)
             else:
                 builder = tfds.builder(options.name, data_dir=target)
                 builder.download_and_prepare(file_format="array_record")

@@ -93,11 +93,6 @@ class Reference(typing.NamedTuple):
 
 # The names of the only set that is downloaded, or replaced by a stand-in, if it is not found.
 MNIST = (Reference("mnist"), Reference("mnist", version="3.0.1"))
-TINY_IMAGENET = tuple(
-    Reference("tiny_imagenet", classes, version)
-    for classes in ("100", "200")
-    for version in (None, "1.0.0")
-)
 
 
 def load_dataset(
