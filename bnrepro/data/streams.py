@@ -88,14 +88,13 @@ def stream(
         shards: Shards,
         index: Int[np.ndarray, "*places"],
         here: Bool[np.ndarray, "..."],
-        prepare: Callable[
-            [Image.Image, tuple[int, ...]], UInt8[np.ndarray, "height width channels"]
-        ],
+        prepare: Callable[[Image.Image, tuple[int, ...]], np.ndarray],
     ) -> UInt8[np.ndarray, "*places height width channels"]:
-        wanted = here.reshape(*here.shape, *[1] * (index.ndim - here.ndim))
         pixels = np.zeros((*index.shape, *_shape(shards, image_size)), np.uint8)
-        wanted = np.broadcast_to(wanted, index.shape)
-        places = [tuple(place) for place in np.argwhere(wanted).tolist()]
+        # A picture of several images is wanted as a whole.
+        here = here.reshape(*here.shape, *[1] * (index.ndim - here.ndim))
+        wanted = np.argwhere(np.broadcast_to(here, index.shape))
+        places = [tuple(place) for place in wanted.tolist()]
         examples = grain.MapDataset.source(places).map(
             lambda place: prepare(shards.image(int(index[place])), place)
         )
