@@ -2,19 +2,13 @@
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnrepro.models.kernels import centred
 from bnrepro.models.mabn import MovingAverageBatchNorm
-from bnrepro.models.mlp import MLP
-from bnrepro.training.optimizers import make_optimizer
-from bnrepro.training.step import Task, train_step
 from tests.layers.running import normal, some_variables
-from tests.training.test_step import first_state
 
 WINDOW, R_MAX, MOMENTUM, EPSILON = 3, 1.1, 0.75, 1e-2
 SETTINGS = {
@@ -97,42 +91,3 @@ def test_forward_and_backward_are_the_papers_before_and_after_the_window_is_used
     scale, bias = np.asarray(params["scale"]), np.asarray(params["bias"])
     expected = scale * x / np.sqrt(paper.average + EPSILON) + bias
     np.testing.assert_allclose(evaluated, expected, rtol=1e-5)
-
-
-def state_and_step(axis_name=None, synchronized=False):
-    """Of a network: the state before training, and a step that takes a batch and a state."""
-
-    def model(axis):
-        norm = partial(MovingAverageBatchNorm, axis_name=axis, **SETTINGS)
-        return MLP(
-            3, nn.tanh, norm, nn.initializers.lecun_normal(), treatment=centred, hidden=(4, 3)
-        )
-
-    optimizer = make_optimizer("sgd", learning_rate=0.1)
-    state = first_state(model(None), optimizer)
-    task = Task(model(axis_name if synchronized else None), optimizer, axis_name=axis_name)
-    return state, partial(train_step, task=task)
-
-
-@pytest.mark.parametrize("synchronized", [False, True])
-def test_a_batch_spread_over_devices_gives_what_one_device_gives(synchronized):
-    """Whole microbatches a device, or a share of each microbatch."""
-    devices = 2
-    state, alone = state_and_step()
-    _, spread = state_and_step("data", synchronized)
-    alone, spread = jax.jit(alone), jax.pmap(spread, axis_name="data", in_axes=(None, 0))
-    spread_state = state
-    for seed in range(7):
-        images, labels = normal(4, 6, 5, seed=seed), np.arange(24).reshape(4, 6) % 3
-        batch = {"images": images, "labels": labels}
-        axis = 1 if synchronized else 0
-        shares = jax.tree.map(lambda x, a=axis: np.stack(np.split(x, devices, a)), batch)
-        state, _ = alone(state, batch)
-        spread_state = jax.tree.map(lambda x: x[0], spread(spread_state, shares)[0])
-        for field in ("params", "batch_stats"):
-            jax.tree.map(
-                partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-                getattr(spread_state, field),
-                getattr(state, field),
-            )
-    assert np.any(state.batch_stats["norm_1"]["backward"])

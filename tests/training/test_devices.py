@@ -70,6 +70,8 @@ SLOW, WHOLE = pytest.mark.slow, {"devices.synchronized": True}
         # Statistics of the whole batch.
         ("batch_renorm", "epochs", BATCH, "jit", (2, 4), WHOLE),
         ("batch_renorm", "epochs", BATCH, "pmap", (0, 8), WHOLE),
+        # One that also shares statistics of the backward pass.
+        ("moving_average_batch_norm", "epochs", BATCH, "jit", (2, 4), WHOLE),
         pytest.param("batch_norm", "epochs", BATCH, "jit", (2, 4), WHOLE, marks=SLOW),
         pytest.param("batch_norm", "epochs", BATCH, "pmap", (0, 8), WHOLE, marks=SLOW),
         # A gradient that is computed in parts.
