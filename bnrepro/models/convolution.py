@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 def convolution(
     x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "kernel_height kernel_width group_channels features"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
     strides: Sequence[int],
     padding: Any,
     **settings: Any,
@@ -23,25 +23,21 @@ def convolution(
     On CPU it is a matrix product with the patches that the kernel sees: inside a loop body, such
     as a scan over training steps, XLA's own convolution is about 30 times slower there (jax#12868),
     and mapped over seeds 6 times. `python -m scripts.benchmark inception` compares it with XLA's
-    own in a step outside a loop. On CPU, too, XLA's own convolution is used if it is dilated or
-    grouped. The product can only be differentiated in reverse mode, and takes no negative padding.
+    own in a step outside a loop. The product can only be differentiated in reverse mode, and takes
+    no negative padding, dilation or groups.
     """
-    dilations = [*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ())]
+    dilations = *settings.get("lhs_dilation", ()), *settings.get("rhs_dilation", ())
+    assert set(dilations) <= {1} and settings.get("feature_group_count", 1) == 1, settings
     pads = padding
     if isinstance(padding, str):
         pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
 
-    def as_convolution(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
-
-    if any(number != 1 for number in (*dilations, settings.get("feature_group_count", 1))):
-        return as_convolution(x, kernel)
-
     def as_product(x: Array, kernel: Array) -> Array:
         return _as_product(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, tuple(strides))
 
+    xla = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **settings)
     # By the platform compiled for, which need not be that of this machine.
-    return lax.platform_dependent(x, kernel, cpu=as_product, default=as_convolution)
+    return lax.platform_dependent(x, kernel, cpu=as_product, default=xla)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

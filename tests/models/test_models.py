@@ -4,7 +4,6 @@ from functools import partial
 from itertools import product
 
 import flax.errors
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,19 +193,6 @@ def test_the_gradient_of_a_convolutions_input_is_computed_once_for_all_that_read
 
     # Reading it is cheap; it is a sum over nine products.
     assert traffic(0, 1, 2) < 1.5 * traffic(0)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"kernel_dilation": 2}, {"input_dilation": (2, 1), "padding": 1}, {"feature_group_count": 3}],
-    ids=str,
-)
-def test_dilated_and_grouped_convolutions_are_those_of_flax(settings):
-    x = jax.random.normal(jax.random.key(0), (4, 9, 8, 3))
-    theirs = nn.Conv(6, (3, 3), **settings)
-    variables = theirs.init(jax.random.key(1), x)
-    ours = nn.Conv(6, (3, 3), conv_general_dilated=convolution, **settings)
-    np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-6)
 
 
 def test_a_convolutional_network_halves_the_image_and_has_one_statistic_a_channel():
