@@ -138,7 +138,6 @@ def test_values_that_cannot_be_planned_with_are_refused(varied, message):
     [
         ("v5e", "v5e:4x4, of at most 16x16 chips"),
         ("v5e:2x32", "v5e:4x4, of at most 16x16 chips"),
-        ("v6e:2x2x2", "v6e:4x4, of at most 16x16 chips"),
         ("v5p:2x2", "v5p:4x4x4, of at most 16x16x24 chips"),
         ("v5p:16x24x24", "v5p:4x4x4, of at most 16x16x24 chips"),
     ],
