@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -174,6 +174,9 @@ def _begin(study: SharedStudy, claims: Sequence[Claim]) -> Path:
     folder = study.plan.checkpoints / name
     if earlier:
         copy_newest(study.plan.checkpoints / earlier, folder)
+        # The records have these until training goes on; without a checkpoint, it starts anew.
+        with suppress(OSError):
+            shutil.copyfile(study.plan.checkpoints / earlier / ROWS, folder / ROWS)
     study.begin(claims, name)
     if earlier and earlier not in groups_at_work(study.trials()).values():
         shutil.rmtree(study.plan.checkpoints / earlier, ignore_errors=True)

@@ -477,6 +477,14 @@ def resumed(monkeypatch):
     return steps
 
 
+@pytest.fixture
+def interrupted(tmp_path, opened, resumed, fast_heart):
+    """The study of `long_plan`, whose worker was told to end after step 40."""
+    study, asked = opened(long_plan(tmp_path)), itertools.count()
+    work(study.plan, lambda: next(asked) >= 5)
+    return study
+
+
 # A worker process, which a report of its own kills.
 WORKER = """
 import os, signal
@@ -523,12 +531,10 @@ def test_a_worker_whose_resumed_trials_are_all_pruned_takes_the_next(tmp_path, o
     assert states == [TrialState.PRUNED, TrialState.COMPLETE]
 
 
-@pytest.mark.usefixtures("fast_heart")
 def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
-    tmp_path, opened, resumed, undisturbed
+    tmp_path, interrupted, resumed, undisturbed
 ):
-    study, asked = opened(long_plan(tmp_path)), itertools.count()
-    work(study.plan, lambda: next(asked) >= 5)
+    study = interrupted
     assert {trial.state for trial in study.trials().values()} == {TrialState.WAITING}
     assert progress_of(study.plan, study.trials()).finished == 0
     so_far = collect(study, tmp_path)
@@ -541,14 +547,19 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
 
 
-@pytest.mark.usefixtures("fast_heart")
-def test_trials_that_were_trained_together_may_go_on_apart(tmp_path, opened, resumed, undisturbed):
-    study, asked = opened(long_plan(tmp_path)), itertools.count()
-    work(study.plan, lambda: next(asked) >= 5)
+def test_the_records_keep_the_rows_of_trials_that_are_about_to_go_on(tmp_path, interrupted):
+    before = collect(interrupted, tmp_path)
+    worker_module._begin(interrupted, take(interrupted))
+    pd.testing.assert_frame_equal(collect(interrupted, tmp_path).metrics, before.metrics)
+
+
+def test_trials_that_were_trained_together_may_go_on_apart(
+    tmp_path, interrupted, resumed, undisturbed
+):
     # There is no room for both at once any more.
-    work(dataclasses.replace(study.plan, at_once=1))
+    work(dataclasses.replace(interrupted.plan, at_once=1))
     assert resumed == [0, 40, 40]
-    found = collect(study, tmp_path).metrics
+    found = collect(interrupted, tmp_path).metrics
     pd.testing.assert_frame_equal(found, undisturbed, rtol=1e-3)
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
@@ -574,16 +585,13 @@ def test_a_trial_goes_on_that_was_trained_together_with_one_that_was_pruned(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_heart")
-def test_trials_start_anew_where_their_checkpoints_are_unusable(tmp_path, opened, resumed):
-    study, asked = opened(long_plan(tmp_path)), itertools.count()
-    work(study.plan, lambda: next(asked) >= 5)
+def test_trials_start_anew_where_their_checkpoints_are_unusable(tmp_path, interrupted, resumed):
     for file in tmp_path.glob("checkpoints/*/*/states/**/*"):
         if file.is_file():
             file.write_bytes(b"")
-    work(study.plan)
+    work(interrupted.plan)
     assert resumed == [0, 0]
-    assert len(finished(study.trials())) == 2
+    assert len(finished(interrupted.trials())) == 2
 
 
 def test_a_worker_takes_its_fair_share_at_most_also_without_the_workdirs_disk(tmp_path, opened):
