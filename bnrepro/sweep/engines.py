@@ -45,7 +45,7 @@ def run_local(plan: Plan, workers: int | None, watch: Watch) -> None:
     """
     gpus = _gpus()
     count = workers or len(gpus) or available_cores()
-    plan = _shared(plan, count)
+    plan = replace(plan, workers=count)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # Programs that one worker has compiled, which the others load.
@@ -112,7 +112,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
             sharing, memory = _sharing(count, gpus)
             resources |= {"num_gpus": 1 / sharing, "runtime_env": {"env_vars": memory}}
         task = ray.remote(max_retries=_MAX_KILLED, **resources)(work)
-        plan, running = _shared(plan, count), list[Any]()
+        plan, running = replace(plan, workers=count), list[Any]()
         while (waiting := watch()) is not None or running:
             if waiting:
                 running += [task.remote(plan) for _ in range(count - len(running))]
@@ -126,12 +126,6 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         raise SweepError(message) from error
     finally:
         ray.shutdown()
-
-
-def _shared(plan: Plan, workers: int) -> Plan:
-    """The plan for so many workers here and in each other task of a SLURM array, if this is one."""
-    tasks = os.environ.get("SLURM_ARRAY_TASK_COUNT", "")
-    return replace(plan, workers=workers * (max(1, int(tasks)) if tasks.isdecimal() else 1))
 
 
 def _start(folder: Path, worker: int, environment: dict[str, str]) -> "subprocess.Popen[bytes]":

@@ -1,6 +1,7 @@
 """The plan of a sweep, shared by all of its workers on any number of machines."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,8 @@ class Plan:
       command: the command that trains a single run of the config.
       prune: stop trials that are below the median of the others at an evaluation.
       at_once: how many trials to train together; None for as many as suit the device.
-      workers: how many share the trials.
+      workers: how many each command has.
+      commands: how many share the trials.
     """
 
     config: dict[str, Any]
@@ -56,6 +58,7 @@ class Plan:
     prune: bool = False
     at_once: int | None = None
     workers: int = 1
+    commands: int = 1
 
     @property
     def described(self) -> dict[str, Any]:
@@ -158,7 +161,9 @@ def make_plan(
     elif trials is None:
         raise SweepError(f"give the number of --trials for sampler {values['sampler']}")
     storage, name = values["storage"], workdir.absolute().name
+    commands = int(os.environ.get("SLURM_ARRAY_TASK_COUNT") or 1)
     if storage is None:
+        commands = 1  # each task of an array has a sweep of its own
         # Here, the study has a fixed name, since a workdir may be renamed.
         url = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
         storage, name = url.render_as_string(), "sweep"
@@ -181,6 +186,7 @@ def make_plan(
         prune=values["prune"],
         at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
         checkpoints=workdir.absolute() / CHECKPOINTS,
+        commands=commands,
     )
     check_trials(common, plan.to_check)
     return plan

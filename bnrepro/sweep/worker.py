@@ -89,7 +89,7 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
         return plan.at_once or min(worthwhile, most_together(program_of(group), plan.traced))
 
     def how_many(group: Group, unfinished: int) -> int:
-        fair_share = -(-unfinished // plan.workers)
+        fair_share = -(-unfinished // (plan.commands * plan.workers))
         return min(room_for(group), fair_share)
 
     with ExitStack() as stack:

@@ -275,6 +275,15 @@ def test_a_sweep_keeps_its_study_in_its_workdir_under_a_name_that_outlives_renam
     assert (shared.storage, shared.name) == ("postgresql://host/x", "rates")
 
 
+@pytest.mark.parametrize(("storage", "commands"), [("postgresql://host/x", 16), (None, 1)])
+def test_the_tasks_of_a_slurm_array_share_the_trials_of_a_common_storage(
+    storage, commands, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "16")
+    plan = plan_of(tmp_path, vary=[f"{RATE}=0.1,1"], storage=storage)
+    assert plan.commands == commands
+
+
 def test_the_command_of_a_single_run_has_what_was_overridden(tmp_path):
     overrides = {"model.hidden": (5, 6), "steps": 100, "seeds": 3, "sampler.name": "epochs"}
     plan = plan_of(tmp_path, overrides=overrides, vary=[f"{RATE}=0.1,1"], seeds=2)

@@ -595,23 +595,14 @@ def test_trials_start_anew_where_their_checkpoints_are_unusable(tmp_path, interr
 
 
 def test_a_worker_takes_its_fair_share_at_most_also_without_the_workdirs_disk(tmp_path, opened):
-    plan = make_plan(tmp_path, {RATE: [0.1, 0.2, 0.5, 1.0]}, workers=2)
+    rates = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
+    plan = make_plan(tmp_path, {RATE: rates}, workers=2, commands=2)
     (tmp_path / "file").touch()
     study = opened(dataclasses.replace(plan, checkpoints=tmp_path / "file" / "checkpoints"))
     work(study.plan)
     groups = Counter(trial.user_attrs["group"] for trial in study.trials().values())
     # By itself, it would take four of two seeds each at once.
-    assert [*groups.values()] == [2, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("tasks", "workers"), [("16", 32), ("0", 2), ("-3", 2), ("many", 2), ("", 2)]
-)
-def test_the_workers_of_all_tasks_of_a_slurm_array_share_the_trials(
-    tasks, workers, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", tasks)
-    assert engines._shared(make_plan(tmp_path), 2).workers == workers
+    assert [*groups.values()] == [2, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(("visible", "gpus"), [("", []), ("-1", []), ("3,5", ["3", "5"])])
