@@ -265,8 +265,11 @@ def check_data(run: Run, found: Mapping[str, Any]) -> None:
         )
 
 
-def open_sweep(workdir: Path) -> None:
-    """Makes a workdir for a sweep, or makes sure that it already belongs to one.
+def open_sweep(workdir: Path) -> dict[str, Any] | None:
+    """Makes a workdir for a sweep, or returns the config of the one that it already belongs to.
+
+    Its metrics are not read, since the study has them: a process that was killed while it wrote
+    them may have left those of a trial that the config lacks.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
@@ -276,11 +279,13 @@ def open_sweep(workdir: Path) -> None:
         config = _read_json(workdir / CONFIG)
         if not isinstance(config.get("sweep"), dict):
             raise RecordsError(f"{workdir} holds a run, not a sweep; choose another --workdir")
-        return
+        _check_config(config, workdir / CONFIG)
+        return config
     # A sweep may have begun without a finished trial.
     begun = (DATABASE, CHECKPOINTS)
     if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
         raise RecordsError(f"{workdir} has files that no sweep wrote: {', '.join(foreign[:3])}")
+    return None
 
 
 def check_writable(workdir: Path) -> None:

@@ -77,7 +77,7 @@ def main() -> None:
     if engine is run_local and not (workdir / CONFIG).exists():
         load_data(plan)
     trackers = cli.make_trackers()
-    open_sweep(workdir)
+    held = open_sweep(workdir)
     try:
         study = SharedStudy(plan)
     except UserError:
@@ -85,7 +85,8 @@ def main() -> None:
             workdir.rmdir()
         raise
     with study:
-        check_storage(study, workdir)
+        if held is not None:
+            check_storage(study, workdir, held)
         display = Display(study, workdir, trackers)
 
         def watch() -> int | None:

@@ -104,6 +104,13 @@ def test_a_sweep_goes_neither_where_a_run_is_nor_among_foreign_files(tmp_path):
         open_sweep(tmp_path)
 
 
+def test_a_sweep_that_was_killed_between_its_metrics_and_its_config_goes_on(tmp_path):
+    write_run(small_run(tmp_path, variants={"plain": {}}, sweep={"trials": 2}))
+    with pytest.raises(RecordsError, match="a variant that config"):
+        read_run(tmp_path)
+    assert open_sweep(tmp_path)["variants"] == {"plain": {}}
+
+
 def test_finished_records_may_get_further_variants_and_unfinished_ones_may_not(run):
     more = run.config | {"variants": run.config["variants"] | {"later": {}}, "baseline": "later"}
     again = open_workdir(run.workdir, more)
