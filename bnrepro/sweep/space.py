@@ -25,6 +25,9 @@ from bnrepro.errors import UserError
 # At most this many combinations are checked before the sweep starts.
 _CHECKED = 1_000
 
+# It logs each study that it makes, also those that only draw points.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 
 class SweepError(UserError):
     """An invalid or failed sweep."""

@@ -90,7 +90,6 @@ class SharedStudy:
         self._held = dict[int, int]()
         # How often this process has retried the trial of each index.
         self._retries = Counter[int]()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage, self._study = _open(plan)
         self._study_id = self._storage.get_study_id_from_name(plan.name)
         # SQLite lacks the row locks that keep two workers from taking one trial in other databases.

@@ -236,7 +236,7 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
             "--storage must be the URL of a database, as in postgresql://USER@HOST/DATABASE",
         ),
         (["--config={}/c.py:full"], "get_sweep() of {}/c.py failed: NameError: no such list"),
-        ([*CONFIG, f"--vary={RATE}=1,2", "--config.dataset=mnits"], "mnits"),
+        ([*CONFIG, *SWEPT, "--sampler=random", "--config.dataset=mnits"], "mnits"),
     ],
 )
 def test_mistakes_end_with_code_2_and_nothing_written(tmp_path, arguments, message):
