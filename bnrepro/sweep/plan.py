@@ -21,11 +21,13 @@ from bnrepro.sweep.space import (
     SweepError,
     check_trials,
     drawn,
-    examples,
     grid,
     make_space,
     values_by_key,
 )
+
+# Trials to check of a sampler that proposes them only when they are to be trained.
+_EXAMPLES = 300
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class Plan:
 
     @property
     def to_check(self) -> list[dict[str, Any]]:
-        """The settings of trials to check before any is trained: of all, if they are known."""
-        return self.points or examples(self.space)
+        """The settings of trials to check before any is trained: if they are known, of all."""
+        return self.points or drawn(self.space, "random", _EXAMPLES)
 
     @property
     def count(self) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,6 @@ from optuna.distributions import (
 from bnrepro.comparison.config import check_config, with_settings
 from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, may_be_swept
 from bnrepro.errors import UserError
-
-# At most this many combinations are checked before the sweep starts.
-_CHECKED = 1_000
 
 # It logs each study that it makes, also those that only draw points.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -157,24 +154,6 @@ def check_trials(config: Mapping[str, Any], trials: Iterable[Mapping[str, Any]])
 def in_words(settings: Mapping[str, Any]) -> str:
     """How errors name a trial with these settings."""
     return ", ".join(f"{key}={value}" for key, value in settings.items())
-
-
-def examples(space: Space) -> list[dict[str, Any]]:
-    """The settings of trials to check before any is trained; at most 1,000.
-
-    They have all values of lists and the ends of ranges; of integers also those between, since some
-    keys must divide others, which both ends may do alone.
-    """
-    along: list[Sequence[Any]] = []
-    for key, values in space.items():
-        if not isinstance(values, Range):
-            along.append(values)
-        elif is_integer(key):
-            low, high = int(values.low), int(values.high)
-            along.append(range(low, min(high, low + _CHECKED) + 1))
-        else:
-            along.append(values[:2])
-    return [dict(zip(space, own, strict=True)) for own in islice(product(*along), _CHECKED)]
 
 
 def grid(space: Space, trials: int | None) -> list[dict[str, Any]]:
