@@ -115,8 +115,17 @@ def main() -> None:
 def report(run: Run) -> Report:
     """All trials, the best first, and accuracy against the varied settings."""
     sweep = Sweep(run)
-    means = {trial.variant: trial.mean for trial in sweep.tested}
-    entries = [replace(one, mean=means.get(one.variant, one.mean)) for one in list_variants(run)[0]]
+    # As in the table, trials share a variance.
+    pooled = {("test", trial.variant): trial.mean for trial in sweep.tested}
+    pooled |= {(sweep.chosen_by, trial.variant): trial.mean for trial in sweep.trials}
+    entries = [
+        replace(
+            one,
+            mean=pooled.get(("test", one.variant), one.mean),
+            others={split: pooled.get((split, one.variant), m) for split, m in one.others.items()},
+        )
+        for one in list_variants(run)[0]
+    ]
     return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
 
 

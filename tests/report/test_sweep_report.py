@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from bnrepro.records import metric_rows
 from bnrepro.report.sweep import Sweep
 from bnrepro.report.sweep_figures import sweep_figures
+from scripts.sweep import report
 from tests.records_fixtures import small_run
 
 RATE, MOMENTUM, NAME = "optimizer.learning_rate", "normalizer.momentum", "normalizer.name"
@@ -55,26 +56,33 @@ def a_sweep(workdir, vary, trials, sampler="grid", **changes):
     }
     run = small_run(workdir, curves, diverged, **config | changes)
     # What the fixture adds to each variant would make the pruned ones finished.
-    return replace(run, metrics=run.metrics[~run.metrics["metric"].str.startswith("sigmoid")])
+    metrics = run.metrics[~run.metrics["metric"].str.startswith("sigmoid")]
+    return Sweep(replace(run, metrics=metrics))
 
 
 def test_a_holdout_chooses_where_there_is_one(tmp_path):
     """The trial that is best on the test set is not the one that is best on the holdout."""
-    trials = [({RATE: 0.1}, 0.9), ({RATE: 1.0}, 0.8)]
-    run = a_sweep(tmp_path, {RATE: [0.1, 1.0]}, trials, evaluation={"holdout": 5})
+    trials = [({RATE: 0.1}, 0.90, 0.92), ({RATE: 1.0}, 0.79, 0.81)]
+    run = a_sweep(tmp_path, {RATE: [0.1, 1.0]}, trials, evaluation={"holdout": 5}).run
     held = [
-        (f"trial {i}", 0, 20, "holdout", "accuracy", value) for i, value in enumerate((0.6, 0.7))
+        (f"trial {i}", seed, 20, "holdout", "accuracy", value)
+        for i, values in enumerate([(0.60, 0.62), (0.70, 0.72)])
+        for seed, value in enumerate(values)
     ]
-    run = replace(run, metrics=pd.concat([run.metrics, metric_rows(held)], ignore_index=True))
-    table = Sweep(run).table()
+    metrics = pd.concat([run.metrics, metric_rows(held)], ignore_index=True)
+    sweep = Sweep(replace(run, metrics=metrics))
+    table = sweep.table()
     assert list(table.index) == ["trial 1", "trial 0"]
-    assert table.loc["trial 1", "holdout, %"] == "70.00"
-    assert table.loc["trial 1", "final, %"] == "80.00"
-    caption = Sweep(run).caption()
+    assert table.loc["trial 1", "holdout, %"] == "71.00 ± 4.30"
+    assert table.loc["trial 1", "final, %"] == "80.00 ± 4.30"
+    summary = report(sweep.run).summary.set_index(["metric", "variant"])["ci95_low"]
+    np.testing.assert_allclose(summary["final"], [0.8670, 0.7570], atol=5e-5)
+    np.testing.assert_allclose(summary["final_holdout"], [0.5670, 0.6670], atol=5e-5)
+    caption = sweep.caption()
     assert "The best of 2 trials was chosen by its accuracy on held-out images" in caption
     assert "its holdout accuracy is an optimistic estimate" in caption
     assert "Its final test accuracy is not: it chose nothing." in caption
-    (command,) = Sweep(run).best_commands()
+    (command,) = sweep.best_commands()
     assert f"--config.{RATE}=1.0" in command
 
 
@@ -83,7 +91,7 @@ def draw(tmp_path):
     """Draws a sweep, which is given as to `a_sweep`, and returns the figures by name."""
 
     def draw(*sweep, **changes):
-        pictures = sweep_figures(Sweep(a_sweep(tmp_path, *sweep, **changes)))
+        pictures = sweep_figures(a_sweep(tmp_path, *sweep, **changes))
         return {picture.name: picture.draw() for picture in pictures}
 
     return draw
@@ -122,14 +130,14 @@ def test_trials_come_by_accuracy_then_those_pruned_then_those_without_any(tmp_pa
         ({RATE: 0.03}, pruned(0.99), pruned(0.98)),
         ({RATE: 0.04}, 0.95, DIVERGED),
     ]
-    run = a_sweep(tmp_path, RATES, trials)
-    table = Sweep(run).table()
+    sweep = a_sweep(tmp_path, RATES, trials)
+    table = sweep.table()
     # A seed that diverged counts at chance accuracy, and its trial comes after all others.
     assert list(table.index) == ["trial 0", "trial 3", "trial 2", "trial 1"]
-    assert f"--config.{RATE}=0.01" in Sweep(run).best_commands()[0]
-    assert Sweep(a_sweep(tmp_path, RATES, trials[1:])).best_commands() == []
+    assert f"--config.{RATE}=0.01" in sweep.best_commands()[0]
+    assert a_sweep(tmp_path, RATES, trials[1:]).best_commands() == []
     counts = "at chance accuracy: trial 1 at 10% (2 of 2), trial 3 at 10% (1 of 2)"
-    assert counts in Sweep(run).caption()
+    assert counts in sweep.caption()
     assert table["final, %"].tolist() == [
         "91.00 (90.00 to 92.00)",
         "52.50 (10.00 to 95.00)",
@@ -142,19 +150,19 @@ def test_trials_come_by_accuracy_then_those_pruned_then_those_without_any(tmp_pa
 
 def test_trials_that_finished_share_one_variance(tmp_path):
     trials = [({RATE: 0.1}, 0.90, 0.92), ({RATE: 0.2}, 0.79, 0.81), ({RATE: 0.3}, 0.9, DIVERGED)]
-    run = a_sweep(tmp_path, RATES, trials)
+    sweep = a_sweep(tmp_path, RATES, trials)
     # Squares 2 and 2 over two degrees of freedom: t(0.975, 2) = 4.302653, times the root of 2 / 2.
-    assert Sweep(run).table()["final, %"].tolist() == [
+    assert sweep.table()["final, %"].tolist() == [
         "91.00 ± 4.30",
         "80.00 ± 4.30",
         "50.00 (10.00 to 90.00)",
     ]
-    assert "share one variance" in Sweep(run).caption()
+    assert "share one variance" in sweep.caption()
 
 
 def test_trials_of_equal_accuracy_come_by_number_not_by_name(tmp_path):
-    run = a_sweep(tmp_path, RATES, [({RATE: 0.1 + i / 100}, 0.9) for i in range(12)])
-    assert list(Sweep(run).table().index) == [f"trial {i}" for i in range(12)]
+    sweep = a_sweep(tmp_path, RATES, [({RATE: 0.1 + i / 100}, 0.9) for i in range(12)])
+    assert list(sweep.table().index) == [f"trial {i}" for i in range(12)]
 
 
 def test_the_table_has_a_column_for_each_varied_key(tmp_path):
@@ -163,7 +171,7 @@ def test_the_table_has_a_column_for_each_varied_key(tmp_path):
         {RATE: 1e-5, "model.hidden": (100, 100), "model.bias": True},
         {RATE: 3, "model.hidden": (50,), "model.bias": True},
     ]
-    table = Sweep(a_sweep(tmp_path, vary, [(s, 0.9) for s in settings])).table()
+    table = a_sweep(tmp_path, vary, [(s, 0.9) for s in settings]).table()
     assert list(table.columns) == [*vary, "final, %", "seeds", "pruned at"]
     assert table[list(vary)].to_numpy().tolist() == [
         ["1e-05", "[100, 100]", "True"],
@@ -174,16 +182,16 @@ def test_the_table_has_a_column_for_each_varied_key(tmp_path):
 def test_the_caption_counts_trials_and_says_that_the_best_is_an_optimistic_estimate(tmp_path):
     outcomes = (0.9, 0.8, 0.7, pruned(0.6), pruned(0.5), DIVERGED)
     trials = [({RATE: 0.1}, outcome) for outcome in outcomes]
-    caption = Sweep(a_sweep(tmp_path, RATES, trials)).caption()
+    caption = a_sweep(tmp_path, RATES, trials).caption()
     assert caption.startswith("mnist/3.0.1, final test accuracy after 20 steps: mean over seeds")
     assert "6 of 64 trials (grid): 3 finished, 2 pruned, 1 diverged with all seeds." in caption
     assert "pruned trial is that of its last step" in caption
     assert "The best of 3 trials" in caption
     assert "optimistic estimate: rerun it on other seeds." in caption
     # The only one is the best of nothing.
-    run = a_sweep(tmp_path, RATES, trials[:1], preview=True)
-    run.provenance["stand_in"] = True
-    alone = Sweep(run).caption()
+    sweep = a_sweep(tmp_path, RATES, trials[:1], preview=True)
+    sweep.run.provenance["stand_in"] = True
+    alone = sweep.caption()
     assert alone.startswith("PREVIEW, STAND-IN DATA, mnist/3.0.1")
     assert not any(word in alone for word in ("optimistic", "pruned trial", "variance"))
 
@@ -198,7 +206,7 @@ def test_the_best_finished_trial_of_each_normalizer_has_a_command(tmp_path):
         ({RATE: 0.6, NAME: "group_norm"}, DIVERGED),
     ]
     vary = {RATE: RATES[RATE], NAME: ["none", "group_norm", "batch_norm"]}
-    assert Sweep(a_sweep(tmp_path, vary, trials)).best_commands() == [
+    assert a_sweep(tmp_path, vary, trials).best_commands() == [
         f"{TRAIN} --workdir=runs/best_none --config.{RATE}=0.1 --config.{NAME}=none",
         f"{TRAIN} --workdir=runs/best_batch_norm --config.{RATE}=0.3 --config.{NAME}=batch_norm",
     ]
@@ -214,7 +222,7 @@ def test_a_command_has_the_exact_settings_as_flags_take_them(tmp_path, monkeypat
         "model.groups": 3,
     }
     vary = {key: [value] for key, value in settings.items()}
-    (command,) = Sweep(a_sweep(tmp_path, vary, [(settings, 0.9)])).best_commands()
+    (command,) = a_sweep(tmp_path, vary, [(settings, 0.9)]).best_commands()
     overrides = shlex.split(command.removeprefix(f"{TRAIN} --workdir=runs/best "))
     # From which ml_collections takes what changes a config.
     monkeypatch.setattr("sys.argv", ["program", *overrides])
@@ -261,11 +269,11 @@ def test_each_sweep_has_the_figures_that_suit_it_even_of_one_trial(draw, outcome
 
 
 def test_of_what_was_not_even_evaluated_nothing_is_drawn(tmp_path):
-    run = a_sweep(tmp_path, RATES, [({RATE: 0.01}, 0.9)])
-    run = replace(run, metrics=run.metrics[:0])
-    assert sweep_figures(Sweep(run)) == []
-    assert Sweep(run).best_commands() == []
-    assert Sweep(run).table().loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
+    run = a_sweep(tmp_path, RATES, [({RATE: 0.01}, 0.9)]).run
+    sweep = Sweep(replace(run, metrics=run.metrics[:0]))
+    assert sweep_figures(sweep) == []
+    assert sweep.best_commands() == []
+    assert sweep.table().loc["trial 0"].tolist() == ["0.01", "–", "0", "0"]
 
 
 def test_numbers_of_a_list_are_evenly_spaced_in_the_order_of_their_size(draw):
@@ -445,7 +453,7 @@ def test_figures_and_caption_tell_which_trials_have_seeds_that_diverged(draw, tm
         told = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
         assert "seeds that diverged count at chance" in " ".join(told)
         assert any("seeds diverged" in text.get_text() for text in figure.legends[0].get_texts())
-    caption = Sweep(a_sweep(tmp_path, GRID, some)).caption()
+    caption = a_sweep(tmp_path, GRID, some).caption()
     assert "diverged seed come after the others and are not chosen." in caption
     assert "best of" not in caption  # there is but one to choose from
 
