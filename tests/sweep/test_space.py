@@ -52,13 +52,11 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({RATE: ""}, "range or a list"),
         ({RATE: [1, 1.0]}, "twice"),
         ({RATE: [1j]}, "cannot be stored in the records"),
-        ({RATE: 3}, "range or a list"),
         ({RATE: "0.1,-3"}, "must be in .*, got -3"),
         ({"optimizer.learning_rat": "0.1,1"}, "did you mean optimizer.learning_rate"),
         ({NAME: "log(1,2)"}, "unknown"),
         ({"steps": "10,20"}, "steps is common to all trials"),
         ({"evaluation.holdout": "0,10"}, "evaluation.holdout is common to all trials"),
-        ({"digits": "1,2"}, "digits is common to all trials"),
         ({"batch_size": "uniform(2.5,10)"}, "integer"),
         ({NAME: "none,batch_norm", "microbatch_size": "50,60"}, "a multiple of microbatch_size"),
         # Both ends go, and some of what lies between does not.
