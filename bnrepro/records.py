@@ -265,11 +265,8 @@ def check_data(run: Run, found: Mapping[str, Any]) -> None:
         )
 
 
-def open_sweep(workdir: Path) -> dict[str, Any] | None:
-    """Makes a workdir for a sweep, or returns the config of the one that it already belongs to.
-
-    Its metrics are not read, since the study has them: a process that was killed while it wrote
-    them may have left those of a trial that the config lacks.
+def open_sweep(workdir: Path) -> None:
+    """Makes a workdir for a sweep, or makes sure that it already belongs to one.
 
     Raises:
       RecordsError: it cannot be written, or holds something else.
@@ -279,13 +276,11 @@ def open_sweep(workdir: Path) -> dict[str, Any] | None:
         config = _read_json(workdir / CONFIG)
         if not isinstance(config.get("sweep"), dict):
             raise RecordsError(f"{workdir} holds a run, not a sweep; choose another --workdir")
-        _check_config(config, workdir / CONFIG)
-        return config
+        return
     # A sweep may have begun without a finished trial.
     begun = (DATABASE, CHECKPOINTS)
     if foreign := [name for name in _foreign(workdir) if not name.startswith(begun)]:
         raise RecordsError(f"{workdir} has files that no sweep wrote: {', '.join(foreign[:3])}")
-    return None
 
 
 def check_writable(workdir: Path) -> None:
@@ -314,12 +309,19 @@ def _foreign(workdir: Path) -> list[str]:
 
 
 def write_run(run: Run) -> None:
-    """Writes provenance, metrics and, last, the config: if it is there, all are."""
+    """Writes provenance, metrics and, last, the config: if it is there, all are.
+
+    Where it is there already, it comes before the metrics: these may be of new trials of a sweep.
+    """
     # No number is ever without its provenance.
     _write_json(run.workdir / PROVENANCE, run.provenance)
+    again = (run.workdir / CONFIG).exists()
+    if again:
+        _write_json(run.workdir / CONFIG, run.config)
     with complete_file(run.workdir / METRICS) as path:
         run.metrics.to_csv(path, index=False, na_rep="nan", encoding="utf-8")
-    _write_json(run.workdir / CONFIG, run.config)
+    if not again:
+        _write_json(run.workdir / CONFIG, run.config)
 
 
 def read_run(workdir: Path) -> Run:

@@ -77,7 +77,7 @@ def main() -> None:
     if engine is run_local and not (workdir / CONFIG).exists():
         load_data(plan)
     trackers = cli.make_trackers()
-    held = open_sweep(workdir)
+    open_sweep(workdir)
     try:
         study = SharedStudy(plan)
     except UserError:
@@ -85,8 +85,7 @@ def main() -> None:
             workdir.rmdir()
         raise
     with study:
-        if held is not None:
-            check_storage(study, workdir, held)
+        check_storage(study, workdir)
         display = Display(study, workdir, trackers)
 
         def watch() -> int | None:

@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from bnrepro.comparison.config import common_config
 from bnrepro.comparison.run import PAUSE
 from bnrepro.records import (
+    CONFIG,
     LOCK,
     TENSORBOARD,
     RecordsError,
@@ -30,6 +31,7 @@ from bnrepro.records import (
     Run,
     differences,
     metric_rows,
+    read_run,
     write_run,
 )
 from bnrepro.report.entries import short_text
@@ -111,21 +113,18 @@ def _tracking(workdir: Path) -> FileLock:
     return FileLock(workdir / TENSORBOARD / LOCK, timeout=0)
 
 
-def check_storage(study: SharedStudy, workdir: Path, held: Mapping[str, Any]) -> None:
+def check_storage(study: SharedStudy, workdir: Path) -> None:
     """Makes sure that a workdir has no records of trials of another storage, which would be lost.
-
-    Args:
-      study: the study of the sweep.
-      workdir: where its records are.
-      held: the config of these.
 
     Raises:
       RecordsError: it has.
     """
-    plan = study.plan
-    there = identity(common_config(held), held["sweep"])
+    if not (workdir / CONFIG).exists():
+        return
+    plan, held = study.plan, read_run(workdir)
+    there = identity(common_config(held.config), held.config["sweep"])
     another = differences(there, identity(plan.config, plan.described))
-    if another or not set(map(trial_name, study.trials())).issuperset(held["variants"]):
+    if another or not set(map(trial_name, study.trials())).issuperset(held.variants):
         raise RecordsError(
             f"{workdir} holds trials that are not in this --storage under the name {plan.name}; "
             "give the storage and the workdir's name that the sweep began with, or choose another "

@@ -25,7 +25,7 @@ from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import common_config, with_settings
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.comparison.run import run_comparison
-from bnrepro.records import RecordsError, complete_file, open_sweep, read_run
+from bnrepro.records import RecordsError, complete_file, read_run
 from bnrepro.sweep import engines
 from bnrepro.sweep import progress as progress_module
 from bnrepro.sweep import study as study_module
@@ -176,15 +176,14 @@ def test_a_trial_is_what_an_experiment_with_its_settings_is(swept, tmp_path):
 
 def test_a_workdir_with_the_trials_of_another_storage_is_refused(swept, tmp_path, opened):
     plan, folder, study, _ = swept
-    held = open_sweep(folder)
-    check_storage(study, folder, held)
+    check_storage(study, folder)
     elsewhere = dataclasses.replace(plan, storage=f"sqlite:///{tmp_path}/new.db")
     with closing(SharedStudy(elsewhere)) as new, pytest.raises(RecordsError, match="not in this"):
-        check_storage(new, folder, held)
+        check_storage(new, folder)
     # Of another sweep, trials may have the same names.
     other = opened(make_plan(tmp_path, config=CONFIG | {"steps": 40}))
     with pytest.raises(RecordsError, match="not in this --storage under the name sweep; give"):
-        check_storage(other, folder, held)
+        check_storage(other, folder)
 
 
 def test_a_finished_sweep_is_not_trained_again(swept, monkeypatch):
