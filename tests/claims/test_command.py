@@ -126,6 +126,14 @@ def test_where_some_seeds_diverged_the_others_are_no_evidence_without_a_value_fo
         return claims._evidence(one, {"some": run}, {}, small_dataset(), {}, Path())
 
     assert found(run).estimate.n == 2
+def test_records_may_have_other_seeds_but_not_other_training_images():
+    config = claims.comparisons([CLAIMS["B10"]], "full")["regularization"]
+    own = {"holdout": 0, "train_examples": 100, "minibatches": 7}
+    other = config | {"seeds": 3, "eval_every": 500, "evaluation": config["evaluation"] | own}
+    found = claims._differences(Run(Path(), other, metric_rows([]), {}), config)
+    assert found == ["evaluation.holdout: 0 there, 58000 here"]
+
+
     rows = metric_rows([("plain", 2, 3, "train", "diverged", 1.0)])
     failed = found(dataclasses.replace(run, metrics=pd.concat([run.metrics, rows])))
     assert (failed.estimate.n, failed.diverged) == (0, "plain 1 of 3")
