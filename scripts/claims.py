@@ -214,12 +214,17 @@ def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> list
     Raises:
       UserError: they are of another length, or the file is not a ledger.
     """
-    if not any((workdir / name).exists() for name in (ledger.LEDGER, ledger.LEDGER_MD)):
+    paths = [workdir / name for name in (ledger.LEDGER, ledger.LEDGER_MD)]
+    held = [path for path in paths if path.exists()]
+    if not held:
         return []
     try:
-        older: Any = ledger.read_rows(workdir / ledger.LEDGER).to_dict("records")
+        older: Any = ledger.read_rows(paths[0]).to_dict("records")
     except records.RecordsError as error:
-        raise UserError(f"{error}, and would be replaced: choose another --workdir") from error
+        raise UserError(
+            f"{held[0]} is not a ledger of claims, and would be replaced: move it away, or choose "
+            "another --workdir"
+        ) from error
     if older[0]["length"] != length:
         raise UserError(
             f"{workdir} holds the ledger of a run with{'out' * (length == 'fast')} --fast; choose "

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -209,12 +210,14 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     said = refusal(capsys, claims.main, "--only=B77")
     assert said.startswith("--only names an unknown claim: 'B77'; did you mean B7")
     assert not list(tmp_path.iterdir())
-    mine = tmp_path / "mine" / "ledger.csv"
-    mine.parent.mkdir()
-    mine.write_text("date,amount")
-    said = refusal(capsys, claims.main, "--only=A3", "--workdir=mine")
-    assert said.startswith("mine/ledger.csv is not a ledger of claims, and would be replaced")
-    assert mine.read_text() == "date,amount"
+    for name in ("ledger.csv", "ledger.md"):
+        mine = tmp_path / "mine" / name
+        mine.parent.mkdir()
+        mine.write_text("date,amount")
+        said = refusal(capsys, claims.main, "--only=A3", "--workdir=mine")
+        assert said.startswith(f"mine/{name} is not a ledger of claims, and would be replaced")
+        assert mine.read_text() == "date,amount"
+        shutil.rmtree(mine.parent)
     (tmp_path / "file").write_text("mine")
     said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
     assert said.startswith("cannot write to file")
