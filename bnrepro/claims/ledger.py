@@ -164,8 +164,8 @@ class Judged:
     @property
     def commits(self) -> str:
         """The commits at which it was run, in seven digits."""
-        texts = {re.sub(r"\b([0-9a-f]{7})[0-9a-f]+", r"\1", line["commit"]) for line in self.lines}
-        return ", ".join(sorted(texts - {""}))
+        names = {name for line in self.lines for name in line["commit"].split(", ")} - {""}
+        return ", ".join(sorted(re.sub(r"^([0-9a-f]{7})[0-9a-f]+$", r"\1", name) for name in names))
 
 
 def workdir_of(folder: Path, records: str) -> Path:

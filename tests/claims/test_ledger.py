@@ -86,12 +86,14 @@ def test_claims_that_read_one_comparison_share_its_cost_and_name_once_what_diver
 
 def test_what_read_other_records_is_repeated_with_them_and_shows_all_commits():
     one = claim("B1", measurement(Rule(low=0)), measurement(Rule(low=0), "other"))
-    commit = f"{'abcdef1' * 5}, {'1234567' * 5}, uncommitted changes"
+    first, then = "1234567" * 5, "abcdef1" * 5
+    read = {"some": first, "../run": f"{then}, {first}, uncommitted changes"}
     evidence = [
-        Evidence(estimate([1.0, 1.1, 0.9]), 1.5, commit, "", read) for read in ("some", "../run")
+        Evidence(estimate([1.0, 1.1, 0.9]), 1.5, commit, "", workdir)
+        for workdir, commit in read.items()
     ]
     rows = rows_of(one, evidence, "f00", "def", "fast")
     (shown,) = by_claim([one], judged(rows))
     command = "python -m scripts.claims --only=B1 --fast --records=other=runs/run"
     assert shown.command(Path("runs", "claims")) == command
-    assert shown.commits == "abcdef1, 1234567, uncommitted changes"
+    assert shown.commits == "1234567, abcdef1, uncommitted changes"
