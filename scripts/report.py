@@ -46,19 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"there is no folder {root}")
 
     workdirs, ledgers = list[Path](), list[Path]()
+    # Each folder once, whatever links lead to it, and none around the root.
+    seen = {*(root / "_").resolve().parents}
     # Goes on where a run removes a checkpoint.
     for name, folders, names in os.walk(root, followlinks=True):
         workdirs += [Path(name)] * (CONFIG in names)
         ledgers += [Path(name, LEDGER)] * (LEDGER in names)
         if CONFIG in names:
             folders.clear()
-        # A link to a folder that it is in would be followed without end.
-        around = {one.resolve() for one in Path(name, "_").absolute().parents}
-        folders[:] = [one for one in folders if Path(name, one).resolve() not in around]
+        for one in sorted(folders, key=lambda one: Path(name, one).is_symlink()):
+            if (place := Path(name, one).resolve()) in seen:
+                folders.remove(one)
+            seen.add(place)
     runs = {}
     for workdir in sorted(workdirs):
         with bad_left_out(workdir, skip_bad):
-            runs[workdir] = read_run(workdir)
+            runs[workdir.resolve()] = read_run(workdir)
     comparisons = _comparisons(runs, root, skip_bad)
     claims = _claims(sorted(ledgers), runs, comparisons, skip_bad)
     if not comparisons and not claims:
@@ -86,16 +89,16 @@ def _check_output(output: Path) -> None:
 
 
 def _comparisons(runs: Mapping[Path, Run], root: Path, skip_bad: bool) -> dict[Path, Section]:
-    """A section for each run in which accuracy was measured; names the others."""
+    """A section for each run in which accuracy was measured, by its place; names the others."""
     sections: dict[Path, Section] = {}
-    for workdir, run in runs.items():
+    for place, run in runs.items():
+        workdir = run.workdir
         if "accuracy" not in set(run.metrics["metric"]):
             print(f"left out: {workdir} has no accuracy to show", file=sys.stderr)
         else:
             title = workdir.relative_to(root).as_posix() if workdir != root else workdir.name
             with bad_left_out(workdir, skip_bad):
-                section = Section.of(run, report_of(run), f"c{len(sections)}", title)
-                sections[workdir] = section
+                sections[place] = Section.of(run, report_of(run), f"c{len(sections)}", title)
     return sections
 
 
@@ -137,11 +140,11 @@ def _claims(
         name = one.claim.id
         read = {line["comparison"]: line["records"] for line in one.lines}
         for i, figure in enumerate(one.claim.figures):
-            if run := runs.get(workdir_of(folder, read[figure.comparison])):
+            if run := runs.get(workdir_of(folder, read[figure.comparison]).resolve()):
                 with bad_left_out(run.workdir, skip_bad):
                     drawings[name].append(Drawing.of(figure.picture(run), f"{name}f{i}"))
         for text in read.values():
-            if section := comparisons.get(workdir_of(folder, text)):
+            if section := comparisons.get(workdir_of(folder, text).resolve()):
                 sections[text] = section.id
     return {
         "claims": claims,
