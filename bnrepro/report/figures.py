@@ -251,16 +251,18 @@ def accuracy_against_figure(
     run: Run, lines: Mapping[str, Mapping[int, Entry]], xlabel: str
 ) -> Picture:
     """Final accuracy against a number: one line per title, {title: {number: variant}}."""
-    entries = {one for of in lines.values() for one in of.values()}
-    percent = {one: estimate(100 * np.array(one.mean.sample)) for one in entries}
+    percent = {
+        one: estimate(100 * np.array(one.mean.sample))
+        for of in lines.values()
+        for one in of.values()
+    }
     points = {
         title: {number: percent[one] for number, one in of.items()} for title, of in lines.items()
     }
     variants = {title: next(iter(of.values())).variant for title, of in lines.items()}
-    best = max(one.mean for one in percent.values())
-    failed = sum(one.diverged for one in entries)
+    failed = sum(one.diverged for one in percent)
     drawn = Lines(points, variants, xlabel, LOG_ERROR_LABEL, median=False, failed=failed)
-    if not best > 90:
+    if not any(one.mean > 90 for one in percent.values()):
         drawn = drawn._replace(ylabel="final test accuracy, %", scale="linear")
     return lines_figure(run, "accuracy_against", drawn)
 
@@ -321,7 +323,9 @@ def _draw_lines(run: Run, lines: Lines) -> Figure:
     axes.set(xlabel=lines.xlabel, ylabel=lines.ylabel)
     # Named here, since of lines alone a legend leaves out those whose title begins with "_".
     figure.legend(drawn, list(styles), loc="outside right upper")
-    fewest = min(one.n for points in lines.points.values() for one in points.values())
+    # Of an unfinished run, some have no values yet.
+    counts = [one.n for points in lines.points.values() for one in points.values() if one.n]
+    fewest = min(counts, default=0)
     over = f"minimum to maximum of {fewest}" if lines.median else f"{_ends(fewest)} over"
     text = f"\n{'band' if lines.over else 'bars'}: {over} seeds"
     if trained_once:

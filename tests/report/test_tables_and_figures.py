@@ -170,6 +170,18 @@ def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
     assert len({line.get_marker() for line in drawn}) == 3
     assert once.get_markerfacecolor() == "white" != each.get_markerfacecolor()
 
+def test_a_figure_of_an_unfinished_run_is_of_what_has_values(tmp_path):
+    kinds = {"plain": {"normalizer": {"name": "none"}}, "to_come": {"normalizer": {"name": "none"}}}
+    accuracy = {key: curve for key, curve in ACCURACY.items() if key[0] == "plain"}
+    run = small_run(tmp_path, accuracy, variants=kinds)
+    plain, to_come = list_variants(run)[0]
+    for first, then in ((plain, to_come), (to_come, plain)):
+        picture = figures.accuracy_against_figure(run, {"line": {2: first, 4: then}}, "size")
+        (axes,) = picture.draw().axes
+        assert axes.get_yscale() == "function"
+        assert "bars: 95% interval over seeds" in axes.get_title()
+
+
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_report_is_written_shown_and_always_the_same(tmp_path, capsys, seeds):
