@@ -18,6 +18,7 @@ from absl import flags
 from bnrepro.records import Run
 from bnrepro.report import figures
 from bnrepro.report.report import Report, list_variants
+from bnrepro.report.summary import unit_percentiles
 from experiments import cli
 
 _SINGLE = "single"
@@ -37,7 +38,7 @@ def report(run: Run, steps_to: Sequence[float] = ()) -> Report:
     # A single evaluation makes no curve.
     if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:
         pictures.append(figures.accuracy_figure(run))
-    if figures.has_sigmoid_input(run):
+    if len(unit_percentiles(run)):
         pictures.append(figures.sigmoid_input_figure(run))
     return Report.of(run, entries, table, pictures)
 

@@ -114,7 +114,7 @@ def _measure(options: argparse.Namespace) -> None:
                 runs[name] = trained
         except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
-    here, names = here_and_now(), [claim.id for claim in claims]
+    here, names = _commit(here_and_now()), [claim.id for claim in claims]
     rows = [row for row in older if row["claim"] not in names]
     for claim in claims:
         evidence = [
@@ -278,7 +278,7 @@ def _evidence(
     runs: Mapping[str, Run],
     given: Mapping[str, Run],
     dataset: Dataset,
-    here: dict[str, Any],
+    here: str,
     workdir: Path,
 ) -> Evidence:
     """The evidence of a measurement, from records or, if it reads none, from the data set.
@@ -289,29 +289,28 @@ def _evidence(
       UserError: records that were given, which may be of anything, lack what it reads.
     """
     cli.end_if_told()  # some take seconds
-    comparison, diverged, where = measurement.comparison, "", ""
+    comparison = measurement.comparison
     if not comparison:
         started = time.process_time()
         found = measurement.measure(dataset)
-        seconds, commit = time.process_time() - started, _commit(here)
-    elif comparison not in runs:
+        return Evidence(found, round((time.process_time() - started) / 60, 2), here, "", "")
+    if comparison not in runs:
         return Evidence(estimate([]), 0.0, "", "", comparison)
-    else:
-        run = runs[comparison]
-        where = Path(os.path.relpath(run.workdir, workdir)).as_posix()
-        try:
-            seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
-            diverged = _diverged(run, measurement)
-            found = measurement.measure(run)
-            if comparison in given and not found.n:
-                raise KeyError(comparison)
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
-            if comparison in given or not diverged:
-                what = measurement.what
-                raise UserError(f"{run.workdir} lacks what is read for: {what}") from error
-            found = estimate([])  # if all runs diverged at once, nothing can be read
-        if diverged and found.n < run.config["seeds"]:
-            found = estimate([])
+    run, diverged = runs[comparison], ""
+    try:
+        seconds, commit = sum(run.provenance["seconds"].values()), _commit(run.provenance)
+        diverged = _diverged(run, measurement)
+        found = measurement.measure(run)
+        if comparison in given and not found.n:
+            raise KeyError(comparison)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        if comparison in given or not diverged:
+            what = measurement.what
+            raise UserError(f"{run.workdir} lacks what is read for: {what}") from error
+        found = estimate([])  # if all runs diverged at once, nothing can be read
+    if diverged and found.n < run.config["seeds"]:
+        found = estimate([])
+    where = Path(os.path.relpath(run.workdir, workdir)).as_posix()
     return Evidence(found, round(seconds / 60, 2), commit, diverged, where)
 
 

@@ -104,12 +104,9 @@ def _comparisons(runs: Mapping[Path, Run], root: Path, skip_bad: bool) -> dict[P
 
 def report_of(run: Run) -> Report:
     """The report of the driver that a run's command names."""
-    if "sweep" in run.config:
-        name = "scripts.sweep"
-    else:
-        words = repeating_command(run.provenance).split()
-        driver = next((one for one in DRIVERS if f"experiments.{one}" in words), "train")
-        name = f"experiments.{driver}"
+    words = repeating_command(run.provenance).split()
+    driver = next((one for one in DRIVERS if f"experiments.{one}" in words), "train")
+    name = "scripts.sweep" if "sweep" in run.config else f"experiments.{driver}"
     made: Report = importlib.import_module(name).report(run)
     return made
 
@@ -131,7 +128,7 @@ def _claims(
     if not found:
         return {}
     folder = max(found, key=lambda one: ((found[one]["length"] == "full").all(), len(found[one])))
-    for other in found.keys() - {folder}:
+    for other in (one for one in found if one != folder):
         print(f"left out: the ledger in {other}; the one in {folder} is used", file=sys.stderr)
     claims = by_claim(CLAIMS.values(), found[folder])
     drawings: dict[str, list[Drawing]] = {judged.claim.id: [] for judged in claims}

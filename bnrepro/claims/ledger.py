@@ -147,14 +147,14 @@ class Judged:
 
     def command(self, folder: Path) -> str:
         """The command that measures it again, from the records that it read; `folder` has them."""
-        given = {
-            f"{line['comparison']}={workdir_of(folder, line['records'])}": None
+        given = dict.fromkeys(
+            f"--records={line['comparison']}={workdir_of(folder, line['records'])}"
             for line in self.lines
             if line["records"] != line["comparison"]
-        }
-        words = ["python", "-m", "scripts.claims", f"--only={self.claim.id}"]
-        words += ["--fast"] * (self.lines[0]["length"] == "fast")
-        return shlex.join([*words, *(f"--records={one}" for one in given)])
+        )
+        fast = ["--fast"] * (self.lines[0]["length"] == "fast")
+        only = f"--only={self.claim.id}"
+        return shlex.join(["python", "-m", "scripts.claims", only, *fast, *given])
 
     @property
     def registered(self) -> str:

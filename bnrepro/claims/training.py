@@ -225,10 +225,7 @@ TRAINING = (
         papers="69.8% with, chance without (BN-x5-Sigmoid)",
         figures=(
             pictures.against(
-                "depth",
-                r"sigmoid (?P<x>\d+) (?P<line>.*)",
-                "hidden layers",
-                threshold=50,
+                "depth", r"sigmoid (?P<x>\d+) (?P<line>.*)", "hidden layers", threshold=50
             ),
         ),
     ),

@@ -369,11 +369,6 @@ def to_accuracy(height: np.ndarray) -> np.ndarray:
     return 100 - np.exp(-height)
 
 
-def has_sigmoid_input(run: Run) -> bool:
-    """Whether what `sigmoid_input_figure` shows was measured."""
-    return not unit_percentiles(run).empty
-
-
 def sigmoid_input_figure(run: Run) -> Picture:
     """Figures (b, c): percentiles of a sigmoid's input over training, a panel a variant.
 
