@@ -51,6 +51,7 @@ def test_medians_are_drawn_against_a_number_from_the_names_and_failures_at_chanc
     assert np.ravel(ranges) == pytest.approx([80, 90, 10, 90])
     assert any(np.all(line.get_ydata() == 90) for line in axes.lines)
     assert axes.get_xscale() == "log" and axes.get_yscale() == "function"
+    assert axes.get_title().endswith(", 1 run diverged: at chance")
     alt = figure.picture(made(tmp_path, rows, tuple(ends))).alt
     assert "none 85 at 0.5, 70 at 16; " in alt
 
