@@ -15,7 +15,8 @@ ACCURACY = {
 }
 
 
-def small_run(workdir: Path, accuracy=ACCURACY, extra=(), **changes) -> Run:
+def small_run(workdir: Path, accuracy=ACCURACY, extra=(), diverged=(), **changes) -> Run:
+    """A run with this test accuracy, further rows, and these (variant, seed) diverged."""
     variants = sorted({variant for variant, _ in accuracy})
     names = {variant: "none" if variant == "plain" else variant for variant in variants}
     config = {"dataset": "mnist", "data_dir": "", "seeds": 3, "first_seed": 0, "steps": 20}
@@ -32,5 +33,6 @@ def small_run(workdir: Path, accuracy=ACCURACY, extra=(), **changes) -> Run:
         for i in range(3)
         for p in (15, 50, 85)
     ]
+    rows += [(*key, 15, "train", "diverged", 1.0) for key in diverged]
     provenance = {"dataset": "mnist/3.0.1", "stand_in": False}
     return Run(workdir, config | changes, metric_rows([*rows, *extra]), provenance)

@@ -19,9 +19,8 @@ def make_run(values, *, settings=None, diverged=(), steps=30):
         for seed, series in enumerate(seeds)
         for i, value in enumerate(series)
     ]
-    rows += [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in diverged]
     variants = {name: (settings or {}).get(name, {}) for name in names}
-    return small_run(Path(), {}, rows, variants=variants, baseline=names[0], steps=steps)
+    return small_run(Path(), {}, rows, diverged, variants=variants, baseline=names[0], steps=steps)
 
 
 def accuracies(**finals):

@@ -16,10 +16,6 @@ def cell(run, variant, metric):
     return rows.iloc[0]
 
 
-def diverged(*runs):
-    return [(variant, seed, 15, "train", "diverged", 1.0) for variant, seed in runs]
-
-
 def test_steps_to_an_accuracy_are_those_of_the_first_evaluation_that_reaches_it(tmp_path):
     table = by_seed(
         small_run(tmp_path), Question(baseline="plain", steps_to=(0.95, 0.97), steps_to_best=True)
@@ -34,7 +30,7 @@ def test_steps_to_an_accuracy_are_those_of_the_first_evaluation_that_reaches_it(
 @pytest.mark.parametrize("classes", [10, 100])
 def test_a_run_that_diverged_counts_at_chance_accuracy_and_gets_nowhere(tmp_path, classes):
     evaluated = [("plain", seed, 20, "train_set", "accuracy", 0.9) for seed in (0, 2)]
-    run = small_run(tmp_path, extra=[*diverged(("plain", 1), ("batch_norm", 2)), *evaluated])
+    run = small_run(tmp_path, extra=evaluated, diverged=[("plain", 1), ("batch_norm", 2)])
     run.provenance["classes"] = classes
     table = by_seed(run, Question(steps_to=[0.9], splits=["train_set"]))
     assert table.loc["plain", "value"].tolist() == [0.94, 1 / classes, 0.92]
@@ -47,7 +43,7 @@ def test_a_run_that_diverged_counts_at_chance_accuracy_and_gets_nowhere(tmp_path
 
 
 def test_where_the_baseline_diverged_there_is_nothing_to_reach(tmp_path):
-    run = small_run(tmp_path, extra=diverged(("plain", 1)))
+    run = small_run(tmp_path, diverged=[("plain", 1)])
     steps = cell(run, "batch_norm", "steps_to_baseline_best")
     assert (steps["seeds"], steps["of"]) == (2, 2)
 
@@ -68,5 +64,5 @@ def test_an_interrupted_run_is_summarized_up_to_where_it_got(tmp_path):
 
 @pytest.mark.parametrize("seeds", [0, 1, 3])
 def test_no_runtime_warnings_whatever_the_number_of_seeds_that_did_not_diverge(tmp_path, seeds):
-    run = small_run(tmp_path, extra=diverged(*(key for key in ACCURACY if key[1] >= seeds)))
+    run = small_run(tmp_path, diverged=[key for key in ACCURACY if key[1] >= seeds])
     assert len(summarize(list_variants(run, [0.95])[0])) == 8

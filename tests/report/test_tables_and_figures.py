@@ -16,7 +16,6 @@ TRAINING_SET = [
     for seed in range(3)
     for step in (0, 20)  # less often than on the test set
 ]
-DIVERGED = [("plain", seed, 15, "train", "diverged", 1.0) for seed in range(3)]
 
 
 def table_of(run):
@@ -59,12 +58,12 @@ def test_the_caption_begins_with_what_is_amiss(tmp_path, changes, text):
 
 
 def test_runs_that_diverged_are_counted_in_table_and_caption(tmp_path):
-    table, caption = table_of(small_run(tmp_path, extra=[DIVERGED[1]]))
+    table, caption = table_of(small_run(tmp_path, diverged=[("plain", 1)]))
     assert table.loc["plain", "seeds"] == "3 (1 diverged)"
     # Of 94, 10 and 92.
     assert table.loc["plain", "final, %"].startswith("65.33 ± ")
     assert "chance accuracy: plain at 10% (1 of 3)" in caption
-    table, caption = table_of(small_run(tmp_path, extra=DIVERGED))
+    table, caption = table_of(small_run(tmp_path, diverged=[("plain", seed) for seed in range(3)]))
     assert table["steps to plain's best"].tolist() == ["baseline diverged"] * 2
     assert "with the same seed, if it did not diverge;" in caption
 
@@ -170,6 +169,7 @@ def test_points_of_lines_that_coincide_have_markers_side_by_side(tmp_path):
     assert len({line.get_marker() for line in drawn}) == 3
     assert once.get_markerfacecolor() == "white" != each.get_markerfacecolor()
 
+
 def test_a_figure_of_an_unfinished_run_is_of_what_has_values(tmp_path):
     kinds = {"plain": {"normalizer": {"name": "none"}}, "to_come": {"normalizer": {"name": "none"}}}
     accuracy = {key: curve for key, curve in ACCURACY.items() if key[0] == "plain"}
@@ -180,7 +180,6 @@ def test_a_figure_of_an_unfinished_run_is_of_what_has_values(tmp_path):
         (axes,) = picture.draw().axes
         assert axes.get_yscale() == "function"
         assert "bars: 95% interval over seeds" in axes.get_title()
-
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
