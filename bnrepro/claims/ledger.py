@@ -302,6 +302,6 @@ def read_rows(path: Path) -> pd.DataFrame:
         ledger[list(_NUMBERS)] = ledger[list(_NUMBERS)].replace("", "nan").astype(float)
         ledger["n"] = ledger["n"].astype(int)
         ledger["values"].str.split().explode().astype(float)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError) as error:
         raise RecordsError(f"{path} is not a ledger of claims") from error
     return ledger

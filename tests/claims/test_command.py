@@ -199,10 +199,10 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     for name in ("ledger.csv", "ledger.md"):
         mine = tmp_path / "mine" / name
         mine.parent.mkdir()
-        mine.write_text("date,amount")
+        mine.write_text("comparison,amount")
         said = refusal(capsys, claims.main, "--only=A3", "--workdir=mine")
         assert said.startswith(f"mine/{name} is not a ledger of claims, and would be replaced")
-        assert mine.read_text() == "date,amount"
+        assert mine.read_text() == "comparison,amount"
         shutil.rmtree(mine.parent)
     (tmp_path / "file").write_text("mine")
     said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
