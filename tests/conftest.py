@@ -21,6 +21,7 @@ import hypothesis
 import jax
 import jaxtyping
 import pytest
+from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -32,3 +33,24 @@ hypothesis.settings.load_profile("fast")
 def untyped(monkeypatch):
     """Turns shape checks off, for states that are only described: their fields are not arrays."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def own_flags():
+    """Removes the flags that a command defines, which the next one defines again."""
+    known = set(flags.FLAGS)
+    yield
+    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
+
+
+@pytest.fixture
+def launch_here(own_flags, monkeypatch):
+    """Launches a command in this process that takes its flags from sys.argv."""
+    for name in ("quiet_logging", "heed_sigterm"):  # which are for a process of its own
+        monkeypatch.setattr(f"experiments.cli.{name}", lambda: None)
+
+    def launch(main, arguments):
+        monkeypatch.setattr("sys.argv", ["", *arguments])
+        main()
+
+    return launch

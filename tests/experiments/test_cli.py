@@ -8,34 +8,24 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
 from bnrepro.errors import UserError, exit_codes
 from bnrepro.records import read_run
 from experiments import cli, mnist_sigmoid
 from tests import commands, xla_flags
-from tests.commands import ROOT, sentence_of
+from tests.commands import ROOT, refusal, sentence_of
 from tests.small_shards import write_set
 
 CONFIG = "--config=configs/mnist_sigmoid.py"
-run = partial(commands.run, "experiments.mnist_sigmoid")
 
 
 def test_help_shows_the_command_and_the_flags_without_loading_jax():
-    result = run("--help", PYTHONPROFILEIMPORTTIME="1")
+    result = commands.run("experiments.mnist_sigmoid", "--help", PYTHONPROFILEIMPORTTIME="1")
     assert result.returncode == 0
     assert "python -m experiments.mnist_sigmoid --config=" in result.stdout
     assert "--workdir" in result.stdout
     assert "normalizer.epsilon = 1e-05: added to the variance (number in (0, 1,000" in result.stdout
     assert " jax\n" not in result.stderr
-
-
-@pytest.fixture
-def own_flags():
-    """Removes the flags that a command defines, which the next one defines again."""
-    known = set(flags.FLAGS)
-    yield
-    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - known)
 
 
 @pytest.mark.parametrize(
@@ -68,22 +58,22 @@ def own_flags():
         (["--resume", "--overwrite"], "--resume continues the workdir, --overwrite replaces it"),
         (["--coordinator=localhost:1"], "--coordinator, --num_processes and --process_id go"),
         (["--wandb="], "--wandb=PROJECT"),
+        # As where it is not installed.
+        (["--wandb=norms"], "--wandb needs a package (import of wandb halted"),
         (["stray"], "unexpected argument 'stray'"),
         (["--workdir="], "--workdir=runs/NAME"),
         (["--config.steps=-500"], "steps must be in"),
     ],
 )
-@pytest.mark.usefixtures("own_flags")
 def test_a_mistake_is_one_sentence_and_exit_code_2_and_nothing_is_written(
-    tmp_path, monkeypatch, capsys, arguments, message
+    tmp_path, monkeypatch, capsys, launch_here, arguments, message
 ):
     workdir = tmp_path / "w"
     config = [] if arguments[0].startswith("--config=") else [CONFIG]
-    monkeypatch.setattr("sys.argv", ["", *config, f"--workdir={workdir}", *arguments])
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(SystemExit) as exit_:
-        cli.launch(mnist_sigmoid.report, doc="")
-    assert message in sentence_of(exit_.value.code, *capsys.readouterr())
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    launch = partial(launch_here, partial(cli.launch, mnist_sigmoid.report, doc=""))
+    assert message in refusal(capsys, launch, *config, f"--workdir={workdir}", *arguments)
     assert not workdir.exists()
 
 
@@ -127,26 +117,17 @@ def test_too_little_memory_is_one_sentence(capsys, library):
     assert said.startswith("not enough memory for these sizes") and "allocat" in said
 
 
-def test_without_the_package_of_weights_and_biases_nothing_is_trained(tmp_path):
-    (tmp_path / "wandb.py").write_text("raise ImportError('none')")
-    workdir = tmp_path / "w"
-    result = run(CONFIG, f"--workdir={workdir}", "--wandb=norms", PYTHONPATH=str(tmp_path))
-    said = sentence_of(result.returncode, result.stdout, result.stderr)
-    assert said == "--wandb needs a package (none): pip install wandb\n"
-    assert not workdir.exists()
+CHECKPOINTS = "bnrepro.training.checkpoints:Checkpoints"
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("owner", "function", "signal", "code"),
     [
-        pytest.param(
-            "bnrepro.comparison.program", "evaluate", "SIGTERM", 75, marks=pytest.mark.slow
-        ),
-        ("bnrepro.training.checkpoints:Checkpoints", "save", "SIGTERM", 75),
-        ("bnrepro.training.checkpoints:Checkpoints", "save", "SIGINT", 130),
-        pytest.param(
-            "bnrepro.report.figures", "accuracy_figure", "SIGTERM", 75, marks=pytest.mark.slow
-        ),
+        (CHECKPOINTS, "save", "SIGTERM", 75),
+        pytest.param(CHECKPOINTS, "save", "SIGINT", 130, marks=SLOW),
+        pytest.param("bnrepro.comparison.program", "evaluate", "SIGTERM", 75, marks=SLOW),
+        pytest.param("bnrepro.report.figures", "accuracy_figure", "SIGTERM", 75, marks=SLOW),
     ],
 )
 def test_told_to_end_it_leaves_complete_files_whatever_it_is_at(

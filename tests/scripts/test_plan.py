@@ -14,12 +14,10 @@ from bnrepro.models import inception as inception_model
 from configs import inception, small_batch
 from scripts import plan
 from tests import commands
-from tests.commands import sentence_of
+from tests.commands import refusal
 
 NAME = "batch_norm 4"
-
-
-run = partial(commands.run, "scripts.plan", "--config=configs/small_batch.py", COLUMNS="120")
+CONFIG = "--config=configs/small_batch.py"
 
 
 def planned(topology, **settings):
@@ -31,7 +29,8 @@ def planned(topology, **settings):
 def test_a_step_is_timed_on_this_machine_and_each_setting_has_a_row(tmp_path):
     output = tmp_path / "plan.csv"
     vary = ("--vary=image_size=28,7", "--vary=normalizer.momentum=0.9")
-    result = run("--variant=none", "--config.model.hidden=(20,)", *vary, f"--output={output}")
+    settings = ("--variant=none", "--config.model.hidden=(20,)", *vary)
+    result = commands.run("scripts.plan", CONFIG, *settings, f"--output={output}", COLUMNS="120")
     assert result.returncode == 0, result.stderr
     assert "image_size" in result.stdout
     records = pd.read_csv(output)
@@ -113,9 +112,8 @@ def test_settings_are_lowered_until_a_step_fits(untyped, monkeypatch, data, fixe
         ([f"--variant={NAME}", "--config.microbatch_size=8"], "would change nothing"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments, message):
-    result = run(*arguments)
-    assert message in sentence_of(result.returncode, result.stdout, result.stderr)
+def test_a_mistake_is_one_sentence(capsys, launch_here, arguments, message):
+    assert message in refusal(capsys, partial(launch_here, plan.main), CONFIG, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
@@ -16,18 +17,23 @@ import pandas as pd
 import pytest
 import sqlalchemy
 
+from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import with_settings
 from bnrepro.comparison.keys import ConfigError
 from bnrepro.records import read_run
+from bnrepro.sweep import engines
 from bnrepro.sweep.plan import make_plan
 from bnrepro.sweep.space import SweepError
 from bnrepro.sweep.study import SharedStudy
+from bnrepro.sweep.worker import work
 from configs import mnist_sigmoid
 from configs.sweeps import learning_rates, renorm_limits
 from scripts.launch_local import free_port
+from scripts.sweep import main
 from scripts.torture import _children
 from tests import xla_flags
-from tests.commands import sentence_of
+from tests.commands import refusal
+from tests.small_dataset import small_dataset
 
 # Small enough for a second, on whatever MNIST or the digits are at hand.
 SMALL = {"steps": 60, "eval_every": 30, "batch_size": 10, "microbatch_size": 10,
@@ -41,8 +47,8 @@ FLAGS = {"seeds": None, "vary": (), "sampler": "grid", "trials": None, "prune": 
          "at-once": "auto", "storage": None}  # fmt: skip
 
 
-def start(workdir, *arguments, config=CONFIG, **env):
-    command = [sys.executable, "-m", "scripts.sweep", *config, f"--workdir={workdir}", *arguments]
+def start(workdir, *arguments, **env):
+    command = [sys.executable, "-m", "scripts.sweep", *CONFIG, f"--workdir={workdir}", *arguments]
     env = os.environ | {"XLA_FLAGS": xla_flags(devices=1)} | env
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
@@ -102,7 +108,11 @@ def test_a_sweep_that_is_told_to_end_takes_its_workers_along_and_goes_on_later(t
     assert len(read_run(tmp_path).variants) == 2
 
 
-def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(tmp_path):
+def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(
+    tmp_path, monkeypatch, launch_here
+):
+    monkeypatch.setattr(engines, "run_local", lambda plan, *_: work(plan))
+    monkeypatch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
     workdir, vary = tmp_path / "w", f"{RATE}=log(0.01,1)"
     config = with_settings(MNIST, SMALL)
     plan = plan_of(workdir, config=config, vary=[vary], seeds=1, trials=2, sampler="random")
@@ -114,8 +124,9 @@ def test_a_sweep_of_fewer_trials_keeps_the_checkpoints_of_the_others(tmp_path):
             study.begin([second], name := uuid4().hex)
             checkpoints = workdir / "checkpoints" / name
             checkpoints.mkdir(parents=True)
-    code, _, err = sweep(workdir, f"--vary={vary}", "--sampler=random", "--trials=1", "--workers=1")
-    assert code == 0, err
+    arguments = (f"--workdir={workdir}", f"--vary={vary}", "--sampler=random", "--trials=1")
+    launch_here(main, [*CONFIG, *arguments])
+    assert read_run(workdir).variants == ["trial 0"]
     assert checkpoints.exists()
 
 
@@ -240,14 +251,17 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
         ([*CONFIG, *SWEPT, "--sampler=random", "--config.dataset=mnits"], "mnits"),
     ],
 )
-def test_mistakes_end_with_code_2_and_nothing_written(tmp_path, arguments, message):
+def test_mistakes_end_with_code_2_and_nothing_written(
+    tmp_path, capsys, launch_here, arguments, message
+):
     (tmp_path / "c.py").write_text(
         "from configs.mnist_sigmoid import get_config\n"
         "def get_sweep():\n"
         "    raise NameError('no such list')\n"
     )
-    config = [argument.format(tmp_path) for argument in arguments]
-    sentence = sentence_of(*sweep(tmp_path / "w", config=config))
+    arguments = [argument.format(tmp_path) for argument in arguments]
+    launch = partial(launch_here, main)
+    sentence = refusal(capsys, launch, *arguments, f"--workdir={tmp_path / 'w'}")
     assert message.format(tmp_path) in sentence
     assert "secret" not in sentence
     assert not (tmp_path / "w").exists()
