@@ -90,15 +90,9 @@ def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path
     assert {file.name for file in tmp_path.iterdir()} == {"runs", "file"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["x" * 300], "File name too long\n"),
-        (["--baseline=plian"], "did you mean plain?\n"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, arguments, message):
-    assert message in refusal(capsys, compare.main, "runs/one", *arguments)
+def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys):
+    said = refusal(capsys, compare.main, "runs/one", "x" * 300)
+    assert said.endswith("File name too long\n")
 
 
 def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):

@@ -131,7 +131,7 @@ def test_told_to_end_it_waits_until_the_command_has_saved_its_state(
         "import os, pathlib, signal, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: None)\n"
         f"os.kill(os.getppid(), signal.{name})\n"
-        "time.sleep(1)\n"
+        "time.sleep(0.3)\n"
         f"pathlib.Path({str(state)!r}).touch()"
     )
     monkeypatch.setattr(cli, "_told", threading.Event())
