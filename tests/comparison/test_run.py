@@ -43,7 +43,9 @@ OFTEN_SAVED |= {"checkpoint": {"every": 1, "keep": 1}}
 
 
 def config(**changes):
-    result = small_config(measures=("sigmoid_input", "gradient_norms"))
+    # Programs over several devices take twice as long to compile.
+    settings = {"measures": ("sigmoid_input", "gradient_norms"), "devices.strategy": "single"}
+    result = small_config(**settings)
     return result | {"variants": PLAIN | BATCH_NORM} | changes
 
 
@@ -205,9 +207,12 @@ def test_a_second_process_is_refused_while_the_first_is_at_work(tmp_path):
 
 
 def test_a_workdir_may_be_resumed_on_other_devices(finished, tmp_path):
-    run_until(15, config(**OFTEN_SAVED), tmp_path / "w")
-    devices = {"strategy": "pmap", "seeds": 0, "data": 0, "synchronized": False}
-    run_comparison(config(devices=devices, **OFTEN_SAVED), tmp_path / "w")
+    before, after = (
+        config(devices=config()["devices"] | {"strategy": strategy}, **OFTEN_SAVED)
+        for strategy in ("jit", "pmap")
+    )
+    run_until(15, before, tmp_path / "w")
+    run_comparison(after, tmp_path / "w")
     key = ["variant", "split", "step", "seed", "metric"]
     ours, right = (
         read_run(folder).metrics.set_index(key)["value"].sort_index().loc["batch_norm", "test"]

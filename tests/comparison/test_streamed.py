@@ -46,7 +46,7 @@ def test_the_shape_of_an_image_is_recorded_streamed_or_not(data_dir, stream):
 @pytest.mark.parametrize(
     "devices",
     [
-        {"strategy": "jit"},
+        pytest.param({"strategy": "jit"}, marks=pytest.mark.slow),
         {"strategy": "jit", "data": 3},  # of two microbatches, the first is there twice
         pytest.param({"strategy": "jit", "synchronized": True}, marks=pytest.mark.slow),
         pytest.param({"strategy": "pmap"}, marks=pytest.mark.slow),

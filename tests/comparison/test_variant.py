@@ -14,6 +14,7 @@ from bnrepro.comparison.program import make_program
 from bnrepro.comparison.run import make_job
 from bnrepro.comparison.variant import train_variants
 from bnrepro.training.checkpoints import Checkpoints, copy_newest, saved_steps
+from tests.programs import made_once
 from tests.small_dataset import small_config, small_dataset
 
 # Two values of each traced number, far enough apart to be seen after 20 steps.
@@ -34,12 +35,16 @@ HIGH = {key: high for key, (_, high) in VALUES.items()}
 
 def config():
     settings = {"model.hidden": (6,), "normalizer.name": "batch_renorm", "measures": ()}
+    settings |= {"devices.strategy": "single"}  # which compiles in half the time
     settings |= {f"normalizer.{key}": 0.0 for key in ("warmup", "r_max_end", "d_max_end")}
     return common_config(small_config(**settings, **BASE))
 
 
+make_once = made_once(make_program)
+
+
 def make(config):
-    return make_program(*make_job("x", config, small_dataset()))
+    return make_once(*make_job("x", config, small_dataset()))
 
 
 def values(program, variants, **options):
@@ -52,16 +57,16 @@ def values(program, variants, **options):
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def program():
     return make(config())
 
 
 @pytest.fixture(scope="module")
-def together(program):
+def together():
     variants = {"base": BASE, "all": HIGH}
     variants |= {key: BASE | {key: high} for key, high in HIGH.items()}
-    return variants, values(program, variants)
+    return variants, values(make(config()), variants)
 
 
 def test_slow_steps_are_fewer_at_once_with_the_same_numbers(program, together, monkeypatch):
@@ -145,7 +150,7 @@ def test_a_network_that_overflows_until_its_moving_averages_are_its_own_is_train
     assert len(losses) == 4 and np.isfinite(losses).all()
 
 
-def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows(tmp_path):
+def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows(program, tmp_path):
     begun = {}
 
     class SlowCheckpoints(Checkpoints):
@@ -153,8 +158,8 @@ def test_a_checkpoint_that_is_still_being_written_gets_no_later_rows(tmp_path):
             begun[step] = notes
 
     slow = SlowCheckpoints(tmp_path, keep=1)
-    changes = {"eval_every": 5, "checkpoint.every": 1}
-    values(make(with_settings(config(), changes)), {"base": BASE}, checkpoints=slow)
+    often = with_settings(program.config, {"eval_every": 5, "checkpoint.every": 1})
+    values(program._replace(config=often), {"base": BASE}, checkpoints=slow)
     assert sorted(begun) == [5, 10, 15, 20]
     for step, notes in begun.items():
         assert max(row[2] for row in notes["rows"]) == step
