@@ -24,13 +24,6 @@ def of_the_paper():
     return abstract(network(), 2, 299, 299, 3)
 
 
-@pytest.fixture
-def three_blocks(monkeypatch):
-    """Both blocks that halve the grid, and the one that the auxiliary head follows."""
-    names = ("mixed_3", "mixed_7", "mixed_8")
-    monkeypatch.setattr(inception, "BLOCKS", {name: inception.BLOCKS[name] for name in names})
-
-
 def test_parameters_and_statistics_are_as_many_as_those_of_keras(of_the_paper):
     """keras.applications.InceptionV3: 23,851,784 numbers, of which 34,432 are not trained."""
     variables, _ = of_the_paper
@@ -56,14 +49,14 @@ def test_every_stage_has_the_shape_of_the_papers_table(of_the_paper):
 @pytest.mark.parametrize(
     "stride", [2, *(pytest.param(stride, marks=pytest.mark.slow) for stride in (4, 8))]
 )
-@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.usefixtures("shallow")
 def test_the_smallest_image_that_a_stem_takes_leaves_one_position(stride):
     model, smallest = network(stem_stride=stride, width=1 / 16), STEMS["inception"][stride]
     for size, left in ((smallest, 1), (smallest - 1, 0)):
         assert abstract(model, 2, size, size, 3)[1]["mixed_8"].shape[:3] == (2, left, left)
 
 
-@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.usefixtures("shallow")
 def test_width_multiplies_the_channels_and_nothing_else():
     _, out = abstract(network(stem_stride=4, width=0.25), 2, 64, 64, 3)
     assert out["stem"].shape == (2, 16, 16, 48) and out["mixed_8"].shape == (2, 3, 3, 320)
@@ -84,7 +77,7 @@ def test_the_config_knows_the_channels_and_the_stems(of_the_paper):
 
 
 @pytest.fixture
-def small(three_blocks):
+def small(shallow):
     """A narrow network with an auxiliary head, the shapes of its variables, and images."""
     model = network("batch_renorm", classes=3, width=1 / 16, stem_stride=2, auxiliary=True)
     images = jnp.zeros((2, 13, 13, 3))

@@ -90,7 +90,7 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
     normalizer = make_normalizer("batch_norm", **SETTINGS)
     model = named(kind, normalizer=normalizer, norm_placement=placement)
     images = jax.random.normal(jax.random.key(2), (6, 8, 8, 1))
-    variables, out = jax.tree.map(np.asarray, initialized(model, images))
+    variables, out = jax.tree.map(np.asarray, jax.jit(partial(initialized, model))(images))
     linear = {"mlp": "dense", "cnn": "conv"}[kind]
     first = model.nonlinearity_inputs()[0]
     assert first == ("norm_0" if placement != "after" else f"{linear}_0")
@@ -126,7 +126,7 @@ def test_the_normalizer_stands_where_it_was_placed(kind, placement):
         ("resnet", "batch_renorm"),
     ],
 )  # fmt: skip
-def test_of_half_precision_are_activations_alone(kind, name):
+def test_of_half_precision_are_activations_alone(kind, name, shallow):
     normalizer = make_normalizer(name, dtype=jnp.bfloat16, **SETTINGS)
     settings = {"stem_stride": 2, "auxiliary": True} if kind == "inception" else {}
     model = named(kind, normalizer=normalizer, dtype="bfloat16", **settings)
@@ -234,7 +234,7 @@ def test_training_with_dropout_but_no_random_numbers_is_an_error_as_in_flax():
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "inception", "resnet"])
-def test_networks_drop_hidden_units_or_features_and_nothing_at_a_rate_of_zero(name):
+def test_networks_drop_hidden_units_or_features_and_nothing_at_a_rate_of_zero(name, shallow):
     def dropouts(rate):
         _, out = abstract(named(name, dropout=rate), 2, 75, 75, 1)
         return [module for module in out if module.startswith("dropout")]

@@ -10,7 +10,7 @@ import pytest
 
 from bnrepro.comparison.keys import NORMALIZERS
 from bnrepro.layers import BatchNorm
-from bnrepro.models import make_normalizer, resnet
+from bnrepro.models import make_normalizer
 from bnrepro.models.resnet import Bottleneck, ResNet
 from bnrepro.training.evaluation import measure_once
 from bnrepro.training.measures import make_measure
@@ -21,12 +21,6 @@ from tests.models.test_models import SETTINGS, abstract
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
 NETWORK = partial(ResNet, 10, nn.relu, BatchNorm, nn.initializers.normal(0.3))
 SMALL = partial(NETWORK, width=1 / 16, stem_stride=1)
-
-
-@pytest.fixture
-def shallow(monkeypatch):
-    """ResNets have one bottleneck, conv2_1, and compile sooner."""
-    monkeypatch.setattr(resnet, "BLOCKS", (1,))
 
 
 def named(**changes):

@@ -1,6 +1,6 @@
 """One step against the same step written out in NumPy or with flax and optax alone."""
 
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -33,6 +33,7 @@ def first_state(model, optimizer, ema_decay=0.0):
     return jax.tree.map(lambda x: x[0], states)
 
 
+@cache
 def setup(norm=BatchNorm, ema_decay=0.0, learning_rate=0.1, parts=1):
     model, optimizer = Network(norm), make_optimizer("sgd", learning_rate=learning_rate)
     state = jax.jit(partial(first_state, model, optimizer, ema_decay))()
