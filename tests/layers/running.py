@@ -43,6 +43,15 @@ def train_and_differentiate(layer, variables, x, dy, mask=None):
     return *outputs, *gradients
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def seen(layer, variables, x, dy):
+    """All that a user sees of a layer: evaluation, and a training step with its gradients."""
+    evaluated = evaluate(layer, variables, x)
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return evaluated, train_and_differentiate(layer, variables, x, dy)
+    return evaluated, train(layer, variables, x)
+
+
 def some_variables(layer, x, further_arguments=(True,)):
     """Variables for inputs like x, with nothing at 0 or 1 that a mistake could hide behind."""
     rng = np.random.default_rng(0)
@@ -82,6 +91,22 @@ def assert_same(found, right, tolerance, scaled=False):
         value, expected = (np.asarray(each).astype(wide) for each in (value, expected))
         scale = max(1, np.max(abs(expected))) if scaled else 1
         np.testing.assert_allclose(value, expected, rtol=own, atol=own * scale)
+
+
+def assert_step(found, y, averages, gradients):
+    """What `train_and_differentiate` gives is y, new averages, and gradients of x, scale and bias.
+
+    Averages may have the shape that broadcasts against x.
+    """
+    found_y, stats, params, dx = found
+    np.testing.assert_allclose(found_y, y, rtol=1e-4, atol=1e-5)
+    for name, value in averages.items():
+        np.testing.assert_allclose(stats[name], value.squeeze(), rtol=1e-5, atol=1e-6)
+    right_dx, *sums = gradients
+    np.testing.assert_allclose(dx, right_dx, rtol=1e-4, atol=1e-5)
+    of_sums = 1e-5 if dx.size < 1000 else 1e-3
+    for name, value in zip(("scale", "bias"), sums, strict=True):
+        np.testing.assert_allclose(params[name], value, rtol=1e-4, atol=of_sums)
 
 
 def assert_output_and_gradients(function, formula, *arguments):

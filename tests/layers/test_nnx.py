@@ -1,6 +1,5 @@
 """The NNX layers: flax.nnx's where that is right, and Linen's of this package to the last bit."""
 
-import functools
 import inspect
 import logging
 
@@ -18,8 +17,8 @@ from tests.layers.running import (
     ROUNDING,
     assert_same,
     normal,
+    seen,
     statistics_of,
-    train_and_differentiate,
 )
 
 both_layers = pytest.mark.parametrize("layer_type", [BatchNorm, BatchRenorm])
@@ -82,7 +81,7 @@ def test_metadata_of_scale_and_bias_is_kept(layer_type):
 
 
 def everything_seen(layer, x, dy, mask):
-    """Evaluation; then a training step, with the gradients of sum(dy * y), and its averages."""
+    """As `seen` of Linen's layer: evaluation, and a training step with its gradients."""
     evaluated = layer(x, use_running_average=True)
 
     def loss(layer, x):
@@ -91,7 +90,7 @@ def everything_seen(layer, x, dy, mask):
 
     state = nnx.DiffState(0, nnx.Param)
     (_, y), (gradients, dx) = nnx.value_and_grad(loss, argnums=(state, 1), has_aux=True)(layer, x)
-    return evaluated, y, dx, nnx.to_pure_dict(gradients), statistics_of(layer)
+    return evaluated, (y, statistics_of(layer), nnx.to_pure_dict(gradients), dx)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +114,14 @@ def test_it_agrees_with_flax(fields, shape, dtype, computed_in):
     # The same number counts in each share: flax takes a mean of means.
     mask = (jnp.arange(shape[-2]) < 4)[:, None] if fields.pop("masked", False) else None
 
-    def seen(layer_type):
+    def all_of(layer_type):
         def of_share(x, dy):
             return everything_seen(made(layer_type, **fields), x, dy, mask)
 
         mapped = jax.vmap(of_share, axis_name="batch") if "axis_name" in fields else of_share
         return jax.jit(mapped)(x, dy)
 
-    ours, theirs = seen(BatchNorm), seen(nnx.BatchNorm)
+    ours, theirs = all_of(BatchNorm), all_of(nnx.BatchNorm)
     tolerances = {name: max(own, ROUNDING[computed_in]) for name, own in ROUNDING.items()}
     assert_same(ours, theirs, tolerances)
 
@@ -189,13 +188,6 @@ def test_modes_are_set_as_flax_sets_them(layer_type):
 # --- Linen ---
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def everything_seen_of_linen(layer, variables, x, dy):
-    evaluated = layer.apply(variables, x, use_running_average=True)
-    y, stats, gradients, dx = train_and_differentiate(layer, variables, x, dy)
-    return evaluated, y, dx, gradients, stats
-
-
 @pytest.mark.numbers
 @both_frameworks
 def test_it_trains_and_evaluates_as_linens_to_the_last_bit(linen_type, nnx_type):
@@ -207,9 +199,9 @@ def test_it_trains_and_evaluates_as_linens_to_the_last_bit(linen_type, nnx_type)
     for k in range(30):
         x, dy = normal(7, 3, mean=2, std=3, seed=k), normal(7, 3, seed=1000 + k)
         found = step(ours, jnp.asarray(x), jnp.asarray(dy), None)
-        variables = {"params": params, "batch_stats": stats}
-        *right, stats = everything_seen_of_linen(theirs, variables, x, dy)
-        jax.tree.map(np.testing.assert_array_equal, found, (*right, stats))
+        right = seen(theirs, {"params": params, "batch_stats": stats}, x, dy)
+        jax.tree.map(np.testing.assert_array_equal, found, right)
+        _, (_, stats, _, _) = right
 
 
 @both_frameworks
