@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -621,5 +622,7 @@ def test_workers_that_cannot_work_are_replaced_no_more(code, message, tmp_path, 
 
     monkeypatch.setattr(engines, "_start", start)
     monkeypatch.setattr(engines, "_MAX_KILLED", 1)
+    impatient = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: time.sleep(0.1))
+    monkeypatch.setattr(engines, "time", impatient)
     with pytest.raises(SweepError, match=message):
         engines.run_local(make_plan(tmp_path), 2, lambda: 20)

@@ -89,15 +89,15 @@ def test_a_batch_spread_over_devices_gives_what_one_device_gives(
 @pytest.mark.parametrize(
     ("name", "microbatches", "strategy", "shape", "sizes"),
     [
-        # At least one of its own for some devices, and for all.
+        # At least one of its own for some devices.
         ("batch_renorm", 3, "jit", (2, 4), {}),
-        ("batch_norm", 5, "pmap", (1, 4), {}),
+        # At least one for all, with statistics of the backward pass.
+        ("moving_average_batch_norm", 5, "pmap", (1, 4), {}),
+        pytest.param("moving_average_batch_norm", 5, "jit", (2, 4), {}, marks=SLOW),
         pytest.param("batch_norm", 3, "pmap", (1, 8), {}, marks=SLOW),
         pytest.param("batch_renorm", 5, "jit", (1, 8), {}, marks=SLOW),
         # In parts of three.
         ("batch_renorm", 6, "jit", (2, 4), {"accumulation_steps": 2}),
-        # Statistics of the backward pass.
-        ("moving_average_batch_norm", 5, "jit", (2, 4), {}),
     ],
 )
 def test_microbatches_that_do_not_divide_give_what_one_device_gives(
