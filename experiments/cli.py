@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from rich import progress as bars
 from rich.console import Console
 
-from bnrepro.comparison.config import setting, variant_configs, with_defaults, with_settings
+from bnrepro.comparison.config import variant_configs
 from bnrepro.comparison.keys import KEYS, may_be_swept
 from bnrepro.errors import Preempted, UserError, exit_codes, fail
 from bnrepro.records import Run
@@ -209,12 +209,22 @@ class _ConfigFile(flags.ArgumentParser):
             raise UserError(
                 f"get_config() of {argument} must return a ConfigDict, got {config!r:.50}"
             )
-        own = with_defaults(config.to_dict())
-        for key, (_, default, _) in KEYS.items():
-            kind, value = type(default), setting(own, key)
-            if (kind, type(value)) in ((float, int), (tuple, list)):
-                own = with_settings(own, {key: kind(value)})
-        return ConfigDict(own).lock()
+        # In place and only these, since other keys may be references (`ConfigDict.get_ref`).
+        with config.unlocked():
+            for key, (_, default, _) in KEYS.items():
+                name, _, field = key.rpartition(".")
+                if name and name not in config:
+                    config[name] = {}
+                section = config[name] if name else config
+                if not isinstance(section, ConfigDict):
+                    continue  # a mistake, which is found later
+                kind, value = type(default), section.get(field, default)
+                if (kind, type(value)) in ((float, int), (tuple, list)):
+                    del section[field]
+                    value = kind(value)
+                if field not in section:
+                    section[field] = value
+        return config.lock()
 
 
 def call(path: str, function: str, *arguments: str, default: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""A config of a user's who divides by zero, exits, forgets to return it, or leaves things out."""
+"""Configs of users: who divide by zero, exit, forget to return it, leave things out, or refer."""
 
 import sys
 
@@ -10,6 +10,12 @@ def get_config(fault="division"):
         return ConfigDict()
     if fault == "plain":
         return ConfigDict({"optimizer": {"learning_rate": 1}, "model": {"hidden": [8, 8]}})
+    if fault == "number":
+        return ConfigDict({"model": 3})
+    if fault == "reference":
+        config = ConfigDict({"batch_size": 32})
+        config.microbatch_size = config.get_ref("batch_size") // 2
+        return config
     if fault == "exit":
         sys.exit("no")
     return 1 / 0 if fault == "division" else None

@@ -39,6 +39,7 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
         (["--config=tests/experiments/broken_config.py"], "ZeroDivisionError: division by zero"),
         (["--config=tests/experiments/broken_config.py:"], "must return a ConfigDict, got None"),
         (["--config=tests/experiments/broken_config.py:exit"], "failed: SystemExit: no"),
+        (["--config=tests/experiments/broken_config.py:number"], "model is not a config key"),
         # Keys that a file leaves out can be changed.
         (["--config=tests/experiments/broken_config.py:bare", "--config.steps=0"], "steps must be"),
         (["--config=tests/experiments/broken_config.py:bare"], "variants must name at least one"),
@@ -84,6 +85,13 @@ def test_flags_change_numbers_and_lists_to_all_that_their_keys_take(monkeypatch)
     monkeypatch.setattr("sys.argv", ["", config, *changes])
     config = cli.parse_config("")
     assert (config["optimizer"]["learning_rate"], config["model"]["hidden"]) == (0.3, (4,))
+
+
+@pytest.mark.usefixtures("own_flags")
+def test_a_key_that_a_config_refers_to_another_follows_the_flag_of_that(monkeypatch):
+    config = "--config=tests/experiments/broken_config.py:reference"
+    monkeypatch.setattr("sys.argv", ["", config, "--config.batch_size=8"])
+    assert cli.parse_config("")["microbatch_size"] == 4
 
 
 def test_a_sweep_is_offered_only_of_what_it_may_vary():
