@@ -25,7 +25,9 @@ def exit_codes(*, resumes: bool = False) -> Iterator[None]:
     Args:
       resumes: whether the same command resumes what was interrupted.
     """
-    but = ", without --overwrite," * ("--overwrite" in sys.argv)
+    # Absl's flags take one dash or two, and perhaps a value.
+    overwrites = any(re.match("--?overwrite", argument) for argument in sys.argv)
+    but = ", without --overwrite," * overwrites
     saved = (
         f": all progress is saved in the workdir; the same command{but} resumes from there"
     ) * resumes

@@ -111,6 +111,18 @@ def test_sizes_of_few_labels_are_refused_if_no_variant_draws_by_them():
     cli.check_overrides(config, {"sampler.name": "with_replacement"})
 
 
+@pytest.mark.parametrize(
+    ("flag", "but"), [("--overwrite=true", ", without --overwrite,"), ("--nooverwrite", "")]
+)
+def test_a_command_that_overwrites_is_not_to_be_given_again_as_it_is(
+    capsys, monkeypatch, flag, but
+):
+    monkeypatch.setattr("sys.argv", ["", flag])
+    with pytest.raises(SystemExit), exit_codes(resumes=True):
+        raise KeyboardInterrupt
+    assert f"the same command{but} resumes" in capsys.readouterr().err
+
+
 def test_what_saves_nothing_does_not_say_so(capsys):
     with pytest.raises(SystemExit) as exit_, exit_codes():
         raise KeyboardInterrupt
