@@ -70,8 +70,8 @@ def loss_and_gradients(
     else:
         (metrics, grads, batch_stats), captured = _in_turn(of_part, whole, task.accumulation_steps)
     if task.axis_name is not None:
-        grads, metrics, batch_stats = jax.tree.map(
-            partial(_average_over, task.axis_name), (grads, metrics, batch_stats)
+        grads, metrics, batch_stats = _map_but_counters(
+            partial(lax.pmean, axis_name=task.axis_name), (grads, metrics, batch_stats)
         )
     return metrics, grads, batch_stats, captured
 
@@ -104,10 +104,10 @@ def train_step(
     if task.ema_decay:
         # A short memory at first, so that the initial weights soon leave the average.
         decay = jnp.minimum(task.ema_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(
-            lambda old, new: _blend(old, new, decay),
-            average,
+        average = _map_but_counters(
+            lambda new, old: decay * old + (1 - decay) * new,
             {"params": params, "batch_stats": batch_stats},
+            average,
         )
     step = state.step + 1
     first = (state.diverged_at == NOT_DIVERGED) & ~jnp.isfinite(metrics["loss"])
@@ -151,7 +151,7 @@ def forward(
         )
         batch_stats = updates.get("batch_stats", {})
         if weight is not None:
-            batch_stats = jax.tree.map(partial(_weighted, weight), batch_stats)
+            batch_stats = _map_but_counters(lambda x: weight.astype(x.dtype) * x, batch_stats)
         return logits, batch_stats, outputs(updates)
 
     if len(images) == 1:
@@ -241,11 +241,6 @@ def _weights(microbatches: int, task: Task) -> Float[Array, "microbatches"] | No
     return jnp.where(place < number, padded / number, 0)
 
 
-def _weighted(weight: Array, x: Array) -> Array:
-    """A microbatch's part of a mean; counters are equal in all."""
-    return x if jnp.issubdtype(x.dtype, jnp.integer) else weight.astype(x.dtype) * x
-
-
 def _with_weighted_backward(variables: Any, weight: Array) -> Any:
     """Variables for a microbatch with a weighted loss.
 
@@ -292,12 +287,9 @@ def _average(mapped: Array) -> Array:
     return mapped[0] if jnp.issubdtype(mapped.dtype, jnp.integer) else mapped.mean(0)
 
 
-def _average_over(axis_name: str, value: Array) -> Array:
-    """Mean over a mapped axis; counters are equal along it."""
-    return value if jnp.issubdtype(value.dtype, jnp.integer) else lax.pmean(value, axis_name)
-
-
-def _blend(old: Array, new: Array, decay: Array) -> Array:
-    if jnp.issubdtype(new.dtype, jnp.integer):
-        return new
-    return decay * old + (1 - decay) * new
+def _map_but_counters(function: Callable[..., Array], *trees: Any) -> Any:
+    """Maps arrays; the counters in the first tree, which are equal everywhere, stay as they are."""
+    return jax.tree.map(
+        lambda x, *others: x if jnp.issubdtype(x.dtype, jnp.integer) else function(x, *others),
+        *trees,
+    )
