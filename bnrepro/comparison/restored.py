@@ -199,7 +199,5 @@ def _saved_shapes(path: Path) -> Any:
 
 def _shapes(variables: Any) -> dict[str, str]:
     """Names like params/logits/bias -> float32(2, 10)."""
-    return {
-        "/".join(path): f"{value.dtype}{value.shape}"
-        for path, value in flatten_dict(variables).items()
-    }
+    flat = flatten_dict(variables, sep="/")
+    return {name: f"{value.dtype}{value.shape}" for name, value in flat.items()}

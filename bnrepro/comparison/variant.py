@@ -57,10 +57,15 @@ def train_variants(
     history: list[dict[str, np.ndarray]] = []
 
     def saved_fields(notes: Mapping[str, Any]) -> Any:
+        """Shapes, types and shardings of the fields of the states that were saved."""
         # More may have been trained together. Earlier versions do not say.
         count = len(notes.get("runs", runs))
         saved = jax.tree.map(lambda x: np.zeros(count, x.dtype), arguments)
-        return _abstract_fields(program, *saved)
+        # Within a traced function, JAX allows no compiler options.
+        fields = jax.eval_shape(lambda *own: vars(inspect.unwrap(program.init)(*own)), *saved)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.sharding), fields
+        )
 
     restored = checkpoints and checkpoints.restore(saved_fields)
     if restored:
@@ -221,13 +226,3 @@ def _rows(
             if not np.isnan(values[i])  # as of a measure that divides by zero
         ]
     return rows
-
-
-def _abstract_fields(program: Program, seeds: Any, numbers: Any) -> Any:
-    """Shapes, types and shardings of the fields of all runs' states, as in checkpoints."""
-    # Within a traced function, JAX allows no compiler options.
-    init = inspect.unwrap(program.init)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.devices.sharding),
-        jax.eval_shape(lambda *arguments: vars(init(*arguments)), seeds, numbers),
-    )
