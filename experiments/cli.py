@@ -93,7 +93,9 @@ def launch(
         heed_sigterm()
     # Only the first process writes, and needs the package and the account.
     trackers = make_trackers() if jax.process_index() == 0 else []
-    run(config, workdir, overwrite_flag.value, trackers, report=report)
+    run = train(config, workdir, overwrite_flag.value, trackers)
+    if run is not None:
+        show(run, report(run))
 
 
 def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -280,20 +282,6 @@ def make_trackers() -> "list[Tracker]":
     from bnrepro.trackers import TensorBoard, WandB
 
     return [TensorBoard(), *([WandB(flags.FLAGS.wandb)] if flags.FLAGS.wandb else [])]
-
-
-def run(
-    config: dict[str, Any],
-    workdir: Path,
-    overwrite: bool,
-    trackers: "Sequence[Tracker]",
-    *,
-    report: Reporter,
-) -> None:
-    """Runs the comparison; the process that writes also writes and shows its report."""
-    result = train(config, workdir, overwrite, trackers)
-    if result is not None:
-        show(result, report(result))
 
 
 def train(

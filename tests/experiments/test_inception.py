@@ -9,7 +9,6 @@ import pytest
 from bnrepro.comparison import run as run_module
 from bnrepro.data.datasets import DatasetError, load_dataset
 from bnrepro.models import inception as model
-from bnrepro.records import read_run
 from configs import inception as inception_config
 from experiments import cli, inception
 
@@ -52,8 +51,8 @@ def test_inception_trains_on_photographs_and_stands_beside_the_paper(
     config["evaluation"]["minibatches"] = 1
     # A program over several devices takes twice as long to compile.
     config["devices"]["strategy"] = "single"
-    cli.run(config, tmp_path / "w", False, (), report=inception.report)
-    run = read_run(tmp_path / "w")
+    run = cli.train(config, tmp_path / "w")
+    cli.show(run, inception.report(run))
     assert run.finished("4 batch_renorm")
     assert set(run.metrics["split"]) == {"train", "test", "test_minibatches"}
     assert "76.5" in capsys.readouterr().out  # of the paper's table

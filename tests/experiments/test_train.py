@@ -2,7 +2,6 @@
 
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import with_settings
-from bnrepro.records import read_run
 from configs import mnist_sigmoid, small_batch
 from experiments import cli, train
 from tests.small_dataset import small_dataset
@@ -14,8 +13,8 @@ def test_a_config_is_trained_alone_with_its_common_settings(tmp_path, monkeypatc
     config |= {"seeds": 2, "steps": 20, "eval_every": 10, "batch_size": 12, "microbatch_size": 6}
     settings = {"model.hidden": (4,), "normalizer.name": "batch_renorm"}
     config = with_settings(config, settings | {"devices.strategy": "single"})
-    cli.run(train.alone(config), tmp_path, False, [], report=train.report)
-    run = read_run(tmp_path)
+    run = cli.train(train.alone(config), tmp_path)
+    cli.show(run, train.report(run))
     assert run.variants == ["single"]
     assert run.settings("single")["normalizer.name"] == "batch_renorm"
     assert (tmp_path / "figures" / "accuracy.png").exists()
