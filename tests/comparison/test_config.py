@@ -1,7 +1,6 @@
 """Configs: what each key may be, and what is said when it is not."""
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 from flax.traverse_util import flatten_dict
@@ -12,8 +11,8 @@ from bnrepro.comparison.keys import KEYS, ConfigError, check_setting
 from bnrepro.models import networks
 from bnrepro.training import measures
 from configs import mnist_sigmoid, non_iid, small_batch, small_batch_cnn
+from tests.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 
 
@@ -95,7 +94,6 @@ def test_variants_differ_in_their_overrides_alone():
         ({"variants": {"plain": 3}}, "variants.plain must be a dict"),
         ({"variants": {"plain": {64: {}}}}, "variants.plain.64 is not a config key"),
         ({"variants": {"plain": {"modle": {}}}}, "plain.modle is not .*; did you mean model?"),
-        ({"variants": {"plain": {"no.key": 1}}}, "variants.plain.no.key is not a config key"),
         ({"variants": {"plain": {"steps": 5}}}, "steps cannot differ between variants"),
         ({"variants__plain": {"optimizer": {"rate": 1.0}}}, "optimizer.rate is not a config key"),
         ({"variants__plain": {"batch_size": 7}}, "variant plain: batch_size must be a multiple"),
