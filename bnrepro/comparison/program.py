@@ -323,7 +323,8 @@ def make_evaluate(
     if read is None:
         spread_batches = devices.place(batches, spread=True)
     elif config["measures"]:
-        first = read(data.test.arrays, first, np.ones(len(first["index"]), bool))
+        with all_or_none():
+            first = read(data.test.arrays, first, np.ones(len(first["index"]), bool))
     first = devices.place(first) if config["measures"] else None
 
     def one_run(run: tuple[Any, Numbers], data: Any, batches: Any) -> Any:

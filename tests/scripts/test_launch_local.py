@@ -163,6 +163,12 @@ STREAM = ("--config.stream=True", "--config.dataset=squares", "--config.batch_si
     [
         pytest.param(NO_ROOM, (), "9 are free", id="no room for a checkpoint"),
         pytest.param(DAMAGED % 3, STREAM, "too many are damaged", id="stream in evaluation"),
+        pytest.param(
+            DAMAGED % 3,
+            (*STREAM, "--config.measures=('near_linear',)"),
+            "too many are damaged",
+            id="stream of measures",
+        ),
         pytest.param(DAMAGED % 30, STREAM, "too many are damaged", id="stream in training"),
     ],
 )
