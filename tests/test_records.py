@@ -226,8 +226,6 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
         ("metrics.csv", HEADER + "a,0,1,b,c,1\n", r"a variant that config\.json lacks: 'a'"),
         ("provenance.json", "{}", "must name the dataset"),
         ("metrics.csv", "a,b\n1,2\n", "columns variant"),
-        ("metrics.csv", "", "metrics.csv"),
-        ("provenance.json", "", "provenance.json"),
     ],
 )
 def test_a_damaged_file_is_named(run, name, content, message):

@@ -31,7 +31,8 @@ def finished(tmp_path_factory):
     """The workdir, which no test may change."""
     settings = {"first_seed": 3, "measures": (), "variants": VARIANTS, "baseline": "batch_norm"}
     settings |= {"model.channels": (4, 6), "checkpoint.every": 1, "devices.strategy": "single"}
-    config = small_config(**settings, **{"evaluation.minibatches": 5})
+    settings |= {"evaluation.minibatches": 5, "data_dir": "somebody/elses"}
+    config = small_config(**settings)
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "load_dataset", lambda *_, **__: small_dataset())
