@@ -52,7 +52,8 @@ def fail(error: BaseException) -> NoReturn:
     message = str(cause) or type(error).__name__
     if message.startswith("'") and isinstance(error, AttributeError | KeyError):
         message = f"no such config key: {message}"
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    # In one piece: several processes may share a terminal or a log.
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(2)  # as opposed to 1 for a bug of ours
 
 

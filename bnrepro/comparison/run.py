@@ -102,8 +102,9 @@ def run_comparison(
                     data=dataset_identity(dataset),
                     overwrite=overwrite,
                 )
-        if not _writes():
-            run = read_run(workdir)
+        with all_or_none():
+            if not _writes():
+                run = read_run(workdir)
         run = dataclasses.replace(run, provenance=begin(run.provenance, dataset))
         trackers = [TensorBoard()] if trackers is None else trackers
         return _train(run, jobs, progress, trackers if _writes() else (), should_stop)

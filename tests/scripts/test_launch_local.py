@@ -144,6 +144,12 @@ def test_told_to_end_both_processes_save_and_resumed_they_end_as_if_nothing_had_
 
 
 NO_ROOM = "import shutil, types; shutil.disk_usage = lambda path: types.SimpleNamespace(free=9)"
+UNSHARED = """\
+from bnrepro.comparison import run
+from bnrepro.records import RecordsError
+def failing(workdir): raise RecordsError(f"{workdir} is not a workdir")
+run.read_run = failing
+"""
 DAMAGED = """\
 from bnrepro.data.shards import DatasetError, Shards
 image, read = Shards.image, []
@@ -162,6 +168,7 @@ STREAM = ("--config.stream=True", "--config.dataset=squares", "--config.batch_si
     ("fault", "settings", "message"),
     [
         pytest.param(NO_ROOM, (), "9 are free", id="no room for a checkpoint"),
+        pytest.param(UNSHARED, (), "two is not a workdir", id="a folder that is not shared"),
         pytest.param(DAMAGED % 3, STREAM, "too many are damaged", id="stream in evaluation"),
         pytest.param(
             DAMAGED % 3,
