@@ -558,6 +558,7 @@ def test_trials_that_were_trained_together_may_go_on_apart(
     assert not [*(tmp_path / "checkpoints").iterdir()]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_heart")
 def test_a_trial_goes_on_that_was_trained_together_with_one_that_was_pruned(
     tmp_path, opened, resumed, undisturbed, monkeypatch
