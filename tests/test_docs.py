@@ -83,7 +83,11 @@ def test_the_tables_on_a_page_are_those_of_the_result(page, result):
 
 
 @pytest.mark.parametrize(
-    "name", ["labels_and_depth", "inception", "inception_iid", "settings", "settings_synchronized"]
+    "name",
+    [
+        *("labels_and_depth", "inception", "inception_chips", "inception_iid"),
+        *("settings", "settings_synchronized"),
+    ],
 )
 def test_the_tables_of_scale_are_those_of_the_results(name):
     records = pd.read_csv(ROOT / "results" / "scale" / f"{name}.csv")

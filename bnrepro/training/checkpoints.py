@@ -22,7 +22,7 @@ from bnrepro.training.devices import all_or_none
 _log = logging.getLogger(__name__)
 
 # The most that Orbax writes in addition to the numbers.
-_BYTES_A_PROCESS, _BYTES_AN_ARRAY = 2**16, 2**11
+_BYTES_A_PROCESS, _BYTES_AN_ARRAY = 2**17, 2**11
 
 
 class CheckpointError(UserError):
