@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -334,7 +335,9 @@ def test_another_sweep_is_refused_with_the_difference_but_for_what_is_no_setting
 
 def test_a_study_of_someone_else_is_refused_and_kept(tmp_path):
     plan = make_plan(tmp_path)
-    theirs = optuna.create_study(study_name=plan.name, storage=plan.storage)
+    # Without a pool, whose connections nobody would close.
+    storage = optuna.storages.RDBStorage(plan.storage, {"poolclass": sqlalchemy.NullPool})
+    theirs = optuna.create_study(study_name=plan.name, storage=storage)
     theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     with pytest.raises(RecordsError, match=r"named sweep \(not one of ours\)"):
         SharedStudy(plan)
