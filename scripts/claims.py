@@ -49,9 +49,9 @@ REGISTERED = Path(__file__).parents[1] / "results" / "claims" / "registered.csv"
 # The comparison whose records are readings of the clock.
 _TIMED = "cost"
 # Settings that records may have otherwise than the comparison that they are read for.
-_MAY_DIFFER = (
-    "seeds:", "first_seed:", "eval_every:", "evaluation.train_examples:", "evaluation.minibatches:",
-)  # fmt: skip
+_MAY_DIFFER = {
+    "seeds", "first_seed", "eval_every", "evaluation.train_examples", "evaluation.minibatches",
+}  # fmt: skip
 
 
 @exit_codes(resumes=True)
@@ -170,14 +170,15 @@ def _differences(run: Run, config: dict[str, Any]) -> list[str]:
 
     Seeds may differ, and how often and on how many images besides the test set it was evaluated.
     """
-    claimed = dataclasses.replace(run, config=config)
-    found = dict.fromkeys(
-        text
-        for name in config["variants"]
-        if name in run.config["variants"]
-        for text in records.differences(run.settings(name), claimed.settings(name), DEFAULTS)
-    )
-    return [text for text in found if not text.startswith(_MAY_DIFFER)]
+    claimed, found = dataclasses.replace(run, config=config), dict[str, None]()
+    for name in config["variants"]:
+        if name in run.config["variants"]:
+            there, here = (
+                {k: value for k, value in one.settings(name).items() if k not in _MAY_DIFFER}
+                for one in (run, claimed)
+            )
+            found |= dict.fromkeys(records.differences(there, here, DEFAULTS))
+    return list(found)
 
 
 def comparisons(claims: Sequence[Claim], length: str) -> dict[str, dict[str, Any]]:
