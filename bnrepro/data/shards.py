@@ -130,6 +130,8 @@ def read_labels(
                     raise ValueError(f"label {label} is not in [0, {num_classes})")
                 labels.append(label)
                 sizes.append(len(encoded))
+        except MemoryError:  # not of the file
+            raise
         except Exception as error:  # array_record, protobuf and TFDS raise a dozen kinds
             raise DatasetError(f"{path} is damaged: {first_line(error)}.") from error
     return np.array(labels, np.int32), np.array(sizes, np.int32)
