@@ -46,7 +46,7 @@ class Plan:
       prune: stop trials that are below the median of the others at an evaluation.
       at_once: how many trials to train together; None for as many as suit the device.
       workers: how many each command has.
-      commands: how many share the trials.
+      commands: how many of them share the trials.
     """
 
     config: dict[str, Any]
@@ -163,9 +163,9 @@ def make_plan(
     elif trials is None:
         raise SweepError(f"give the number of --trials for sampler {values['sampler']}")
     storage, name = values["storage"], workdir.absolute().name
-    commands = int(os.environ.get("SLURM_ARRAY_TASK_COUNT") or 1)
+    # Without a common storage, each task of an array has a sweep of its own.
+    tasks = os.environ.get("SLURM_ARRAY_TASK_COUNT", "") if storage else ""
     if storage is None:
-        commands = 1  # each task of an array has a sweep of its own
         # Here, the study has a fixed name, since a workdir may be renamed.
         url = sqlalchemy.URL.create("sqlite", database=str(workdir.absolute() / DATABASE))
         storage, name = url.render_as_string(), "sweep"
@@ -188,7 +188,7 @@ def make_plan(
         prune=values["prune"],
         at_once=None if values["at-once"] == "auto" else int(values["at-once"]),
         checkpoints=workdir.absolute() / CHECKPOINTS,
-        commands=commands,
+        commands=max(1, int(tasks)) if tasks.isdecimal() else 1,
     )
     check_trials(common, plan.to_check)
     return plan

@@ -102,8 +102,9 @@ def collect(study: SharedStudy, workdir: Path, trackers: Sequence[Tracker] = ())
 
 def _rows_so_far(path: Path) -> list[Row]:
     """The rows that a worker has written; none if the file is missing or damaged."""
-    with suppress(OSError, ValueError):
-        return [tuple(row) for row in json.loads(path.read_text("utf-8"))]
+    with suppress(OSError, ValueError, TypeError, OverflowError):
+        rows = metric_rows([tuple(row) for row in json.loads(path.read_text("utf-8"))])
+        return list(rows.itertuples(index=False, name=None))
     return []
 
 

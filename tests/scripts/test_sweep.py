@@ -283,11 +283,20 @@ def test_a_sweep_keeps_its_study_in_its_workdir_under_a_name_that_outlives_renam
     assert (shared.storage, shared.name) == ("postgresql://host/x", "rates")
 
 
-@pytest.mark.parametrize(("storage", "commands"), [("postgresql://host/x", 16), (None, 1)])
+@pytest.mark.parametrize(
+    ("storage", "tasks", "commands"),
+    [
+        (None, "16", 1),
+        *(
+            ("postgresql://host/x", *case)
+            for case in [("16", 16), ("0", 1), ("-3", 1), ("many", 1)]
+        ),
+    ],
+)
 def test_the_tasks_of_a_slurm_array_share_the_trials_of_a_common_storage(
-    storage, commands, tmp_path, monkeypatch
+    storage, tasks, commands, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "16")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", tasks)
     plan = plan_of(tmp_path, vary=[f"{RATE}=0.1,1"], storage=storage)
     assert plan.commands == commands
 

@@ -429,11 +429,14 @@ def test_the_records_get_each_evaluation_when_it_happens(tmp_path, opened, monke
     assert last_steps == [{"trial 0": step, "trial 1": step} for step in (0, 10, 20)]
 
 
-def test_rows_that_are_cut_short_or_of_other_groups_are_left_out(tmp_path, opened):
+@pytest.mark.parametrize(
+    "damaged", ["", "[[", "3", "[[]]", '[["trial 0", 0]]', '[["trial 0", 0, [], "test", "x", 1]]']
+)
+def test_rows_that_cannot_be_read_or_are_of_other_groups_are_left_out(damaged, tmp_path, opened):
     study = opened(make_plan(tmp_path))
     study.register({"dataset": "mnist", "started": "1"})
     rows = [[trial, 0, 10, "test", "accuracy", 0.5] for trial in ("trial 0", "trial 1", "x")]
-    texts = ('[["trial 0",', json.dumps(rows))
+    texts = (damaged, json.dumps(rows))
     for claim, name, text in zip(take(study, 2), ("0" * 32, "1" * 32), texts, strict=True):
         study.begin([claim], name)
         with complete_file(tmp_path / "checkpoints" / name / "rows") as path:
