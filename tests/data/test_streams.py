@@ -148,7 +148,10 @@ def test_a_shard_may_be_empty(data_dir):
 # Damage and mistakes
 
 
-def test_a_damaged_image_is_named_once_and_the_next_of_its_label_takes_its_place(tmp_path, caplog):
+def test_a_damaged_image_is_named_once_and_the_next_of_its_label_takes_its_place(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("bnrepro.data.shards._RECORDS_AT_ONCE", 10)
     write_set(tmp_path / "data", damaged=[22])
     images = load_dataset("squares", tmp_path / "data", stream=True).train_images
     replaced = [np.asarray(images.image(22)) for _ in range(2)]
