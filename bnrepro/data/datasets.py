@@ -175,7 +175,8 @@ def _read_prepared(folder: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     """The arrays of a set, with its names of classes and `Dataset.sha256`."""
     prepared = open_prepared(folder, name)
     arrays = {"class_names": np.array(prepared.class_names)}
-    for split, files in prepared.files.items():
+    # The smaller split first: where images differ in size, the other need not be read.
+    for split, files in reversed(prepared.files.items()):
         labels, _ = read_labels(prepared, split)
         images = Shards(files, labels, prepared.shape).decoded()
         arrays |= {f"{split}_labels": labels, f"{split}_images": images}

@@ -190,6 +190,11 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
         load_dataset("squares", tmp_path / "data", image_size=8)
     source = make_stream(tmp_path / "data", image_size=8)
     assert fed(source, [1], 0, 1)["images"].shape == (1, 1, 8, 8, 8, 3)
+    # Without reading all of the larger split first.
+    shard = "squares/1.0.0/squares-train.array_record-00000-of-00002"
+    write_shard(tmp_path / "data" / shard, [(b"no image", CLASSES)] * (TRAIN // 2))
+    with pytest.raises(DatasetError, match="images differ in size"):
+        load_dataset("squares", tmp_path / "data")
 
 
 def test_a_set_may_have_more_files_than_a_process_may_usually_open(monkeypatch):
