@@ -210,7 +210,7 @@ class Shards:
             numbers = self._numbers[start : start + _RECORDS_AT_ONCE]
             for index, record in enumerate(self._records.__getitems__(numbers), start):
                 try:
-                    image = as_array(self._decoded(record))
+                    image = as_array(self._decode(record))
                 except Exception:  # reported, and replaced, where single images are read
                     image = as_array(self.image(index))
                 if image.shape != first.shape:
@@ -219,9 +219,9 @@ class Shards:
         return pixels
 
     def _image(self, number: int) -> "Image.Image":
-        return self._decoded(self._records[number])
+        return self._decode(self._records[number])
 
-    def _decoded(self, record: bytes) -> "Image.Image":
+    def _decode(self, record: bytes) -> "Image.Image":
         encoded, _ = _parse(record)
         return decode(encoded, self.shape)
 
