@@ -174,8 +174,9 @@ def _begin(study: SharedStudy, claims: Sequence[Claim]) -> Path:
     folder = study.plan.checkpoints / name
     if earlier:
         copy_newest(study.plan.checkpoints / earlier, folder)
-        # The records have these until training goes on; without a checkpoint, it starts anew.
+        # The records have these until training goes on or, without a checkpoint, starts anew.
         with suppress(OSError):
+            folder.mkdir(exist_ok=True)
             shutil.copyfile(study.plan.checkpoints / earlier / ROWS, folder / ROWS)
     study.begin(claims, name)
     if earlier and earlier not in groups_at_work(study.trials()).values():

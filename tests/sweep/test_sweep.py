@@ -547,8 +547,11 @@ def test_a_worker_that_is_told_to_end_saves_its_trials_and_gives_them_back(
     pd.testing.assert_frame_equal(collect(study, tmp_path).metrics, undisturbed)
 
 
-def test_the_records_keep_the_rows_of_trials_that_are_about_to_go_on(tmp_path, interrupted):
+@pytest.mark.parametrize("saved", [True, False])
+def test_the_records_keep_the_rows_of_trials_that_are_about_to_go_on(tmp_path, interrupted, saved):
     before = collect(interrupted, tmp_path)
+    for checksums in () if saved else tmp_path.glob("checkpoints/*/*.json"):
+        checksums.unlink()
     worker_module._begin(interrupted, take(interrupted))
     pd.testing.assert_frame_equal(collect(interrupted, tmp_path).metrics, before.metrics)
 
