@@ -211,6 +211,7 @@ class _ConfigFile(flags.ArgumentParser):
             raise UserError(
                 f"get_config() of {argument} must return a ConfigDict, got {config!r:.50}"
             )
+        config = ConfigDict(config)  # it may be a FrozenConfigDict
         # In place and only these, since other keys may be references (`ConfigDict.get_ref`).
         with config.unlocked():
             for key, (_, default, _) in KEYS.items():

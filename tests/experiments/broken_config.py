@@ -2,12 +2,12 @@
 
 import sys
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 
 def get_config(fault="division"):
     if fault == "bare":
-        return ConfigDict()
+        return FrozenConfigDict()
     if fault == "plain":
         return ConfigDict({"optimizer": {"learning_rate": 1}, "model": {"hidden": [8, 8]}})
     if fault == "number":
