@@ -1,5 +1,7 @@
 """What is varied: ranges, lists, grids, and what cannot be."""
 
+import logging
+
 import numpy as np
 import optuna
 import pytest
@@ -148,3 +150,9 @@ def test_quasi_random_points_fill_the_space_evenly_and_stay_the_same_for_more_of
     counts, _ = np.histogram(rates, 16, (0, 1))
     assert counts.max() <= 2
     assert (counts > 0).sum() >= 14
+
+
+def test_optuna_says_nothing_of_the_studies_that_draw_points(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
+    drawn({RATE: Range(0.1, 1.0, True)}, "random", 1)
+    assert not caplog.records
