@@ -26,8 +26,9 @@ from bnrepro.sweep.space import (
     values_by_key,
 )
 
-# Trials to check of a sampler that proposes them only when they are to be trained.
-_EXAMPLES = 300
+# Trials to check of a sampler that proposes them only when they are to be trained. A Sobol sequence
+# is spread evenly after a power of two.
+_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Plan:
     @property
     def to_check(self) -> list[dict[str, Any]]:
         """The settings of trials to check before any is trained: if they are known, of all."""
-        return self.points or drawn(self.space, "random", _EXAMPLES)
+        return self.points or drawn(self.space, "qmc", _EXAMPLES)
 
     @property
     def count(self) -> int:
