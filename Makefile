@@ -85,7 +85,7 @@ test-extras: setup
 	$(BIN)/pytest tests/scripts/test_report.py
 
 # Compares the layers of other libraries with the papers' formulas, and networks with Keras' and
-# torchvision's.
+# torchvision's. Needs Python 3.11, since one of these libraries takes no JAX 0.12.
 conformance: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	$(BIN)/python -m scripts.conformance
