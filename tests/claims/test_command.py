@@ -177,7 +177,9 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     said = refusal(capsys, *again, "--records=counterexamples=there")
     assert said == "there is not a workdir: it has no config.json\n"
     # Of something else that has the same names, and of nothing that is read.
-    write_run(small_run(tmp_path / "other"))
+    other = small_run(tmp_path / "other")
+    other.provenance.update(seconds={}, commit="abc", uncommitted_changes=False)
+    write_run(other)
     said = refusal(capsys, claims.main, "--only=B1", "--records=sigmoid=other")
     assert said.startswith("other has another config than configs/claims/sigmoid.py: binary_input")
     said = refusal(capsys, claims.main, "--only=C3", "--records=microbatches=other")

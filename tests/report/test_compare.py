@@ -63,12 +63,12 @@ def column(comparison: Comparison, title: str) -> list[str]:
     [
         ("test/accuracy", "best", "best test/accuracy, %", "92.67 ± 2.87"),  # 94, 92, 92
         ("test/accuracy", 10, "step 10 test/accuracy, %", "90.00 ± 4.97"),
-        ("test/loss", "best", "best test/loss", "0.25"),
+        ("test/loss", "best", "best test/loss", "0.2346"),
         ("test/sigmoid_input/p50", "final", "final test/sigmoid_input/p50", "2.5"),
     ],
 )
 def test_values_are_those_of_the_metric_and_step_asked_for(metric, at, title, expected):
-    losses = [("plain", 0, step, "test", "loss", x) for step, x in ((10, 0.25), (20, 1.0))]
+    losses = [("plain", 0, step, "test", "loss", x) for step, x in ((10, 0.23456), (20, 1.0))]
     shown = compare({"w": small_run(Path("w"), extra=losses)}, Question(metric, at))
     assert column(shown, title)[0] == expected
     assert ("optimistic" in shown.caption) == (at == "best")

@@ -160,6 +160,7 @@ def test_a_config_too_deep_to_read_is_named_and_can_be_left_out(runs, capsys):
     ("file", "old", "new", "sentence"),
     [
         ("one/metrics.csv", ",2.85\n", ",2", "is cut short"),
+        ("claims/ledger.csv", "claim,measurement", "claim,what", "is not a ledger of claims"),
         ("claims/ledger.csv", "-1 -1.1 -0.9", "-1 <b>", "is not a ledger of claims"),
         (
             "claims/ledger.csv",
