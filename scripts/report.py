@@ -46,18 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"there is no folder {root}")
 
     workdirs, ledgers = list[Path](), list[Path]()
-    # Each folder once, whatever links lead to it, and none around the root.
-    seen = {*(root / "_").resolve().parents}
-    # Goes on where a run removes a checkpoint.
-    for name, folders, names in os.walk(root, followlinks=True):
-        workdirs += [Path(name)] * (CONFIG in names)
-        ledgers += [Path(name, LEDGER)] * (LEDGER in names)
-        if CONFIG in names:
-            folders.clear()
-        for one in sorted(folders, key=lambda one: Path(name, one).is_symlink()):
-            if (place := Path(name, one).resolve()) in seen:
-                folders.remove(one)
+    # Each folder once, whatever links lead to it, and none around the root. Links come last:
+    # a ledger names records by where they are from its own place.
+    tops, seen = [root], {*root.resolve().parents}
+    for top in tops:
+        # Goes on where a run removes a checkpoint.
+        for name, folders, names in os.walk(top):
+            if (place := Path(name).resolve()) in seen:
+                folders.clear()
+                continue
             seen.add(place)
+            workdirs += [Path(name)] * (CONFIG in names)
+            ledgers += [Path(name, LEDGER)] * (LEDGER in names)
+            if CONFIG in names:
+                folders.clear()
+            tops += [path for one in folders if (path := Path(name, one)).is_symlink()]
     runs = {}
     for workdir in sorted(workdirs):
         with bad_left_out(workdir, skip_bad):

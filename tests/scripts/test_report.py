@@ -117,14 +117,18 @@ def test_mistakes_are_told_in_one_sentence(runs, capsys):
     assert said.startswith("mine holds something other than our page (index.html)")
 
 
-def test_workdirs_behind_links_are_seen_and_a_link_to_a_folder_around_it_is_not_followed(runs):
+def test_workdirs_behind_links_are_seen_and_a_link_to_a_folder_around_it_is_not_followed(
+    runs, capsys
+):
     shutil.move(runs / "one", "elsewhere")
     (runs / "linked").symlink_to(Path("elsewhere").resolve())
     (runs / "claims" / "back").symlink_to("..")
-    # Nor is what stands beside it shown twice.
-    (runs / "claims" / "latest").symlink_to("sigmoid")
+    # Nor is what has a link elsewhere shown twice, or by another name than its own.
+    (runs / "again").symlink_to("claims")
+    (runs / "latest").symlink_to("claims/sigmoid")
     page = page_of(runs)
     assert re.findall(r'<h3 id="c\d">(.*?)</h3>', page) == ["claims/sigmoid", "linked"]
+    assert not capsys.readouterr().err  # as of a second ledger
 
 
 def test_the_environment_names_each_commit_and_is_left_out_where_nothing_was_compared(runs):
