@@ -101,6 +101,9 @@ def _measure(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{run.workdir} is of the stand-in digits, and the claims are about MNIST"
             )
+    measured = [one for claim in claims for one in claim.measurements]
+    for one in (one for one in measured if one.comparison in given):
+        _evidence(one, runs, given, dataset, "", workdir)  # before others are trained for long
     records.check_writable(workdir)
 
     missing = [name for name in configs if name not in runs]
@@ -213,8 +216,10 @@ def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> list
     """The rows of a workdir's ledger of claims as they are; none if there is no ledger.
 
     Raises:
-      UserError: they are of another length, or the file is not a ledger.
+      UserError: they are of another length, or the file is not a ledger, or the workdir is a run's.
     """
+    if (workdir / records.CONFIG).exists():
+        raise UserError(f"{workdir} holds a run or a sweep, not a ledger; choose another --workdir")
     paths = [workdir / name for name in (ledger.LEDGER, ledger.LEDGER_MD)]
     held = [path for path in paths if path.exists()]
     if not held:

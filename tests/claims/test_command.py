@@ -182,8 +182,10 @@ def test_named_records_are_read_in_place_of_a_comparison_and_are_not_registered(
     write_run(other)
     said = refusal(capsys, claims.main, "--only=B1", "--records=sigmoid=other")
     assert said.startswith("other has another config than configs/claims/sigmoid.py: binary_input")
-    said = refusal(capsys, claims.main, "--only=C3", "--records=microbatches=other")
+    # That is said before B8's comparison is trained.
+    said = refusal(capsys, *again, "--only=B8,C3", "--records=microbatches=other")
     assert said.startswith("other lacks what is read for: ")
+    assert not (tmp_path / "again").exists()
     # Of the stand-in, whether named or trained there by another command.
     trained = read_run(tmp_path / "there" / "counterexamples")
     trained.provenance["stand_in"] = True
@@ -207,6 +209,10 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
         assert said.startswith(f"mine/{name} is not a ledger of claims, and would be replaced")
         assert mine.read_text() == "comparison,amount"
         shutil.rmtree(mine.parent)
+    write_run(small_run(tmp_path / "run"))
+    said = refusal(capsys, claims.main, "--only=A3", "--workdir=run")
+    assert said == "run holds a run or a sweep, not a ledger; choose another --workdir\n"
+    assert not (tmp_path / "run" / "ledger.csv").exists()
     (tmp_path / "file").write_text("mine")
     said = refusal(capsys, claims.main, "--only=A3", "--workdir=file")
     assert said.startswith("cannot write to file")
