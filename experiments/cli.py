@@ -176,13 +176,15 @@ def parse_config(doc: str) -> dict[str, Any]:
     )
     flags.FLAGS["config"].parser = _ConfigFile()
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        print(doc)
+        lines = [doc]
         for name in (name for name in flags.FLAGS if name not in _ABSL):
             # Without what absl adds for flags that may be repeated, on a line of its own.
-            print(f"  --{name}: {flags.FLAGS[name].help.splitlines()[0].rstrip(';')}")
-        print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
+            lines.append(f"  --{name}: {flags.FLAGS[name].help.splitlines()[0].rstrip(';')}")
+        lines.append("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():
-            print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule.text})")
+            lines.append(f"  {name} = {key.default!r}: {key.explanation} ({key.rule.text})")
+        # At once, since `head` may leave before all is written.
+        print("\n".join(lines))
         sys.exit(0)
     try:
         if not any(argument.startswith("--config=") for argument in sys.argv):
