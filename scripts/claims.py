@@ -101,9 +101,14 @@ def _measure(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{run.workdir} is of the stand-in digits, and the claims are about MNIST"
             )
-    measured = [one for claim in claims for one in claim.measurements]
-    for one in (one for one in measured if one.comparison in given):
-        _evidence(one, runs, given, dataset, "", workdir)  # before others are trained for long
+    here = _commit(here_and_now())
+    # Of named records now, since these may lack it and the training of others takes long.
+    known = {
+        one: _evidence(one, runs, given, dataset, here, workdir)
+        for claim in claims
+        for one in claim.measurements
+        if one.comparison in given
+    }
     records.check_writable(workdir)
 
     missing = [name for name in configs if name not in runs]
@@ -117,11 +122,12 @@ def _measure(options: argparse.Namespace) -> None:
                 runs[name] = trained
         except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
-    here, names = _commit(here_and_now()), [claim.id for claim in claims]
+    names = [claim.id for claim in claims]
     rows = [row for row in older if row["claim"] not in names]
     for claim in claims:
         evidence = [
-            _evidence(one, runs, given, dataset, here, workdir) for one in claim.measurements
+            known.get(one) or _evidence(one, runs, given, dataset, here, workdir)
+            for one in claim.measurements
         ]
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
         commit = "" if other else _registered(claim.id, current[claim.id])
