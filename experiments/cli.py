@@ -176,15 +176,15 @@ def parse_config(doc: str) -> dict[str, Any]:
     )
     flags.FLAGS["config"].parser = _ConfigFile()
     if {"-h", "--help", "-help"} & set(sys.argv[1:]):
-        lines = [doc]
+        # Ends without a word where `head` or a pager has enough of it.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        print(doc)
         for name in (name for name in flags.FLAGS if name not in _ABSL):
             # Without what absl adds for flags that may be repeated, on a line of its own.
-            lines.append(f"  --{name}: {flags.FLAGS[name].help.splitlines()[0].rstrip(';')}")
-        lines.append("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
+            print(f"  --{name}: {flags.FLAGS[name].help.splitlines()[0].rstrip(';')}")
+        print("\nKeys of a config, as --config.KEY=VALUE changes them:\n")
         for name, key in KEYS.items():
-            lines.append(f"  {name} = {key.default!r}: {key.explanation} ({key.rule.text})")
-        # At once, since `head` may leave before all is written.
-        print("\n".join(lines))
+            print(f"  {name} = {key.default!r}: {key.explanation} ({key.rule.text})")
         sys.exit(0)
     try:
         if not any(argument.startswith("--config=") for argument in sys.argv):

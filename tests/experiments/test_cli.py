@@ -28,6 +28,15 @@ def test_help_shows_the_command_and_the_flags_without_loading_jax():
     assert " jax\n" not in result.stderr
 
 
+def test_help_says_nothing_of_a_reader_that_has_enough_of_it():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "experiments.mnist_sigmoid", "--help"]
+    with os.fdopen(writer, "w") as pipe:
+        ended = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, timeout=120)
+    assert ended.stderr == b""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
