@@ -26,9 +26,9 @@ from bnrepro.sweep.space import (
     values_by_key,
 )
 
-# Trials to check of a sampler that proposes them only when they are to be trained. A Sobol sequence
-# is spread evenly after a power of two.
-_EXAMPLES = 256
+# Trials to check of a sampler that proposes them only when they are to be trained: the first, drawn
+# at random, and a power of two, after which a Sobol sequence is spread evenly.
+_EXAMPLES = 1 + 256
 
 
 @dataclass(frozen=True)

@@ -199,10 +199,10 @@ def _points(key: str, values: Range, count: int) -> list[Any]:
 def drawn(space: Space, sampler: str, trials: int) -> list[dict[str, Any]]:
     """Points drawn at random, each with its index as the seed, or of a Sobol sequence ("qmc").
 
-    The values of lists are not part of that sequence: they are drawn at random.
+    Optuna draws the first point at random in any case.
     """
     points, random = [], optuna.samplers.RandomSampler
-    with warnings.catch_warnings(action="ignore"):  # Optuna's, of these lists
+    with warnings.catch_warnings(action="ignore"):  # Optuna's: QMCSampler is experimental
         sobol = optuna.samplers.QMCSampler(scramble=True, seed=0, independent_sampler=random(0))
         study = optuna.create_study(sampler=sobol)
         for index in range(trials):

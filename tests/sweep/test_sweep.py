@@ -227,6 +227,14 @@ def test_workers_share_the_points_that_a_sampler_draws_within_the_space(sampler,
     assert {own["batch_size"] for own in settings} <= {6, 12}
 
 
+def test_trials_that_tpe_proposes_later_are_checked_all_over_the_space(tmp_path):
+    varied = {RATE: "log(1,16)", LIMIT: "uniform(1,17)"}
+    settings = make_plan(tmp_path, varied, "tpe", 1).to_check
+    points = [(np.log2(one[RATE]) / 4, (one[LIMIT] - 1) / 16) for one in settings]
+    counts, *_ = np.histogram2d(*zip(*points, strict=True), bins=16, range=((0, 1), (0, 1)))
+    assert counts.min() == 1  # in each sixteenth of both
+
+
 def test_of_a_sweep_that_is_to_have_fewer_trials_now_the_rest_is_left(tmp_path, opened):
     plan = make_plan(tmp_path, {RATE: "log(0.01,3)"}, "random", 6)
     study = opened(plan)
