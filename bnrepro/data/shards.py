@@ -7,6 +7,7 @@ import pathlib
 import resource
 import shlex
 import typing
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -180,16 +181,11 @@ class Shards:
           DatasetError: more than one image in a thousand is damaged, or all of this label.
         """
         number = self._numbers[index]
-        try:
-            return self._image(number)
-        except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
-            self._report(number, error)
-        alike = np.flatnonzero(self._labels == self._labels[number])
-        for other in np.roll(alike, -1 - int(np.searchsorted(alike, number)))[:-1].tolist():
+        for one in self._and_alike(number):
             try:
-                return self._image(other)
-            except Exception as error:
-                self._report(other, error)
+                return _decode(self._records[one], self.shape)
+            except Exception as error:  # array_record, protobuf and PIL raise a dozen kinds
+                self._report(one, error)
         raise DatasetError(f"{self._where(number)} and all others of its label are damaged.")
 
     def decoded(self) -> UInt8[np.ndarray, "n height width channels"]:
@@ -210,7 +206,7 @@ class Shards:
             numbers = self._numbers[start : start + _RECORDS_AT_ONCE]
             for index, record in enumerate(self._records.__getitems__(numbers), start):
                 try:
-                    image = as_array(self._decode(record))
+                    image = as_array(_decode(record, self.shape))
                 except Exception:  # reported, and replaced, where single images are read
                     image = as_array(self.image(index))
                 if image.shape != first.shape:
@@ -218,12 +214,11 @@ class Shards:
                 pixels[index] = image
         return pixels
 
-    def _image(self, number: int) -> "Image.Image":
-        return self._decode(self._records[number])
-
-    def _decode(self, record: bytes) -> "Image.Image":
-        encoded, _ = _parse(record)
-        return decode(encoded, self.shape)
+    def _and_alike(self, number: int) -> Iterator[int]:
+        """This number, then those of the others of its label, in turn."""
+        yield number
+        alike = np.flatnonzero(self._labels == self._labels[number])
+        yield from np.roll(alike, -int(np.searchsorted(alike, number)))[1:].tolist()
 
     def _report(self, number: int, error: Exception) -> None:
         if number in self._damaged:
@@ -299,8 +294,8 @@ def _fault(path: str, length: int) -> str:
     return ""
 
 
-def decode(encoded: bytes, shape: tuple[int | None, ...]) -> "Image.Image":
-    """An image in grey or RGB, as the shape of its set says.
+def _decode(record: bytes, shape: tuple[int | None, ...]) -> "Image.Image":
+    """The image of an example in grey or RGB, as the shape of its set says.
 
     Raises:
       Exception: of many kinds, if it is no image of that height and width, or not of 8 bits.
@@ -308,6 +303,7 @@ def decode(encoded: bytes, shape: tuple[int | None, ...]) -> "Image.Image":
     from PIL import Image
 
     height, width, channels = shape
+    encoded, _ = _parse(record)
     with Image.open(io.BytesIO(encoded)) as opened:
         if opened.mode.startswith(("I", "F")):
             raise ValueError(f"it has more than 8 bits (mode {opened.mode})")
