@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,13 @@ def _measure(options: argparse.Namespace) -> None:
                 f"{run.workdir} is of the stand-in digits, and the claims are about MNIST"
             )
     here = _commit(here_and_now())
-    # Of named records now, since these may lack it and the training of others takes long.
-    known = {
-        one: _evidence(one, runs, given, dataset, here, workdir)
-        for claim in claims
-        for one in claim.measurements
-        if one.comparison in given
-    }
+    measured = cache(
+        partial(_evidence, runs=runs, given=given, dataset=dataset, here=here, workdir=workdir)
+    )
+    for claim in claims:
+        for one in claim.measurements:
+            if one.comparison in given:
+                measured(one)  # now, since these records may lack it, and training takes long
     records.check_writable(workdir)
 
     missing = [name for name in configs if name not in runs]
@@ -122,13 +123,9 @@ def _measure(options: argparse.Namespace) -> None:
                 runs[name] = trained
         except DatasetError as error:  # a data set other than MNIST
             print(f"comparison {name} is left out: {error}", file=sys.stderr)
-    names = [claim.id for claim in claims]
-    rows = [row for row in older if row["claim"] not in names]
+    rows = [row for row in older if CLAIMS[row["claim"]] not in claims]
     for claim in claims:
-        evidence = [
-            known.get(one) or _evidence(one, runs, given, dataset, here, workdir)
-            for one in claim.measurements
-        ]
+        evidence = [measured(one) for one in claim.measurements]
         other = given.keys() & set(claim.comparisons) or (options.fast and claim.comparisons)
         commit = "" if other else _registered(claim.id, current[claim.id])
         registered = commit if commit and _came_first(commit, evidence) else ""
