@@ -213,22 +213,21 @@ class _ConfigFile(flags.ArgumentParser):
             raise UserError(
                 f"get_config() of {argument} must return a ConfigDict, got {config!r:.50}"
             )
-        config = ConfigDict(config)  # it may be a FrozenConfigDict
+        config = ConfigDict(config).unlock()  # it may be a FrozenConfigDict
         # In place and only these, since other keys may be references (`ConfigDict.get_ref`).
-        with config.unlocked():
-            for key, (_, default, _) in KEYS.items():
-                name, _, field = key.rpartition(".")
-                if name and name not in config:
-                    config[name] = {}
-                section = config[name] if name else config
-                if not isinstance(section, ConfigDict):
-                    continue  # a mistake, which is found later
-                kind, value = type(default), section.get(field, default)
-                if (kind, type(value)) in ((float, int), (tuple, list)):
-                    del section[field]
-                    value = kind(value)
-                if field not in section:
-                    section[field] = value
+        for key, (_, default, _) in KEYS.items():
+            name, _, field = key.rpartition(".")
+            if name and name not in config:
+                config[name] = {}
+            section = config[name] if name else config
+            if not isinstance(section, ConfigDict):
+                continue  # a mistake, which is found later
+            kind, value = type(default), section.get(field, default)
+            if (kind, type(value)) in ((float, int), (tuple, list)):
+                del section[field]
+                value = kind(value)
+            if field not in section:
+                section[field] = value
         return config.lock()
 
 

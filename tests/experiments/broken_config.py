@@ -9,7 +9,8 @@ def get_config(fault="division"):
     if fault == "bare":
         return FrozenConfigDict()
     if fault == "plain":
-        return ConfigDict({"optimizer": {"learning_rate": 1}, "model": {"hidden": [8, 8]}})
+        model = ConfigDict({"hidden": [8, 8]}).lock()
+        return ConfigDict({"optimizer": {"learning_rate": 1}, "model": model})
     if fault == "number":
         return ConfigDict({"model": 3})
     if fault == "reference":
