@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -103,17 +104,15 @@ def _range(key: str, log: bool, bounds: str, text: str) -> Range:
 
 
 def _listed(text: str) -> list[Any]:
-    try:
+    with suppress(ValueError, TypeError, SyntaxError):
         return list(ast.literal_eval(f"[{text}]"))
-    except (ValueError, SyntaxError):  # names without quotes
-        return [_value(part.strip()) for part in text.split(",")]
+    return [_value(part.strip()) for part in text.split(",")]  # names without quotes
 
 
 def _value(text: str) -> Any:
-    try:
+    with suppress(ValueError, TypeError, SyntaxError):
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return text
 
 
 def make_space(varied: Mapping[str, Any]) -> Space:

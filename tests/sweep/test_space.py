@@ -54,6 +54,7 @@ def test_values_are_written_as_ranges_or_lists(text, expected):
         ({RATE: ""}, "range or a list"),
         ({RATE: [1, 1.0]}, "twice"),
         ({RATE: [1j]}, "cannot be stored in the records"),
+        ({RATE: "{[1]: 2}"}, "must be a number"),
         ({RATE: "0.1,-3"}, "must be in .*, got -3"),
         ({"optimizer.learning_rat": "0.1,1"}, "did you mean optimizer.learning_rate"),
         ({NAME: "log(1,2)"}, "unknown"),
