@@ -24,6 +24,7 @@ def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
         prog=f"python -m scripts.{name}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # it takes a mistyped option for another one, as --step for --steps-to
     )
 
 

@@ -90,9 +90,12 @@ def test_an_output_that_cannot_be_written_is_one_sentence(runs, capsys, tmp_path
     assert {file.name for file in tmp_path.iterdir()} == {"runs", "file"}
 
 
-def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys):
-    said = refusal(capsys, compare.main, "runs/one", "x" * 300)
-    assert said.endswith("File name too long\n")
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("x" * 300, "File name too long\n"), ("--step=0.9", "unrecognized arguments: --step=0.9\n")],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(runs, capsys, argument, message):
+    assert refusal(capsys, compare.main, "runs/one", argument).endswith(message)
 
 
 def test_bad_workdirs_are_left_out_where_that_is_asked_for(runs, capsys):
