@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnrepro.errors import UserError
+from bnrepro.errors import UserError, nearest
 from bnrepro.records import Run
 
 
@@ -110,8 +110,9 @@ def check_run(run: Run, question: Question) -> None:
     accuracy = [f"{question.split}/accuracy"] if question.steps_to else []
     for metric in (question.metric, *accuracy):
         if metric not in set(names):
-            known = ", ".join(names.unique()) or "nothing yet"
-            raise UserError(f"{run.workdir} has no {metric}: it has {known}")
+            known = names.unique()
+            has = ", ".join(known) or "nothing yet"
+            raise UserError(f"{run.workdir} has no {metric}: it has {has}{nearest(metric, known)}")
     steps = np.unique(rows.loc[names == question.metric, "step"])
     if isinstance(question.at, int) and question.at not in steps:
         spacing = np.unique(np.diff(steps))

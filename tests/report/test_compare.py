@@ -310,6 +310,7 @@ def test_a_question_without_an_answer_is_refused(wrong, message):
     ("question", "message"),
     [
         (Question("val/accuracy"), "has no val/accuracy: it has test/accuracy, test/sigmoid_input"),
+        (Question("test/acuracy"), "p85, test/x; did you mean test/accuracy[?]$"),
         (Question("train/diverged"), "has no train/diverged"),
         (Question("train/loss", steps_to=[0.9]), "has no train/loss"),
         (Question(at=15), "at step 15: it has steps 0 to 20, every 10$"),
