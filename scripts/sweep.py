@@ -62,7 +62,7 @@ def main() -> None:
     # Imported only now, so that --help and a mistyped flag need not wait for JAX.
     import jax
 
-    from bnrepro.sweep.engines import run_local, run_ray
+    from bnrepro.sweep.engines import import_ray, run_local, run_ray
     from bnrepro.sweep.plan import make_plan
     from bnrepro.sweep.progress import BEST, Display, check_storage, collect
     from bnrepro.sweep.study import SharedStudy, groups_at_work
@@ -74,8 +74,11 @@ def main() -> None:
     plan = make_plan(config, varied, values, workdir, file, overrides)
     engine = run_local if values["engine"] == "local" else run_ray
     # A cluster's data may be elsewhere. Its workers check them, and those of a sweep that goes on.
-    if engine is run_local and not (workdir / CONFIG).exists():
-        load_data(plan)
+    if not (workdir / CONFIG).exists():
+        if engine is run_local:
+            load_data(plan)
+        else:
+            import_ray()
     trackers = cli.make_trackers()
     open_sweep(workdir)
     try:

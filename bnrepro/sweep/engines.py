@@ -87,11 +87,7 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
     Raises:
       SweepError: Ray or a cluster is missing, or a worker cannot work.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise SweepError("Ray is not installed: pip install ray") from error
-
+    ray = import_ray()
     environment = {k: os.environ[k] for k in ("TFDS_DATA_DIR", "JAX_PLATFORMS") if k in os.environ}
     # Excluded in addition to .gitignore.
     code = {"working_dir": str(_ROOT), "excludes": ["/results", "/tests"]}
@@ -126,6 +122,15 @@ def run_ray(plan: Plan, workers: int | None, watch: Watch) -> None:
         raise SweepError(message) from error
     finally:
         ray.shutdown()
+
+
+def import_ray() -> Any:
+    """The package, which is an extra; raises a SweepError if it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise SweepError("Ray is not installed: pip install ray") from error
+    return ray
 
 
 def _start(folder: Path, worker: int, environment: dict[str, str]) -> "subprocess.Popen[bytes]":

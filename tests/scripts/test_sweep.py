@@ -247,13 +247,16 @@ def test_mistakes_are_one_sentence(flags, message, tmp_path):
             "--storage must be the URL of a database, as in postgresql://USER@HOST/DATABASE",
         ),
         ([*CONFIG, f"--vary={RATE}=1,2", "--storage=sqlite:///{}/no/x"], "cannot use the storage"),
+        # As where it is not installed.
+        ([*CONFIG, f"--vary={RATE}=1,2", "--engine=ray"], "Ray is not installed: pip install ray"),
         (["--config={}/c.py:full"], "get_sweep() of {}/c.py failed: NameError: no such list"),
         ([*CONFIG, *SWEPT, "--sampler=random", "--config.dataset=mnits"], "mnits"),
     ],
 )
 def test_mistakes_end_with_code_2_and_nothing_written(
-    tmp_path, capsys, launch_here, arguments, message
+    tmp_path, monkeypatch, capsys, launch_here, arguments, message
 ):
+    monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "c.py").write_text(
         "from configs.mnist_sigmoid import get_config\n"
         "def get_sweep():\n"
