@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -28,7 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bnrepro.comparison.config import DEFAULTS
 from bnrepro.comparison.plan import Group
 from bnrepro.errors import first_line
-from bnrepro.records import RecordsError, Row, differences
+from bnrepro.records import CONFIG, RecordsError, Row, differences
 from bnrepro.sweep.plan import Plan, identity
 from bnrepro.sweep.space import SweepError, distributions, encode, suggest
 
@@ -334,6 +335,10 @@ def _open(plan: Plan) -> tuple[RDBStorage, optuna.Study]:
             lite = url.get_backend_name() == "sqlite"
             if lite and url.database in (None, "", ":memory:"):
                 raise ValueError("workers do not share memory; name a file, as in sqlite:///FILE")
+            file = Path(url.database) if lite and url.database and "uri" not in url.query else None
+            # Opening it would make it, and a storage that lacks the workdir's trials is refused.
+            if file and not file.exists() and (plan.checkpoints.parent / CONFIG).exists():
+                raise ValueError("no such file; give the one with the trials in the workdir")
             # Seconds until a write stops waiting for another. No pool, since its connections would
             # stay open where opening the study fails; a new one to a file costs little.
             kwargs = {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.NullPool}

@@ -180,6 +180,10 @@ def test_a_workdir_with_the_trials_of_another_storage_is_refused(swept, tmp_path
     plan, folder, study, _ = swept
     check_storage(study, folder)
     elsewhere = dataclasses.replace(plan, storage=f"sqlite:///{tmp_path}/new.db")
+    with pytest.raises(SweepError, match="no such file"):
+        SharedStudy(elsewhere)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "new.db").touch()
     with closing(SharedStudy(elsewhere)) as new, pytest.raises(RecordsError, match="not in this"):
         check_storage(new, folder)
     # Of another sweep, trials may have the same names.
