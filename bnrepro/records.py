@@ -289,6 +289,9 @@ def check_writable(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
             pass
+    except FileExistsError as error:
+        wrong = f"cannot write to {workdir}: it is not a folder; choose another"
+        raise RecordsError(wrong) from error
     except OSError as error:
         raise RecordsError(f"cannot write to {workdir}: {error.strerror}") from error
 

@@ -199,7 +199,7 @@ def test_a_workdir_whose_making_was_interrupted_is_taken_up(run):
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordsError, match=r"cannot write to .*file: "):
+    with pytest.raises(RecordsError, match=r"cannot write to .*file: it is not a folder"):
         open_workdir(tmp_path / "file", {})
 
 
