@@ -411,6 +411,9 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     variants = config.get("variants")
     if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
         raise RecordsError(f"{path} must have variants, an object of objects")
+    for name, own in variants.items():
+        if type(value := own.get("digits", 1)) is not int:
+            raise RecordsError(f"{path} must have an integer variants.{name}.digits, got {value!r}")
     if config.get("baseline") not in list(variants):
         raise RecordsError(f"{path} must name one of its variants as baseline")
 

@@ -217,6 +217,7 @@ VARIANTS = '{"seeds": 1, "steps": 1, "variants": {"a": '
         ("config.json", '{"seeds": 1}', "an integer steps, got None"),
         ("config.json", '{"seeds": 1, "steps": 1}', "variants, an object of objects"),
         ("config.json", VARIANTS + "3}}", "an object of objects"),
+        ("config.json", VARIANTS + '{"digits": "2"}}}', "integer variants.a.digits, got '2'"),
         ("config.json", VARIANTS + '{}}, "baseline": ["a"]}', "one of its variants as baseline"),
         ("config.json", VARIANTS + '{}}, "baseline": "b"}', "one of its variants as baseline"),
         ("metrics.csv", HEADER + "plain,0,1", "is cut short"),
