@@ -223,12 +223,13 @@ def _still_valid(workdir: Path, length: str, current: Mapping[str, str]) -> list
     """
     if (workdir / records.CONFIG).exists():
         raise UserError(f"{workdir} holds a run or a sweep, not a ledger; choose another --workdir")
-    paths = [workdir / name for name in (ledger.LEDGER, ledger.LEDGER_MD)]
-    held = [path for path in paths if path.exists()]
+    rows, page = (workdir / name for name in (ledger.LEDGER, ledger.LEDGER_MD))
+    ours = page.is_file() and page.read_text("utf-8", "replace").startswith(ledger.TITLE)
+    held = [rows] * rows.exists() + [page] * (page.exists() and not ours)
     if not held:
         return []
     try:
-        older: Any = ledger.read_rows(paths[0]).to_dict("records")
+        older: Any = ledger.read_rows(rows).to_dict("records")
     except records.RecordsError as error:
         raise UserError(
             f"{held[0]} is not a ledger of claims, and would be replaced: move it away, or choose "

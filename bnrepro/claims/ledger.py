@@ -16,8 +16,9 @@ from bnrepro.records import RecordsError
 from bnrepro.report.statistics import Estimate, Rule, Verdict, estimate_columns, holm
 from bnrepro.report.tables import Cell
 
-# The files that hold a ledger, and what it says to a reader.
+# The files that hold a ledger, and what it says to a reader, below a title.
 LEDGER, LEDGER_MD = "ledger.csv", "ledger.md"
+TITLE = "# What holds"
 _NUMBERS = (
     "mean", "ci95_low", "ci95_high", "n", "low", "high", "p_value", "p_holm", "core_minutes",
 )  # fmt: skip
@@ -248,7 +249,7 @@ def caption(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
 def markdown(claims: Collection[Claim], ledger: pd.DataFrame) -> str:
     """The ledger as a page: the table, and the quotes and reasons of each claim that is in it."""
     table = claims_table(claims, ledger).replace({r"\n": "<br>", r"\|": r"\\|"}, regex=True)
-    parts = ["# What holds", table.to_markdown(disable_numparse=True), caption(claims, ledger)]
+    parts = [TITLE, table.to_markdown(disable_numparse=True), caption(claims, ledger)]
     for claim in (one.claim for one in by_claim(claims, ledger)):
         parts.append(f"## {claim.id}. {claim.statement}")
         parts += [

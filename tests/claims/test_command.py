@@ -88,6 +88,11 @@ def test_what_is_missing_is_run_once_and_every_measurement_has_a_value(tmp_path,
     claims.main(["--only=B8", "--fast"])
     assert [row["claim"] for row in ledger(folder)] == [row["claim"] for row in same]
 
+    # Without its rows, its page is still ours.
+    (folder / "ledger.csv").unlink()
+    claims.main(["--only=B8", "--fast"])
+    assert [row["claim"] for row in ledger(folder)] == ["B8"] * 2
+
     # Nor does a ledger of longer runs take its place.
     capsys.readouterr()
     said = refusal(capsys, claims.main, "--only=A3", f"--workdir={folder}")
