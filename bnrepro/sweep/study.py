@@ -248,6 +248,11 @@ class SharedStudy:
             thread.join()
             self.hand_back(list(self._held))
 
+    def lost(self) -> bool:
+        """Whether a claimed trial is no longer this process's, as its worker was presumed dead."""
+        states = [self._storage.get_trial(trial_id).state for trial_id in self._held.values()]
+        return any(state != TrialState.RUNNING for state in states)
+
     def hand_back(self, numbers: Iterable[int]) -> None:
         """Lets others take the claimed trials of these numbers that have not finished."""
         for number in numbers:

@@ -35,7 +35,7 @@ from bnrepro.records import Row, choosing_accuracies, complete_file
 from bnrepro.sweep.plan import Plan
 from bnrepro.sweep.space import in_words
 from bnrepro.sweep.study import ROWS, Claim, SharedStudy, groups_at_work
-from bnrepro.training.checkpoints import Checkpoints, copy_newest
+from bnrepro.training.checkpoints import CheckpointError, Checkpoints, copy_newest
 
 _log = logging.getLogger(__name__)
 
@@ -112,7 +112,10 @@ def work(plan: Plan, should_end: Callable[[], bool] = lambda: False) -> None:
                     try:
                         if not _train(study, program_of(group), group, together, should_end):
                             return
-                    except UpdateFinishedTrialError:  # others have them now, or soon
+                    except (UpdateFinishedTrialError, CheckpointError):
+                        # Others, who have them now or soon, remove what they have a copy of.
+                        if not study.lost():
+                            raise
                         study.hand_back(claim.trial.number for claim in together)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from bnrepro.sweep.progress import Display, check_storage, collect, progress_of
 from bnrepro.sweep.space import SweepError, grid, make_space
 from bnrepro.sweep.study import SharedStudy, finished
 from bnrepro.sweep.worker import load_data, work
+from bnrepro.training.checkpoints import Checkpoints
 from scripts.sweep import report as sweep_report
 from tests.programs import made_once
 from tests.small_dataset import small_config, small_dataset
@@ -266,20 +268,26 @@ def test_workers_that_claim_at_the_same_moment_never_get_the_same_trial(tmp_path
     assert sorted(taken) == list(range(12))
 
 
+@pytest.mark.usefixtures("fast_heart")
+@pytest.mark.parametrize(("owner", "function"), [(SharedStudy, "report"), (Checkpoints, "save")])
 def test_a_worker_that_was_taken_for_dead_goes_on_with_its_next_trial(
-    tmp_path, monkeypatch, opened
+    tmp_path, monkeypatch, opened, owner, function
 ):
-    plan = make_plan(tmp_path, {RATE: [0.1, 1.0], NAME: ["none"]}, at_once=1)
+    config = with_settings(CONFIG, {"checkpoint.every": 1})
+    varied = {RATE: [0.1, 1.0], NAME: ["none"]}
+    plan = make_plan(tmp_path, varied, at_once=1, config=config)
     study = opened(plan)
-    report, failed = SharedStudy.report, []
+    original, failed = getattr(owner, function), []
 
-    def taken_away(self, claims, step):
-        if not failed:
-            failed.append(claims[0].index)
-            claims[0].trial.study.tell(claims[0].trial, state=TrialState.FAIL)
-        report(self, claims, step)
+    def taken_away(self, *args):
+        first = not failed
+        if first:
+            failed.append(study._study.tell(0, state=TrialState.FAIL).number)
+        original(self, *args)
+        if first:  # while it is written
+            shutil.rmtree(plan.checkpoints, ignore_errors=True)
 
-    monkeypatch.setattr(SharedStudy, "report", taken_away)
+    monkeypatch.setattr(owner, function, taken_away)
     work(plan)
     assert failed == [0]
     states = [trial.state for trial in study.trials().values()]
