@@ -39,7 +39,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       ConfigError: an unknown key or an invalid value.
     """
     common = common_config(config)
-    check_config(common)
+    check_settings(common)
     variants: Any = config.get("variants")
     require(
         isinstance(variants, Mapping) and len(variants) > 0,
@@ -71,6 +71,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         try:
             check_config(own)
         except ConfigError as error:
+            check_config(common)  # what is wrong in all variants is said of none
             raise ConfigError(f"variant {name}: {error}") from None
     baseline = config.get("baseline")
     require(
@@ -137,16 +138,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
       ConfigError: they are not; the message says which.
     """
-    flat = {
-        f"{key}.{field}" if field else key: inner
-        for key, value in config.items()
-        # An empty section keeps its name, which is that of no key.
-        for field, inner in (
-            value.items() if isinstance(value, Mapping) and value else [("", value)]
-        )
-    }
-    for key, value in flat.items():
-        check_setting(key, value)
+    flat = check_settings(config)
 
     require(
         flat["augment"] != "inception" or (flat["stream"] and flat["image_size"] > 0),
@@ -258,3 +250,22 @@ def check_config(config: Mapping[str, Any]) -> None:
         not (flat["optimizer.name"] == "adam" and flat["optimizer.momentum"]),
         f"adam takes no optimizer.momentum, got {flat['optimizer.momentum']}; set it to 0",
     )
+
+
+def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes sure that each value of such a config is valid by itself; returns them by flat key.
+
+    Raises:
+      ConfigError: one is not; the message says which.
+    """
+    flat = {
+        f"{key}.{field}" if field else key: inner
+        for key, value in config.items()
+        # An empty section keeps its name, which is that of no key.
+        for field, inner in (
+            value.items() if isinstance(value, Mapping) and value else [("", value)]
+        )
+    }
+    for key, value in flat.items():
+        check_setting(key, value)
+    return flat

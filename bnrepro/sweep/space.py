@@ -19,7 +19,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from bnrepro.comparison.config import check_config, with_settings
+from bnrepro.comparison.config import check_config, check_settings, with_settings
 from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, may_be_swept
 from bnrepro.errors import UserError
 
@@ -142,11 +142,12 @@ def check_trials(config: Mapping[str, Any], trials: Iterable[Mapping[str, Any]])
     Raises:
       ConfigError: it is not, or not with those of the trial that the message names.
     """
-    check_config(config)
+    check_settings(config)
     for settings in trials:
         try:
             check_config(with_settings(config, settings))
         except ConfigError as error:
+            check_config(config)  # what is wrong in all trials is said of none
             raise ConfigError(f"a trial with {in_words(settings)}: {error}") from None
 
 

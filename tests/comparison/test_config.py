@@ -160,6 +160,13 @@ def test_what_cannot_be_is_refused_in_one_sentence(changes, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_common_value_that_all_variants_set_need_not_fit_the_others():
+    own = {name: {"microbatch_size": size} for name, size in (("plain", 50), ("halves", 25))}
+    assert variant_configs(config(batch_size=50, variants=own)).keys() == own.keys()
+    with pytest.raises(ConfigError, match=r"^batch_size must be a multiple of .*, got 50 and 60"):
+        variant_configs(config(batch_size=50, variants=own | {"another": {}}))
+
+
 def test_a_missing_key_has_its_default():
     incomplete = config(normalizer__epsilon=1e-2)
     del incomplete["normalizer"]["epsilon"], incomplete["checkpoint"], incomplete["ema_decay"]

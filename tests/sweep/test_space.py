@@ -72,6 +72,10 @@ def test_what_cannot_be_varied_so_is_refused_with_the_reason(varied, message):
         check_trials(CONFIG, drawn(make_space(varied), "random", 100))
 
 
+def test_a_common_value_that_the_sweep_varies_need_not_fit_the_others():
+    check_trials(CONFIG | {"batch_size": 50}, [{"microbatch_size": 50}, {"microbatch_size": 25}])
+
+
 def test_a_grid_has_every_combination_once_and_what_varies_last_goes_fastest():
     space = {NAME: ["batch_norm", "none"], RATE: [0.1, 1.0, 10.0]}
     points = grid(space, None)
