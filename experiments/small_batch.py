@@ -77,9 +77,11 @@ def report(run: Run) -> Report:
 def variants_by_size(run: Run) -> dict[str, dict[int, str]]:
     """The variants at each microbatch size, by what their names say besides it."""
     variants: dict[str, dict[int, str]] = {}
-    for name in run.variants:
-        size = run.settings(name)["microbatch_size"]
-        variants.setdefault(name.removesuffix(f" {size}"), {})[size] = name
+    size_of = {name: run.settings(name)["microbatch_size"] for name in run.variants}
+    for name, size in size_of.items():
+        title = name.removesuffix(f" {size}")
+        # Unless another variant, of the same size, is called that.
+        variants.setdefault(name if size_of.get(title) == size else title, {})[size] = name
     all_sizes = {1}.union(*variants.values())
     for title, sizes in variants.items():
         any_size = next(iter(sizes.values()))

@@ -1,5 +1,6 @@
 """The comparisons of the Batch Renorm paper: tables and figures, of runs made by hand."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -64,6 +65,17 @@ def test_small_batch_shows_each_normalizer_at_each_size_and_the_lead_of_batch_re
 def test_small_batch_draws_no_curves_where_nothing_was_trained_at_that_size(tmp_path):
     run = measured(tmp_path, small_batch_config, {"batch_norm 64": (0.9, 0.9)})
     assert drawn(small_batch.report(run)) == ["accuracy_against"]
+
+
+@pytest.mark.parametrize("baseline", ["batch_norm", "batch_norm 64"])
+def test_small_batch_shows_two_variants_of_one_name_and_size_apart(tmp_path, baseline):
+    run = measured(tmp_path, small_batch_config, {"batch_norm 64": (0.9, 0.9)})
+    variants = {**run.config["variants"], "batch_norm": {"normalizer": {"name": "batch_norm"}}}
+    run = replace(run, config={**run.config, "variants": variants, "baseline": baseline})
+    assert small_batch.variants_by_size(run) == {
+        "batch_norm": {64: "batch_norm"},
+        "batch_norm 64": {64: "batch_norm 64"},
+    }
 
 
 @pytest.mark.parametrize(
