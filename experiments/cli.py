@@ -110,7 +110,11 @@ def only(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in variants:
             known = ", ".join(variants)
-            raise UserError(f"--only names an unknown variant: {name!r}; the config has {known}")
+            raise UserError(
+                f"--only names an unknown variant: {name!r}; the config has {known}"
+                + "; put a name with commas in double quotes, as in --only='\"A,B\",C'"
+                * any("," in variant for variant in variants)
+            )
     if baseline in variants and baseline not in names:
         baseline = names[0]
     chosen = {name: variants[name] for name in variants if name in names}

@@ -8,6 +8,7 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from bnrepro.errors import UserError, exit_codes
 from bnrepro.records import read_run
@@ -101,6 +102,15 @@ def test_a_key_that_a_config_refers_to_another_follows_the_flag_of_that(monkeypa
     config = "--config=tests/experiments/broken_config.py:reference"
     monkeypatch.setattr("sys.argv", ["", config, "--config.batch_size=8"])
     assert cli.parse_config("")["microbatch_size"] == 4
+
+
+def test_a_variant_whose_name_has_a_comma_is_named_in_double_quotes(own_flags):
+    config = {"variants": {"a,b": {}, "c": {}}, "baseline": "c"}
+    with pytest.raises(UserError, match="has a,b, c; put a name with commas in double quotes"):
+        cli.only(config, ["a", "b"])
+    flags.DEFINE_list("only", None, "")
+    flags.FLAGS(["", '--only="a,b"'])
+    assert list(cli.only(config, flags.FLAGS.only)["variants"]) == ["a,b"]
 
 
 def test_a_sweep_is_offered_only_of_what_it_may_vary():
