@@ -7,6 +7,7 @@ prepared by TFDS's own code for it, which may need TensorFlow.
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from bnrepro.errors import UserError, exit_codes, first_line
 from scripts import make_parser
@@ -47,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder = prepare.prepare(prepare.TinyImagenet, target, wanted.config)
             else:
                 builder = tfds.builder(options.name, data_dir=target)
-                builder.download_and_prepare(file_format="array_record")
+                try:
+                    builder.download_and_prepare(file_format="array_record")
+                finally:
+                    # TFDS makes these before it looks for archives that it cannot download.
+                    for made in ("downloads/extracted", "downloads", builder.name):
+                        with suppress(OSError):  # fails, as intended, if it is not empty
+                            (target / made).rmdir()
                 folder = builder.data_path
         except Exception as error:  # TFDS and each set's own code raise any kind
             raise UserError(f"{options.name} cannot be prepared: {first_line(error)}") from error

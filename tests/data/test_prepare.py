@@ -11,7 +11,7 @@ from PIL import Image
 from bnrepro.data import prepare
 from bnrepro.data.datasets import DatasetError, load_dataset
 from scripts import prepare_data
-from tests.commands import refusal
+from tests.commands import code_of, refusal
 from tests.data.conftest import registered, serving
 from tests.small_shards import encoded
 
@@ -135,6 +135,13 @@ def test_the_command_line_says_where_the_set_stands_and_whether_it_did_before(
 def test_an_unknown_name_is_one_sentence_and_exit_code_2(name, why, tmp_path, capsys):
     message = refusal(capsys, prepare_data.main, name, f"--data_dir={tmp_path}")
     assert message == f"{name} cannot be prepared: {why}\n"
+
+
+def test_a_set_whose_archives_must_be_there_leaves_no_folders_where_they_are_not(tmp_path, capsys):
+    (kept := tmp_path / "sets" / "kept").mkdir(parents=True)
+    assert code_of(prepare_data.main, "imagenet2012", f"--data_dir={kept.parent}") == 2
+    assert "downloads/manual does not exist or is empty" in capsys.readouterr().err
+    assert names(kept.parent) == ["kept"]
 
 
 def test_something_else_in_the_place_of_the_set_is_named(server, tmp_path):
