@@ -221,6 +221,8 @@ class Shards:
         yield from np.roll(alike, -int(np.searchsorted(alike, number)))[1:].tolist()
 
     def _report(self, number: int, error: Exception) -> None:
+        if isinstance(error, MemoryError):  # not of the image
+            raise error
         if number in self._damaged:
             return
         self._damaged.add(number)

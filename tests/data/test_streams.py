@@ -182,6 +182,18 @@ def test_more_than_one_damaged_image_in_a_thousand_are_an_error(tmp_path):
         load_dataset("squares", tmp_path / "data")
 
 
+def test_an_image_that_there_is_no_memory_for_is_not_damaged(tmp_path, monkeypatch):
+    write_set(tmp_path / "data")
+    images = load_dataset("squares", tmp_path / "data", stream=True).train_images
+
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("bnrepro.data.shards.decode", out_of_memory)
+    with pytest.raises(MemoryError):
+        images.image(0)
+
+
 def test_images_of_several_sizes_need_a_size(tmp_path):
     write_set(tmp_path / "data", sizes=((16, 12), (9, 20)))
     with pytest.raises(DatasetError, match=r"images of squares/1\.0\.0 differ in size: set image_"):
