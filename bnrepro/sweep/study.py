@@ -294,9 +294,12 @@ class SharedStudy:
           RecordsError: earlier workers have another data set.
         """
         known = self.provenance()
-        if known and known["dataset"] != provenance["dataset"]:
+        here = {key: provenance.get(key) for key in ("dataset", "sha256")}
+        there = {key: known.get(key) or value for key, value in here.items()}  # it may not say
+        if here != there:
+            other = " with other content" * (here["dataset"] == there["dataset"])
             raise RecordsError(
-                f"this worker has {provenance['dataset']}, but the others have {known['dataset']}"
+                f"this worker has {here['dataset']}{other}, but the others have {there['dataset']}"
             )
         self._study.set_user_attr(f"worker {uuid4().hex}", dict(provenance))
 

@@ -394,6 +394,11 @@ def test_a_worker_with_other_data_is_refused(begun):
     begun.register({"dataset": "mnist", "started": "2"})
     with pytest.raises(RecordsError, match="digits, but the others have mnist"):
         begun.register({"dataset": "digits", "started": "3"})
+    # These did not say what it holds, as in an earlier version; the first is now another.
+    begun.register({"dataset": "mnist", "sha256": "0a", "started": "0"})
+    begun.register({"dataset": "mnist", "sha256": "0a", "started": "4"})
+    with pytest.raises(RecordsError, match="has mnist with other content, but the others have mni"):
+        begun.register({"dataset": "mnist", "sha256": "0b", "started": "5"})
 
 
 def test_what_does_not_fit_the_data_set_is_found_before_the_first_trial(tmp_path):
