@@ -12,14 +12,13 @@ ignored. The same command again, also on other machines, continues the sweep.
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from absl import flags
 from ml_collections import config_flags
 
 from bnrepro.errors import UserError, exit_codes
 from bnrepro.records import CHECKPOINTS, CONFIG, Run, open_sweep
-from bnrepro.report.report import Report, list_variants, summarize
+from bnrepro.report.report import Report, summarize
 from bnrepro.report.sweep import Sweep
 from bnrepro.report.sweep_figures import sweep_figures
 from experiments import cli
@@ -117,18 +116,8 @@ def main() -> None:
 def report(run: Run) -> Report:
     """All trials, the best first, and accuracy against the varied settings."""
     sweep = Sweep(run)
-    # As in the table, trials share a variance.
-    pooled = {("test", trial.variant): trial.mean for trial in sweep.tested}
-    pooled |= {(sweep.chosen_by, trial.variant): trial.mean for trial in sweep.trials}
-    entries = [
-        replace(
-            one,
-            mean=pooled.get(("test", one.variant), one.mean),
-            others={split: pooled.get((split, one.variant), m) for split, m in one.others.items()},
-        )
-        for one in list_variants(run)[0]
-    ]
-    return Report(summarize(entries), sweep.table(), sweep.caption(), sweep_figures(sweep))
+    summary = summarize(sweep.tested)
+    return Report(summary, sweep.table(), sweep.caption(), sweep_figures(sweep))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import pandas as pd
 
 from bnrepro.records import Run, choosing_split
 from bnrepro.report.commands import config_flags
-from bnrepro.report.entries import Entry, find_entries, short_text
+from bnrepro.report.entries import Entry, short_text
 from bnrepro.report.figures import figure_title
-from bnrepro.report.question import Question
-from bnrepro.report.statistics import pooled
+from bnrepro.report.report import list_variants
+from bnrepro.report.statistics import estimate, pooled
 from bnrepro.report.tables import failure_note, mean_cell, mean_note, seeds_of
 
 NORMALIZER = "normalizer.name"
@@ -28,8 +28,8 @@ class Sweep:
       space: the values of each key: a list, or a range with `low`, `high` and `log`.
       varied: the part of the space that has more than one value.
       chosen_by: the split whose accuracy ranks the trials: "holdout" if there is one, else "test".
-      trials: those that have ended, by number, with that accuracy.
-      tested: the same with test accuracy.
+      trials: those that have ended, by number, with the mean of that accuracy.
+      tested: the same with the mean of test accuracy.
       by_normalizer: the trials of each normalizer; some may have none.
     """
 
@@ -37,8 +37,16 @@ class Sweep:
         self.run, self.chosen_by = run, choosing_split(run.config)
         self.space: dict[str, Any] = run.config["sweep"]["vary"]
         self.varied = {key: values for key, values in self.space.items() if len(values) > 1}
-        self.trials = _trials(run, self.chosen_by)
-        self.tested = self.trials if self.chosen_by == "test" else _trials(run, "test")
+        # Those that are still being trained have no place among the others yet.
+        ended = [entry for entry in list_variants(run)[0] if run.ended(entry.variant)]
+        self.trials = self.tested = _sharing_variance(ended)
+        if self.chosen_by == "holdout":
+            held = [replace(one, mean=one.others.get("holdout", estimate([]))) for one in ended]
+            self.trials = _sharing_variance(held)
+            self.tested = [
+                replace(one, others={**one.others, "holdout": trial.mean})
+                for one, trial in zip(self.tested, self.trials, strict=True)
+            ]
         names = self.space.get(NORMALIZER) or [run.config["normalizer"]["name"]]
         self.by_normalizer = {
             name: [trial for trial in self.trials if trial.settings[NORMALIZER] == name]
@@ -118,16 +126,14 @@ class Sweep:
         return commands
 
 
-def _trials(run: Run, split: str) -> list[Entry]:
-    """The trials that have ended, by number, with their accuracy on a split."""
-    entries = find_entries({"sweep": run}, Question(f"{split}/accuracy"))
-    # Those that are still being trained have no place among the others yet.
-    entries = [trial for trial in entries if run.ended(trial.variant)]
-    whole = _eligible(entries)
-    # About three values say too little about how much each trial varies.
-    means = dict(zip(whole, pooled([trial.values for trial in whole]), strict=True))
-    entries = [replace(trial, mean=means.get(trial, trial.mean)) for trial in entries]
-    return sorted(entries, key=lambda trial: int(trial.variant.rpartition(" ")[2]))
+def _sharing_variance(trials: Sequence[Entry]) -> list[Entry]:
+    """The trials, of which those that finished with all seeds share the variance of their means.
+
+    About three values say too little about how much each trial varies.
+    """
+    whole = _eligible(trials)
+    means = dict(zip(whole, pooled([trial.mean.sample for trial in whole]), strict=True))
+    return [replace(trial, mean=means.get(trial, trial.mean)) for trial in trials]
 
 
 def outcome(trial: Entry) -> Literal["finished", "pruned", "diverged"]:
