@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {
         name: checkpoint
         for name in names
-        if (checkpoint := restored.restore_variant(run, name, configs[name], options.checkpoint))
+        if (checkpoint := restored.restore_variant(run, name, options.checkpoint))
     }
     missing = {name: restored.why_none(run, name) for name in names if name not in found}
     if not found:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(
             f"--linen needs normalizer.name {' or '.join(_STATISTICS)}, got {normalizer}"
         )
-    checkpoint = restored.restore_variant(run, name, config, options.checkpoint)
+    checkpoint = restored.restore_variant(run, name, options.checkpoint)
     if checkpoint is None:
         raise UserError(f"{name} of {run.workdir}: {restored.why_none(run, name)}")
     example, classes = restored.network_ends(run, config)

@@ -71,9 +71,7 @@ def check_variant(run: Run, name: str) -> None:
         raise RecordsError(f"{run.workdir} has no variant {name!r}{hint}")
 
 
-def restore_variant(
-    run: Run, variant: str, config: Mapping[str, Any], which: str
-) -> Restored | None:
+def restore_variant(run: Run, variant: str, which: str) -> Restored | None:
     """Reads one checkpoint, or returns None if none is intact; needs no data set.
 
     Says on stderr which ones are damaged.
@@ -81,7 +79,6 @@ def restore_variant(
     Args:
       run: the run that wrote it.
       variant: its name.
-      config: the variant's config.
       which: "last", "best" (the highest score among those kept), or a step.
 
     Raises:
@@ -96,10 +93,10 @@ def restore_variant(
     if not steps:
         return None
     if which == "best":
-        found = [_restore(run, variant, config, step) for step in steps]
+        found = [_restore(run, variant, step) for step in steps]
         return max(found, key=lambda restored: restored.score)
     if which == "last":
-        return _restore(run, variant, config, steps[-1])
+        return _restore(run, variant, steps[-1])
     if not which.isdecimal():
         raise CheckpointError(f"a checkpoint must be last, best or a step, got {which!r}")
     if int(which) not in steps:
@@ -107,7 +104,7 @@ def restore_variant(
             f"{run.workdir} has no intact checkpoint of {variant} at step {int(which):,}: it has "
             f"{', '.join(f'{step:,}' for step in steps)}"
         )
-    return _restore(run, variant, config, int(which))
+    return _restore(run, variant, int(which))
 
 
 def why_none(run: Run, variant: str) -> str:
@@ -154,7 +151,7 @@ def check_model(restored: Restored, model: nn.Module, example: Float[Array, "one
             )
 
 
-def _restore(run: Run, variant: str, config: Mapping[str, Any], step: int) -> Restored:
+def _restore(run: Run, variant: str, step: int) -> Restored:
     folder = run.workdir / CHECKPOINTS / variant
     path = folder / str(step)
     states, notes = restore(folder, step, _saved_shapes(path))
@@ -164,7 +161,7 @@ def _restore(run: Run, variant: str, config: Mapping[str, Any], step: int) -> Re
             f"{path} was written by another version: it holds {', '.join(states)}"
         )
     state = TrainState(**states)
-    seeds = config["first_seed"] + np.arange(config["seeds"])
+    seeds = run.config["first_seed"] + np.arange(run.config["seeds"])
     # Those that diverged after the last evaluation are not in the records yet.
     at = dict(zip(seeds.tolist(), np.asarray(state.diverged_at).tolist(), strict=False))
     unrecorded = {seed for seed, diverged_at in at.items() if diverged_at != NOT_DIVERGED}

@@ -98,7 +98,7 @@ def test_a_holdout_is_taken_from_the_end_of_training_and_chooses(tmp_path):
     short = whole.hold_out(20)
     assert len(short.train_labels) == len(whole.train_labels) - 20
     np.testing.assert_array_equal(short.holdout_images, whole.train_images[-20:])
-    restored = restore_variant(read_run(tmp_path / "w"), "plain", settings, "last")
+    restored = restore_variant(read_run(tmp_path / "w"), "plain", "last")
     assert restored.score == held[held["step"] == 20]["value"].mean()
     evaluation["holdout"] = len(whole.train_labels)
     with pytest.raises(ConfigError, match="must leave some of the"):
@@ -319,7 +319,7 @@ def test_one_seed_diverging_leaves_the_other_seeds_of_its_program_alone(
     assert untouched.reset_index(drop=True).equals(healthy.reset_index(drop=True))
     assert set(spoilt_run.query("seed == 1 & step > 0")["metric"]) == {"diverged"}
     # A seed that diverged does not raise the score of a checkpoint.
-    restored = restore_variant(read_run(tmp_path / "w"), "plain", config(), "last")
+    restored = restore_variant(read_run(tmp_path / "w"), "plain", "last")
     (accuracy,) = healthy.query("step == 20 & split == 'test' & metric == 'accuracy'")["value"]
     assert restored.score == accuracy / 2
 

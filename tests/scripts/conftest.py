@@ -51,8 +51,7 @@ def copied(finished, tmp_path, monkeypatch):
 def restore(workdir, which="last", variant="batch_norm"):
     """A variant as restored from a checkpoint, and its config."""
     run = read_run(workdir)
-    config = checked_configs(run)[variant]
-    return restore_variant(run, variant, config, which), config
+    return restore_variant(run, variant, which), checked_configs(run)[variant]
 
 
 def files(folder):
