@@ -93,8 +93,7 @@ def restore_variant(run: Run, variant: str, which: str) -> Restored | None:
     if not steps:
         return None
     if which == "best":
-        found = [_restore(run, variant, step) for step in steps]
-        return max(found, key=lambda restored: restored.score)
+        return max((_restore(run, variant, step) for step in steps), key=lambda one: one.score)
     if which == "last":
         return _restore(run, variant, steps[-1])
     if not which.isdecimal():
