@@ -13,7 +13,6 @@ Exit codes: 0 done; 2 a mistake, told in one sentence; 75 asked to stop (SIGTERM
 interrupted (Ctrl-C), both with the state saved; else that of the command that failed.
 """
 
-import json
 import re
 import shlex
 import shutil
@@ -54,15 +53,14 @@ def command_of(name: str) -> list[str]:
     """The module that made a result and its arguments but for the workdir, by its provenance.
 
     Raises:
-      UserError: there is no such result, nor a run of it.
+      UserError: there is no such result, nor a run of it; or its records are damaged.
     """
-    from bnrepro.records import repeating_command
+    from bnrepro.records import CONFIG, read_run, repeating_command
 
     if name == CLAIMS:
         return ["scripts.claims"]
     for folder in (ROOT / RUNS / name, ROOT / "results" / name):
-        path = folder / "provenance.json"
-        kept = json.loads(path.read_text("utf-8")) if name and path.exists() else {}
+        kept = read_run(folder).provenance if name and (folder / CONFIG).exists() else {}
         if command := repeating_command(kept):
             # What was trained anew at the time is resumed here.
             begun = ("--workdir=", "--overwrite", "--resume")

@@ -1,6 +1,5 @@
 """What is run again replaces what was shown."""
 
-import json
 import signal
 import sys
 import threading
@@ -97,10 +96,10 @@ def test_a_ledger_is_kept_with_the_records_it_was_read_from(tmp_path):
 def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monkeypatch):
     run = []
     for folder, name in (("results", "non_iid"), ("runs/results", "new")):
-        path = tmp_path / folder / name / "provenance.json"
-        path.parent.mkdir(parents=True)
         began, more = (f"python -m {name} {o}" for o in ("--only=a --overwrite", "'--only=a b'"))
-        path.write_text(json.dumps({"command": began, "resumed": [{"command": more}]}))
+        made = small_run(tmp_path / folder / name)
+        made.provenance.update(command=began, resumed=[{"command": more}])
+        write_run(made)
 
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "run", lambda command: run.append(command[2:]))
@@ -110,6 +109,9 @@ def test_a_result_that_is_not_kept_yet_is_run_only_if_it_is_named(tmp_path, monk
     assert run == [kept, ["scripts.claims", "--workdir=runs/results/claims"]]
     results.main(["--only=new"])
     assert run[2:] == [["new", "--only=a b", "--workdir=runs/results/new"]]
+    (tmp_path / "runs/results/new/provenance.json").write_text("{")
+    with pytest.raises(UserError, match="cannot read"):
+        results.command_of("new")
 
 
 def test_an_unknown_result_is_refused(capsys):
