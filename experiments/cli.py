@@ -30,13 +30,10 @@ if TYPE_CHECKING:
 _told = threading.Event()
 _ABSL = frozenset(flags.FLAGS)  # which --help leaves out
 
-# Makes the report of a finished run.
-Reporter = Callable[[Run], Report]
-
 
 @exit_codes(resumes=True)
 def launch(
-    report: Reporter,
+    report: Callable[[Run], Report],
     *,
     doc: str,
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
@@ -44,7 +41,7 @@ def launch(
     """Parses the command line, runs the comparison of the adapted config, and reports it.
 
     Args:
-      report: see `Reporter`.
+      report: makes the report of a finished run.
       doc: shown before the flags by --help.
       adapt: turns the config that is given into the config that is run.
 
