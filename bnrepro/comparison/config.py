@@ -258,14 +258,12 @@ def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ConfigError: one is not; the message says which.
     """
-    flat = {
-        f"{key}.{field}" if field else key: inner
-        for key, value in config.items()
-        # An empty section keeps its name, which is that of no key.
-        for field, inner in (
-            value.items() if isinstance(value, Mapping) and value else [("", value)]
-        )
-    }
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{field}": inner for field, inner in value.items()}
+        else:  # an empty section keeps its name, which is that of no key
+            flat[key] = value
     for key, value in flat.items():
         check_setting(key, value)
     return flat

@@ -189,7 +189,7 @@ def test_an_image_that_there_is_no_memory_for_is_not_damaged(tmp_path, monkeypat
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr("bnrepro.data.shards.decode", out_of_memory)
+    monkeypatch.setattr("bnrepro.data.shards._decode", out_of_memory)
     with pytest.raises(MemoryError):
         images.image(0)
 
