@@ -112,5 +112,5 @@ def measure_once(
         mutable=["intermediates"],
     )
     captured, batch = jax.tree.map(lambda x: x[None], (outputs(collections), batch))
-    state = SimpleNamespace(params=variables["params"])
+    state = SimpleNamespace(**variables)
     return measure.at_evaluation(state, None, captured, batch)

@@ -1,9 +1,10 @@
 """What can be measured besides loss and accuracy, by the names that `config.measures` takes.
 
 A measure is called as `measure(state, grads, captured, batch, task)` with the state before the
-update (at evaluations, the variables that are evaluated), the gradients of the loss (at
-evaluations, None), the outputs of modules by name, shaped (microbatches, size, ...), the batch, and
-the model and optimizer. It returns named numbers.
+update (at evaluations, only the `params` and `batch_stats` evaluated), the gradients of the loss
+(at evaluations, None), by name the outputs of normalizers and of modules that a nonlinearity
+follows, shaped (microbatches, size, ...), the batch, and the model and optimizer. It returns named
+numbers.
 """
 
 from collections import defaultdict

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from bnrepro.training.evaluation import measure_once
-from bnrepro.training.measures import MEASURES, gradient_norms, make_measure
+from bnrepro.training.measures import MEASURES, Measure, gradient_norms, make_measure
 from bnrepro.training.step import train_step
 from tests.training.test_loop import DATA, MICROBATCH, SEEDS, STEPS, made, of_run, take
 
@@ -122,6 +122,14 @@ def test_at_evaluations_captured_outputs_are_measured_alone():
         np.testing.assert_allclose(shown, [right[0], *right], rtol=1e-3, atol=1e-5)
     prefixes = {name.partition("/")[0] for name in found}
     assert prefixes == {"sigmoid_input", "sigmoid_inputs", "near_linear"}
+
+
+def test_at_evaluations_a_measure_sees_the_moving_averages_too():
+    task, init, _ = made("batch_norm")
+    variables = of_run(0, init(SEEDS)).evaluated
+    batch = take(DATA, {"index": np.arange(2)})
+    measure = Measure(False, None, lambda state, *_: {"var": state.batch_stats["norm_0"]["var"][0]})
+    assert measure_once(variables, batch, model=task.model, measure=measure) == {"var": 1}
 
 
 def test_measures_change_no_step_and_are_taken_when_due():
