@@ -32,6 +32,7 @@ from bnrepro.report.sweep import NORMALIZER, Sweep, outcome, percent, winner
 # Parts of the axis of a continuous range, of which a line shows the medians.
 _PARTS = 8
 _SOME_DIVERGED = "some seeds diverged"
+_LEAST = 0.01  # error in percent, where the log scale of the error ends
 _GREY, _BEST_COLOUR = "#808080", "#D55E00"
 _PRUNED_CELL, _DIVERGED_CELL = to_rgba("#ececec"), to_rgba("#b0b0b0")
 
@@ -71,16 +72,16 @@ def _file_name(key: str) -> str:
 def _limits(accuracies: Iterable[float], ends: Iterable[float] = ()) -> tuple[float, float]:
     """The range of accuracies to show, in percent: down to ten times the error of the best.
 
-    A sweep has many trials near chance, which would squeeze all others together. The ends of
-    intervals are shown up to a tenth of that error.
+    That is of the best with any errors. A sweep has many trials near chance, which would squeeze
+    all others together. The ends of intervals are shown up to a tenth of the least error.
     """
     errors = [100 - accuracy for accuracy in accuracies]
     if not errors:
         return 0, 99
-    # The log scale of the error ends there.
-    best, worst = (max(end(errors), 0.01) for end in (min, max))
+    best, worst = (max(end(errors), _LEAST) for end in (min, max))
+    some = min((error for error in errors if error > _LEAST), default=_LEAST)
     least = max(min([best, *(100 - end for end in ends)]), best / 10)
-    return max(0, 100 - 1.2 * min(worst, 10 * best)), 100 - 0.8 * least
+    return max(0, 100 - 1.2 * min(worst, 10 * some)), 100 - 0.8 * least
 
 
 def _accuracy_against(sweep: Sweep, key: str) -> Figure:

@@ -465,6 +465,13 @@ def test_an_interval_is_seen_whole_or_up_to_a_tenth_of_the_best_error(draw):
         np.testing.assert_allclose(axes.get_ylim()[1], top, atol=0.005)
 
 
+def test_a_trial_without_errors_leaves_the_others_above_the_axis(draw):
+    # Ten times the error of the next best is 10%, and a fifth more.
+    trials = [({RATE: rate}, *(2 * [y])) for rate, y in ((0.1, 1.0), (0.2, 0.99), (0.4, 0.9))]
+    (axes,) = draw({RATE: [0.1, 0.2, 0.4]}, trials)[AGAINST_RATE].axes
+    np.testing.assert_allclose(axes.get_ylim()[0], 88)
+
+
 def test_the_points_of_a_grid_over_ranges_are_cells_too_with_short_labels(draw):
     vary = {**RATES, MOMENTUM: {"low": 0.8, "high": 1.0, "log": False}}
     trials = [({RATE: rate, MOMENTUM: 0.8}, 0.9) for rate in (0.01, 0.0225912)]
