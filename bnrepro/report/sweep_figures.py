@@ -148,7 +148,7 @@ def _accuracy_against(sweep: Sweep, key: str) -> Figure:
         axes.set_ylim(to_accuracy(bounds - np.ptp(bounds) * share / (1 - share))[0])
     axes.set(xlabel=key, ylabel=LOG_ERROR_LABEL.replace("test", sweep.chosen_by))
     _legend_below(figure, legend)
-    axes.set_title(f"{_title(sweep)}\n{text}", fontsize=9)
+    axes.set_title(f"{_title(sweep)}\n{text}", fontsize=9, wrap=True)
     return figure
 
 
@@ -251,7 +251,7 @@ def _heat_map(sweep: Sweep, keys: Sequence[str]) -> Figure:
         _legend_below(figure, legend)
         shared = in_cells and sweep.varied.keys() - {*keys, NORMALIZER}
         text = "\na cell: the median of its trials" if shared else ""
-        figure.suptitle(_title(sweep) + text, fontsize=9)
+        figure.suptitle(_title(sweep) + text, fontsize=9, wrap=True)
         return figure
 
 

@@ -377,6 +377,9 @@ def test_bars_of_two_seeds_that_share_no_variance_are_minimum_to_maximum(draw):
     assert "bars: minimum to maximum over seeds" in axes.get_title()
     (axes,) = draw(RATES, [*trials, ({RATE: 0.5}, 0.93, 0.91)])[AGAINST_RATE].axes
     assert "bars: 95% interval or minimum to maximum over seeds" in axes.get_title()
+    axes.figure.draw_without_rendering()
+    left, _, right, _ = axes.title.get_window_extent().extents
+    assert 0 <= left < right <= axes.figure.bbox.width
 
 
 def cells(axes):
