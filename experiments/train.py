@@ -36,7 +36,8 @@ def report(run: Run, steps_to: Sequence[float] = ()) -> Report:
         table = table.loc[:, ~table.columns.str.contains(" − |'s best")]
     pictures = []
     # A single evaluation makes no curve.
-    if len(run.variants) <= figures.MOST_LINES and run.config["steps"] > run.config["eval_every"]:
+    evaluated = run.metrics["step"].max()
+    if len(run.variants) <= figures.MOST_LINES and evaluated > run.config["eval_every"]:
         pictures.append(figures.accuracy_figure(run))
     if len(unit_percentiles(run)):
         pictures.append(figures.sigmoid_input_figure(run))

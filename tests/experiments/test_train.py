@@ -1,9 +1,12 @@
 """Any config: without its variants, or with some of them."""
 
+from dataclasses import replace
+
 from bnrepro.comparison import run as run_module
 from bnrepro.comparison.config import with_settings
 from configs import mnist_sigmoid, small_batch
 from experiments import cli, train
+from tests.records_fixtures import small_run
 from tests.small_dataset import small_dataset
 
 
@@ -21,6 +24,13 @@ def test_a_config_is_trained_alone_with_its_common_settings(tmp_path, monkeypatc
     shown = capsys.readouterr().out
     assert "final, %" in shown
     assert "final − single" not in shown
+
+
+def test_a_run_that_has_only_begun_has_no_curves(tmp_path):
+    """On a page of unfinished runs they would be axes of thousandths of steps, without a line."""
+    run = small_run(tmp_path, {("plain", 0): (0.1,), ("batch_norm", 0): (0.2,)})
+    begun = replace(run, metrics=run.metrics[run.metrics["step"] == 0])
+    assert "accuracy" not in [picture.name for picture in train.report(begun).pictures]
 
 
 def test_some_variants_are_trained_alone_and_the_first_takes_the_place_of_a_baseline_left_out():
