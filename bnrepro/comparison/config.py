@@ -68,11 +68,7 @@ def variant_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 require(isinstance(value, Mapping), f"{where} must be a dict, got {value!r}")
                 value = {**common[key], **value}
             own[key] = value
-        try:
-            check_config(own)
-        except ConfigError as error:
-            check_config(common)  # what is wrong in all variants is said of none
-            raise ConfigError(f"variant {name}: {error}") from None
+        check_changed(own, common, f"variant {name}")
     baseline = config.get("baseline")
     require(
         baseline in variants,
@@ -250,6 +246,23 @@ def check_config(config: Mapping[str, Any]) -> None:
         not (flat["optimizer.name"] == "adam" and flat["optimizer.momentum"]),
         f"adam takes no optimizer.momentum, got {flat['optimizer.momentum']}; set it to 0",
     )
+
+
+def check_changed(config: Mapping[str, Any], common: Mapping[str, Any], whose: str) -> None:
+    """As `check_config`, of one of several configs.
+
+    Raises:
+      ConfigError: it names whose config is wrong, unless the common one is wrong in the same way.
+    """
+    try:
+        check_config(config)
+    except ConfigError as error:
+        try:
+            check_config(common)
+        except ConfigError as shared:
+            if str(shared) == str(error):
+                raise
+        raise ConfigError(f"{whose}: {error}") from None
 
 
 def check_settings(config: Mapping[str, Any]) -> dict[str, Any]:

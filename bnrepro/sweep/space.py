@@ -19,8 +19,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from bnrepro.comparison.config import check_config, check_settings, with_settings
-from bnrepro.comparison.keys import ConfigError, check_setting, is_integer, may_be_swept
+from bnrepro.comparison.config import check_changed, check_settings, with_settings
+from bnrepro.comparison.keys import check_setting, is_integer, may_be_swept
 from bnrepro.errors import UserError
 
 # It logs each study that it makes, also those that only draw points.
@@ -144,11 +144,8 @@ def check_trials(config: Mapping[str, Any], trials: Iterable[Mapping[str, Any]])
     """
     check_settings(config)
     for settings in trials:
-        try:
-            check_config(with_settings(config, settings))
-        except ConfigError as error:
-            check_config(config)  # what is wrong in all trials is said of none
-            raise ConfigError(f"a trial with {in_words(settings)}: {error}") from None
+        changed, whose = with_settings(config, settings), f"a trial with {in_words(settings)}"
+        check_changed(changed, config, whose)
 
 
 def in_words(settings: Mapping[str, Any]) -> str:

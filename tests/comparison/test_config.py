@@ -165,6 +165,9 @@ def test_a_common_value_that_all_variants_set_need_not_fit_the_others():
     assert variant_configs(config(batch_size=50, variants=own)).keys() == own.keys()
     with pytest.raises(ConfigError, match=r"^batch_size must be a multiple of .*, got 50 and 60"):
         variant_configs(config(batch_size=50, variants=own | {"another": {}}))
+    own["halves"]["optimizer"] = {"name": "adam", "momentum": 0.9}
+    with pytest.raises(ConfigError, match=r"^variant halves: adam takes no optimizer.momentum"):
+        variant_configs(config(batch_size=50, variants=own))
 
 
 def test_a_missing_key_has_its_default():

@@ -73,7 +73,10 @@ def test_what_cannot_be_varied_so_is_refused_with_the_reason(varied, message):
 
 
 def test_a_common_value_that_the_sweep_varies_need_not_fit_the_others():
-    check_trials(CONFIG | {"batch_size": 50}, [{"microbatch_size": 50}, {"microbatch_size": 25}])
+    config = CONFIG | {"batch_size": 50}
+    check_trials(config, [{"microbatch_size": 50}, {"microbatch_size": 25}])
+    with pytest.raises(ConfigError, match=r"^a trial with microbatch_size=20: batch_size must be"):
+        check_trials(config, [{"microbatch_size": 20}])
 
 
 def test_a_grid_has_every_combination_once_and_what_varies_last_goes_fastest():
