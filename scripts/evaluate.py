@@ -6,6 +6,7 @@ python -m scripts.evaluate runs/small_batch --checkpoint=best --statistics=popul
 """
 
 import argparse
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser("evaluate", __doc__)
     add = parser.add_argument
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
-    names = "default: all of them"
-    add("--variants", type=lambda text: text.split(","), metavar="NAME,..", help=names)
+    names = "default: all of them; a name with commas in double quotes"
+    add("--variants", type=lambda text: next(csv.reader([text])), metavar="NAME,..", help=names)
     which = "default: %(default)s; best: of those kept, the most accurate (held-out, if so trained)"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _STATISTICS.items())
