@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("workdir", type=Path, metavar="WORKDIR", help="the workdir of a run")
     names = "default: all of them; a name with commas in double quotes"
-    add("--variants", type=lambda text: next(csv.reader([text])), metavar="NAME,..", help=names)
+    add("--variants", type=_names, metavar="NAME,..", help=names)
     which = "default: %(default)s; best: of those kept, the most accurate (held-out, if so trained)"
     add("--checkpoint", default="last", metavar="last|best|STEP", help=which)
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _STATISTICS.items())
@@ -102,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     where = "instead of TFDS_DATA_DIR and ~/tensorflow_datasets; the config's is not used"
     add("--data_dir", metavar="FOLDER", help=where)
     return parser
+
+
+def _names(text: str) -> list[str]:
+    return next(csv.reader([text])) or [text]  # an empty name is a mistake, not "all"
 
 
 if __name__ == "__main__":

@@ -261,6 +261,7 @@ def test_seeds_that_diverged_after_the_last_evaluation_are_left_out_too(finished
             "run has no variant 'bach_norm'; did you mean batch_norm?\n",
         ),
         (["run", "--variants=x"], "run has no variant 'x'; it has batch_norm, renorm cnn\n"),
+        (["run", "--variants="], "run has no variant ''; it has batch_norm, renorm cnn\n"),
         (["run", '--variants="x,y"'], "run has no variant 'x,y'; it has batch_norm, renorm cnn\n"),
         (
             ["run", "--checkpoint=15"],
